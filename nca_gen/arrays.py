@@ -1,0 +1,89 @@
+"""Axis names, coordinate grids and randomness that belongs to coordinates.
+
+Axes: ``B`` batch, ``H W`` (or ``D H W``, any number: ``*S``) space, ``C`` channels last.
+A *key* in this package is a typed threefry key array of shape ``[B]``: one stream per sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, UInt32
+
+Coords = tuple[Int[Array, "..."], ...]  # one integer array per spatial axis, broadcastable together
+
+
+def keys(seed: int, n: int, first: int = 0) -> Key[Array, " n"]:
+    """``n`` sample keys; key ``i`` depends on ``seed`` and ``first + i`` alone, never on ``n``."""
+    root = jax.random.key(seed, impl="threefry2x32")
+    return jax.vmap(lambda i: jax.random.fold_in(root, i))(first + jnp.arange(n))
+
+
+def fold(key: Key[Array, " B"], data: int | Int[Array, ""]) -> Key[Array, " B"]:
+    """A fresh, independent key per sample, named by the integer ``data``."""
+    return jax.vmap(lambda k: jax.random.fold_in(k, data))(key)
+
+
+def coords(shape: Sequence[int], origin: Sequence[int] | None = None) -> Coords:
+    """Absolute integer coordinates of a block of ``shape`` cells at ``origin``, as an open mesh."""
+    origin = origin or (0,) * len(shape)
+    n = len(shape)
+    return tuple(
+        (jnp.arange(size) + start).reshape([-1 if a == axis else 1 for a in range(n)])
+        for axis, (size, start) in enumerate(zip(shape, origin, strict=True))
+    )
+
+
+def threefry(
+    k0: UInt32[Array, "..."], k1: UInt32[Array, "..."], c0: UInt32[Array, "..."], c1: UInt32[Array, "..."]
+) -> tuple[UInt32[Array, "..."], UInt32[Array, "..."]]:
+    """Threefry-2x32 with 20 rounds (Salmon et al., SC 2011), elementwise over broadcast words.
+
+    Written out, because ``jax.random`` counts along the array: its bits move when the array is cut.
+    """
+    ks = (k0, k1, k0 ^ k1 ^ jnp.uint32(0x1BD11BDA))
+    rotations = ((13, 15, 26, 6), (17, 29, 16, 24))
+    x0, x1 = c0 + ks[0], c1 + ks[1]
+    for i in range(5):
+        for r in rotations[i % 2]:
+            x0 = x0 + x1
+            x1 = ((x1 << r) | (x1 >> (32 - r))) ^ x0
+        x0 = x0 + ks[(i + 1) % 3]
+        x1 = x1 + ks[(i + 2) % 3] + jnp.uint32(i + 1)
+    return x0, x1
+
+
+def cell_bits(
+    key: Key[Array, " B"], step: int | Int[Array, ""], at: Coords, channels: int
+) -> tuple[UInt32[Array, "B *S C"], UInt32[Array, "B *S C"]]:
+    """Two random words per sample, cell and channel: a hash of (key, step, coordinates, channel)."""
+    n = len(at)
+    words = jax.random.key_data(key)
+    k0, k1 = (words[:, i].reshape(-1, *[1] * (n + 1)) for i in (0, 1))
+    word = lambda v: jnp.asarray(v).astype(jnp.uint32)  # noqa: E731
+    k0, k1 = threefry(k0, k1, word(step), jnp.arange(channels, dtype=jnp.uint32))
+    axes = [word(c)[..., None] for c in at]
+    axes = [jnp.uint32(0)] * (n % 2) + axes  # an even number of words: two enter per call
+    for c0, c1 in zip(axes[::2], axes[1::2], strict=True):
+        k0, k1 = threefry(k0, k1, c0, c1)
+    return k0, k1
+
+
+def cell_uniform(
+    key: Key[Array, " B"], step: int | Int[Array, ""], at: Coords, channels: int
+) -> Float[Array, "B *S C"]:
+    """Uniform in [0, 1) with 24 bits, keyed by coordinates (see :func:`cell_bits`)."""
+    bits, _ = cell_bits(key, step, at, channels)
+    return (bits >> 8).astype(jnp.float32) * 2.0**-24
+
+
+def cell_normal(
+    key: Key[Array, " B"], step: int | Int[Array, ""], at: Coords, channels: int
+) -> Float[Array, "B *S C"]:
+    """Standard normal, keyed by coordinates; Box-Muller on the two words of a cell."""
+    b0, b1 = cell_bits(key, step, at, channels)
+    radius2 = -2.0 * jnp.log(((b0 >> 8).astype(jnp.float32) + 0.5) * 2.0**-24)
+    angle = (b1 >> 8).astype(jnp.float32) * (2.0**-24 * 2.0 * jnp.pi)
+    return jnp.sqrt(radius2) * jnp.cos(angle)

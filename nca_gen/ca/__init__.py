@@ -1,0 +1,1 @@
+"""Cellular automata; knows no diffusion."""

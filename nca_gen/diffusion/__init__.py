@@ -1,0 +1,1 @@
+"""Schedules, processes and samplers; knows no network."""

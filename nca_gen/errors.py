@@ -1,0 +1,21 @@
+"""Errors that a user can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """One line that says what is wrong and what to do. The command line prints it and exits with 2."""
+
+
+def unknown(what: str, word: str, choices: Iterable[str]) -> UserError:
+    """The error for a ``word`` that is none of ``choices``: it names the nearest one, or all where none is near."""
+    choices = sorted(choices)
+    # A stem that all have in common would make everything look near.
+    stem = word[: word.rfind(".") + 1]
+    cut = len(stem) if all(c.startswith(stem) for c in choices) else 0
+    near = get_close_matches(word[cut:], [c[cut:] for c in choices], n=1)
+    hint = f"did you mean {word[:cut]}{near[0]}?" if near else f"choose one of: {', '.join(choices)}"
+    return UserError(f"unknown {what} {word!r}; {hint}")

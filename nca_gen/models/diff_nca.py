@@ -1,0 +1,252 @@
+"""Diff-NCA (Kalkhof et al. 2024, arXiv 2401.06291): one automaton step is the whole network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from nca_gen import arrays
+from nca_gen.ca import perceive
+from nca_gen.ca.fire import fires
+from nca_gen.ca.rollout import Rule, repeated
+from nca_gen.ca.seed import Cells, seed
+from nca_gen.errors import UserError, unknown
+from nca_gen.nn.embeddings import scalar_features
+from nca_gen.nn.weight_norm import Linear, WeightNorm
+
+
+class Weights(NamedTuple):
+    """Effective weights of one side (facts: perceive, fc0, fc1, two gates, embedding, norm)."""
+
+    perceive: Linear
+    fc0: Linear
+    fc1: Linear
+    gate0: tuple[Linear, Linear]
+    gate1: tuple[Linear, Linear]
+    embedding: tuple[Linear, Linear]
+    norm: tuple[Float[Array, " h"], Float[Array, " h"]] | None
+
+
+class Side(nn.Module):
+    """Parameters of the automaton in one space: ``c`` state, ``h`` hidden, ``e`` embedding channels."""
+
+    c: int
+    h: int
+    e: int
+    affine: bool
+    zero: bool
+    ndim: int = 2
+
+    @nn.compact
+    def __call__(self) -> Weights:
+        c, h, e, q = self.c, self.h, self.e, self.h // 4
+        pair = lambda name, a, b, d: (  # noqa: E731
+            WeightNorm((a, b), name=f"{name}_0")(),
+            WeightNorm((b, d), name=f"{name}_1")(),
+        )
+        scale = self.param("norm_scale", nn.initializers.ones, (h,)) if self.affine else None
+        shift = self.param("norm_shift", nn.initializers.zeros, (h,)) if self.affine else None
+        return Weights(
+            perceive=WeightNorm((3,) * self.ndim + (c + e, c), name="perceive")(),
+            fc0=WeightNorm((2 * c + e, h), name="fc0")(),
+            fc1=WeightNorm((h, c), zero=self.zero, name="fc1")(),
+            gate0=pair("gate0", e, q, 2 * c + e),
+            gate1=pair("gate1", e, q, h),
+            embedding=pair("embedding", e * e, 256, e),
+            norm=(scale, shift) if self.affine else None,
+        )
+
+
+def mlp(x: Float[Array, "*S I"], layers: tuple[Linear, Linear]) -> Float[Array, "*S O"]:
+    """Affine, SiLU, affine."""
+    first, last = layers
+    return jax.nn.silu(x @ first.kernel + first.bias) @ last.kernel + last.bias
+
+
+def normalise(y: Float[Array, "B *S h"], affine: tuple | None) -> Float[Array, "B *S h"]:
+    """``affine`` given: GroupNorm(1, h) over channels and space. None: over the channels of each cell."""
+    axes = tuple(range(1, y.ndim)) if affine else (-1,)
+    mean = jnp.mean(y, axes, keepdims=True)
+    var = jnp.mean(jnp.square(y), axes, keepdims=True) - jnp.square(mean)
+    y = (y - mean) * jax.lax.rsqrt(jnp.maximum(var, 0.0) + 1e-5)
+    return y * affine[0] + affine[1] if affine else y
+
+
+def constant(field: Float[Array, "b *S C"]) -> bool:
+    """True where a field has one value for all cells of an image: its space axes have size 1."""
+    return max(field.shape[1:-1]) == 1
+
+
+def gated(
+    x: Float[Array, "B *S I"], gate: Float[Array, "b *S I"], kernel: Float[Array, "I O"], dtype: Any
+) -> Float[Array, "B *S O"]:
+    """(x * gate) @ kernel, accumulated in float32. A constant gate goes into the kernel: one pass over x less, both ways."""
+    if not constant(gate):
+        return jnp.dot((x * gate).astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+    kernels = (gate.reshape(gate.shape[0], -1, 1) * kernel).astype(dtype)
+    kernels = jnp.broadcast_to(kernels, (x.shape[0], *kernel.shape))
+    y = jnp.einsum("bni,bio->bno", x.reshape(x.shape[0], -1, x.shape[-1]).astype(dtype), kernels,
+                   preferred_element_type=jnp.float32)
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def update(
+    w: Weights,
+    scalars: Float[Array, "b *S K"],
+    cells: Cells,
+    fire: Bool[Array, "*M"],
+    *,
+    padding: str,
+    product: Any,
+    dtype: Any,
+) -> Cells:
+    """One step of the automaton. ``scalars`` (position, t, s) may have batch and space axes of size 1."""
+    e = mlp(scalar_features(scalars), w.embedding)
+    gate0, gate1 = mlp(e, w.gate0), mlp(e, w.gate1)
+    state = jnp.concatenate([cells.image, cells.out, cells.hidden], -1)
+    c, k = state.shape[-1], e.shape[-1]
+
+    # Each map is split into its state and embedding columns. Where the embedding is constant over
+    # space, so is what it contributes, and reflection keeps it so at the border.
+    taps_state, taps_e = jnp.split(w.perceive.kernel, (c,), -2)
+    if constant(e) and padding == "reflect":
+        seen_e = e @ taps_e.sum(tuple(range(taps_e.ndim - 2)))
+    else:
+        seen_e = product(perceive.pad(e, padding).astype(dtype), taps_e.astype(dtype))
+    seen = product(perceive.pad(state, padding).astype(dtype), taps_state.astype(dtype)) + (seen_e + w.perceive.bias)
+
+    gate_state, gate_e, gate_seen = jnp.split(gate0, (c, c + k), -1)
+    fc0_state, fc0_e, fc0_seen = jnp.split(w.fc0.kernel, (c, c + k), 0)
+    y = gated(
+        jnp.concatenate([state, seen], -1),
+        jnp.concatenate([gate_state, gate_seen], -1),
+        jnp.concatenate([fc0_state, fc0_seen]),
+        dtype,
+    )
+    y = checkpoint_name(y + ((e * gate_e) @ fc0_e + w.fc0.bias), "fc0")
+    y = jax.nn.leaky_relu(normalise(y, w.norm), 0.01)
+    d = (gated(y, gate1, w.fc1.kernel, dtype) + w.fc1.bias) * fire
+    i, o = cells.image.shape[-1], cells.out.shape[-1]
+    _, d_out, d_hidden = jnp.split(d, (i, i + o), -1)
+    return Cells(cells.image, cells.out + d_out, cells.hidden + d_hidden, cells.age + 1)
+
+
+def rollout(rule: Rule, n: int, remat: str) -> Rule:
+    """``n`` steps; ``remat`` says what the gradient keeps.
+
+    "none": everything. "fc0": cells and the widest product of each step. "step": the cells of each step.
+    "nested": the cells of about 2 sqrt(n) steps, for one more forward pass.
+    """
+    if remat == "nested":
+        inner = max(1, round(n**0.5))
+        whole, rest = repeated(repeated(rule, inner), n // inner), repeated(rule, n % inner)
+        return lambda cells: rest(whole(cells))
+    keep = jax.checkpoint_policies.save_only_these_names("fc0") if remat == "fc0" else None
+    return repeated(rule, n, remat=remat != "none", policy=keep)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Denoiser. ``apply(params, x, t, cond, memory, key) -> (prediction, memory)`` in any number of dimensions.
+
+    ``norm``: "group" is the paper's GroupNorm(1, h), which couples the whole image; "cell" normalises each
+    cell over its channels, without parameters, and keeps the rule local. ``init``: "zero" starts with the
+    update zero, "torch" as the paper's framework does. ``conv``: a product of :mod:`nca_gen.ca.perceive`.
+    ``dtype``: of the products; cells, norms and parameters stay float32. ``timesteps``: T of the diffusion.
+    """
+
+    channels: int = 96
+    hidden: int = 512
+    steps: int = 20
+    norm: str = "group"
+    init: str = "zero"
+    fire_rate: float = 0.9
+    conv: str = "shifted"
+    remat: str = "step"
+    dtype: str = "float32"
+    image_channels: int = 3
+    ndim: int = 2
+    timesteps: int = 300
+
+    def __post_init__(self):
+        allowed = dict(
+            norm=("group", "cell"),
+            init=("zero", "torch"),
+            conv=("shifted", "gathered", "scattered", "convolved"),
+            remat=("none", "fc0", "step", "nested"),
+            dtype=("float32", "bfloat16"),
+        )
+        for field, names in allowed.items():
+            if getattr(self, field) not in names:
+                raise unknown(f"value of config.model.{field}", getattr(self, field), names)
+        if self.channels <= 2 * self.image_channels:
+            raise UserError(
+                f"config.model.channels is {self.channels}; image and prediction alone take {2 * self.image_channels}"
+            )
+
+    @property
+    def scalars(self) -> int:
+        """Scalars that condition a cell: t and s."""
+        return 2
+
+    @property
+    def halo(self) -> int | None:
+        """How far a call sees, in cells; None when every cell depends on the whole image."""
+        return self.steps if self.norm == "cell" else None
+
+    def side(self, c: int) -> Side:
+        return Side(c, self.hidden, self.scalars, self.norm == "group", self.init == "zero", self.ndim)
+
+    def init_params(self, key: Key[Array, ""]) -> dict:
+        return {"image": self.side(self.channels).init(key)["params"]}
+
+    def condition(
+        self, t: Int[Array, " b"], s: Float[Array, ""], at: arrays.Coords, extent: tuple[int, ...]
+    ) -> Float[Array, "b *S K"]:
+        """The scalars (t/T, s) of every cell: constant over space, so its axes have size 1."""
+        t = (t / self.timesteps).reshape(-1, *[1] * (self.ndim + 1))
+        return jnp.concatenate([t, jnp.broadcast_to(s, t.shape)], -1)
+
+    def rule(
+        self, params: dict, t: Int[Array, " b"], key: Key[Array, " B"], at: arrays.Coords, extent: tuple[int, ...]
+    ) -> Rule:
+        """The image-space automaton at diffusion index ``t``, for cells ``at`` in a whole of ``extent``."""
+        weights = self.side(self.channels).apply({"params": params["image"]})
+        fire = fires(key, self.steps, at, self.fire_rate)
+
+        def step(cells: Cells) -> Cells:
+            scalars = self.condition(t, cells.age / self.steps, at, extent)
+            return self.update(weights, scalars, cells, fire(cells.age), padding="reflect")
+
+        return step
+
+    def update(self, *args: Any, **kwargs: Any) -> Cells:
+        return update(*args, **kwargs, product=getattr(perceive, self.conv), dtype=jnp.dtype(self.dtype))
+
+    def begin(self, params: dict, x: Float[Array, "B *S I"], t: Int[Array, " b"]) -> Cells:
+        """The cells before the first step in image space."""
+        return seed(x, self.image_channels, self.channels - 2 * self.image_channels)
+
+    def apply(
+        self,
+        params: dict,
+        x: Float[Array, "B *S I"],
+        t: Int[Array, " b"],
+        cond: Any,
+        memory: Any,
+        key: Key[Array, " B"],
+        at: arrays.Coords | None = None,
+        extent: tuple[int, ...] | None = None,
+    ) -> tuple[Float[Array, "B *S I"], Any]:
+        """Prediction at x_t. ``t``: one index per image, or one for all; ``cond`` is ignored."""
+        extent = extent or x.shape[1:-1]
+        at = at or arrays.coords(x.shape[1:-1])
+        rule = self.rule(params, t, key, at, extent)
+        cells = rollout(rule, self.steps, self.remat)(self.begin(params, x, t))
+        return cells.out, memory
