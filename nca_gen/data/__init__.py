@@ -1,0 +1,1 @@
+"""Data sets as sequences of examples, and the batches drawn from them."""

@@ -1,0 +1,117 @@
+"""tfds data sets built once from files that the user brought, stored as ArrayRecord, read back without TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from nca_gen.data.source import SPLITS, Example, Source, complain, digest, fits, progress, remember
+from nca_gen.errors import UserError
+from nca_gen.io import images
+
+Item = tuple[str, str, Callable[[], images.Image]]  # name, patient, how to get the image
+
+
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A tfds builder that comes in variants: ``variant`` says how large its images are stored."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos = None  # nothing is downloaded, so there are no checksums to look for
+
+    def __init__(self, variant: Any, **kwargs: Any):
+        self.variant = variant
+        super().__init__(**kwargs)
+
+    def examples(
+        self, split: str, items: Sequence[Item], labels: np.ndarray | None = None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(key, example) of every item that can be read; name and reason of the others go into the metadata."""
+        import PIL.Image
+
+        unreadable = self.info.metadata["unreadable"][split]
+        for i, (name, patient, load) in enumerate(progress(items, f"reading {split}", len(items))):
+            try:
+                image = load()
+                if image.dtype != np.uint8 or image.shape[-1] != 3:
+                    raise images.Unreadable(name, f"not 8-bit RGB, but {image.shape[-1]} channels of {image.dtype}")
+            except images.Unreadable as error:
+                unreadable.append([name, error.reason])
+                continue
+            example = {"image": PIL.Image.fromarray(image), "name": name, "patient": patient}
+            yield name, example | ({} if labels is None else {"label": labels[i]})
+        if len(unreadable) == len(items):
+            raise UserError(f"no image for the split {split!r} can be read: {unreadable[:3]}")
+
+
+def info(builder: Any, shape: tuple[int | None, ...], labels: int = 0, **about: Any) -> tfds.core.DatasetInfo:
+    """What a builder's ``_info`` returns: an image of ``shape``, its name, its patient and ``labels`` integers."""
+    features = {
+        "image": tfds.features.Image(shape=shape),
+        "name": tfds.features.Text(),
+        "patient": tfds.features.Text(),
+    }
+    if labels:
+        features["label"] = tfds.features.Tensor(shape=(labels,), dtype=np.int32)
+    features = tfds.features.FeaturesDict(features)
+    metadata = tfds.core.MetadataDict(unreadable={split: [] for split in SPLITS})
+    return tfds.core.DatasetInfo(builder=builder, features=features, metadata=metadata, **about)
+
+
+def splits(
+    builder: type[Builder], variant: Any, path: str, cache: str, strict: bool, memory_gb: int | float
+) -> dict[str, Source]:
+    """The splits of ``builder`` over the files in ``path``, built by the first call and reused by the later ones.
+
+    They are kept below ``cache`` (default ``~/.cache/nca_gen``) in a folder named by a hash of ``path`` and
+    ``variant``: delete it when the files have changed. Let one process build before several start.
+    """
+    root = Path(path).expanduser().resolve()
+    home = Path(cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "nca_gen")).expanduser()
+    home = home / digest(f"{root} {variant}")
+    data = builder(variant, data_dir=home, file_format="array_record")
+    built = Path(data.data_dir).exists()
+    if not path or not (built or (root.is_dir() and any(root.iterdir()))):
+        raise UserError(f"no files in {path!r} (config.data.path): {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+    if not built:
+        _build(data, root)
+    unreadable = {split: [tuple(item) for item in data.info.metadata["unreadable"][split]] for split in SPLITS}
+    complain([item for split in SPLITS for item in unreadable[split]], strict)
+
+    records = {s: data.as_data_source(s, decoders={"image": tfds.decode.SkipDecoding()}) for s in SPLITS}
+    shapes = {split: _shapes(data.info.features["image"].shape, records[split]) for split in SPLITS}
+    resident = fits((shape for split in SPLITS for shape in shapes[split]), 1, memory_gb)
+
+    def load(key: tuple[str, int]) -> Example:
+        record = records[key[0]][key[1]]
+        text = {field: record[field].decode() for field in ("name", "patient")}
+        return record | text | {"image": images.decode(record["image"], text["name"])}
+
+    held = remember(load, memory_gb)
+    return {s: Source(lambda i, s=s: held((s, i)), shapes[s], resident, unreadable[s]) for s in SPLITS}
+
+
+def _build(data: Builder, root: Path) -> None:
+    print(f"building {data.data_dir} from {root}, once", file=sys.stderr)
+    tfds.disable_progress_bar()  # ours knows how long it takes
+    download = tfds.download.DownloadConfig(manual_dir=root, try_download_gcs=False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # tfds talks of a download; there is none
+            data.download_and_prepare(download_config=download, file_format="array_record")
+    except OSError as error:
+        raise UserError(f"cannot build {data.data_dir}: {error}; choose another --config.data.cache") from None
+
+
+def _shapes(shape: tuple[int | None, ...], records: Sequence[dict[str, Any]]) -> list[tuple[int, int, int]]:
+    """The shape of every record; where ``shape`` leaves the size open it is read from the head of the PNG."""
+    if None not in shape:
+        return [shape] * len(records)
+    return [(*struct.unpack(">II", record["image"][16:24])[::-1], shape[-1]) for record in records]

@@ -1,0 +1,60 @@
+"""RetinaMNIST (Yang et al. 2023, from DeepDRiD): fundus photographs with a retinopathy grade, official split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from nca_gen.data import records
+from nca_gen.data.source import SPLITS, Source
+from nca_gen.errors import UserError
+from nca_gen.io import images
+
+
+def splits(
+    path: str, size: int = 28, reduce: int = 1, cache: str = "", strict: bool = False, memory_gb: int | float = 2.0
+) -> dict[str, Source]:
+    """1080, 120, 400 images, uint8 ``[size, size, 3]``, size 28, 64, 128 or 224; label: grade 0..4, int32 ``[1]``.
+
+    ``reduce`` takes an area mean. ``cache`` and ``memory_gb``: see :func:`nca_gen.data.records.splits`; ``strict``
+    changes nothing, there is one file. Patients are not known: each image is its own.
+    """
+    return records.splits(Retinamnist, (size, reduce), path, cache, strict, memory_gb)
+
+
+class Retinamnist(records.Builder):
+    """RetinaMNIST from the manually placed npz file of MedMNIST."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "put retinamnist.npz (28 px) or retinamnist_64.npz, _128, _224 there, from medmnist.com"
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        size, k = self.variant
+        return records.info(self, (size // k, size // k, 3), labels=1, homepage="https://medmnist.com")
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        size, _ = self.variant
+        file = Path(dl_manager.manual_dir) / f"retinamnist{'' if size == 28 else f'_{size}'}.npz"
+        if not file.is_file():
+            raise UserError(f"no {file}: {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        try:
+            with open(file, "rb") as opened, np.load(opened) as arrays:
+                data = {split: (arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in SPLITS}
+        except Exception as error:  # a damaged archive raises what zipfile, zlib or numpy likes
+            raise UserError(f"cannot read {file}: {error}; fetch it again") from None
+        if any(pixels.shape[1:] != (size, size, 3) for pixels, _ in data.values()):
+            raise UserError(f"{file} does not hold RGB images of {size} x {size} pixels")
+        return {split: self._generate_examples(split, *data[split]) for split in SPLITS}
+
+    def _generate_examples(
+        self, split: str, pixels: np.ndarray, labels: np.ndarray
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        k = self.variant[1]
+        names = [f"{split}/{i}" for i in range(len(pixels))]
+        items = [(name, name, lambda x=x: images.reduce(x, k)) for name, x in zip(names, pixels, strict=True)]
+        yield from self.examples(split, items, labels.astype(np.int32))

@@ -1,0 +1,226 @@
+"""Images as arrays ``[H, W, C]`` in the depth in which they are stored: uint8, uint16 or float32.
+
+What a file says about colour is kept, with four stated rules: a palette becomes the RGB that it stands for,
+an alpha channel is dropped (the colours under it are not blended), CMYK becomes RGB, one bit becomes 0 and 255.
+An EXIF orientation is ignored: pixels come in the order in which they are stored.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Num, Shaped, UInt8
+
+from nca_gen.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+Image = Shaped[np.ndarray, "H W C"]
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_STACK = 16  # more pages than this are a volume, not the channels of an image
+
+
+class Unreadable(UserError):  # noqa: N818
+    """An image file that cannot be read, for a ``reason`` in plain words."""
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(f"cannot read {path}: {reason}")
+        self.path, self.reason = str(path), reason
+
+
+def natural(path: str | Path) -> list:
+    """Sort key under which ``img9`` comes before ``img10``."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", str(path)))]
+
+
+def read(path: str | Path) -> Image:
+    """The image in a PNG, JPEG or TIFF file. Raises :class:`Unreadable`, whatever is wrong with it."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise Unreadable(path, (error.strerror or str(error)).lower()) from None
+    return decode(data, path)
+
+
+def decode(data: bytes, path: str | Path = "image") -> Image:
+    """The image in the bytes of a PNG, JPEG or TIFF file; ``path`` is its name in errors."""
+    if not data:
+        raise Unreadable(path, "the file is empty")
+    try:
+        image = _decoder(data)(data)
+    except Exception as error:  # on damaged bytes each codec raises what it likes: struct, zlib, Key, Syntax, ...
+        reason = "not a PNG, JPEG or TIFF image" if "cannot identify" in str(error) else str(error).lower()
+        raise Unreadable(path, reason or type(error).__name__) from None
+    if image.dtype == bool:
+        image = image * np.uint8(255)
+    if image.dtype not in (np.uint8, np.uint16, np.float32):
+        raise Unreadable(path, f"pixels are {image.dtype}; save them as uint8, uint16 or float32")
+    return np.ascontiguousarray(image)
+
+
+def _decoder(data: bytes) -> Any:
+    if data[:4] in _TIFF:
+        return _tiff
+    return _png16 if data[1:4] == b"PNG" and data[24:25] == b"\x10" else _pillow
+
+
+def _pillow(data: bytes) -> Image:
+    import PIL.Image
+
+    PIL.Image.MAX_IMAGE_PIXELS = None  # a whole field of tissue is no decompression bomb
+    with PIL.Image.open(io.BytesIO(data)) as image:
+        grey = {"1": "L", "L": "L", "LA": "L", "La": "L"}.get(image.mode, "RGB")
+        return np.atleast_3d(np.asarray(image.convert(grey)))
+
+
+def _png16(data: bytes) -> Image:
+    """16-bit PNG: pillow would cut its colours down to 8 bits."""
+    import imagecodecs
+
+    image = np.atleast_3d(imagecodecs.png_decode(data))
+    return image[..., :-1] if image.shape[-1] in (2, 4) else image
+
+
+def _tiff(data: bytes) -> Image:
+    """The first series. An axis besides Y and X is the channels, in planes or interleaved; Z or T is refused.
+
+    Where the file does not name the axis, the shorter of the first and the last is the channels.
+    """
+    import tifffile
+    from tifffile import EXTRASAMPLE, PHOTOMETRIC
+
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        series, page = tiff.series[0], tiff.series[0].keyframe
+        ends = [sum(piece) for p in tiff.pages for piece in zip(p.dataoffsets, p.databytecounts, strict=True)]
+        if max(ends, default=0) > len(data):  # a JPEG strip cut short would be decoded without complaint
+            raise ValueError("the file is truncated")
+        image, axes = series.asarray(), series.axes
+        extra = axes.replace("Y", "").replace("X", "")
+        if len(extra) > 1 or extra in ("Z", "T") or (extra in ("Q", "I") and min(image.shape[::2]) > _STACK):
+            raise ValueError(f"a stack of shape {image.shape}, axes {axes}, is not an image")
+        if not extra:
+            image = image[..., None]
+        elif extra in ("C", "S"):
+            image = np.moveaxis(image, axes.index(extra), -1)
+        elif image.shape[0] < image.shape[-1]:
+            image = np.moveaxis(image, 0, -1)
+        if page.photometric == PHOTOMETRIC.PALETTE:
+            return (page.colormap >> 8).astype(np.uint8).T[image[..., 0]]
+        if page.photometric == PHOTOMETRIC.MINISWHITE:
+            image = ~image
+        alpha = set(page.extrasamples[-1:]) & {EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA}
+        return image[..., :-1] if alpha else image
+
+
+def write(path: str | Path, image: Shaped[np.ndarray, "H W *C"]) -> None:
+    """Writes PNG (8 or 16 bit, 1 or 3 channels), JPEG (8 bit, 1 or 3) or TIFF (any depth and channels).
+
+    Raises ValueError where the format cannot hold the image as it is: nothing is converted on the way.
+    """
+    image = image[..., None] if image.ndim == 2 else image
+    suffix, channels = Path(path).suffix.lower(), image.shape[-1]
+    flat = np.ascontiguousarray(image[..., 0] if channels == 1 else image)
+    if suffix in (".tif", ".tiff"):
+        import tifffile
+
+        photometric = "rgb" if channels == 3 else "minisblack"
+        tifffile.imwrite(path, flat, photometric=photometric, planarconfig=None if channels == 1 else "contig")
+    elif suffix == ".png" and image.dtype == np.uint16 and channels in (1, 3):
+        import imagecodecs
+
+        Path(path).write_bytes(imagecodecs.png_encode(flat))
+    elif suffix in SUFFIXES and image.dtype == np.uint8 and channels in (1, 3):
+        import PIL.Image
+
+        PIL.Image.fromarray(flat).save(path, **({} if suffix == ".png" else {"quality": 95}))
+    else:
+        raise ValueError(f"{suffix or 'a file without suffix'} cannot hold {image.dtype} with {channels} channels")
+
+
+def to_float(image: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
+    """Stored pixels in [-1, 1): ``uint8/128 - 1``, ``uint16/32768 - 1``; float32 unchanged."""
+    if image.dtype == np.float32:
+        return image
+    x = image.astype(np.float32)
+    x *= 2.0 / (np.iinfo(image.dtype).max + 1)  # a power of two: exact
+    x -= 1.0
+    return x
+
+
+def from_float(x: Float[np.ndarray, "*S"], dtype: Any = np.uint8) -> Shaped[np.ndarray, "*S"]:
+    """The inverse of :func:`to_float`, rounded and clipped to ``dtype``; float32 unchanged."""
+    if np.dtype(dtype) == np.float32:
+        return np.asarray(x, np.float32)
+    top = np.iinfo(dtype).max
+    return np.clip(np.rint((np.asarray(x, np.float32) + 1.0) * ((top + 1) / 2)), 0, top).astype(dtype)
+
+
+def reduce(image: Num[np.ndarray, "H W C"], k: int) -> Num[np.ndarray, "h w C"]:
+    """Mean of every ``k x k`` block, rounded to the image's type; a remainder right and below is cut off."""
+    if k == 1:
+        return image
+    if not 1 <= k <= min(image.shape[:2]):
+        raise UserError(f"an image of shape {image.shape} cannot be reduced by {k}")
+    h, w, c = image.shape[0] // k, image.shape[1] // k, image.shape[2]
+    mean = image[: h * k, : w * k].reshape(h, k, w, k, c).mean((1, 3), np.float64)
+    return (mean if image.dtype == np.float32 else np.rint(mean)).astype(image.dtype)
+
+
+def resize(image: Num[np.ndarray, "H W C"], size: tuple[int, int]) -> Num[np.ndarray, "h w C"]:
+    """Bicubic (antialiased, pillow's) to ``size`` = (height, width), in the image's own type."""
+    import PIL.Image
+
+    work = image if image.dtype == np.uint8 else image.astype(np.float32)
+    planes = [
+        np.asarray(PIL.Image.fromarray(p).resize(size[::-1], PIL.Image.Resampling.BICUBIC))
+        for p in np.moveaxis(work, -1, 0)
+    ]
+    out = np.stack(planes, -1)
+    if image.dtype == np.uint16:
+        out = np.clip(np.rint(out), 0, 65535)
+    return out.astype(image.dtype)
+
+
+def picture(images: Shaped[np.ndarray, "*N C"]) -> UInt8[np.ndarray, "*N K"]:
+    """Anything to 8 bits and 1 or 3 channels, for the eye: floats in [-1, 1), 16 bits by their upper 8.
+
+    Of 2 channels the first is shown, of more than 3 the first three.
+    """
+    if images.dtype == np.uint16:
+        images = (images >> 8).astype(np.uint8)
+    elif images.dtype != np.uint8:
+        images = from_float(images)
+    return images[..., : 3 if images.shape[-1] >= 3 else 1]
+
+
+def grid(images: Shaped[np.ndarray, "N H W C"], columns: int | None = None, gap: int = 2) -> UInt8[np.ndarray, "h w K"]:
+    """Pictures in rows of ``columns`` (default: as square as it goes), ``gap`` white pixels between them."""
+    cells = picture(np.asarray(images))
+    n, h, w, c = cells.shape
+    columns = min(n, columns or math.ceil(math.sqrt(n)))
+    rows = -(-n // columns)
+    out = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, c), 255, np.uint8)
+    for i, cell in enumerate(cells):
+        y, x = i // columns * (h + gap), i % columns * (w + gap)
+        out[y : y + h, x : x + w] = cell
+    return out
+
+
+def strip(images: Shaped[np.ndarray, "N H W C"], gap: int = 2) -> UInt8[np.ndarray, "H w K"]:
+    """Pictures side by side."""
+    return grid(images, len(images), gap)
+
+
+def animation(path: str | Path, frames: Sequence[Shaped[np.ndarray, "H W C"]], fps: int | float = 10) -> None:
+    """An endless animated WebP or GIF (by the suffix of ``path``) that rests one second on its last frame."""
+    import PIL.Image
+
+    pictures = picture(np.stack(frames))
+    first, *rest = [PIL.Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p).convert("RGB") for p in pictures]
+    durations = [max(1, round(1000 / fps))] * len(rest) + [1000]
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)

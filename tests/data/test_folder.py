@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nca_gen.data import folder
+from nca_gen.errors import UserError
+from nca_gen.io import images
+
+RNG = np.random.default_rng(0)
+
+
+def fill(root, names, shape=(8, 9, 3), dtype=np.uint8):
+    written = {}
+    for name in names:
+        written[name] = RNG.integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        images.write(root / name, written[name])
+    return written
+
+
+def names(source):
+    return [e["name"] for e in source]
+
+
+def everything(splits):
+    return {e["name"]: e for source in splits.values() for e in source}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "channels"),
+    [(".png", np.uint8, 3), (".png", np.uint16, 1), (".tif", np.uint16, 5), (".tiff", np.uint8, 1)],
+)
+@pytest.mark.parametrize("memory_gb", [1.0, 0.0])
+def test_images_come_as_stored(tmp_path, suffix, dtype, channels, memory_gb):
+    written = fill(tmp_path, [f"a/img{i}{suffix}" for i in range(12)], (8, 9, channels), dtype)
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden/x.png").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("not an image")
+    splits = folder.splits(str(tmp_path), memory_gb=memory_gb)
+    assert {s: len(x) for s, x in splits.items()} == {"train": 10, "val": 1, "test": 1}
+    found = everything(splits)
+    assert found.keys() == written.keys()
+    for name, image in written.items():
+        np.testing.assert_array_equal(found[name]["image"], image)
+        assert found[name]["image"].dtype == dtype
+        assert found[name]["patient"] == name
+        assert "label" not in found[name]
+    assert names(splits["train"]) == sorted(names(splits["train"]), key=images.natural)
+    assert all(source.resident == (memory_gb > 0) for source in splits.values())
+    assert all(source.shapes == [(8, 9, channels)] * len(source) for source in splits.values())
+
+
+def test_no_patient_is_in_two_splits(tmp_path):
+    fill(tmp_path, [f"img{i}.png" for i in range(60)], (4, 4, 1))
+    rows = "".join(f"img{i}.png,{i % 20},{i % 5},{i / 2}\n" for i in range(60))
+    (tmp_path / "labels.csv").write_text("filename,patient_id,grade,age\n" + rows)
+    splits = folder.splits(str(tmp_path))
+    patients = {s: {e["patient"] for e in source} for s, source in splits.items()}
+    assert sum(map(len, patients.values())) == len(set().union(*patients.values())) == 20
+    assert {s: len(p) for s, p in patients.items()} == {"train": 16, "val": 2, "test": 2}
+    for name, e in everything(splits).items():
+        i = int(name[3:-4])
+        assert e["patient"] == str(i % 20)
+        np.testing.assert_array_equal(e["label"], np.array([i % 5, i / 2], np.float32))
+    assert names(splits["test"]) != names(folder.splits(str(tmp_path), split_seed=1)["test"])
+
+
+def test_whole_number_labels_are_integers_and_bare_names_find_sub_folders(tmp_path):
+    fill(tmp_path, [f"images/{i}.png" for i in range(5)], (4, 4, 1))
+    (tmp_path / "labels.csv").write_text("\ufefffilename,grade\n" + "".join(f"{i}.png,{i}\n" for i in range(5)))
+    for name, e in everything(folder.splits(str(tmp_path))).items():
+        assert e["label"].dtype == np.int32
+        assert e["label"].tolist() == [int(name[7:-4])]
+
+
+def test_sub_folders_are_splits_and_a_missing_one_is_made_of_train(tmp_path):
+    fill(tmp_path, [f"{s}/{i}.png" for s, n in (("train", 20), ("test", 3)) for i in range(n)], (4, 4, 1))
+    splits = folder.splits(str(tmp_path))
+    assert names(splits["test"]) == ["test/0.png", "test/1.png", "test/2.png"]
+    assert len(splits["val"]) == 2
+    assert all(n.startswith("train/") for n in names(splits["val"]) + names(splits["train"]))
+
+
+def test_split_column_wins(tmp_path):
+    fill(tmp_path, [f"{i}.png" for i in range(6)], (4, 4, 1))
+    where = ["train", "val", "test"] * 2
+    (tmp_path / "labels.csv").write_text("filename,split\n" + "".join(f"{i}.png,{s}\n" for i, s in enumerate(where)))
+    splits = folder.splits(str(tmp_path))
+    assert {s: names(x) for s, x in splits.items()} == {
+        "train": ["0.png", "3.png"],
+        "val": ["1.png", "4.png"],
+        "test": ["2.png", "5.png"],
+    }
+    assert "label" not in splits["train"][0]
+
+
+def test_damaged_files_are_named_counted_and_skipped_or_stop(tmp_path, capsys):
+    fill(tmp_path, [f"{i}.png" for i in range(20)], (32, 32, 3))
+    whole = folder.splits(str(tmp_path))
+    capsys.readouterr()
+    bad = [names(whole["train"])[3], names(whole["test"])[0]]
+    for name in bad:
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:500])
+    splits = folder.splits(str(tmp_path))
+    err = capsys.readouterr().err
+    assert "(2)" in err
+    assert all(err.count(f"{name}: ") == 1 for name in bad)
+    assert names(splits["train"]) == [n for n in names(whole["train"]) if n not in bad]  # the split stays as it was
+    assert names(splits["val"]) == names(whole["val"])
+    assert [name for name, _ in splits["train"].unreadable] == bad[:1]
+    assert [name for name, _ in splits["test"].unreadable] == bad[1:]
+    with pytest.raises(UserError, match="strict=False"):
+        folder.splits(str(tmp_path), strict=True)
+
+
+def test_rows_without_files_and_files_without_rows(tmp_path, capsys):
+    fill(tmp_path, [f"{i}.png" for i in range(6)], (4, 4, 1))
+    (tmp_path / "labels.csv").write_text("filename,grade\n" + "".join(f"{i}.png,0\n" for i in range(1, 7)))
+    found = everything(folder.splits(str(tmp_path)))
+    assert found.keys() == {f"{i}.png" for i in range(1, 6)}
+    err = capsys.readouterr().err
+    assert "0.png: no row in labels.csv" in err
+    assert "6.png: in labels.csv, but no such file" in err
+
+
+def test_reduce_then_resize(tmp_path):
+    written = fill(tmp_path, [f"{i}.tif" for i in range(4)], (13, 16, 2), np.uint16)
+    found = everything(folder.splits(str(tmp_path), reduce=2, resize=(5, 7)))
+    for name, image in written.items():
+        np.testing.assert_array_equal(found[name]["image"], images.resize(images.reduce(image, 2), (5, 7)))
+
+
+def test_mixed_folders_name_two_files(tmp_path):
+    fill(tmp_path, ["a.png", "b.png", "c.png"], (4, 4, 3))
+    fill(tmp_path, ["d.png"], (4, 4, 1), np.uint16)
+    with pytest.raises(UserError, match=r"a\.png has 3 channels of uint8, d\.png has 1 channels of uint16"):
+        folder.splits(str(tmp_path))
+
+
+def test_missing_and_empty_folders_say_what_to_put_where(tmp_path):
+    for path in ("", str(tmp_path / "nowhere"), str(tmp_path)):
+        with pytest.raises(UserError, match="put PNG, JPEG or TIFF images there"):
+            folder.splits(path)
+    fill(tmp_path, ["a.png", "b.png"])
+    with pytest.raises(UserError, match="too few"):
+        folder.splits(str(tmp_path))
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match="not one image"):
+        folder.splits(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("name,grade\n0.png,1\n", "needs a column 'filename'"),
+        ("filename,grade\n0.png,1\n0.png,2\n1.png,1\n2.png,1\n3.png,1\n", "two rows for 0.png"),
+        ("filename,grade\n0.png,1\n1.png,mild\n2.png,1\n3.png,1\n", "numbers only.*mild"),
+        ("filename,split\n0.png,train\n1.png,test\n2.png,\n3.png,train\n", "2.png has no split"),
+    ],
+)
+def test_wrong_tables(tmp_path, table, message):
+    fill(tmp_path, [f"{i}.png" for i in range(4)], (4, 4, 1))
+    (tmp_path / "labels.csv").write_text(table)
+    with pytest.raises(UserError, match=message):
+        folder.splits(str(tmp_path))
+
+
+def test_images_outside_the_split_folders(tmp_path):
+    fill(tmp_path, ["train/a.png", "test/b.png", "c.png"], (4, 4, 1))
+    with pytest.raises(UserError, match=r"c\.png lies outside"):
+        folder.splits(str(tmp_path))

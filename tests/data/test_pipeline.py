@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from nca_gen.data import pipeline
+from nca_gen.data.source import Source
+from nca_gen.errors import UserError
+from nca_gen.io import images
+
+RNG = np.random.default_rng(0)
+
+
+def examples(*sizes, labelled=True, dtype=np.uint8):
+    """Images whose first channel is the row, the second the column, the third the image."""
+    out = []
+    for i, (h, w) in enumerate(sizes):
+        image = np.stack([*np.mgrid[:h, :w], np.full((h, w), i)], -1).astype(dtype)
+        out.append({"image": image, "name": f"x{i}", "patient": f"p{i}"})
+        if labelled:
+            out[-1]["label"] = np.array([i, -i], np.int32)
+    return out
+
+
+SOURCE = examples((16, 16), (16, 24), (20, 16), (16, 16), (16, 16))
+
+
+def take(n, source=SOURCE, **options):
+    return list(islice(pipeline.batches(source, **{"patch": (8, 8), "batch": 6, "seed": 3} | options), n))
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_any_step_equals_reading_up_to_it():
+    whole = take(12)
+    for step in (0, 1, 7, 11):
+        for got, expected in zip(take(12 - step, step=step), whole[step:], strict=True):
+            same(got, expected)
+
+
+def test_far_steps_are_reached_at_once():
+    same(*take(1, step=10**9), take(2, step=10**9 - 1)[1])
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_deal_the_rows_of_one_batch(processes):
+    whole = take(4)
+    parts = [take(4, process=p, processes=processes) for p in range(processes)]
+    for k, batch in enumerate(whole):
+        for p in range(processes):
+            same(parts[p][k], {key: value[p::processes] for key, value in batch.items()})
+
+
+def test_threads_change_nothing():
+    shapes = [e["image"].shape for e in SOURCE]
+    for resident in (True, False):
+        source = Source(lambda i: SOURCE[i], shapes, resident)
+        for got, expected in zip(take(5, source), take(5), strict=True):
+            same(got, expected)
+
+
+def test_seed_decides():
+    assert not np.array_equal(take(1)[0]["image"], take(1, seed=4)[0]["image"])
+    assert not np.array_equal(*(b["image"] for b in take(2)))
+
+
+def pixels(batch):
+    return images.from_float(batch["image"]).astype(int)
+
+
+def test_crops_are_windows_of_their_image_with_its_label():
+    for batch in take(20, flips="none"):
+        assert batch["image"].dtype == np.float32
+        for x, label in zip(pixels(batch), batch["label"], strict=True):
+            i = x[0, 0, 2]
+            y, c = x[0, 0, :2]
+            np.testing.assert_array_equal(x, SOURCE[i]["image"][y : y + 8, c : c + 8])
+            np.testing.assert_array_equal(label, [i, -i])
+
+
+def test_every_window_is_cut_about_equally_often():
+    x = np.concatenate([pixels(b) for b in take(60, examples((10, 11)), batch=50, flips="none")])
+    counts = np.zeros((3, 4))
+    np.add.at(counts, (x[:, 0, 0, 0], x[:, 0, 0, 1]), 1)
+    expected = 3000 / 12
+    assert ((counts - expected) ** 2 / expected).sum() < 31.3  # chi-squared, 11 degrees of freedom, p = 0.001
+
+
+@pytest.mark.parametrize(
+    ("flips", "down", "right"),
+    [("all", 0.5, 0.5), (True, 0.5, 0.5), ("horizontal", 0, 0.5), ("none", 0, 0), (False, 0, 0)],
+)
+def test_flips(flips, down, right):
+    x = np.concatenate([pixels(b) for b in take(20, batch=100, flips=flips)])
+    upside_down = x[:, 0, 0, 0] > x[:, -1, 0, 0]
+    mirrored = x[:, 0, 0, 1] > x[:, 0, -1, 1]
+    for share, p in ((upside_down, down), (mirrored, right), (upside_down & mirrored, down * right)):
+        assert share.mean() == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / 2000))
+
+
+def test_an_epoch_visits_images_by_area():
+    source = examples((8, 8), (16, 16), (24, 40), labelled=False)
+    batch, *_ = take(1, source, batch=20 * 205)  # 1 + 4 + 15 visits, as often as an epoch repeats them
+    np.testing.assert_array_equal(np.bincount(pixels(batch)[:, 0, 0, 2]), np.array([1, 4, 15]) * 205)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_other_depths_keep_their_values(dtype):
+    source = [{"image": RNG.random((8, 8, 5)).astype(np.float32), "name": "x", "patient": "x"}]
+    if dtype == np.uint16:
+        source[0]["image"] = RNG.integers(0, 65536, (8, 8, 5)).astype(np.uint16)
+    batch, *_ = take(1, source, flips="none")
+    assert batch.keys() == {"image"}
+    np.testing.assert_array_equal(batch["image"][0], images.to_float(source[0]["image"]))
+
+
+def test_evaluation_patches_are_fixed_unflipped_and_spread():
+    a = pipeline.patches(SOURCE, patch=(8, 8), n=40, seed=1)
+    np.testing.assert_array_equal(a, pipeline.patches(SOURCE, patch=(8, 8), n=40, seed=1))
+    assert not np.array_equal(a, pipeline.patches(SOURCE, patch=(8, 8), n=40, seed=2))
+    for x in pixels({"image": a}):
+        y, c, i = x[0, 0]
+        np.testing.assert_array_equal(x, SOURCE[i]["image"][y : y + 8, c : c + 8])
+    whole = pipeline.patches(examples(*[(8, 8)] * 12), patch=(8, 8), n=12, seed=0)
+    assert sorted(images.from_float(whole)[:, 0, 0, 2].tolist()) == list(range(12))
+
+
+def test_errors_say_what_to_do():
+    with pytest.raises(UserError, match=r"4 images are smaller than config.data.patch=\(17, 16\): x0 has \(16, 16\)"):
+        take(1, patch=(17, 16))
+    with pytest.raises(UserError, match=r"batch=6 .* 4 processes"):
+        take(1, processes=4)
+    with pytest.raises(UserError, match="did you mean horizontal"):
+        take(1, flips="horizontl")

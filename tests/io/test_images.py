@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nca_gen.errors import UserError
+from nca_gen.io import images
+
+RNG = np.random.default_rng(0)
+
+
+def noise(shape, dtype=np.uint8):
+    if dtype == np.float32:
+        return RNG.standard_normal(shape).astype(np.float32)
+    return RNG.integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "channels"),
+    [(".png", d, c) for d in (np.uint8, np.uint16) for c in (1, 3)]
+    + [(s, d, c) for s in (".tif", ".tiff") for d in (np.uint8, np.uint16, np.float32) for c in (1, 2, 3, 4, 5)],
+)
+def test_write_then_read_is_exact(tmp_path, suffix, dtype, channels):
+    image = noise((8, 9, channels), dtype)
+    images.write(tmp_path / f"x{suffix}", image)
+    back = images.read(tmp_path / f"x{suffix}")
+    assert back.dtype == dtype
+    np.testing.assert_array_equal(back, image)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "channels"),
+    [(".png", np.float32, 1), (".png", np.uint8, 5), (".jpg", np.uint16, 1), ("", np.uint8, 1)],
+)
+def test_write_refuses_what_the_format_cannot_hold(tmp_path, suffix, dtype, channels):
+    with pytest.raises(ValueError, match="cannot hold"):
+        images.write(tmp_path / f"x{suffix}", noise((4, 4, channels), dtype))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_keeps_its_channels_and_a_flat_colour(tmp_path, channels):
+    images.write(tmp_path / "x.jpg", np.full((16, 16, channels), 100, np.uint8))
+    np.testing.assert_array_equal(images.read(tmp_path / "x.jpg"), np.full((16, 16, channels), 100))
+
+
+def saved(image: Image.Image, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, **options)
+    return buffer.getvalue()
+
+
+def test_palette_becomes_the_rgb_it_stands_for():
+    indices = noise((8, 9)) % 4
+    colours = noise((4, 3))
+    image = Image.fromarray(indices)
+    image.putpalette(colours.tobytes())
+    np.testing.assert_array_equal(images.decode(saved(image, format="PNG")), colours[indices])
+
+
+def test_palette_tiff_and_inverted_tiff(tmp_path):
+    indices, colours = noise((8, 9)), noise((256, 3))
+    tifffile.imwrite(tmp_path / "p.tif", indices, photometric="palette", colormap=colours.T.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(images.read(tmp_path / "p.tif"), colours[indices])
+    tifffile.imwrite(tmp_path / "w.tif", indices, photometric="miniswhite")
+    np.testing.assert_array_equal(images.read(tmp_path / "w.tif")[..., 0], 255 - indices)
+
+
+def test_alpha_is_dropped_not_blended(tmp_path):
+    for dtype, name in ((np.uint8, "x.png"), (np.uint16, "x.tif"), (np.uint8, "y.tif")):
+        image = noise((8, 9, 4), dtype)
+        if name == "x.png":
+            (tmp_path / name).write_bytes(saved(Image.fromarray(image), format="PNG"))
+        else:
+            tifffile.imwrite(tmp_path / name, image, photometric="rgb", extrasamples=["unassalpha"])
+        np.testing.assert_array_equal(images.read(tmp_path / name), image[..., :3])
+
+
+def test_16_bit_alpha_png_keeps_16_bits():
+    import imagecodecs
+
+    for channels in (2, 4):
+        image = noise((8, 9, channels), np.uint16)
+        np.testing.assert_array_equal(images.decode(imagecodecs.png_encode(image)), image[..., :-1])
+
+
+def test_pillows_own_16_bit_png():
+    image = noise((8, 9), np.uint16)
+    np.testing.assert_array_equal(images.decode(saved(Image.fromarray(image), format="PNG"))[..., 0], image)
+
+
+def test_one_bit_and_exif_orientation():
+    bits = noise((8, 9)) > 127
+    np.testing.assert_array_equal(images.decode(saved(Image.fromarray(bits), format="PNG"))[..., 0], bits * 255)
+    np.testing.assert_array_equal(images.decode(saved(Image.fromarray(bits), format="TIFF"))[..., 0], bits * 255)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    assert images.decode(saved(Image.new("RGB", (8, 4)), format="JPEG", exif=exif)).shape == (4, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"photometric": "minisblack", "planarconfig": "separate"},  # planes of one page
+        {"imagej": True, "metadata": {"axes": "CYX"}},
+        {"photometric": "minisblack", "metadata": None},  # a page per channel, nothing said
+        {"photometric": "minisblack"},
+    ],
+)
+def test_planar_tiff_becomes_channels_last(tmp_path, options):
+    planes = noise((5, 8, 9), np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", planes, **options)
+    np.testing.assert_array_equal(images.read(tmp_path / "x.tif"), np.moveaxis(planes, 0, -1))
+
+
+def test_channels_last_tiff_with_tifffiles_defaults(tmp_path):
+    image = noise((20, 30, 5), np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", image)
+    np.testing.assert_array_equal(images.read(tmp_path / "x.tif"), image)
+
+
+@pytest.mark.parametrize("options", [{"imagej": True, "metadata": {"axes": "ZYX"}}, {"photometric": "minisblack"}])
+def test_a_volume_is_not_an_image(tmp_path, options):
+    tifffile.imwrite(tmp_path / "x.tif", noise((20, 21, 22), np.uint16), **options)
+    with pytest.raises(images.Unreadable, match="stack"):
+        images.read(tmp_path / "x.tif")
+
+
+FILES = {
+    "x.png": noise((64, 64, 3)),
+    "deep.png": noise((64, 64, 1), np.uint16),
+    "x.jpg": noise((64, 64, 3)),
+    "x.tif": noise((64, 64, 3)),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.3, 0.9])
+def test_truncated_files_are_unreadable(tmp_path, name, keep):
+    path = tmp_path / name
+    images.write(path, FILES[name])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    with pytest.raises(images.Unreadable, match=name) as caught:
+        images.read(path)
+    assert caught.value.path == str(path)
+    assert caught.value.reason
+    assert isinstance(caught.value, UserError)
+
+
+def test_truncated_jpeg_inside_tiff(tmp_path):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, noise((64, 64, 3)), compression="jpeg", photometric="rgb")
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(images.Unreadable, match="truncated"):
+        images.read(path)
+
+
+def test_other_unreadable_files(tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(images.Unreadable, match="not a PNG, JPEG or TIFF"):
+        images.read(tmp_path / "text.png")
+    with pytest.raises(images.Unreadable, match="no such file"):
+        images.read(tmp_path / "missing.png")
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((4, 4), np.int32))
+    with pytest.raises(images.Unreadable, match="int32"):
+        images.read(tmp_path / "x.tif")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(min_size=0, max_size=200), st.sampled_from([b"", b"II*\0", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"]))
+def test_no_bytes_raise_anything_else(data, magic):
+    with pytest.raises(images.Unreadable):
+        images.decode(magic + data)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_floats_of_known_pixels_and_back(dtype):
+    top = np.iinfo(dtype).max
+    every = np.arange(top + 1, dtype=dtype)
+    x = images.to_float(every)
+    assert x.dtype == np.float32
+    assert (x[0], x[(top + 1) // 2], x[top]) == (-1.0, 0.0, 1.0 - 2.0 / (top + 1))
+    np.testing.assert_array_equal(images.from_float(x, dtype), every)
+
+
+def test_from_float_rounds_and_clips():
+    x = np.array([-9.0, -1.0 + 0.49 / 128, -1.0 + 0.51 / 128, 0.0, 1.0, 9.0], np.float32)
+    np.testing.assert_array_equal(images.from_float(x), [0, 0, 1, 128, 255, 255])
+    np.testing.assert_array_equal(images.from_float(x, np.float32), x)
+    np.testing.assert_array_equal(images.to_float(x), x)
+
+
+def test_reduce_by_hand():
+    image = np.array([[0, 1, 7], [2, 3, 7], [250, 255, 7], [251, 255, 7], [9, 9, 9]], np.uint8)[..., None]
+    np.testing.assert_array_equal(images.reduce(image, 2)[..., 0], [[2], [253]])  # 1.5 and 252.75
+    np.testing.assert_array_equal(images.reduce(image.astype(np.float32), 2)[..., 0], [[1.5], [252.75]])
+    np.testing.assert_array_equal(images.reduce(image, 1), image)
+    with pytest.raises(UserError, match="cannot be reduced by 5"):
+        images.reduce(image[:4], 5)
+    deep = np.full((4, 4, 2), 65535, np.uint16)
+    np.testing.assert_array_equal(images.reduce(deep, 4), deep[:1, :1])
+
+
+def test_resize_keeps_depth_and_constants_and_matches_pillow_on_rgb():
+    for dtype, value in ((np.uint8, 200), (np.uint16, 60000), (np.float32, -0.5)):
+        out = images.resize(np.full((9, 7, 5), value, dtype), (4, 6))
+        assert out.dtype == dtype
+        np.testing.assert_array_equal(out, np.full((4, 6, 5), value, dtype))
+    image = noise((12, 10, 3))
+    expected = np.asarray(Image.fromarray(image).resize((5, 6), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(images.resize(image, (6, 5)), expected)
+
+
+def test_resize_of_16_bits_does_not_wrap_where_bicubic_overshoots():
+    step = np.zeros((16, 16, 1), np.uint16)
+    step[:, 8:] = 65535
+    out = images.resize(step, (40, 40))[..., 0].astype(int)
+    assert (np.diff(out[0, 17:23]) >= 0).all()
+    assert out[0, 0] == 0
+    assert out[0, -1] == 65535
+
+
+def test_grid_places_every_picture():
+    cells = noise((5, 4, 3, 3))
+    out = images.grid(cells, columns=2, gap=1)
+    assert out.shape == (14, 7, 3)
+    for i in range(5):
+        y, x = i // 2 * 5, i % 2 * 4
+        np.testing.assert_array_equal(out[y : y + 4, x : x + 3], cells[i])
+    assert (out[4] == 255).all()  # the gap
+    assert (out[10:, 4:] == 255).all()  # the empty sixth seat
+    np.testing.assert_array_equal(images.strip(cells, gap=0), np.concatenate(list(cells), 1))
+
+
+def test_pictures_show_any_depth_and_channels():
+    np.testing.assert_array_equal(images.picture(np.array([[[0x1234, 0xFFFF]]], np.uint16)), [[[0x12]]])
+    np.testing.assert_array_equal(images.picture(np.array([[[-1.0, 0.0, 0.5, 9.0]]], np.float32)), [[[0, 128, 192]]])
+
+
+@pytest.mark.parametrize(("suffix", "tolerance"), [(".webp", 8), (".gif", 8)])
+def test_animation_plays_its_frames(tmp_path, suffix, tolerance):
+    levels = [0, 100, 200]
+    frames = [np.full((16, 16, 3), v, np.uint8) for v in levels]
+    images.animation(tmp_path / f"x{suffix}", frames, fps=20)
+    with Image.open(tmp_path / f"x{suffix}") as movie:
+        assert movie.n_frames == 3
+        assert movie.info["loop"] == 0
+        for i, level in enumerate(levels):
+            movie.seek(i)
+            assert abs(np.asarray(movie.convert("RGB")).astype(int) - level).max() <= tolerance
+            movie.load()
+            assert movie.info["duration"] == (1000 if i == 2 else 50)
+
+
+def test_natural_order():
+    names = ["a10.png", "a9.png", "b1.png", "a9b.png", "10.png", "9.png"]
+    assert sorted(names, key=images.natural) == ["9.png", "10.png", "a9.png", "a9b.png", "a10.png", "b1.png"]

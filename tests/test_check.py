@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+
+import ml_collections
+import numpy as np
+import pytest
+
+from nca_gen import check
+from nca_gen.data.source import Source
+from nca_gen.errors import UserError
+from nca_gen.io import images
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape, dtype=np.uint8):
+    return RNG.integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
+
+
+def source(*items, unreadable=()):
+    """``items``: (name, patient, image) and perhaps a label."""
+    examples = [
+        {"name": n, "patient": p, "image": x} | ({"label": np.array(label)} if label else {})
+        for n, p, x, *label in items
+    ]
+    return Source(lambda i: examples[i], [e["image"].shape for e in examples], unreadable=unreadable)
+
+
+def clean(split, n):
+    return source(*((f"{split}{i}", f"{split}{i}", noise(8, 8, 1), i % 2) for i in range(n)))
+
+
+def config(**data):
+    return ml_collections.ConfigDict({"data": {"patch": (4, 4), "flips": True} | data})
+
+
+def test_a_clean_set_has_numbers_and_no_problems():
+    a, b = np.full((2, 2, 1), 10, np.uint8), np.full((2, 3, 1), 20, np.uint8)
+    a[0, 0], b[0, 0] = 2, 50
+    report = check.inspect(
+        {
+            "train": source(("a", "p", a, 0), ("b", "p", b, 1)),
+            "val": source(("c", "q", b + 1, 0), ("d", "r", b + 2, 1)),
+        }
+    )
+    assert report["problems"] == []
+    assert report["splits"]["train"] == {
+        "images": 2,
+        "patients": 1,
+        "unreadable": 0,
+        "shapes": {"2x2x1": 1, "2x3x1": 1},
+        "depth": ["uint8"],
+        "range": [2.0, 50.0],
+        "mean": pytest.approx((8 + 25) / 2),
+        "labels": [{0: 1, 1: 1}],
+    }
+    assert report["splits"]["val"]["patients"] == 2
+
+
+def test_duplicates_within_and_across_splits():
+    x, y = noise(8, 8, 1), noise(8, 8, 1)
+    train = source(("a", "a", x), ("b", "b", x.copy()), ("c", "c", y))
+    test = source(("d", "d", x.copy()), ("e", "e", x.reshape(4, 16, 1)), ("f", "f", x.astype(np.uint16)))
+    assert check.inspect({"train": train, "val": clean("v", 0), "test": test})["problems"] == [
+        "identical images within train (1): a = b",
+        "identical images shared by train and test (1): a = d",
+    ]
+
+
+def test_patients_in_two_splits():
+    splits = {
+        s: source(*((f"{s}{p}", p, noise(8, 8, 1)) for p in who))
+        for s, who in [("train", "abc"), ("val", "cd"), ("test", "ae")]
+    }
+    assert check.inspect(splits)["problems"] == [
+        "patients in both train and val (1): c",
+        "patients in both train and test (1): a",
+    ]
+
+
+def test_odd_images_and_missing_classes():
+    odd = noise(8, 8, 1).astype(np.float32)
+    bad = odd.copy()
+    bad[0, 0] = np.nan
+    splits = {
+        "train": source(("small", "a", noise(3, 8, 1), 0), ("blank", "b", np.zeros((8, 8, 1), np.uint8), 1)),
+        "val": source(("far", "c", odd, 0), ("nan", "d", bad, 0)),
+        "test": source(
+            ("x", "x", noise(8, 8, 1), 0), ("y", "y", noise(8, 8, 1), 1), unreadable=[("z.png", "truncated")]
+        ),
+    }
+    report = check.inspect(splits, (4, 4))
+    assert report["problems"] == [
+        "files of test that cannot be used and are left out (1): z.png (truncated)",
+        "images smaller than the patch of (4, 4) pixels (1): small",
+        "images blank (one value everywhere) (1): blank",
+        "images not finite (NaN or infinity) (1): nan",
+        "images float but not within [-1, 1] (1): far",
+        "val has no image with label 0 equal to 1",
+    ]
+
+
+def test_planted_problems_in_a_folder_are_found_and_printed(tmp_path, capsys):
+    for split, n in (("train", 6), ("val", 2), ("test", 2)):
+        (tmp_path / split).mkdir()
+        for i in range(n):
+            images.write(tmp_path / split / f"{i}.png", noise(6, 6, 3))
+    rows = [f"{s}/{i}.png,{s}{i},{i % 2}" for s, n in (("train", 6), ("val", 2), ("test", 2)) for i in range(n)]
+    rows[-1] = "test/1.png,train3,1"
+    (tmp_path / "labels.csv").write_text("\n".join(["filename,patient_id,grade", *rows]))
+    (tmp_path / "val/1.png").write_bytes((tmp_path / "train/1.png").read_bytes())
+    (tmp_path / "train/5.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    report = check.check(config(name="folder", path=str(tmp_path), strict=True))  # strict stops a run, not a check
+    assert len(report["problems"]) == 3
+    unreadable, duplicate, overlap = report["problems"]
+    assert "train/5.png" in unreadable
+    assert duplicate == "identical images shared by train and val (1): train/1.png = val/1.png"
+    assert overlap == "patients in both train and test (1): train3"
+    assert report["splits"]["train"]["labels"] == [{0: 3, 1: 2}]
+    json.dumps(report)
+    out = capsys.readouterr().out
+    for text in (*report["problems"], "problems found: 3", "3 (60.0%)", "6x6x3"):
+        assert text in out
+
+
+def test_the_shipped_tissue_says_that_it_is_one_patient(capsys):
+    report = check.check(config(name="tissue", reduce=2))
+    assert [s["shapes"] for s in report["splits"].values()] == [{"256x160x3": 1}, {"256x32x3": 1}, {"256x64x3": 1}]
+    assert all("immunohistochemistry" in p and p.startswith("patients in both") for p in report["problems"])
+    assert "uint8" in capsys.readouterr().out
+
+
+def test_measurements_are_shown_by_their_range(capsys):
+    items = [(f"{i}", f"{i}", noise(4, 4, 1), i / 7) for i in range(60)]
+    splits = {"train": source(*items[:30]), "test": source(*items[30:])}
+    report = check.inspect(splits)
+    assert report["problems"] == []
+    check.show("x", report)
+    assert "0 .. 4.14286" in capsys.readouterr().out
+
+
+def test_no_data_is_an_error_that_the_user_can_act_on(tmp_path):
+    with pytest.raises(UserError, match="put PNG"):
+        check.check(config(name="folder", path=str(tmp_path)))
+    with pytest.raises(UserError, match="did you mean tissue"):
+        check.check(config(name="tisue"))
