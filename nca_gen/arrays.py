@@ -79,9 +79,7 @@ def cell_uniform(
     return (bits >> 8).astype(jnp.float32) * 2.0**-24
 
 
-def cell_normal(
-    key: Key[Array, " B"], step: int | Int[Array, ""], at: Coords, channels: int
-) -> Float[Array, "B *S C"]:
+def cell_normal(key: Key[Array, " B"], step: int | Int[Array, ""], at: Coords, channels: int) -> Float[Array, "B *S C"]:
     """Standard normal, keyed by coordinates; Box-Muller on the two words of a cell."""
     b0, b1 = cell_bits(key, step, at, channels)
     radius2 = -2.0 * jnp.log(((b0 >> 8).astype(jnp.float32) + 0.5) * 2.0**-24)

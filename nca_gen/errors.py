@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from inspect import signature
+from typing import Any
 
 
 class UserError(Exception):
@@ -17,5 +19,14 @@ def unknown(what: str, word: str, choices: Iterable[str]) -> UserError:
     stem = word[: word.rfind(".") + 1]
     cut = len(stem) if all(c.startswith(stem) for c in choices) else 0
     near = get_close_matches(word[cut:], [c[cut:] for c in choices], n=1)
-    hint = f"did you mean {word[:cut]}{near[0]}?" if near else f"choose one of: {', '.join(choices)}"
+    hint = f"did you mean {word[:cut]}{near[0]}?" if near else f"choose one of: {', '.join(choices) or '(none)'}"
     return UserError(f"unknown {what} {word!r}; {hint}")
+
+
+def accepted(make: Callable, path: str, given: dict[str, Any]) -> dict[str, Any]:
+    """``given``, the fields of ``path``. Raises UserError with the nearest for one that ``make`` does not take."""
+    takes = signature(make).parameters
+    for field in given:
+        if field not in takes:
+            raise unknown("field", f"{path}.{field}", (f"{path}.{name}" for name in takes))
+    return given

@@ -14,7 +14,9 @@ def window(x: Float[Array, "B *S C"], size: int) -> Complex[Array, "B *K C"]:
     """
     axes = tuple(range(1, x.ndim - 1))
     if min(x.shape[1:-1]) < 2 * size:
-        raise ValueError(f"a Fourier window of {size} needs images of at least {2 * size} pixels a side, got {x.shape[1:-1]}")
+        raise ValueError(
+            f"a Fourier window of {size} needs images of at least {2 * size} pixels a side, got {x.shape[1:-1]}"
+        )
     spectrum = jnp.fft.fftn(x, axes=axes, norm="forward")
     return spectrum[(slice(None), *[slice(size)] * len(axes))]
 

@@ -46,7 +46,7 @@ def static_range(x0: Float[Array, "B *S C"]) -> Float[Array, "B *S C"]:
 
 
 def dynamic_range(x0: Float[Array, "B *S C"], quantile: float = 0.95) -> Float[Array, "B *S C"]:
-    """Dynamic thresholding (Saharia et al. 2022): clips at the quantile of |x0| per sample, at least 1, and rescales."""
+    """Dynamic thresholding (Saharia et al. 2022): clips at the quantile of |x0| per sample, at least 1; rescales."""
     limit = jnp.quantile(jnp.abs(x0), quantile, axis=tuple(range(1, x0.ndim)), keepdims=True)
     limit = jnp.maximum(limit, 1.0)
     return jnp.clip(x0, -limit, limit) / limit

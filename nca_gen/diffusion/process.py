@@ -45,22 +45,28 @@ class Diffusion:
         a, s = np.sqrt(abar), np.sqrt(1.0 - abar)
         return jnp.asarray(a, jnp.float32)[t], jnp.asarray(s, jnp.float32)[t]
 
-    def noised(self, x0: Float[Array, "B *S C"], eps: Float[Array, "B *S C"], t: Int[Array, " B"]) -> Float[Array, "B *S C"]:
-        """x_t = a_t x0 + s_t eps (Ho et al. 2020, eq. 4)."""
+    def noised(
+        self, x0: Float[Array, "B *S C"], eps: Float[Array, "B *S C"], t: Int[Array, " b"]
+    ) -> Float[Array, "B *S C"]:
+        """x_t = a_t x0 + s_t eps (Ho et al. 2020, eq. 4). ``t`` here and below: one index an image, or one for all."""
         a, s = (v.reshape(-1, *[1] * (x0.ndim - 1)) for v in self.levels(t))
         return a * x0 + s * eps
 
-    def target(self, x0: Float[Array, "B *S C"], eps: Float[Array, "B *S C"], t: Int[Array, " B"]) -> Float[Array, "B *S C"]:
+    def target(
+        self, x0: Float[Array, "B *S C"], eps: Float[Array, "B *S C"], t: Int[Array, " b"]
+    ) -> Float[Array, "B *S C"]:
         """What the network should say at x_t."""
         a, s = (v.reshape(-1, *[1] * (x0.ndim - 1)) for v in self.levels(t))
         return self.predict.target(x0, eps, a, s)
 
-    def x0(self, prediction: Float[Array, "B *S C"], x: Float[Array, "B *S C"], t: Int[Array, " B"]) -> Float[Array, "B *S C"]:
+    def x0(
+        self, prediction: Float[Array, "B *S C"], x: Float[Array, "B *S C"], t: Int[Array, " b"]
+    ) -> Float[Array, "B *S C"]:
         """The clean image that a prediction at x_t implies."""
         a, s = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in self.levels(t))
         return self.predict.x0(prediction, x, a, s)
 
-    def respaced(self, steps: int) -> Int[np.ndarray, " steps+1"]:
+    def respaced(self, steps: int) -> Int[np.ndarray, " {steps}+1"]:
         """``steps`` indices from T-1 down to 0, evenly spaced, then -1 (Nichol & Dhariwal 2021, section 4).
 
         Raises UserError for more steps than the diffusion has.

@@ -22,7 +22,10 @@ Denoiser = Callable[..., tuple[Float[Array, "B *S C"], Any]]
 
 
 class Carry(NamedTuple):
-    """State between denoising steps; ``x0`` and ``gap`` (lambda_t - lambda_previous, 0 at the start) serve multistep solvers."""
+    """State between denoising steps.
+
+    ``x0`` and ``gap`` (lambda_t - lambda_previous, 0 at the start) serve multistep solvers.
+    """
 
     x: Float[Array, "B *S C"]
     memory: Any
@@ -73,7 +76,7 @@ def sample(
     diffusion: Diffusion,
     denoise: Denoiser,
     carry: Carry,
-    times: Int[np.ndarray, " n+1"],
+    times: Int[Array | np.ndarray, " n"],
     key: Key[Array, " B"],
     at: arrays.Coords | None = None,
 ) -> Carry:

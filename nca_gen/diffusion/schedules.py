@@ -27,6 +27,9 @@ def sqrt_linear(T: int, first: float = 1e-4, last: float = 0.02) -> Float64[np.n
 
 
 def cosine(T: int, s: float = 0.008, clip: float = 0.999) -> Float64[np.ndarray, " T"]:
-    """abar_t = f(t+1) / f(0), f(t) = cos^2(((t/T + s) / (1 + s)) pi/2), betas clipped (Nichol & Dhariwal 2021, eq. 17)."""
+    """abar_t = f(t+1) / f(0), f(t) = cos^2(((t/T + s) / (1 + s)) pi/2), betas clipped.
+
+    Nichol & Dhariwal 2021, eq. 17.
+    """
     f = np.cos((np.arange(T + 1) / T + s) / (1 + s) * np.pi / 2) ** 2
     return from_betas(np.minimum(1.0 - f[1:] / f[:-1], clip))

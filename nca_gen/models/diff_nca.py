@@ -17,7 +17,9 @@ from nca_gen.ca.fire import fires
 from nca_gen.ca.rollout import Rule, repeated
 from nca_gen.ca.seed import Cells, seed
 from nca_gen.errors import UserError, unknown
+from nca_gen.nn import dense
 from nca_gen.nn.embeddings import scalar_features
+from nca_gen.nn.norm import activated
 from nca_gen.nn.weight_norm import Linear, WeightNorm
 
 
@@ -69,31 +71,31 @@ def mlp(x: Float[Array, "*S I"], layers: tuple[Linear, Linear]) -> Float[Array, 
     return jax.nn.silu(x @ first.kernel + first.bias) @ last.kernel + last.bias
 
 
-def normalise(y: Float[Array, "B *S h"], affine: tuple | None) -> Float[Array, "B *S h"]:
-    """``affine`` given: GroupNorm(1, h) over channels and space. None: over the channels of each cell."""
-    axes = tuple(range(1, y.ndim)) if affine else (-1,)
-    mean = jnp.mean(y, axes, keepdims=True)
-    var = jnp.mean(jnp.square(y), axes, keepdims=True) - jnp.square(mean)
-    y = (y - mean) * jax.lax.rsqrt(jnp.maximum(var, 0.0) + 1e-5)
-    return y * affine[0] + affine[1] if affine else y
-
-
 def constant(field: Float[Array, "b *S C"]) -> bool:
     """True where a field has one value for all cells of an image: its space axes have size 1."""
     return max(field.shape[1:-1]) == 1
 
 
 def gated(
-    x: Float[Array, "B *S I"], gate: Float[Array, "b *S I"], kernel: Float[Array, "I O"], dtype: Any
+    x: Float[Array, "B *S I"],
+    gate: Float[Array, "b *s I"],
+    kernel: Float[Array, "I O"],
+    bias: Float[Array, "... O"],
+    dtype: Any,
 ) -> Float[Array, "B *S O"]:
-    """(x * gate) @ kernel, accumulated in float32. A constant gate goes into the kernel: one pass over x less, both ways."""
-    if not constant(gate):
-        return jnp.dot((x * gate).astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
-    kernels = (gate.reshape(gate.shape[0], -1, 1) * kernel).astype(dtype)
-    kernels = jnp.broadcast_to(kernels, (x.shape[0], *kernel.shape))
-    y = jnp.einsum("bni,bio->bno", x.reshape(x.shape[0], -1, x.shape[-1]).astype(dtype), kernels,
-                   preferred_element_type=jnp.float32)
-    return y.reshape(*x.shape[:-1], -1)
+    """(x * gate) @ kernel + bias, accumulated in float32; the bias is constant over space.
+
+    A constant gate goes into the kernel: one pass over x less, both ways.
+    """
+    if constant(gate):
+        kernel = gate.reshape(gate.shape[0], -1, 1) * kernel
+    else:
+        x = x * gate
+    each = lambda k: jnp.broadcast_to(k, (x.shape[0], *k.shape[-2:]))  # noqa: E731
+    x, kernel = x.astype(dtype), each(kernel.astype(dtype))
+    if x.shape[-1] > kernel.shape[-1]:
+        return dense.linear(x, kernel) + bias
+    return dense.affine(x, kernel, each(bias.reshape(-1, 1, bias.shape[-1])))
 
 
 def update(
@@ -112,26 +114,23 @@ def update(
     state = jnp.concatenate([cells.image, cells.out, cells.hidden], -1)
     c, k = state.shape[-1], e.shape[-1]
 
-    # Each map is split into its state and embedding columns. Where the embedding is constant over
-    # space, so is what it contributes, and reflection keeps it so at the border.
-    taps_state, taps_e = jnp.split(w.perceive.kernel, (c,), -2)
     if constant(e) and padding == "reflect":
-        seen_e = e @ taps_e.sum(tuple(range(taps_e.ndim - 2)))
+        # So is then all that e contributes, up to the border: it enters as one constant, before the norm.
+        taps, taps_e = jnp.split(w.perceive.kernel, (c,), -2)
+        seen_e = e @ taps_e.sum(tuple(range(taps_e.ndim - 2))) + w.perceive.bias
+        gate, gate_e, gate_seen = jnp.split(gate0, (c, c + k), -1)
+        fc0, fc0_e, fc0_seen = jnp.split(w.fc0.kernel, (c, c + k), 0)
+        bias = (e * gate_e) @ fc0_e + (seen_e * gate_seen) @ fc0_seen + w.fc0.bias
+        z, gate0, fc0 = state, jnp.concatenate([gate, gate_seen], -1), jnp.concatenate([fc0, fc0_seen])
+        seen = product(perceive.pad(z, padding).astype(dtype), taps.astype(dtype))
     else:
-        seen_e = product(perceive.pad(e, padding).astype(dtype), taps_e.astype(dtype))
-    seen = product(perceive.pad(state, padding).astype(dtype), taps_state.astype(dtype)) + (seen_e + w.perceive.bias)
+        z = jnp.concatenate([state, jnp.broadcast_to(e, (*state.shape[:-1], k))], -1)
+        seen = product(perceive.pad(z, padding).astype(dtype), w.perceive.kernel.astype(dtype)) + w.perceive.bias
+        fc0, bias = w.fc0
 
-    gate_state, gate_e, gate_seen = jnp.split(gate0, (c, c + k), -1)
-    fc0_state, fc0_e, fc0_seen = jnp.split(w.fc0.kernel, (c, c + k), 0)
-    y = gated(
-        jnp.concatenate([state, seen], -1),
-        jnp.concatenate([gate_state, gate_seen], -1),
-        jnp.concatenate([fc0_state, fc0_seen]),
-        dtype,
-    )
-    y = checkpoint_name(y + ((e * gate_e) @ fc0_e + w.fc0.bias), "fc0")
-    y = jax.nn.leaky_relu(normalise(y, w.norm), 0.01)
-    d = (gated(y, gate1, w.fc1.kernel, dtype) + w.fc1.bias) * fire
+    y = jnp.concatenate([z, checkpoint_name(seen, "seen")], -1)
+    y = checkpoint_name(gated(y, gate0, fc0, bias, dtype), "fc0")
+    d = gated(activated(y, w.norm), gate1, *w.fc1, dtype) * fire
     i, o = cells.image.shape[-1], cells.out.shape[-1]
     _, d_out, d_hidden = jnp.split(d, (i, i + o), -1)
     return Cells(cells.image, cells.out + d_out, cells.hidden + d_hidden, cells.age + 1)
@@ -140,14 +139,15 @@ def update(
 def rollout(rule: Rule, n: int, remat: str) -> Rule:
     """``n`` steps; ``remat`` says what the gradient keeps.
 
-    "none": everything. "fc0": cells and the widest product of each step. "step": the cells of each step.
-    "nested": the cells of about 2 sqrt(n) steps, for one more forward pass.
+    "none": everything. "fc0": cells, perception and the widest product of each step. "seen": cells and perception.
+    "step": the cells of each step. "nested": the cells of about 2 sqrt(n) steps, for one more forward pass.
     """
     if remat == "nested":
         inner = max(1, round(n**0.5))
         whole, rest = repeated(repeated(rule, inner), n // inner), repeated(rule, n % inner)
         return lambda cells: rest(whole(cells))
-    keep = jax.checkpoint_policies.save_only_these_names("fc0") if remat == "fc0" else None
+    names = {"fc0": ("moments", "seen", "fc0"), "seen": ("moments", "seen")}.get(remat, ())
+    keep = jax.checkpoint_policies.save_only_these_names(*names)
     return repeated(rule, n, remat=remat != "none", policy=keep)
 
 
@@ -178,8 +178,8 @@ class Model:
         allowed = dict(
             norm=("group", "cell"),
             init=("zero", "torch"),
-            conv=("shifted", "gathered", "scattered", "convolved"),
-            remat=("none", "fc0", "step", "nested"),
+            conv=("shifted", "gathered", "scattered", "split", "convolved"),
+            remat=("none", "fc0", "seen", "step", "nested"),
             dtype=("float32", "bfloat16"),
         )
         for field, names in allowed.items():

@@ -13,6 +13,7 @@ from nca_gen.ca import fourier
 from nca_gen.ca.seed import Cells, seed
 from nca_gen.models import diff_nca
 
+
 def _planes(f: Array) -> Array:
     """Complex channels as real ones: all real parts, then all imaginary parts."""
     return jnp.concatenate([f.real, f.imag], -1)
@@ -68,9 +69,7 @@ class Model(diff_nca.Model):
             scalars = self.condition(t, cells.age / self.window, at, grid)
             return self.update(weights, scalars, cells, jnp.ones((), bool), padding="constant")
 
-        spectrum = seed(
-            _planes(fourier.window(x, self.window)), 2 * born.out.shape[-1], 2 * born.hidden.shape[-1]
-        )
+        spectrum = seed(_planes(fourier.window(x, self.window)), 2 * born.out.shape[-1], 2 * born.hidden.shape[-1])
         heard = diff_nca.rollout(step, self.fourier_steps, self.remat)(spectrum)
         back = lambda f: fourier.unwindow(_complex(f), x.shape[1:-1])  # noqa: E731
         return born._replace(out=back(heard.out), hidden=back(heard.hidden))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ def _segment(model: Any, diffusion: Diffusion, sampler: str, clip: str) -> Any:
     step, bound = choose(SAMPLERS, "config.sample.sampler", sampler), choose(CLIPS, "config.sample.clip", clip)
 
     @jax.jit
-    def run(params: dict, carry: samplers.Carry, times: Int[Array, " n+1"], key: Key[Array, " B"]) -> samplers.Carry:
+    def run(params: dict, carry: samplers.Carry, times: Int[Array, " n"], key: Key[Array, " B"]) -> samplers.Carry:
         denoise = lambda x, t, memory, k: model.apply(params, x, t, None, memory, k)  # noqa: E731
         if bound:
             denoise = guidance.constrained(denoise, diffusion, bound)
@@ -58,13 +59,14 @@ def trajectory(
 ) -> Iterator[samplers.Carry]:
     """The carry after each of ``frames`` stretches of sampling; the last ``.x`` is the picture.
 
-    Equal for every value of ``frames``: randomness is keyed by the diffusion index. One image a key.
+    Equal for every value of ``frames``, to the rounding of float32: randomness is keyed by the diffusion index. One
+    image a key.
     """
     run = _segment(model, diffusion, sampler, clip)
     times = diffusion.respaced(steps)
     carry = samplers.begin(samplers.initial_noise(key, tuple(size), model.image_channels))
     stops = np.unique(np.linspace(0, steps, frames + 1).round().astype(int))
-    for start, stop in zip(stops[:-1], stops[1:], strict=True):
+    for start, stop in pairwise(stops):
         carry = run(params, carry, times[start : stop + 1], key)
         yield carry
 
@@ -75,13 +77,12 @@ def sample(*args: Any, **kwargs: Any) -> Float[Array, "B *S C"]:
     return last.x
 
 
-def spread(key: Key[Array, " B"]) -> Key[Array, " B"]:
-    """``key`` laid over the local devices where their number divides it: the batch is then sampled in parallel."""
-    n = jax.local_device_count()
-    if len(key) % n:
-        return key
-    mesh = jax.make_mesh((n,), ("data",), axis_types=(AxisType.Auto,), devices=jax.local_devices())
-    return jax.device_put(key, NamedSharding(mesh, PartitionSpec("data")))
+def spread(key: Key[Array, " B"], params: dict) -> tuple[Key[Array, " B"], dict]:
+    """``key`` laid over the local devices and ``params`` on each of them; all on the first if they do not divide it."""
+    n = jax.local_device_count() if len(key) % jax.local_device_count() == 0 else 1
+    mesh = jax.make_mesh((n,), ("data",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:n])
+    put = lambda tree, *axes: jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))  # noqa: E731
+    return put(key, "data"), put(params)
 
 
 def images(
@@ -97,13 +98,18 @@ def images(
 ) -> Iterator[Float[np.ndarray, "b *S C"]]:
     """Pictures ``first .. first + n - 1`` in batches. Picture i depends on ``seed`` and i, not on how it is batched."""
     for start in range(first, first + n, batch):
-        key = spread(arrays.keys(seed, min(batch, first + n - start), start))
-        yield np.asarray(sample(model, diffusion, params, key, size, **how))
+        key, here = spread(arrays.keys(seed, min(batch, first + n - start), start), params)
+        yield np.asarray(sample(model, diffusion, here, key, size, **how))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def growth(
-    model: Any, diffusion: Diffusion, params: dict, x: Float[Array, "B *S C"], t: Int[Array, " b"], key: Key[Array, " B"]
+    model: Any,
+    diffusion: Diffusion,
+    params: dict,
+    x: Float[Array, "B *S C"],
+    t: Int[Array, " b"],
+    key: Key[Array, " B"],
 ) -> Float[Array, "n B *S C"]:
     """The clean image that the cells have in mind after each step of one call at x_t, from before the first on."""
     rule = model.rule(params, t, key, arrays.coords(x.shape[1:-1]), x.shape[1:-1])

@@ -63,7 +63,10 @@ def ema_decay(step: Int[Array, ""], decay: float, warmup: bool) -> Float[Array, 
 
 @dataclass(frozen=True)
 class Task:
-    """``init(key, batch) -> State``; ``step(state, batch) -> (State, metrics)``, pure. batch: {"image": [B, *S, C] in [-1, 1]}."""
+    """``init(key, batch) -> State``; ``step(state, batch) -> (State, metrics)``, pure.
+
+    batch: {"image": [B, *S, C] in [-1, 1]}.
+    """
 
     model: Any
     diffusion: Diffusion
@@ -81,20 +84,26 @@ class Task:
         channels = self.model.image_channels
         if batch is not None and batch["image"].shape[-1] != channels:
             given = batch["image"].shape[-1]
-            raise UserError(f"the images have {given} channels; set --config.model.image_channels={given} (it is {channels})")
+            raise UserError(
+                f"the images have {given} channels; set --config.model.image_channels={given} (it is {channels})"
+            )
         params = self.model.init_params(key)
         transform, _ = optimizer(**self.optimizer)
         # A copy, because a donated state must not hold one buffer twice.
         ema = jax.tree.map(jnp.copy, params)
         return State(jnp.zeros((), jnp.int32), params, ema, transform.init(params), key)
 
-    def objective(self, params: PyTree, batch: dict, key: Key[Array, " B"]) -> Float[Array, ""]:
-        """Loss at a random time of every image; times are stratified over the batch, each uniform in 0 .. T-1."""
-        x0 = batch["image"]
-        B, T, at = x0.shape[0], self.diffusion.timesteps, arrays.coords(x0.shape[1:-1])
-        # One shared offset and an even comb: uniform for each image, spread over the batch.
+    def times(self, key: Key[Array, " B"]) -> Int[Array, " B"]:
+        """A random time for every image, each uniform in 0 .. T-1, together spread evenly over them."""
+        B = len(key)
+        # An even comb on a circle, all turned by one offset: no image keeps to a part of it.
         offset = arrays.cell_uniform(key[:1], -2, (), 1)[0, 0]
-        t = jnp.floor((jnp.arange(B) + offset) / B * T).astype(jnp.int32)
+        return jnp.floor((jnp.arange(B) / B + offset) % 1.0 * self.diffusion.timesteps).astype(jnp.int32)
+
+    def objective(self, params: PyTree, batch: dict, key: Key[Array, " B"]) -> Float[Array, ""]:
+        """Loss at a random time of every image (see :meth:`times`)."""
+        x0, t = batch["image"], self.times(key)
+        at = arrays.coords(x0.shape[1:-1])
         eps = arrays.cell_normal(key, -1, at, x0.shape[-1])
         prediction, _ = self.model.apply(params, self.diffusion.noised(x0, eps, t), t, None, (), key)
         return LOSSES[self.loss](prediction - self.diffusion.target(x0, eps, t))
@@ -108,7 +117,7 @@ class Task:
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay(state.step, self.ema, self.ema_warmup)
         ema = jax.tree.map(lambda e, p: p + decay * (e - p), state.ema, params)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), "lr": rate(state.step)}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate(state.step)}
         return State(state.step + 1, params, ema, opt, state.key), metrics
 
     def eval_params(self, state: State) -> PyTree:

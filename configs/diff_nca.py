@@ -1,0 +1,96 @@
+r"""Diff-NCA (Kalkhof et al. 2024, arXiv 2401.06291): 331,464 parameters in the paper, patches of tissue of 64x64.
+
+python -m nca_gen.main --config=configs/diff_nca.py --workdir=runs/diff_nca
+python -m nca_gen.main --config=configs/diff_nca.py:bcss --config.data.path=DIR --workdir=runs/bcss
+
+It trains on the field of tissue that ships in scikit-image; ``:bcss`` takes the paper's data, ``:folder`` yours.
+It paints any size: --mode=generate --workdir=runs/diff_nca --config.sample.size=512,512 --config.sample.n=1
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict(
+        {
+            "seed": 0,
+            "model": {
+                "name": "diff_nca",
+                "channels": 96,
+                "hidden": 512,
+                "steps": 20,
+                "norm": "group",  # "cell" is strictly local
+                "init": "zero",
+                "fire_rate": 0.9,
+                "conv": "shifted",
+                "remat": "step",
+                "dtype": "float32",
+                "image_channels": 3,
+            },
+            "diffusion": {"schedule": "cosine", "timesteps": 300, "prediction": "eps"},
+            "task": {"name": "denoise", "loss": "l1_l2", "ema": 0.99, "ema_warmup": False},
+            "optimizer": {
+                "lr": 1.6e-3,
+                "b1": 0.9,
+                "b2": 0.99,
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+                "warmup": 0,
+                "decay": 0.9999,  # of the learning rate, every step
+                "cosine_steps": 0,
+                "clip": 0.0,
+            },
+            "data": {
+                "name": "tissue",
+                "path": "",
+                "patch": (64, 64),
+                "reduce": 1,
+                "flips": "all",
+                "strict": False,
+            },
+            "train": {
+                "steps": 200_000,
+                "batch": 16,
+                "log_every": 50,
+                "eval_every": 10_000,
+                "checkpoint_every": 1000,
+                "keep": 3,
+                "on_divergence": "stop",
+                "max_rollbacks": 3,
+                "divergence": 0.0,
+            },
+            "sample": {
+                "sampler": "ddpm",
+                "steps": 300,
+                "clip": "none",
+                "n": 16,
+                "batch": 64,
+                "size": (64, 64),
+                "large": (256, 256),
+            },
+            "eval": {"metrics": ("swd", "drift", "neighbours"), "split": "test", "n": 256, "train": 4096},
+            "mesh": {"data": -1, "space": 1, "distributed": False},
+        }
+    )
+
+
+def bcss(config):
+    """Sections of breast cancer, placed by hand and reduced by 4, as in the paper; --config.data.path=DIR."""
+    shape = {"reduce": 4, "patch": (64, 64), "flips": "all"}
+    config.data = {"name": "bcss", "path": "", "cache": "", "strict": False, "memory_gb": 2.0, **shape}
+
+
+def folder(config):
+    """Your own images: PNG, JPEG or TIFF, with an optional labels.csv; --config.data.path=DIR."""
+    shape = {"reduce": 1, "resize": None, "patch": (64, 64), "flips": "all"}
+    config.data = {"name": "folder", "path": "", "split_seed": 0, "strict": False, "memory_gb": 2.0, **shape}
+
+
+def smoke(config):
+    """Seconds on a laptop: shows that every part works, not what it is worth."""
+    config.model.update(channels=8, hidden=16, steps=4)
+    config.diffusion.timesteps = 8
+    config.data.patch = (16, 16)
+    config.train.update(steps=4, batch=4, log_every=1, eval_every=4, checkpoint_every=2)
+    config.sample.update(steps=4, n=4, size=(24, 24), large=(32, 40))
+    config.eval.update(n=8, train=16)

@@ -1,0 +1,140 @@
+r"""FourierDiff-NCA (Kalkhof et al. 2024, arXiv 2401.06291): the automaton that talks in Fourier space first.
+
+python -m nca_gen.main --config=configs/fourier_diff_nca.py --workdir=runs/fourier_diff_nca
+python -m nca_gen.main --config=configs/fourier_diff_nca.py:celeba,c128_h640 --config.data.path=DIR --workdir=runs/c128
+
+It trains on the field of tissue that ships in scikit-image; ``:celeba`` takes the paper's data, ``:folder`` yours.
+The paper's numbers on CelebA after 200,000 steps, FID and KID of 2048 images of 64x64:
+
+form         parameters   FID     KID
+(c96_h512)   1,101,216    43.86   .022
+c128_h640    1,849,632    42.69   .016
+c48_h512       525,792    60.96   .031
+c96_h256       737,184    77.22   .046
+s30          1,101,216    47.98
+s10          1,101,216    61.47
+
+Ours has 2 * hidden parameters less: the paper counts a normalisation that it never uses.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict(
+        {
+            "seed": 0,
+            "model": {
+                "name": "fourier_diff_nca",
+                "channels": 96,
+                "hidden": 512,
+                "steps": 20,
+                "window": 16,
+                "fourier_steps": 32,
+                "norm": "group",
+                "init": "zero",
+                "fire_rate": 0.9,
+                "conv": "shifted",
+                "remat": "step",
+                "dtype": "float32",
+                "image_channels": 3,
+            },
+            "diffusion": {"schedule": "cosine", "timesteps": 300, "prediction": "eps"},
+            "task": {"name": "denoise", "loss": "l1_l2", "ema": 0.99, "ema_warmup": False},
+            "optimizer": {
+                "lr": 1.6e-3,
+                "b1": 0.9,
+                "b2": 0.99,
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+                "warmup": 0,
+                "decay": 0.9999,  # of the learning rate, every step
+                "cosine_steps": 0,
+                "clip": 0.0,
+            },
+            "data": {
+                "name": "tissue",
+                "path": "",
+                "patch": (64, 64),
+                "reduce": 1,
+                "flips": "all",
+                "strict": False,
+            },
+            "train": {
+                "steps": 200_000,
+                "batch": 16,
+                "log_every": 50,
+                "eval_every": 10_000,
+                "checkpoint_every": 1000,
+                "keep": 3,
+                "on_divergence": "stop",
+                "max_rollbacks": 3,
+                "divergence": 0.0,
+            },
+            "sample": {
+                "sampler": "ddpm",
+                "steps": 300,
+                "clip": "none",
+                "n": 16,
+                "batch": 64,
+                "size": (64, 64),
+                "large": (96, 96),
+            },
+            "eval": {"metrics": ("swd", "drift", "neighbours"), "split": "test", "n": 256, "train": 4096},
+            "mesh": {"data": -1, "space": 1, "distributed": False},
+        }
+    )
+
+
+def celeba(config):
+    """Faces, placed by hand; whole images of 178x218, resized as in the paper; --config.data.path=DIR."""
+    shape = {"size": (64, 64), "patch": (64, 64), "flips": "horizontal"}
+    config.data = {"name": "celeba", "path": "", "cache": "", "strict": False, "memory_gb": 2.5, **shape}
+
+
+def retinamnist(config):
+    """Fundus images, placed by hand; the 64 x 64 edition, a window of 16 needs at least 32; --config.data.path=DIR."""
+    shape = {"size": 64, "patch": (64, 64), "flips": "horizontal"}
+    config.data = {"name": "retinamnist", "path": "", "cache": "", "strict": False, "memory_gb": 2.0, **shape}
+
+
+def folder(config):
+    """Your own images: PNG, JPEG or TIFF, with an optional labels.csv; --config.data.path=DIR."""
+    shape = {"reduce": 1, "resize": None, "patch": (64, 64), "flips": "horizontal"}
+    config.data = {"name": "folder", "path": "", "split_seed": 0, "strict": False, "memory_gb": 2.0, **shape}
+
+
+def c96_h512(config):
+    config.model.update(channels=96, hidden=512)
+
+
+def c128_h640(config):
+    config.model.update(channels=128, hidden=640)
+
+
+def c96_h256(config):
+    config.model.update(channels=96, hidden=256)
+
+
+def c48_h512(config):
+    config.model.update(channels=48, hidden=512)
+
+
+def s10(config):
+    """Ten steps in image space."""
+    config.model.steps = 10
+
+
+def s30(config):
+    """Thirty steps in image space."""
+    config.model.steps = 30
+
+
+def smoke(config):
+    """Seconds on a laptop: shows that every part works, not what it is worth."""
+    config.model.update(channels=8, hidden=16, steps=4, window=8, fourier_steps=4)
+    config.diffusion.timesteps = 8
+    config.data.patch = (16, 16)
+    config.train.update(steps=4, batch=4, log_every=1, eval_every=4, checkpoint_every=2)
+    config.sample.update(steps=4, n=4, size=(24, 24), large=(32, 40))
+    config.eval.update(n=8, train=16)

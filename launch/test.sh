@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The gate: lint, format, tests with warnings as errors; the same on a laptop and in CI. Arguments go to pytest:
+#   bash launch/test.sh
+#   bash launch/test.sh -m "not slow"
+set -eu
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash launch/setup.sh
+.venv/bin/python -m ruff check .
+.venv/bin/python -m ruff format --check .
+exec .venv/bin/python -m pytest --durations=20 "$@"

@@ -1,0 +1,80 @@
+"""--mode=describe: what a config builds, before anything is spent on it."""
+
+from __future__ import annotations
+
+import json as json_
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
+
+from nca_gen import arrays, build
+
+
+def matmul_flop(jaxpr: Any) -> int:
+    """Floating-point operations of all matrix products and convolutions of a jaxpr, scans times their length."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contract, _), _ = eqn.params["dimension_numbers"]
+            total += 2 * eqn.outvars[0].aval.size * prod(eqn.invars[0].aval.shape[i] for i in contract)
+        elif eqn.primitive.name == "conv_general_dilated":
+            kernel, spec = eqn.invars[1].aval, eqn.params["dimension_numbers"].rhs_spec
+            total += 2 * eqn.outvars[0].aval.size * kernel.size // kernel.shape[spec[0]]
+        else:
+            inner = sum(matmul_flop(j) for j in jaxprs_in_params(eqn.params))
+            total += inner * eqn.params.get("length", 1)
+    return total
+
+
+def facts(config: Any) -> dict[str, Any]:
+    """Parameters per module, reach, cost of a call on one image of ``config.data.patch``, memory of a training step."""
+    task = build.task(config)
+    model, size = task.model, tuple(config.data.patch)
+    key = jax.random.key(0, impl="threefry2x32")
+    state = jax.eval_shape(task.init, key)
+    image = jax.ShapeDtypeStruct((config.train.batch, *size, model.image_channels), jnp.float32)
+    t, one = jnp.zeros(1, jnp.int32), jax.ShapeDtypeStruct((1, *image.shape[1:]), jnp.float32)
+    call = jax.make_jaxpr(lambda p, x: model.apply(p, x, t, None, (), arrays.keys(0, 1)))(state.params, one)
+    memory = jax.jit(task.step, donate_argnums=0).lower(state, {"image": image}).compile().memory_analysis()
+    leaves, _ = jax.tree.flatten_with_path(state.params)
+    sizes: dict[str, int] = {}
+    for path, leaf in leaves:  # two names deep: the side, and its layer
+        name = ".".join(entry.key for entry in path[:2])
+        sizes[name] = sizes.get(name, 0) + leaf.size
+    return {
+        "model": config.model.name,
+        "parameters": sizes,
+        "trainable": sum(sizes.values()),
+        "halo": "global" if model.halo is None else model.halo,
+        "image": [*size, model.image_channels],
+        "gflop_per_call": matmul_flop(call.jaxpr) / 1e9,
+        "training_batch": config.train.batch,
+        "training_step_peak_mb": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6,
+    }
+
+
+def describe(config: Any, json: bool = False) -> dict[str, Any]:
+    """Prints :func:`facts` as a table, or as JSON."""
+    known = facts(config)
+    if json:
+        print(json_.dumps(known, indent=2))
+        return known
+    from rich import print as show
+    from rich.table import Table
+
+    table = Table("module", title=known["model"])
+    table.add_column("trainable", justify="right")
+    for name, size in known["parameters"].items():
+        table.add_row(name, f"{size:,}")
+    table.add_section()
+    table.add_row("all", f"{known['trainable']:,}")
+    show(table)
+    reach = known["halo"] if known["halo"] == "global" else f"{known['halo']} cells around it"
+    image, batch = "x".join(map(str, known["image"])), known["training_batch"]
+    print(f"a call sees        {reach}")
+    print(f"a call on {image:<8} {known['gflop_per_call']:.3f} GFLOP (matrix products)")
+    print(f"a training step    {known['training_step_peak_mb']:.0f} MB at batch {batch}, as compiled for this device")
+    return known

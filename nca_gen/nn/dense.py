@@ -1,0 +1,62 @@
+"""Affine maps of all cells, with gradients that XLA for CPU computes the fast way round.
+
+A kernel is ``[B, I, O]``: one for each image, because gates that are constant over space are folded into it.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def _product(x: Array, kernel: Array) -> Array:
+    """Of cells ``[B, *S, I]``, accumulated in float32."""
+    y = jnp.matmul(_rows(x), kernel, preferred_element_type=jnp.float32)
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+@jax.custom_vjp
+def affine(
+    x: Float[Array, "B *S I"], kernel: Float[Array, "B I O"], bias: Float[Array, "B 1 O"]
+) -> Float[Array, "B *S O"]:
+    """x @ kernel + bias, for fewer inputs than outputs: the bias is the weight of one more input, which is always 1.
+
+    So neither pass goes over the outputs once more for its sake.
+    """
+    return _affine(x, kernel, bias)[0]
+
+
+def _affine(x, kernel, bias):
+    x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], -1)
+    return _product(x, jnp.concatenate([kernel, bias.astype(kernel.dtype)], 1)), (x, kernel)
+
+
+def _affine_gradient(residuals, d):
+    x, kernel = residuals
+    d = d.astype(kernel.dtype)
+    both = _product(_rows(x).mT, _rows(d))
+    return _product(d, kernel.mT).astype(x.dtype), both[:, :-1].astype(kernel.dtype), both[:, -1:]
+
+
+affine.defvjp(_affine, _affine_gradient)
+
+
+@jax.custom_vjp
+def linear(x: Float[Array, "B *S I"], kernel: Float[Array, "B I O"]) -> Float[Array, "B *S O"]:
+    """x @ kernel, for more inputs than outputs: the gradient of the kernel is computed transposed."""
+    return _product(x, kernel)
+
+
+def _linear_gradient(residuals, d):
+    x, kernel = residuals
+    d = d.astype(kernel.dtype)
+    transposed = jax.lax.optimization_barrier(_product(_rows(d).mT, _rows(x)))  # or XLA would turn it back
+    return _product(d, kernel.mT).astype(x.dtype), transposed.mT.astype(kernel.dtype)
+
+
+linear.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _linear_gradient)

@@ -1,0 +1,125 @@
+"""Repetition is a combinator: how it is cut and what is kept changes nothing but memory."""
+
+from functools import cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nca_gen import arrays
+from nca_gen.ca import perceive
+from nca_gen.ca.fire import fires
+from nca_gen.ca.rollout import repeated
+
+
+class Grown(NamedTuple):
+    x: jax.Array
+    age: jax.Array
+
+
+RNG = np.random.default_rng(0)
+KERNEL = jnp.asarray(0.3 * RNG.standard_normal((3, 3, 4, 4)), jnp.float32)
+START = Grown(jnp.asarray(RNG.standard_normal((2, 6, 5, 4)), jnp.float32), jnp.int32(0))
+
+
+def rule(kernel, n=20):
+    """A random automaton; each age has its own fire mask."""
+    fire = fires(arrays.keys(0, 2), n, arrays.coords((6, 5)), 0.5)
+
+    def step(c):
+        seen = jnp.tanh(perceive.shifted(perceive.pad(c.x, "wrap"), kernel))
+        return Grown(c.x + fire(c.age) * seen, c.age + 1)
+
+    return step
+
+
+def ways(n):
+    """Several ways to take ``n`` (= 12) steps."""
+    assert n == 12
+    return {
+        "flat": lambda f: repeated(f, 12),
+        "kept": lambda f: repeated(f, 12, remat=False),
+        "nested": lambda f: repeated(repeated(f, 4), 3),
+        "three levels": lambda f: repeated(repeated(repeated(f, 2), 2), 3),
+        "cut": lambda f: lambda c: repeated(f, 7)(repeated(f, 5)(c)),
+        "policy": lambda f: repeated(f, 12, policy=jax.checkpoint_policies.dots_saveable),
+        "none and all": lambda f: lambda c: repeated(f, 0)(repeated(f, 12)(c)),
+    }
+
+
+@cache
+def end(name):
+    """The last state, and the gradient of its energy by the kernel."""
+    state = jax.jit(lambda kernel, c: ways(12)[name](rule(kernel))(c))(KERNEL, START)
+    energy = lambda kernel: (ways(12)[name](rule(kernel))(START).x ** 2).sum()  # noqa: E731
+    return state, jax.jit(jax.grad(energy))(KERNEL)
+
+
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["flat", "nested", *map(slow, ("three levels", "cut", "policy", "none and all"))])
+def test_every_way_ends_in_the_same_state(name):
+    """Bit for bit; and the gradient is the one of keeping everything."""
+    (state, gradient), (plain, expected) = end(name), end("kept")
+    np.testing.assert_array_equal(state.x, plain.x)
+    assert state.age == 12
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_it_is_a_loop():
+    """The same steps one by one, in Python."""
+    step, cells = jax.jit(lambda kernel, c: rule(kernel)(c)), START
+    for _ in range(12):
+        cells = step(KERNEL, cells)
+    np.testing.assert_allclose(end("kept")[0].x, cells.x, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_gradient_of_a_loop():
+    def loop(kernel):
+        cells = START
+        for _ in range(12):
+            cells = rule(kernel)(cells)
+        return (cells.x**2).sum()
+
+    expected = jax.jit(jax.grad(loop))(KERNEL)
+    np.testing.assert_allclose(end("kept")[1], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def stored(f, *args):
+    """Bytes that the compiled gradient of ``f`` needs beside its arguments."""
+    return jax.jit(jax.grad(f)).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_what_the_gradient_keeps():
+    """Of 64 states, a flat rollout keeps 64 and a nested one 8 + 8; without rematerialisation several times 64."""
+    x, kernel = jnp.ones((1, 64, 64, 8)), jnp.ones((8, 32))
+    step = lambda k: lambda x: x + jnp.tanh(jnp.sin(x @ k) @ k.T)  # noqa: E731
+    needs = lambda roll: stored(lambda k: roll(step(k))(x).sum(), kernel)  # noqa: E731
+    state = x.size * 4
+    kept = needs(lambda f: repeated(f, 64, remat=False))
+    flat = needs(lambda f: repeated(f, 64))
+    nested = needs(lambda f: repeated(repeated(f, 8), 8))
+    assert kept > 4 * 64 * state
+    assert 64 * state < flat < 1.5 * 64 * state
+    assert nested < 0.6 * flat
+
+
+def life(cells):
+    """Conway's Game of Life on a torus, with the perception of the automata."""
+    kernel = jnp.ones((3, 3, 1, 1)).at[1, 1].set(0)
+    alive = perceive.convolved(perceive.pad(cells, "wrap"), kernel)
+    return jnp.where((alive == 3) | ((alive == 2) & (cells == 1)), 1.0, 0.0)
+
+
+def test_a_glider_glides():
+    """Four generations move it by one cell along the diagonal; 4 x 10 bring it round a torus of 10 x 10."""
+    glider = np.zeros((1, 10, 10, 1), np.float32)
+    for y, x in [(0, 1), (1, 2), (2, 0), (2, 1), (2, 2)]:
+        glider[0, y, x] = 1
+    four = jax.jit(repeated(life, 4))
+    np.testing.assert_array_equal(four(glider), np.roll(glider, (1, 1), (1, 2)))
+    np.testing.assert_array_equal(jax.jit(repeated(repeated(life, 4), 10))(glider), glider)

@@ -1,0 +1,23 @@
+"""Every test runs on 4 virtual CPU devices, with shapes and types checked, and compiled code kept between runs.
+
+Environment variables, set before jax is imported, so that the processes that tests start have the same.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+TESTS = Path(__file__).parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "nca_gen", "tests")
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the package, and the toys that several tests share
+
+install_import_hook("nca_gen", "beartype.beartype")

@@ -1,0 +1,80 @@
+"""Wrappers around a denoiser: identities, and clipping by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nca_gen import arrays
+from nca_gen.diffusion import guidance
+from nca_gen.diffusion.process import Diffusion
+
+X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 4, 3)), jnp.float32)
+KEY = arrays.keys(0, 2)
+T = jnp.array([30, 30])
+
+
+def conditional(x, t, memory, key):
+    return jnp.sin(3 * x), memory + 1
+
+
+def unconditional(x, t, memory, key):
+    return jnp.cos(2 * x), memory * 2
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        (0.0, jnp.cos(2 * X)),
+        (0.5, (jnp.cos(2 * X) + jnp.sin(3 * X)) / 2),
+        (1.0, jnp.sin(3 * X)),
+        (3.0, 3 * jnp.sin(3 * X) - 2 * jnp.cos(2 * X)),
+    ],
+)
+def test_guidance_is_the_line_through_both(scale, expected):
+    prediction, memory = guidance.classifier_free(conditional, unconditional, scale)(X, T, (10, 20), KEY)
+    np.testing.assert_allclose(prediction, expected, atol=1e-6)
+    assert memory == (11, 40)  # each half remembers for itself
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@pytest.mark.parametrize("clip", [guidance.static_range, guidance.dynamic_range, lambda x0: x0])
+def test_nothing_to_clip_changes_nothing(prediction, clip):
+    """A denoiser whose x0 lies within [-1, 1] passes through, in its own coordinate."""
+    diffusion = Diffusion("cosine", 60, prediction)
+    a, s = (v[0] for v in diffusion.levels(T))
+    x0 = jnp.tanh(X)
+    said = diffusion.predict.target(x0, (X - a * x0) / s, a, s)
+    got, memory = guidance.constrained(lambda *_: (said, "kept"), diffusion, clip)(X, T, (), KEY)
+    np.testing.assert_allclose(got, said, atol=1e-5)
+    assert memory == "kept"
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_the_clipped_image_is_what_is_implied(prediction):
+    diffusion = Diffusion("cosine", 60, prediction)
+    a, s = (v[0] for v in diffusion.levels(T))
+    x0 = 3 * X
+    said = diffusion.predict.target(x0, (X - a * x0) / s, a, s)
+    got, _ = guidance.constrained(lambda *_: (said, ()), diffusion, guidance.static_range)(X, T, (), KEY)
+    np.testing.assert_allclose(diffusion.x0(got, X, T), np.clip(x0, -1, 1), atol=1e-5)
+
+
+def test_dynamic_range_by_hand():
+    """|x0| = 0, 1, 1, 2, 4: the quantile 0.75 is 2. What is beyond is clipped to it, then all is divided by it."""
+    x0 = jnp.array([-4.0, -1.0, 0.0, 1.0, 2.0]).reshape(1, 5, 1, 1)
+    np.testing.assert_allclose(guidance.dynamic_range(x0, 0.75).ravel(), [-1, -0.5, 0, 0.5, 1], atol=1e-6)
+    # Between two values it is interpolated: 0.9 is 2 + 0.6 * 2 = 3.2.
+    np.testing.assert_allclose(guidance.dynamic_range(x0, 0.9).ravel(), [-1, -1 / 3.2, 0, 1 / 3.2, 2 / 3.2], rtol=1e-5)
+
+
+def test_dynamic_range_is_per_sample_and_never_enlarges():
+    quiet, loud = jnp.full((4, 4, 3), 0.3), jnp.full((4, 4, 3), -5.0)
+    out = guidance.dynamic_range(jnp.stack([quiet, loud]))
+    np.testing.assert_allclose(out[0], quiet)
+    np.testing.assert_allclose(out[1], np.full((4, 4, 3), -1.0))
+
+
+def test_static_range():
+    np.testing.assert_array_equal(
+        guidance.static_range(jnp.array([[[-3.0], [0.4], [1.2]]])).ravel(), np.float32([-1, 0.4, 1])
+    )

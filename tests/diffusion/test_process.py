@@ -1,0 +1,108 @@
+"""The forward process, its levels and its times."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nca_gen.diffusion import predictions, schedules
+from nca_gen.diffusion.process import Diffusion
+from nca_gen.errors import UserError
+
+
+@pytest.mark.parametrize("schedule", schedules.NAMES)
+def test_levels_keep_their_digits(schedule):
+    """a and s of every t, to float32's last digits, also where 1 - abar is 1e-4; t = -1 is the clean image."""
+    diffusion = Diffusion(schedule, 300)
+    abar = getattr(schedules, schedule)(300)
+    a, s = diffusion.levels(jnp.arange(-1, 300))
+    np.testing.assert_allclose(a, np.sqrt(np.append(1.0, abar)), rtol=1e-7)
+    np.testing.assert_allclose(s, np.sqrt(1 - np.append(1.0, abar)), rtol=1e-7)
+    assert (a[0], s[0]) == (1.0, 0.0)
+
+
+def test_every_image_at_its_own_time():
+    diffusion = Diffusion("linear", 10)
+    rng = np.random.default_rng(0)
+    x0, eps = (jnp.asarray(rng.standard_normal((3, 4, 5, 2)), jnp.float32) for _ in range(2))
+    x = diffusion.noised(x0, eps, jnp.array([0, 9, 4]))
+    for i, t in enumerate((0, 9, 4)):
+        abar = np.prod(1 - np.linspace(1e-4, 0.02, 10)[: t + 1])
+        np.testing.assert_allclose(x[i], np.sqrt(abar) * x0[i] + np.sqrt(1 - abar) * eps[i], atol=1e-6)
+
+
+def test_steps_of_the_chain_compose():
+    """x_t drawn step by step with beta_1 .. beta_t has the moments that x_t drawn at once has."""
+    diffusion = Diffusion("cosine", 12)
+    abar = diffusion.abar
+    mean, variance = 1.0, 0.0
+    for t in range(12):
+        alpha = abar[t] / (abar[t - 1] if t else 1.0)
+        mean, variance = np.sqrt(alpha) * mean, alpha * variance + 1 - alpha
+    eps = jnp.asarray(np.random.default_rng(0).standard_normal((1, 256, 256, 4)), jnp.float32)
+    x = diffusion.noised(jnp.full(eps.shape, 3.0), eps, jnp.array([11]))
+    assert abs(float(x.mean()) - 3 * mean) < 4 * np.sqrt(variance / x.size)
+    assert float(x.var()) == pytest.approx(variance, rel=4 * np.sqrt(2 / x.size))
+
+
+@pytest.mark.parametrize("prediction", predictions.NAMES)
+def test_target_and_x0_invert_each_other(prediction):
+    diffusion = Diffusion("cosine", 300, prediction)
+    rng = np.random.default_rng(0)
+    x0, eps = (jnp.asarray(rng.standard_normal((4, 6, 3)), jnp.float32) for _ in range(2))
+    t = jnp.array([0, 20, 150, 250])
+    x = diffusion.noised(x0, eps, t)
+    np.testing.assert_allclose(diffusion.x0(diffusion.target(x0, eps, t), x, t), x0, atol=1e-4)
+
+
+def test_one_time_for_all_images():
+    """A time of shape [1] serves a whole batch."""
+    diffusion = Diffusion("cosine", 20, "v")
+    x0, eps = jnp.ones((3, 4, 4, 1)), jnp.full((3, 4, 4, 1), 2.0)
+    one, each = jnp.array([7]), jnp.array([7, 7, 7])
+    np.testing.assert_array_equal(diffusion.noised(x0, eps, one), diffusion.noised(x0, eps, each))
+    np.testing.assert_array_equal(diffusion.target(x0, eps, one), diffusion.target(x0, eps, each))
+    np.testing.assert_array_equal(diffusion.x0(eps, x0, one), diffusion.x0(eps, x0, each))
+
+
+@given(st.integers(1, 1000), st.data())
+@settings(deadline=None, max_examples=200)
+def test_respaced_times_descend_evenly(T, data):
+    """From T - 1 to 0 and to the clean image, never the same twice, gaps equal to within rounding."""
+    steps = data.draw(st.integers(1, T))
+    times = Diffusion("linear", T).respaced(steps)
+    assert len(times) == steps + 1
+    assert (times[0], times[-1]) == (T - 1, -1)
+    gaps = -np.diff(times)
+    assert gaps.min() >= 1
+    if steps > 1:
+        assert times[-2] == 0
+        assert np.all(np.abs(gaps[:-1] - (T - 1) / (steps - 1)) <= 1)
+
+
+def test_all_steps_are_all_times():
+    np.testing.assert_array_equal(Diffusion("cosine", 300).respaced(300), np.arange(299, -2, -1))
+
+
+@pytest.mark.parametrize("steps", [0, -1, 301])
+def test_impossible_numbers_of_steps(steps):
+    with pytest.raises(UserError, match="1 to 300 steps"):
+        Diffusion().respaced(steps)
+
+
+@pytest.mark.parametrize(
+    ("field", "word", "hint"), [("schedule", "cosin", "did you mean cosine"), ("prediction", "epsilon", "eps")]
+)
+def test_unknown_names(field, word, hint):
+    with pytest.raises(UserError, match=hint):
+        Diffusion(**{field: word})
+
+
+def test_a_diffusion_is_a_static_argument():
+    """Equal settings are equal and hash alike, so compiled code is shared."""
+    count = jax.jit(lambda d, t: d.levels(t)[0], static_argnums=0)
+    count(Diffusion("linear", 20), jnp.arange(3))
+    count(Diffusion("linear", 20), jnp.arange(3))
+    assert count._cache_size() == 1

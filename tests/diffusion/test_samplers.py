@@ -1,0 +1,212 @@
+"""Samplers against closed forms, for data of which the best denoiser is known.
+
+Data N(m, S) makes x_t ~ N(a m, a^2 S + s^2): E[x0 | x_t] = m + a S (x_t - a m) / (a^2 S + s^2) is the denoiser, and the
+probability-flow ODE keeps (x_t - a m) / sqrt(a^2 S + s^2).
+"""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nca_gen import arrays
+from nca_gen.diffusion import samplers
+from nca_gen.diffusion.process import Diffusion
+
+MEAN = jnp.array([0.5, -0.3, 0.0])
+VARIANCE = jnp.array([0.04, 0.5, 0.01])
+STEPS = {"ddpm": samplers.ddpm, "ddim": samplers.ddim, "dpm_solver_pp": samplers.dpm_solver_pp}
+
+
+def best(diffusion):
+    """The best denoiser of N(MEAN, VARIANCE) per channel, in the diffusion's own prediction; counts its calls."""
+
+    def denoise(x, t, memory, key):
+        a, s = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in diffusion.levels(t))
+        x0 = MEAN + a * VARIANCE * (x - a * MEAN) / (a**2 * VARIANCE + s**2)
+        return diffusion.predict.target(x0, (x - a * x0) / s, a, s), memory + 1
+
+    return denoise
+
+
+def point(diffusion):
+    """The denoiser of data that is MEAN everywhere."""
+
+    def denoise(x, t, memory, key):
+        a, s = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in diffusion.levels(t))
+        x0 = jnp.broadcast_to(MEAN, x.shape)
+        return diffusion.predict.target(x0, (x - a * x0) / s, a, s), memory
+
+    return denoise
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def run(step, diffusion, denoiser, x, times, key):
+    return samplers.sample(step, diffusion, denoiser(diffusion), samplers.begin(x, jnp.int32(0)), times, key)
+
+
+@cache
+def noise(n=64, seed=0):
+    return samplers.initial_noise(arrays.keys(seed, 2), (n, n), 3)
+
+
+def exact(diffusion, x, t, u):
+    """The solution of the probability-flow ODE at u that is ``x`` at t, in float64."""
+    abar = [diffusion.abar[i] if i >= 0 else 1.0 for i in (t, u)]
+    mean = [np.sqrt(v) * np.asarray(MEAN, np.float64) for v in abar]
+    deviation = [np.sqrt(v * np.asarray(VARIANCE, np.float64) + 1 - v) for v in abar]
+    return mean[1] + deviation[1] * (np.asarray(x) - mean[0]) / deviation[0]
+
+
+@pytest.mark.parametrize("prediction", ["eps", *(pytest.param(p, marks=pytest.mark.slow) for p in ("x0", "v"))])
+@pytest.mark.parametrize(("name", "steps"), [("ddpm", 1000), ("ddim", 1000), ("dpm_solver_pp", 300)])
+def test_moments_of_a_gaussian(name, steps, prediction):
+    """Mean and deviation per channel, to four standard errors and the 2.5 % that finite steps cost."""
+    diffusion = Diffusion("cosine", 1000, prediction)
+    out = run(STEPS[name], diffusion, best, noise(), diffusion.respaced(steps), arrays.keys(1, 2))
+    assert out.memory == steps
+    x, std = np.asarray(out.x).reshape(-1, 3), np.sqrt(VARIANCE)
+    assert np.all(np.abs(x.mean(0) - MEAN) < 4 * std / np.sqrt(len(x)) + 1e-3)
+    np.testing.assert_allclose(x.std(0), std, rtol=4 / np.sqrt(2 * len(x)) + 0.025)
+    # Still normal.
+    z = (x - x.mean(0)) / x.std(0)
+    assert np.all(np.abs((z**4).mean(0) - 3) < 4 * np.sqrt(96 / len(x)))
+
+
+@pytest.mark.parametrize(("name", "steps"), [("ddim", 1000), ("dpm_solver_pp", 300)])
+def test_every_noise_goes_where_the_flow_takes_it(name, steps):
+    diffusion = Diffusion("cosine", 1000, "v")
+    x = noise()
+    out = run(STEPS[name], diffusion, best, x, diffusion.respaced(steps), arrays.keys(1, 2)).x
+    distance = np.abs(out - exact(diffusion, x, 999, -1)) / np.sqrt(VARIANCE)
+    assert distance.max() < 0.05
+    assert distance.mean() < 0.01
+
+
+def error(step, n):
+    """Largest relative distance from the solution of the ODE after ``n`` steps from t = 900 to t = 100."""
+    diffusion = Diffusion("linear", 1000, "x0")
+    times = np.linspace(900, 100, n + 1).astype(int)
+    x = noise(8)
+    truth = exact(diffusion, x, 900, 100)
+    got = run(step, diffusion, best, x, times, arrays.keys(0, 2)).x
+    return np.abs(got - truth).max() / np.abs(truth).max()
+
+
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpm_solver_pp", 2)])
+def test_order_of_convergence(name, order):
+    """Half the step size, half the error for DDIM, a quarter for DPM-Solver++(2M)."""
+    errors = np.array([error(STEPS[name], n) for n in (20, 40, 80)])
+    rates = np.log2(errors[:-1] / errors[1:])
+    assert np.all(np.abs(rates - order) < 0.3), (errors, rates)
+
+
+def test_the_first_step_of_dpm_solver_is_ddim():
+    diffusion = Diffusion("cosine", 100, "v")
+    times, key = np.array([80, 35]), arrays.keys(0, 2)
+    a, b = (run(step, diffusion, best, noise(8), times, key).x for step in (samplers.ddim, samplers.dpm_solver_pp))
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_into_the_clean_end(name):
+    """The last step, to t = -1, is the denoiser's word itself: no noise is added."""
+    diffusion = Diffusion("cosine", 50, "eps")
+    out = run(STEPS[name], diffusion, best, noise(8), diffusion.respaced(10), arrays.keys(0, 2))
+    np.testing.assert_allclose(out.x, out.x0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm_solver_pp"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_a_point_mass_is_found_exactly(name, steps):
+    diffusion = Diffusion("cosine", 50, "x0")
+    x = run(STEPS[name], diffusion, point, noise(8), diffusion.respaced(steps), arrays.keys(0, 2)).x
+    np.testing.assert_allclose(x, np.broadcast_to(MEAN, x.shape), atol=1e-6)
+
+
+def test_ddim_of_a_point_mass_keeps_its_noise():
+    """On the way x_t = a m + s z with the z of the start, however long the steps are."""
+    diffusion = Diffusion("linear", 1000, "x0")
+    x, times = noise(8), np.array([999, 600, 210, 40])
+    (a, s), (a_u, s_u) = (tuple(map(float, diffusion.levels(jnp.array(t)))) for t in (999, 40))
+    out = run(samplers.ddim, diffusion, point, x, times, arrays.keys(0, 2)).x
+    np.testing.assert_allclose(out, a_u * MEAN + s_u * (x - a * MEAN) / s, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("t", [1, 7, 150, 250, 299])
+def test_ddpm_is_the_textbook_posterior(schedule, t):
+    """Ho et al. 2020, eq. 6 and 7, for neighbouring t, from the betas in float64."""
+    diffusion = Diffusion(schedule, 300)
+    abar, before = diffusion.abar[t], diffusion.abar[t - 1]
+    beta = 1 - abar / before
+    rng = np.random.default_rng(0)
+    x, x0, z = (rng.standard_normal((2, 4, 4, 3)).astype(np.float32) for _ in range(3))
+    mean = np.sqrt(before) * beta / (1 - abar) * x0 + np.sqrt(1 - beta) * (1 - before) / (1 - abar) * x
+    expected = mean + np.sqrt((1 - before) / (1 - abar) * beta) * z
+    carry = samplers.begin(jnp.asarray(x))
+    got = samplers.ddpm(diffusion, carry, jnp.asarray(x0), jnp.array(t), jnp.array(t - 1), jnp.asarray(z))
+    np.testing.assert_allclose(got, expected, atol=3e-5)
+
+
+def test_ddpm_jumps_are_the_marginals_of_its_steps():
+    """With x0 known, going from t to u at once or by way of w draws from one and the same normal distribution."""
+    diffusion = Diffusion("linear", 300)
+    t, w, u = 250, 160, 60
+
+    def moments(t, u):
+        """x_u = A x_t + B x0 + C z, read off by one-hot inputs."""
+        one, none = jnp.ones((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1))
+
+        def at(x, x0, z):
+            return float(samplers.ddpm(diffusion, samplers.begin(x), x0, jnp.array(t), jnp.array(u), z).item())
+
+        return at(one, none, none), at(none, one, none), at(none, none, one)
+
+    (a, b, c), (a1, b1, c1), (a2, b2, c2) = moments(t, u), moments(t, w), moments(w, u)
+    assert a == pytest.approx(a2 * a1, rel=1e-4)
+    assert b == pytest.approx(a2 * b1 + b2, rel=1e-4)
+    assert c**2 == pytest.approx((a2 * c1) ** 2 + c2**2, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_run_cut_in_pieces_is_one_run(name):
+    """Bit for bit, noise, memory and the memory of a multistep solver included."""
+    diffusion, key = Diffusion("cosine", 60, "v"), arrays.keys(3, 2)
+    times = diffusion.respaced(12)
+    one = run(STEPS[name], diffusion, best, noise(8), times, key)
+    piece = jax.jit(lambda carry, times: samplers.sample(STEPS[name], diffusion, best(diffusion), carry, times, key))
+    carry = samplers.begin(noise(8), jnp.int32(0))
+    for start, stop in ((0, 1), (1, 5), (5, 12)):
+        carry = piece(carry, times[start : stop + 1])
+    for whole, pieces in zip(jax.tree.leaves(one), jax.tree.leaves(carry), strict=True):
+        np.testing.assert_array_equal(whole, pieces)
+
+
+def test_noise_is_named_by_time_and_place():
+    """A tile at its coordinates is sampled as the region of the whole: this denoiser looks at one cell only."""
+    diffusion, key = Diffusion("cosine", 60, "x0"), arrays.keys(3, 2)
+    times, at = diffusion.respaced(8), arrays.coords((5, 6), (2, 1))
+    whole = run(samplers.ddpm, diffusion, best, noise(8), times, key).x
+    start = samplers.begin(samplers.initial_noise(arrays.keys(0, 2), (5, 6), 3, at), jnp.int32(0))
+    tile = jax.jit(lambda c: samplers.sample(samplers.ddpm, diffusion, best(diffusion), c, times, key, at))(start).x
+    np.testing.assert_allclose(tile, whole[:, 2:7, 1:7], atol=1e-6)
+
+
+def test_the_start_is_unlike_the_noise_of_any_step():
+    key, at = arrays.keys(0, 2), arrays.coords((64, 64))
+    start = np.asarray(noise(64)).ravel()
+    for t in (0, 1, 299):
+        step = np.asarray(arrays.cell_normal(arrays.fold(key, t), -1, at, 3)).ravel()
+        assert abs(np.corrcoef(start, step)[0, 1]) < 4 / np.sqrt(start.size)
+
+
+@pytest.mark.parametrize("shape", [(30,), (4, 5, 6)])
+def test_volumes_and_signals(shape):
+    """Any number of dimensions: the point mass again, in one and in three."""
+    diffusion = Diffusion("cosine", 50, "x0")
+    x = samplers.initial_noise(arrays.keys(0, 2), shape, 3)
+    end = run(samplers.ddim, diffusion, point, x, diffusion.respaced(5), arrays.keys(0, 2)).x
+    np.testing.assert_allclose(end, np.broadcast_to(MEAN, x.shape), atol=1e-6)

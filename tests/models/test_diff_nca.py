@@ -1,0 +1,256 @@
+"""Diff-NCA against a plain numpy twin, and what its structure promises: locality, symmetry, many ways to compute it."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import textbook
+import tiny
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from nca_gen import arrays
+from nca_gen.errors import UserError
+from nca_gen.models import diff_nca
+
+
+@partial(jax.jit, static_argnums=0)
+def apply(model, params, x, t, key):
+    return model.apply(params, x, t, None, (), key)[0]
+
+
+@cache
+def params(model):
+    return tiny.params(model)
+
+
+def start(*shape, channels=3, seed=0):
+    return tiny.images(seed, 2, *shape, channels), jnp.array([3, 8]), arrays.keys(0, 2)
+
+
+def leaves(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("norm", ["group", "cell"])
+def test_331k_parameters(norm):
+    """The paper also counts a normalisation of 2 h that is never used; ``cell`` has no affine part either."""
+    model = diff_nca.Model(norm=norm)
+    assert (model.channels, model.hidden, model.steps) == (96, 512, 20)
+    tree = jax.eval_shape(model.init_params, jax.random.key(0))
+    unused = 2 * 512 * (1 if norm == "group" else 2)
+    assert leaves(tree) + unused == 331_464
+    # perceive of the facts' table, with its gain: 9 C (C + e) + 2 C.
+    assert leaves(tree["image"]["perceive"]) == 9 * 96 * 98 + 2 * 96
+
+
+@pytest.mark.parametrize("steps", [10, 30])
+def test_steps_cost_no_parameters(steps):
+    assert leaves(jax.eval_shape(diff_nca.Model(steps=steps).init_params, jax.random.key(0))) + 1024 == 331_464
+
+
+slow = partial(pytest.param, marks=pytest.mark.slow)
+CASES = [
+    ({"norm": "group"}, (16, 16)),
+    ({"norm": "cell"}, (16, 16)),
+    ({"norm": "cell", "fire_rate": 0.5, "ndim": 3, "steps": 3}, (6, 5, 7)),
+    slow({"norm": "group", "steps": 7, "fire_rate": 1.0, "image_channels": 1}, (9, 14)),
+    slow({"norm": "group", "ndim": 3, "steps": 3, "image_channels": 1}, (6, 5, 7)),
+    slow({"norm": "cell", "ndim": 1}, (23,)),
+    slow({"norm": "group", "steps": 3}, (78, 64)),
+]
+
+
+@pytest.mark.parametrize(("changes", "shape"), CASES)
+def test_the_numpy_twin_agrees(changes, shape):
+    model = tiny.diff(**changes)
+    x, t, key = start(*shape, channels=model.image_channels)
+    expected = textbook.diff_nca(params(model), x, np.asarray(t) / tiny.T, 8, tiny.masks(model, key, shape))
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(apply(model, params(model), x, t, key), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("conv", ["gathered", slow("scattered"), slow("convolved")])
+def test_every_product_is_the_same_rule(conv):
+    x, t, key = start(16, 16)
+    model = tiny.diff(norm="cell")
+    a, b = (apply(tiny.diff(norm="cell", conv=c), params(model), x, t, key) for c in ("shifted", conv))
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["cell", slow("group")])
+def test_bf16_is_close(norm):
+    """Products in 8 bits of mantissa: a few percent after four steps, and not float32 under another name."""
+    x, t, key = start(16, 16)
+    model = tiny.diff(norm=norm)
+    exact, rough = (apply(tiny.diff(norm=norm, dtype=d), params(model), x, t, key) for d in ("float32", "bfloat16"))
+    error = np.sqrt(np.mean((exact - rough) ** 2)) / np.std(exact)
+    assert 1e-4 < error < 0.03
+    assert rough.dtype == np.float32
+
+
+def test_zero_init_says_nothing():
+    x, t, key = start(16, 16)
+    model = tiny.diff(init="zero")
+    np.testing.assert_array_equal(apply(model, tiny.born(model), x, t, key), np.zeros_like(x))
+
+
+def gradient(model, shape=(16, 16)):
+    x, t, key = start(*shape)
+    loss = lambda p: jnp.mean(jnp.square(model.apply(p, jnp.asarray(x), t, None, (), key)[0] - 1))  # noqa: E731
+    return jax.jit(jax.grad(loss))(params(tiny.diff(norm=model.norm, steps=model.steps)))
+
+
+@cache
+def kept(norm):
+    return gradient(tiny.diff(norm=norm, steps=7, remat="none"))
+
+
+WAYS = [slow("cell", {"remat": way}) for way in ("fc0", "step", "nested")]
+WAYS += [slow("group", {"remat": way}) for way in ("fc0", "nested")]
+WAYS += [slow("group", {"conv": conv}) for conv in ("shifted", "gathered", "scattered", "convolved")]
+
+
+@pytest.mark.parametrize(("norm", "way"), WAYS)
+def test_the_gradient_is_the_same_every_way(norm, way):
+    """Whatever is kept or computed again, and whichever product is taken."""
+    mine = gradient(tiny.diff(norm=norm, steps=7, **way))
+    scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(kept(norm)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=1e-4), mine, kept(norm))
+
+
+@pytest.mark.slow
+def test_gradient_is_the_slope():
+    """Central difference along a random direction of all parameters, in the twin's float64."""
+    model = tiny.diff(norm="group", steps=3)
+    x, t, key = start(8, 8)
+    fire = tiny.masks(model, key, (8, 8))
+    loss = lambda p: np.mean((textbook.diff_nca(p, x, np.asarray(t) / tiny.T, 8, fire) - 1) ** 2)  # noqa: E731
+    p = jax.tree.map(lambda v: np.asarray(v, np.float64), params(model))
+    rng = np.random.default_rng(0)
+    way = jax.tree.map(lambda v: rng.standard_normal(v.shape), p)
+    moved = lambda h: jax.tree.map(lambda v, w: v + h * w, p, way)  # noqa: E731
+    slope = (loss(moved(1e-5)) - loss(moved(-1e-5))) / 2e-5
+    mine = gradient(model, (8, 8))
+    along = sum(
+        float((np.asarray(g, np.float64) * w).sum()) for g, w in zip(*map(jax.tree.leaves, (mine, way)), strict=True)
+    )
+    assert along == pytest.approx(slope, rel=1e-3)
+
+
+def changed(model, size=19):
+    """The cells that answer otherwise when the central pixel changes."""
+    x, t, key = start(size, size)
+    y = x.copy()
+    y[:, size // 2, size // 2] += 1.0
+    a, b = (np.asarray(apply(model, params(model), z, t, key)) for z in (x, y))
+    return np.argwhere((a != b).any((0, 3))) - size // 2
+
+
+@pytest.mark.parametrize("steps", [slow(1), 2, slow(4)])
+def test_a_cell_is_heard_within_the_halo(steps):
+    """Bit for bit nothing beyond ``halo`` cells, and everything within, as long as it is loud enough for float32."""
+    model = tiny.diff(norm="cell", fire_rate=1.0, steps=steps)
+    assert model.halo == steps
+    square = {(i, j) for i in range(-steps, steps + 1) for j in range(-steps, steps + 1)}
+    heard = set(map(tuple, changed(model).tolist()))
+    assert heard == square if steps < 4 else heard < square
+
+
+def test_group_norm_is_heard_everywhere():
+    model = tiny.diff(norm="group", fire_rate=1.0)
+    assert model.halo is None
+    assert np.abs(changed(model)).max() > 4
+
+
+def test_a_tile_with_its_halo_is_the_whole():
+    """Cells at their absolute coordinates: noise, masks and answers are those of the whole image."""
+    model = tiny.diff(norm="cell")
+    x, t, key = start(24, 27)
+    whole = apply(model, params(model), x, t, key)
+    at = arrays.coords((15, 13), (5, 9))
+    tile = jax.jit(lambda p, x: model.apply(p, x, t, None, (), key, at, (24, 27))[0])(params(model), x[:, 5:20, 9:22])
+    np.testing.assert_allclose(tile[:, 4:-4, 4:-4], whole[:, 9:16, 13:18], atol=1e-6)
+
+
+def test_the_rule_is_the_same_everywhere():
+    """Shifted images have shifted answers, away from borders and with all cells firing."""
+    model = tiny.diff(norm="cell", fire_rate=1.0)
+    x, t, key = start(24, 24)
+    shifted = apply(model, params(model), np.roll(x, (3, 5), (1, 2)), t, key)
+    whole = np.roll(apply(model, params(model), x, t, key), (3, 5), (1, 2))
+    np.testing.assert_allclose(shifted[:, 7:-4, 9:-4], whole[:, 7:-4, 9:-4], atol=1e-5)
+
+
+def test_one_time_for_all_or_one_each():
+    model = tiny.diff(norm="cell")
+    x, _, key = start(16, 16)
+    one, each, other = (apply(model, params(model), x, jnp.array(t), key) for t in ([5], [5, 5], [5, 9]))
+    np.testing.assert_allclose(one, each, atol=1e-6)
+    np.testing.assert_allclose(other[0], each[0], atol=1e-6)
+    assert np.abs(other[1] - each[1]).max() > 1e-3
+
+
+def test_images_of_a_batch_do_not_meet():
+    model = tiny.diff(norm="group")
+    x, t, key = start(16, 16)
+    alone = apply(model, params(model), x[1:], t[1:], key[1:])
+    np.testing.assert_allclose(apply(model, params(model), x, t, key)[1:], alone, atol=1e-6)
+
+
+def test_every_step_fires_anew():
+    """Cells that never fire say nothing; with the same key the same cells fire."""
+    model = tiny.diff(norm="cell", fire_rate=0.5, steps=1)
+    x, t, key = start(16, 16)
+    out = np.asarray(apply(model, params(model), x, t, key))
+    np.testing.assert_array_equal((out != 0).any(-1, keepdims=True), tiny.masks(model, key, (16, 16))[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec", "norm"),
+    [
+        ((2, 2), P("data", "space"), "cell"),
+        slow((2, 2), P("data", "space"), "group"),
+        slow((4, 1), P("data"), "group"),
+        slow((1, 4), P(None, "space"), "cell"),
+    ],
+)
+def test_four_devices_say_what_one_says(shape, spec, norm):
+    model = tiny.diff(norm=norm)
+    x, t, key = tiny.images(0, 4, 16, 16, 3), jnp.array([3, 8, 0, 11]), arrays.keys(0, 4)
+    mesh = jax.make_mesh(shape, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+    spread = jax.device_put(x, NamedSharding(mesh, spec))
+    several = apply(model, params(model), spread, t, key)
+    assert len(several.sharding.device_set) == 4
+    np.testing.assert_allclose(several, apply(model, params(model), x, t, key), atol=2e-6)
+
+
+@pytest.mark.slow
+def test_what_starts_at_zero():
+    """``zero``: the last product alone. ``torch``: nothing; every gain is the length of its v."""
+    zero, torch = (tiny.born(tiny.diff(init=init))["image"] for init in ("zero", "torch"))
+    layers = lambda side: {name: layer for name, layer in side.items() if isinstance(layer, dict)}  # noqa: E731
+    gains = {name: np.abs(layer["g"]).min() for name, layer in layers(zero).items()}
+    assert [name for name, least in gains.items() if least == 0] == ["fc1"]
+    for layer in layers(torch).values():
+        length = np.sqrt((np.asarray(layer["v"]) ** 2).sum(tuple(range(layer["v"].ndim - 1))))
+        np.testing.assert_allclose(layer["g"], length, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"norm": "grup"}, "did you mean group"),
+        ({"init": "zeros"}, "did you mean zero"),
+        ({"conv": "shift"}, "did you mean shifted"),
+        ({"remat": "steps"}, "did you mean step"),
+        ({"dtype": "float16"}, "did you mean .*float"),
+        ({"channels": 6}, "image and prediction alone take 6"),
+        ({"image_channels": 5}, "image and prediction alone take 10"),
+    ],
+)
+def test_wrong_fields(changes, line):
+    with pytest.raises(UserError, match=line):
+        tiny.diff(**changes)

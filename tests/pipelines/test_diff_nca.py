@@ -1,0 +1,135 @@
+"""Pictures: the same whichever way they are cut, batched, spread or watched."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from nca_gen import arrays
+from nca_gen.diffusion import guidance, samplers
+from nca_gen.diffusion.process import Diffusion
+from nca_gen.errors import UserError
+from nca_gen.pipelines import diff_nca
+
+LOCAL = tiny.diff(norm="cell")
+PARAMS = tiny.params(LOCAL)
+DIFFUSION = Diffusion("cosine", tiny.T, "v")
+slow = partial(pytest.param, marks=pytest.mark.slow)
+HOW = {"sampler": "ddpm", "steps": 6, "clip": "static"}
+
+
+def draw(n, batch, first=0, seed=1, **how):
+    parts = list(diff_nca.images(LOCAL, DIFFUSION, PARAMS, seed, n, (8, 12), batch, first, **HOW | how))
+    assert [len(p) for p in parts[:-1]] == [batch] * (len(parts) - 1)
+    return np.concatenate(parts)
+
+
+@pytest.fixture(scope="module")
+def eight():
+    return draw(8, 8)
+
+
+def test_a_picture_by_hand(eight):
+    """The sampler of the config, stepped by hand in a Python loop from noise keyed by (seed, i)."""
+    key = arrays.keys(1, 8)
+    carry = samplers.begin(samplers.initial_noise(key, (8, 12), 3))
+    x, at = carry.x, arrays.coords((8, 12))
+    call = jax.jit(lambda x, t, k: LOCAL.apply(PARAMS, x, t, None, (), k)[0])
+    for t, u in zip([11, 9, 7, 4, 2, 0], [9, 7, 4, 2, 0, -1], strict=True):
+        k = arrays.fold(key, t)
+        prediction = call(x, jnp.full(8, t), k)
+        x0 = jnp.clip(DIFFUSION.x0(prediction, x, jnp.full(8, t)), -1, 1)
+        z = arrays.cell_normal(k, -1, at, 3)
+        x = samplers.ddpm(DIFFUSION, samplers.begin(x), x0, jnp.array(t), jnp.array(u), z)
+    np.testing.assert_allclose(eight, x, atol=2e-4)
+    assert eight.std() > 0.1
+
+
+@pytest.mark.parametrize("sampler", ["dpm_solver_pp", slow("ddpm"), slow("ddim")])
+def test_pictures_taken_on_the_way_change_nothing(sampler):
+    """Three stretches of two steps: bit for bit. A stretch of one step is no loop to XLA, and is rounded otherwise."""
+    how = HOW | {"sampler": sampler}
+    one, three, five = (
+        list(diff_nca.trajectory(LOCAL, DIFFUSION, PARAMS, arrays.keys(0, 2), (8, 12), frames=n, **how))
+        for n in (1, 3, 5)
+    )
+    assert (len(one), len(three), len(five)) == (1, 3, 5)
+    np.testing.assert_array_equal(one[-1].x, three[-1].x)
+    np.testing.assert_array_equal(one[-1].x0, three[-1].x0)
+    np.testing.assert_allclose(one[-1].x, five[-1].x, atol=2e-6)
+
+
+def test_more_pictures_than_steps():
+    """There is one a step, and no empty stretch."""
+    way = list(diff_nca.trajectory(LOCAL, DIFFUSION, PARAMS, arrays.keys(0, 2), (8, 12), frames=99, **HOW))
+    assert len(way) == 6
+
+
+def test_a_picture_does_not_depend_on_its_batch(eight):
+    """Nor on where one begins to count, nor on being spread over 4 devices: 8 are, 3 are not."""
+    np.testing.assert_allclose(draw(6, 3, first=2), eight[2:], atol=1e-5)
+    assert np.abs(draw(8, 8, seed=2) - eight).max() > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_nor_on_the_size_of_the_batch(eight, batch):
+    np.testing.assert_allclose(draw(8, batch), eight, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "devices"), [(8, 4), (6, 1), (1, 1)])
+def test_keys_are_spread_where_they_divide(n, devices):
+    key, params = diff_nca.spread(arrays.keys(0, n), {"w": jnp.ones(3)})
+    assert len(key.sharding.device_set) == len(params["w"].sharding.device_set) == devices
+    assert key.addressable_shards[0].data.shape == (n // devices,)
+    assert params["w"].addressable_shards[-1].data.shape == (3,)
+
+
+def test_parameters_on_one_device_serve_all(eight):
+    """As they come from a checkpoint: committed to the first device."""
+    params = jax.device_put(PARAMS, jax.devices()[0])
+    [mine] = diff_nca.images(LOCAL, DIFFUSION, params, 1, 8, (8, 12), 8, **HOW)
+    np.testing.assert_array_equal(mine, eight)
+
+
+@pytest.mark.slow
+def test_clips():
+    """``none`` lets the implied image go where it likes, ``static`` and ``dynamic`` hold it within [-1, 1]."""
+    loud = jax.tree.map(lambda x: 3 * x, PARAMS)
+    ends = {}
+    for clip in diff_nca.CLIPS:
+        end = diff_nca.sample(LOCAL, DIFFUSION, loud, arrays.keys(0, 2), (8, 12), **HOW | {"clip": clip})
+        ends[clip] = float(jnp.abs(end).max())
+    assert ends["none"] > 1.1
+    assert ends["static"] == pytest.approx(1, abs=1e-5)
+    assert ends["dynamic"] <= 1 + 1e-5
+    assert diff_nca.CLIPS["static"] is guidance.static_range
+
+
+@pytest.mark.parametrize(("model", "prediction"), [(LOCAL, "v"), slow(LOCAL, "eps"), slow(tiny.fourier(), "v")])
+def test_growth_ends_where_a_call_ends(model, prediction):
+    """The last frame is the image that a call implies; the first that of cells that have not said anything."""
+    diffusion, params = Diffusion("cosine", tiny.T, prediction), tiny.params(model)
+    x, t, key = jnp.asarray(tiny.images(0, 2, 8, 12, 3)), jnp.array([4]), arrays.keys(0, 2)
+    film = diff_nca.growth(model, diffusion, params, x, t, key)
+    assert len(film) == model.steps + 1
+    said, _ = jax.jit(lambda p: model.apply(p, x, t, None, (), key))(params)
+    np.testing.assert_allclose(film[-1], diffusion.x0(said, x, t), atol=1e-4)
+    if model is LOCAL:
+        np.testing.assert_allclose(film[0], diffusion.x0(jnp.zeros_like(x), x, t), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "word", "hint"), [("sampler", "dpm", "ddpm"), ("clip", "statick", "did you mean static")]
+)
+def test_unknown_names(field, word, hint):
+    with pytest.raises(UserError, match=f"config.sample.{field} '{word}'.*{hint}"):
+        draw(1, 1, **{field: word})
+
+
+def test_too_many_steps():
+    with pytest.raises(UserError, match="1 to 12 steps"):
+        draw(1, 1, steps=13)

@@ -1,0 +1,75 @@
+import jax
+import numpy as np
+import pytest
+import toy
+
+from nca_gen.errors import UserError
+from nca_gen.runtime import mesh
+
+
+@pytest.mark.parametrize(
+    ("data", "space", "shape"), [(-1, 1, (4, 1)), (-1, 2, (2, 2)), (2, 1, (2, 1)), (1, 4, (1, 4)), (-1, 3, (1, 3))]
+)
+def test_data_takes_what_space_leaves(data, space, shape):
+    made = mesh.make(data, space)
+    assert tuple(made.shape.items()) == (("data", shape[0]), ("space", shape[1]))
+
+
+@pytest.mark.parametrize(("data", "space"), [(8, 1), (-1, 8), (3, 2)])
+def test_more_devices_than_there_are(data, space):
+    with pytest.raises(UserError, match=r"needs \d+ devices and there are 4"):
+        mesh.make(data, space)
+
+
+@pytest.mark.parametrize(("data", "space"), [(0, 1), (-2, 1), (1, 0)])
+def test_sizes_that_mean_nothing(data, space):
+    with pytest.raises(UserError, match="give positive numbers"):
+        mesh.make(data, space)
+
+
+def test_samples_lie_in_order_over_data_and_rows_over_space():
+    devices = mesh.make(2, 2)
+    image, label = np.arange(4 * 6 * 3.0).reshape(4, 6, 3, 1), np.arange(4)
+    put = mesh.put({"image": image, "label": label}, devices)
+    for i in range(2):
+        for j in range(2):
+            device = devices.devices[i, j]
+            block = next(s.data for s in put["image"].addressable_shards if s.device == device)
+            np.testing.assert_array_equal(block, image[2 * i : 2 * i + 2, 3 * j : 3 * j + 3])
+            block = next(s.data for s in put["label"].addressable_shards if s.device == device)
+            np.testing.assert_array_equal(block, label[2 * i : 2 * i + 2])
+
+
+def test_abstract_is_whole_on_every_device():
+    devices = mesh.make()
+    made = mesh.abstract({"w": np.zeros((3, 2), np.float32)}, devices)["w"]
+    assert (made.shape, made.dtype) == ((3, 2), np.float32)
+    assert made.sharding.is_fully_replicated
+    assert made.sharding.device_set == set(jax.devices())
+
+
+@pytest.mark.parametrize(("batch", "fitting"), [(6, 3), (1, 1), (2, 2)])
+def test_a_batch_that_does_not_divide_names_a_mesh_that_does(batch, fitting):
+    with pytest.raises(UserError, match=f"multiple of 4, or config.mesh.data={fitting}$"):
+        mesh.check_batch(mesh.make(), batch, 16)
+    mesh.check_batch(mesh.make(fitting), batch, 16)
+
+
+def test_rows_that_do_not_divide():
+    with pytest.raises(UserError, match=r"15 rows do not divide over config\.mesh\.space=2"):
+        mesh.check_batch(mesh.make(1, 2), 4, 15)
+
+
+def test_one_process_joins_nobody(monkeypatch):
+    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
+    mesh.connect()
+    assert not jax.distributed.is_initialized()
+    assert mesh.anywhere(True)
+    assert not mesh.anywhere(False)
+
+
+@pytest.mark.slow
+def test_a_coordinator_without_the_rest_says_what_to_set(tmp_path):
+    """In a process of its own: here the devices are taken already."""
+    done = toy.child(tmp_path, environment={"JAX_COORDINATOR_ADDRESS": "localhost:1", "JAX_PROCESS_ID": "0"})
+    assert done.stderr.startswith("error: cannot join the other hosts (Number of processes must be defined.); set JAX_")

@@ -1,0 +1,250 @@
+"""The denoising task against sums by hand: loss, times, optimizer, average."""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from nca_gen import arrays
+from nca_gen.diffusion.process import Diffusion
+from nca_gen.errors import UserError
+from nca_gen.tasks import denoise
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The smallest denoiser: w x_t + b, per channel."""
+
+    image_channels: int = 3
+
+    def init_params(self, key):
+        return {"w": jnp.full(self.image_channels, 0.5), "b": jnp.zeros(self.image_channels)}
+
+    def apply(self, params, x, t, cond, memory, key):
+        return params["w"] * x + params["b"], memory
+
+
+def task(prediction="eps", optimizer=None, **fields):
+    return denoise.Task(Linear(), Diffusion("cosine", tiny.T, prediction), optimizer or {"lr": 1e-2}, **fields)
+
+
+def batch(n=4, size=8, channels=3):
+    return {"image": jnp.asarray(np.tanh(tiny.images(0, n, size, size, channels)))}
+
+
+def root():
+    return jax.random.key(0, impl="threefry2x32")
+
+
+@pytest.mark.parametrize("loss", denoise.LOSSES)
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_loss_by_hand(prediction, loss):
+    """x_t = a x0 + s eps with the noise of step -1 and the times of the keys; in float64."""
+    mine, key, x0 = task(prediction, loss=loss), arrays.keys(1, 4), np.float64(batch()["image"])
+    t = np.asarray(mine.times(key))
+    eps = np.float64(arrays.cell_normal(key, -1, arrays.coords((8, 8)), 3))
+    a, s = (np.sqrt(v[t])[:, None, None, None] for v in (mine.diffusion.abar, 1 - mine.diffusion.abar))
+    target = {"eps": eps, "x0": x0, "v": a * eps - s * x0}[prediction]
+    d = 0.5 * (a * x0 + s * eps) - target
+    expected = {"l2": np.mean(d**2), "l1": np.mean(np.abs(d))}
+    expected["l1_l2"] = expected["l1"] + expected["l2"]
+    got = mine.objective(mine.model.init_params(None), batch(), key)
+    assert float(got) == pytest.approx(expected[loss], rel=1e-5)
+
+
+def test_an_automaton_that_knows_nothing_has_a_loss_of_1_80():
+    """E eps^2 + E|eps| = 1 + sqrt(2 / pi); and exactly the sums over the noise that it was given."""
+    model = tiny.diff(init="zero", steps=1)
+    params = jax.tree.map(lambda x: x, tiny.params(model))
+    params["image"]["fc1"] |= {"g": jnp.zeros(8), "bias": jnp.zeros(8)}
+    mine, key = denoise.Task(model, Diffusion("cosine", tiny.T), {"lr": 1e-3}), arrays.keys(1, 8)
+    loss = float(jax.jit(mine.objective)(params, batch(8, 32), key))
+    eps = np.float64(arrays.cell_normal(key, -1, arrays.coords((32, 32)), 3))
+    assert loss == pytest.approx(np.mean(eps**2) + np.mean(np.abs(eps)), rel=1e-6)
+    assert abs(loss - 1.7979) < 4 * 2 / np.sqrt(eps.size)  # one pixel deviates by 2
+
+
+@cache
+def many_times(B, T, n=2000):
+    """Times of ``n`` batches, [n, B]."""
+    mine = denoise.Task(Linear(), Diffusion("linear", T), {})
+    return np.asarray(jax.jit(jax.vmap(lambda i: mine.times(arrays.fold(arrays.keys(0, B), i))))(jnp.arange(n)))
+
+
+@pytest.mark.parametrize(("B", "T"), [(1, 12), (5, 12), (16, 300), (64, 7)])
+def test_times_are_uniform_for_every_image(B, T):
+    """Chi squared per position in the batch, and all of them within four deviations; every index within range."""
+    t = many_times(B, T)
+    assert t.min() >= 0
+    assert t.max() < T
+    for column in t.T:
+        counts = np.bincount(column, minlength=T)
+        chi2 = ((counts - len(t) / T) ** 2 / (len(t) / T)).sum()
+        assert abs(chi2 - (T - 1)) < 5 * np.sqrt(2 * (T - 1))
+
+
+@pytest.mark.parametrize(("B", "T"), [(5, 12), (16, 300), (64, 7)])
+def test_times_of_a_batch_are_spread(B, T):
+    """Of any stretch of times a batch has its share, to within one image."""
+    for row in many_times(B, T)[:200]:
+        below = np.searchsorted(np.sort(row), np.arange(T + 1))
+        assert np.abs(below - B * np.arange(T + 1) / T).max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5, 1 - 2**-24])
+@pytest.mark.parametrize("T", [1, 7, 300, 1000])
+def test_times_stay_in_range_at_the_last_bit(monkeypatch, offset, T):
+    """1 - 2**-24 is the largest of the uniform numbers; with 16 images 15 + it is 16 in float32."""
+    monkeypatch.setattr(arrays, "cell_uniform", lambda *_: jnp.full((1, 1), offset, jnp.float32))
+    t = denoise.Task(Linear(), Diffusion("linear", T), {}).times(arrays.keys(0, 16))
+    assert int(t.min()) >= 0
+    assert int(t.max()) < T
+
+
+def rates(**fields):
+    """The learning rate of steps 0 .. 19."""
+    _, rate = denoise.optimizer(**fields)
+    return np.array([float(rate(step)) for step in range(20)])
+
+
+def test_learning_rates():
+    k = np.arange(20)
+    np.testing.assert_allclose(rates(lr=0.1), 0.1, rtol=1e-6)
+    np.testing.assert_allclose(rates(lr=0.1, decay=0.9), 0.1 * 0.9**k, rtol=1e-5)
+    warm = rates(lr=0.1, decay=0.9, warmup=5)
+    np.testing.assert_allclose(warm[:5], 0.1 * k[:5] / 5, rtol=1e-5)
+    np.testing.assert_allclose(warm[5:], 0.1 * 0.9 ** k[:15], rtol=1e-5)
+    np.testing.assert_allclose(rates(lr=0.1, cosine_steps=16)[:17], 0.05 * (1 + np.cos(np.pi * k[:17] / 16)), atol=1e-8)
+    both = rates(lr=0.1, cosine_steps=16, warmup=4)
+    np.testing.assert_allclose(both[4:17], 0.05 * (1 + np.cos(np.pi * k[:13] / 12)), atol=1e-8)
+    np.testing.assert_allclose(both[16:], 0, atol=1e-8)
+
+
+def test_clipping_is_of_the_whole_gradient():
+    """A gradient of norm 5 with ``clip`` 1 moves like a fifth of it without; a short one is left alone."""
+    params = {"a": jnp.zeros(3), "b": jnp.zeros((2, 2))}
+    # eps so large that Adam's step is proportional to the gradient.
+    fields = {"lr": 1.0, "b1": 0.0, "b2": 0.0, "eps": 1e6}
+
+    def move(grads, **more):
+        transform, _ = denoise.optimizer(**fields, **more)
+        return transform.update(grads, transform.init(params), params)[0]
+
+    long = {"a": jnp.array([3.0, 0, 0]), "b": jnp.array([[0, 4.0], [0, 0]])}
+    short = jax.tree.map(lambda x: x / 10, long)
+    fifth = jax.tree.map(lambda x: x / 5, long)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), move(long, clip=1.0), move(fifth))
+    jax.tree.map(np.testing.assert_array_equal, move(short, clip=1.0), move(short))
+
+
+@pytest.fixture(scope="module")
+def course():
+    """A task of five steps: the states before and after each."""
+    mine = task(optimizer={"lr": 0.05, "b1": 0.8, "b2": 0.95, "decay": 0.9, "weight_decay": 0.1}, ema=0.7)
+    step, states = jax.jit(mine.step), [mine.init(root(), batch())]
+    metrics = []
+    for _ in range(5):
+        state, m = step(states[-1], batch())
+        states.append(state)
+        metrics.append(m)
+    return mine, states, metrics
+
+
+def test_a_step_is_adamw(course):
+    """Kingma & Ba 2015 with the decoupled decay of Loshchilov & Hutter 2019, in numpy on the same gradients."""
+    mine, states, metrics = course
+    m = v = {"w": np.zeros(3), "b": np.zeros(3)}
+    for n, (before, after) in enumerate(pairwise(states)):
+        here = jax.random.fold_in(root(), n)
+        key = jax.vmap(lambda i, here=here: jax.random.fold_in(here, i))(jnp.arange(4))
+        loss, g = jax.value_and_grad(mine.objective)(before.params, batch(), key)
+        rate = 0.05 * 0.9**n
+        m = {k: 0.8 * m[k] + 0.2 * np.float64(g[k]) for k in g}
+        v = {k: 0.95 * v[k] + 0.05 * np.float64(g[k]) ** 2 for k in g}
+        for k, p in before.params.items():
+            step = m[k] / (1 - 0.8 ** (n + 1)) / (np.sqrt(v[k] / (1 - 0.95 ** (n + 1))) + 1e-8)
+            np.testing.assert_allclose(after.params[k], p - rate * (step + 0.1 * p), rtol=1e-4, atol=1e-6)
+        norm = np.sqrt(sum((np.float64(x) ** 2).sum() for x in g.values()))
+        assert metrics[n] == pytest.approx({"loss": float(loss), "grad_norm": norm, "lr": rate}, rel=1e-5)
+
+
+def test_the_average_in_closed_form(course):
+    """After n steps 0.7^n p_0 + 0.3 sum 0.7^(n - k) p_k: the parameters that sample."""
+    mine, states, _ = course
+    for k in ("w", "b"):
+        p = np.stack([s.params[k] for s in states]).astype(np.float64)
+        weights = 0.3 * 0.7 ** np.arange(5, -1, -1)
+        weights[0] = 0.7**5
+        np.testing.assert_allclose(mine.eval_params(states[-1])[k], weights @ p, rtol=1e-5)
+
+
+def test_warm_up_of_the_average():
+    """min(decay, (1 + n) / (10 + n)): 1/10 at first, so the start is soon forgotten."""
+    decays = [float(denoise.ema_decay(jnp.int32(n), 0.99, True)) for n in (0, 1, 10, 890, 891, 10_000)]
+    assert decays == pytest.approx([0.1, 2 / 11, 11 / 20, 891 / 900, 0.99, 0.99], rel=1e-5)
+    assert float(denoise.ema_decay(jnp.int32(0), 0.99, False)) == pytest.approx(0.99)
+    mine = task(ema=0.99, ema_warmup=True)
+    start = mine.init(root(), batch())
+    after, _ = mine.step(start, batch())
+    expected = 0.1 * start.params["w"] + 0.9 * after.params["w"]
+    np.testing.assert_allclose(after.ema["w"], expected, rtol=1e-6)
+
+
+def test_every_step_draws_anew_and_the_key_stays(course):
+    _, states, metrics = course
+    assert [int(s.step) for s in states] == [0, 1, 2, 3, 4, 5]
+    assert len({float(m["loss"]) for m in metrics}) == 5
+    for s in states:
+        np.testing.assert_array_equal(jax.random.key_data(s.key), jax.random.key_data(root()))
+
+
+def test_the_start():
+    mine = task()
+    state = mine.init(root(), batch())
+    assert int(state.step) == 0
+    jax.tree.map(np.testing.assert_array_equal, state.ema, state.params)
+    leaves = jax.tree.leaves((state.params, state.ema))
+    assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)  # a donated state holds no buffer twice
+    assert all(not np.any(x) for x in jax.tree.leaves(state.optimizer))
+
+
+def test_the_best_linear_denoiser_is_found():
+    """Black images: x_t = s eps, so the best w is E[s] / E[s^2] for l2. Times are spread, so few steps suffice."""
+    mine = task(optimizer={"lr": 0.05, "decay": 0.98}, loss="l2", ema=0.5)
+    black = {"image": jnp.zeros((12, 16, 16, 3))}
+    run = jax.jit(lambda s: jax.lax.scan(lambda s, _: mine.step(s, black), s, length=150))
+    state, metrics = run(mine.init(root(), black))
+    s = np.sqrt(1 - mine.diffusion.abar)
+    np.testing.assert_allclose(state.ema["w"], s.mean() / (s**2).mean(), rtol=0.01)
+    least = 1 - s.mean() ** 2 / (s**2).mean()
+    assert float(metrics["loss"][-20:].mean()) == pytest.approx(least, rel=0.1)
+    assert float(metrics["loss"][0]) > 2 * least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [tiny.diff(), tiny.fourier(steps=2, fourier_steps=2)])
+def test_an_automaton_learns(model):
+    """Grey images: the noise can be read off, and the loss falls well below that of an automaton that knows nothing."""
+    mine = denoise.Task(model, Diffusion("cosine", tiny.T), {"lr": 3e-3, "clip": 1.0})
+    grey = {"image": jnp.full((4, 16, 16, 3), 0.2)}
+    state = tiny.state(mine)
+    step, losses = jax.jit(mine.step), []
+    for _ in range(120):
+        state, metrics = step(state, grey)
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-20:]) < 0.5 * 1.7979
+
+
+def test_channels_must_fit():
+    with pytest.raises(UserError, match=r"config\.model\.image_channels=1"):
+        task().init(root(), batch(channels=1))
+
+
+def test_unknown_loss():
+    with pytest.raises(UserError, match="did you mean l1_l2"):
+        task(loss="l1l2")

@@ -1,0 +1,171 @@
+"""Randomness that belongs to coordinates: known answers, cuts that change nothing, and honest distributions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from nca_gen import arrays
+
+WHOLE = {1: (41,), 2: (23, 18), 3: (9, 7, 12)}
+TILE = {1: (7,), 2: (5, 6), 3: (4, 1, 3)}
+FAR = 2**30 + 12_345  # a gigapixel slide has coordinates of 2**17
+
+normal = jax.jit(arrays.cell_normal, static_argnums=3)
+uniform = jax.jit(arrays.cell_uniform, static_argnums=3)
+
+
+def mesh(shape):
+    n = int(np.prod(shape))
+    names = ("a", "b")[: len(shape)]
+    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(shape), devices=jax.devices()[:n])
+
+
+@pytest.mark.parametrize(
+    ("key", "counter", "answer"),
+    [  # kat_vectors of Random123 1.14, threefry2x32, 20 rounds
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_threefry_known_answers(key, counter, answer):
+    words = arrays.threefry(*(jnp.uint32(w) for w in (*key, *counter)))
+    assert tuple(int(w) for w in words) == answer
+
+
+def test_threefry_is_the_one_of_jax():
+    """jax draws 32 bits as the two words of the block (0, i) xor-ed, and folds in as the block (0, data)."""
+    key = jax.random.key(1234, impl="threefry2x32")
+    k0, k1 = jax.random.key_data(key)
+    zero = jnp.uint32(0)
+    x0, x1 = arrays.threefry(k0, k1, zero, jnp.arange(1000, dtype=jnp.uint32))
+    np.testing.assert_array_equal(x0 ^ x1, jax.random.bits(key, (1000,), jnp.uint32))
+    folded = jax.random.key_data(jax.random.fold_in(key, 99))
+    np.testing.assert_array_equal(folded, jnp.stack(arrays.threefry(k0, k1, zero, jnp.uint32(99))))
+
+
+def test_keys_depend_on_their_own_number_only():
+    words = lambda k: np.asarray(jax.random.key_data(k))  # noqa: E731
+    many = words(arrays.keys(7, 100))
+    np.testing.assert_array_equal(many[40:43], words(arrays.keys(7, 3, first=40)))
+    assert len(np.unique(many, axis=0)) == 100
+    assert not set(map(tuple, many)) & set(map(tuple, words(arrays.keys(8, 100))))
+
+
+def test_fold_is_per_sample_and_per_number():
+    words = lambda k: set(map(tuple, np.asarray(jax.random.key_data(k)).tolist()))  # noqa: E731
+    key = arrays.keys(0, 5)
+    assert len(set().union(*(words(arrays.fold(key, t)) for t in range(20)))) == 100
+    assert words(arrays.fold(key, 3)) == words(jax.jit(arrays.fold)(key, jnp.int32(3)))
+
+
+@given(st.integers(0, FAR), st.integers(0, 1000))
+@settings(deadline=None, max_examples=10)
+def test_coords_are_an_open_mesh(y, x):
+    expected = np.ix_(np.arange(y, y + 4), np.arange(x, x + 3))
+    for mine, theirs in zip(arrays.coords((4, 3), (y, x)), expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@given(st.data())
+@settings(deadline=None, max_examples=8)
+def test_a_tile_has_the_noise_of_its_region(ndim, data):
+    """Wherever it lies, odd sizes, near the origin and far from it."""
+    corner = [data.draw(st.integers(0, w - t)) for w, t in zip(WHOLE[ndim], TILE[ndim], strict=True)]
+    start = [data.draw(st.sampled_from([0, 1, 2**17, FAR])) for _ in corner]
+    at = arrays.coords(WHOLE[ndim], start)
+    tile = arrays.coords(TILE[ndim], [s + c for s, c in zip(start, corner, strict=True)])
+    region = (slice(None), *[slice(c, c + t) for c, t in zip(corner, TILE[ndim], strict=True)])
+    key = arrays.keys(3, 2)
+    for draw in (normal, uniform):
+        np.testing.assert_array_equal(draw(key, 5, tile, 3), np.asarray(draw(key, 5, at, 3))[region])
+
+
+def test_channels_are_a_prefix():
+    """A cell's noise does not depend on how many channels are drawn beside it."""
+    key, at = arrays.keys(0, 2), arrays.coords((4, 5))
+    np.testing.assert_array_equal(normal(key, 0, at, 3), normal(key, 0, at, 8)[..., :3])
+
+
+def test_noise_of_a_sample_does_not_depend_on_the_batch():
+    at = arrays.coords((9, 11))
+    np.testing.assert_array_equal(
+        normal(arrays.keys(1, 8), 2, at, 3)[5:7], normal(arrays.keys(1, 2, first=5), 2, at, 3)
+    )
+
+
+@pytest.mark.parametrize(("shape", "spec"), [((4,), P("a")), ((4,), P(None, "a")), ((2, 2), P(None, "a", "b"))])
+def test_noise_does_not_depend_on_sharding(shape, spec):
+    """Cut over 4 devices by samples, by rows, or by rows and columns: bit for bit the noise of one device."""
+    draw = lambda key: arrays.cell_normal(key, 2, arrays.coords((8, 12)), 3)  # noqa: E731
+    whole = jax.jit(draw)(arrays.keys(1, 4))
+    parts = jax.jit(draw, out_shardings=NamedSharding(mesh(shape), spec))(arrays.keys(1, 4))
+    assert len({s.device for s in parts.addressable_shards}) == 4
+    assert parts.addressable_shards[0].data.size == whole.size // 4
+    np.testing.assert_array_equal(parts, whole)
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    """Normal and uniform draws of [2 samples, 2 steps, 128, 128, 4 channels]."""
+    at = arrays.coords((128, 128))
+    draws = [np.stack([draw(arrays.keys(0, 2), step, at, 4) for step in (0, 1)], 1) for draw in (normal, uniform)]
+    return {name: d.astype(np.float64) for name, d in zip(("normal", "uniform"), draws, strict=True)}
+
+
+def test_distributions(cloud):
+    """Kolmogorov-Smirnov, and the first four moments within four standard errors."""
+    z, u = cloud["normal"].ravel(), cloud["uniform"].ravel()
+    assert scipy.stats.kstest(z, "norm").pvalue > 0.01
+    assert scipy.stats.kstest(u, "uniform").pvalue > 0.01
+    assert u.min() >= 0
+    assert u.max() < 1
+    n = z.size
+    for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs((z**power).mean() - mean) < 4 * np.sqrt(variance / n)
+    assert abs(u.mean() - 1 / 2) < 4 * np.sqrt(1 / 12 / n)
+    assert abs(u.var() - 1 / 12) < 4 * np.sqrt(1 / 180 / n)
+
+
+def test_uniform_has_24_bits():
+    """Every bit is fair, and the smallest step is 2**-24."""
+    u = np.asarray(uniform(arrays.keys(0, 1), 0, arrays.coords((256, 256)), 1), np.float64).ravel() * 2**24
+    np.testing.assert_array_equal(u, np.rint(u))
+    bits = (u.astype(np.int64)[:, None] >> np.arange(24)) & 1
+    assert np.all(np.abs(bits.mean(0) - 0.5) < 5 * 0.5 / np.sqrt(u.size))
+
+
+@pytest.mark.parametrize("name", ["normal", "uniform"])
+def test_nothing_is_correlated(cloud, name):
+    """Samples, steps, channels, and neighbouring cells along both axes and the diagonal."""
+    x = (cloud[name] - cloud[name].mean()) / cloud[name].std()
+    pairs = {
+        "samples": (x[0], x[1]),
+        "steps": (x[:, 0], x[:, 1]),
+        "channels": (x[..., :-1], x[..., 1:]),
+        "rows": (x[:, :, 1:], x[:, :, :-1]),
+        "columns": (x[:, :, :, 1:], x[:, :, :, :-1]),
+        "diagonal": (x[:, :, 1:, 1:], x[:, :, :-1, :-1]),
+        "transposed": (x, x.swapaxes(2, 3)),
+        "step and channel": (x[:, 0, ..., 1], x[:, 1, ..., 0]),
+    }
+    for what, (a, b) in pairs.items():
+        bound = 4 / np.sqrt(a.size) * (2 if what == "transposed" else 1)
+        # Cells on the diagonal are their own transposed, 1 in 128.
+        expected = 1 / 128 if what == "transposed" else 0
+        assert abs((a * b).mean() - expected) < bound, what
+
+
+def test_fire_and_noise_of_one_key_are_independent():
+    """Masks are drawn at steps 0, 1, .., noise at step -1 and times at -2: the same key serves all."""
+    key, at = arrays.keys(0, 1), arrays.coords((256, 256))
+    z = np.asarray(normal(key, -1, at, 1)).ravel()
+    for step in (0, 1, -2):
+        assert abs(np.corrcoef(z, np.asarray(uniform(key, step, at, 1)).ravel())[0, 1]) < 4 / 256

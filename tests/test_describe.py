@@ -1,0 +1,148 @@
+"""--mode=describe against counts by hand."""
+
+import json
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from nca_gen import arrays, build
+from nca_gen import describe as verb
+from nca_gen.describe import describe, facts, matmul_flop
+
+
+def flop(f, *args):
+    return matmul_flop(jax.make_jaxpr(f)(*args).jaxpr)
+
+
+def test_products():
+    a, b = jnp.ones((5, 7)), jnp.ones((7, 3))
+    assert flop(jnp.dot, a, b) == 2 * 5 * 7 * 3
+    assert (
+        flop(lambda a, b: jnp.einsum("nij,njk->nik", a, b), jnp.ones((4, 5, 7)), jnp.ones((4, 7, 3)))
+        == 4 * 2 * 5 * 7 * 3
+    )
+    assert flop(lambda a: jnp.sin(a) + a, a) == 0
+
+
+def test_convolutions():
+    x, k = jnp.ones((2, 10, 12, 3)), jnp.ones((3, 3, 3, 8))
+    conv = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))  # noqa: E731
+    assert flop(conv, x, k) == 2 * (2 * 8 * 10 * 8) * 9 * 3
+
+
+def test_loops_and_what_is_wrapped():
+    """Scans count their length, also within each other; jit and checkpoint are looked into."""
+    a = jnp.ones((4, 4))
+    one = 2 * 4**3
+    times = lambda n, f: lambda x: jax.lax.scan(lambda c, _: (f(c), None), x, length=n)[0]  # noqa: E731
+    product = lambda x: x @ a  # noqa: E731
+    assert flop(times(10, product), a) == 10 * one
+    assert flop(times(3, times(5, product)), a) == 15 * one
+    assert flop(jax.jit(times(3, jax.checkpoint(jax.jit(product)))), a) == 3 * one
+
+
+C, H, STEPS, TAUGHT = 12, 20, 3, 2  # channels, hidden, steps, and e: embedding channels
+
+
+def shapes(**changes):
+    sizes = {"model.channels": C, "model.hidden": H, "model.steps": STEPS, "train.batch": 2}
+    return tiny.config(**sizes | changes)
+
+
+def call(n, **changes):
+    """FLOP of one call on an image of n x n."""
+    model = build.model(shapes(**changes))
+    params = jax.eval_shape(model.init_params, jax.random.key(0))
+    x, t, key = jax.ShapeDtypeStruct((1, n, n, 3), jnp.float32), jnp.zeros(1, jnp.int32), arrays.keys(0, 1)
+    return flop(lambda p, x: model.apply(p, x, t, None, (), key), params, x)
+
+
+CELL = 9 * C * C + 2 * C * H + H * C  # multiplications of a cell and step: perceive, fc0, fc1
+
+
+@pytest.mark.parametrize("conv", ["shifted", "gathered", "scattered", "convolved"])
+def test_flop_of_a_cell(conv):
+    """``scattered`` computes all taps of the padded border too: (n + 2)^2 cells for n^2."""
+    border = 9 * C * C * ((18**2 - 16**2) - (10**2 - 8**2)) if conv == "scattered" else 0
+    expected = 2 * STEPS * (CELL * (16**2 - 8**2) + border)
+    assert call(16, **{"model.conv": conv}) - call(8, **{"model.conv": conv}) == expected
+
+
+def test_flop_of_what_cells_share():
+    """Once a step: the embedding, two gates, and what the embedding says to perceive and fc0."""
+    e, q = TAUGHT, H // 4
+    embedding = e * e * 256 + 256 * e
+    gates = 2 * e * q + q * (2 * C + e) + q * H
+    assert call(8) == 2 * STEPS * (CELL * 64 + embedding + gates + e * C + e * H)
+
+
+@cache
+def known(norm):
+    return facts(shapes(**{"model.norm": norm}))
+
+
+@pytest.mark.slow
+def test_facts():
+    assert [known(norm)["halo"] for norm in ("cell", "group")] == [STEPS, "global"]
+    assert known("cell")["gflop_per_call"] == pytest.approx(call(16) / 1e9)
+    assert (known("cell")["image"], known("cell")["training_batch"]) == ([16, 16, 3], 2)
+
+
+def parameters(norm):
+    """The facts' table with its gains."""
+    c, h, e = C, H, TAUGHT
+    layer = lambda i, o: i * o + 2 * o  # noqa: E731
+    return {
+        "image.perceive": layer(9 * (c + e), c),
+        "image.fc0": layer(2 * c + e, h),
+        "image.fc1": layer(h, c),
+        "image.gate0_0": layer(e, h // 4),
+        "image.gate0_1": layer(h // 4, 2 * c + e),
+        "image.gate1_0": layer(e, h // 4),
+        "image.gate1_1": layer(h // 4, h),
+        "image.embedding_0": layer(e * e, 256),
+        "image.embedding_1": layer(256, e),
+        **({"image.norm_scale": h, "image.norm_shift": h} if norm == "group" else {}),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["cell", "group"])
+def test_parameters_by_module(norm):
+    assert known(norm)["parameters"] == parameters(norm)
+    assert known(norm)["trainable"] == sum(parameters(norm).values())
+
+
+@pytest.mark.slow
+def test_memory_is_what_is_kept():
+    """With ``step`` at least the cells of every step, without rematerialisation several times that."""
+    peak = lambda remat: facts(shapes(**{"data.patch": (32, 32), "model.steps": 16, "model.remat": remat}))  # noqa: E731
+    kept, steps = (peak(remat)["training_step_peak_mb"] for remat in ("none", "step"))
+    assert steps > 16 * 2 * 32 * 32 * C * 4 / 1e6
+    assert kept > 2 * steps
+
+
+TOLD = {
+    **{"model": "diff_nca", "parameters": {"image.perceive": 1536, "image.fc0": 560}, "trainable": 2096},
+    **{"halo": 3, "image": [16, 16, 3], "gflop_per_call": 0.1234, "training_batch": 2, "training_step_peak_mb": 56.7},
+}
+
+
+def test_json(capsys, monkeypatch):
+    monkeypatch.setattr(verb, "facts", lambda config: TOLD)
+    assert describe(shapes(), json=True) == json.loads(capsys.readouterr().out) == TOLD
+
+
+@pytest.mark.parametrize(("halo", "reach"), [(3, "3 cells around it"), ("global", "global")])
+def test_table(capsys, monkeypatch, halo, reach):
+    monkeypatch.setattr(verb, "facts", lambda config: TOLD | {"halo": halo})
+    describe(shapes())
+    lines = capsys.readouterr().out.splitlines()
+    assert any("image.perceive" in line and "1,536" in line for line in lines)
+    assert any("all" in line and "2,096" in line for line in lines)
+    assert any("sees" in line and reach in line for line in lines)
+    assert any("16x16x3" in line and "0.123 GFLOP" in line for line in lines)
+    assert any("57 MB at batch 2" in line for line in lines)

@@ -1,0 +1,167 @@
+"""The evaluation: every file that the report reads, and scores that can be had by hand."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+import tiny
+
+from nca_gen import arrays, build
+from nca_gen import evaluate as verb
+from nca_gen.data import pipeline
+from nca_gen.generate import how
+from nca_gen.io import images
+from nca_gen.metrics import drift, neighbours, swd
+from nca_gen.pipelines import diff_nca
+from nca_gen.runtime import checkpoint
+
+PICTURES = {"real.png", "samples.png", "large.png", "neighbours.png", "nca_strip.png", "nca.webp"} | {
+    "diffusion_strip.png",
+    "diffusion.webp",
+}
+GAP = 2
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """config, task, parameters, scores and folder of one evaluation."""
+    workdir, config = tmp_path_factory.mktemp("run"), tiny.config()
+    task = build.task(config)
+    params = tiny.params(task.model)
+    scores = verb.evaluate(config, task, params, tiny.splits(), workdir, 20)
+    return config, task, params, scores, workdir / "eval" / "00000020"
+
+
+def cells(path, rows, columns, size=(16, 16)):
+    """The pictures of a grid, [rows, columns, H, W, C]."""
+    grid = images.read(path)
+    assert grid.shape[:2] == tuple(n * (s + GAP) - GAP for n, s in zip((rows, columns), size, strict=True))
+    steps = [range(0, n * (s + GAP), s + GAP) for n, s in zip((rows, columns), size, strict=True)]
+    return np.stack([[grid[y : y + size[0], x : x + size[1]] for x in steps[1]] for y in steps[0]])
+
+
+def sampled(config, task, params, n, size):
+    return np.concatenate(
+        list(
+            diff_nca.images(
+                task.model, task.diffusion, params, config.seed, n, size, config.sample.batch, **how(config)
+            )
+        )
+    )
+
+
+def real(config, split, n):
+    return pipeline.patches(tiny.splits()[split], patch=(16, 16), n=n, seed=config.seed)
+
+
+def test_every_file_is_there(done):
+    folder = done[-1]
+    assert {p.name for p in folder.iterdir()} == PICTURES | {"scores.json"}
+    assert "<html" in (folder.parents[1] / "report.html").read_text()
+
+
+def test_scores_are_those_of_the_metrics(done):
+    config, task, params, scores, _ = done
+    drawn = np.clip(sampled(config, task, params, 8, (16, 16)), -1, 1)
+    test, train = real(config, "test", 8), real(config, "train", 12)
+    expected = swd.score(drawn, test, train, 3) | drift.score(drawn, test, train, 3)
+    expected |= neighbours.score(drawn, test, train, 3)
+    assert scores == expected
+    assert {"swd", "drift", "neighbours"} <= scores.keys()
+
+
+def test_scores_are_told_with_their_protocol(done):
+    *_, scores, folder = done
+    told = json.loads((folder / "scores.json").read_text())
+    assert told["scores"] == scores
+    assert told["protocol"] == {m.__name__.split(".")[-1]: m.PROTOCOL for m in (swd, drift, neighbours)}
+    assert told["counts"] == {"real": 8, "generated": 8, "train": 12}
+    assert (told["step"], told["split"], told["seed"]) == (20, "test", 3)
+    assert told["sampler"] == "dpm_solver_pp, 4 steps, clip static"
+    assert told["images_per_second"] == pytest.approx(8 / told["seconds"])
+
+
+def test_real_images_are_held_out_ones(done):
+    config, *_, folder = done
+    shown = cells(folder / "real.png", 3, 3).reshape(9, 16, 16, 3)
+    np.testing.assert_array_equal(images.to_float(shown[:8]), real(config, "test", 8))
+
+
+def test_samples_and_their_neighbours(done):
+    """Below each sample the training patch that is nearest, by brute force."""
+    config, task, params, _, folder = done
+    drawn, train = sampled(config, task, params, 8, (16, 16)), real(config, "train", 12)
+    shown = cells(folder / "samples.png", 3, 3).reshape(9, 16, 16, 3)
+    np.testing.assert_array_equal(shown[:8], images.from_float(drawn))
+    above, below = cells(folder / "neighbours.png", 2, 8)
+    np.testing.assert_array_equal(above, images.from_float(drawn[:8]))
+    distance = ((drawn[:8, None] - train[None]) ** 2).sum((2, 3, 4))
+    np.testing.assert_array_equal(images.to_float(below), train[distance.argmin(1)])
+
+
+def test_a_picture_larger_than_any_patch(done):
+    config, task, params, _, folder = done
+    [large] = sampled(config, task, params, 1, (24, 40))
+    np.testing.assert_array_equal(images.read(folder / "large.png"), images.from_float(large))
+
+
+def test_the_film_of_one_call(done):
+    """A row begins with the noisy patch and ends with the real one; between them the growth from first to last step."""
+    config, task, params, _, folder = done
+    strip = cells(folder / "nca_strip.png", 3, 10)
+    patches = real(config, "test", 8)
+    np.testing.assert_array_equal(images.to_float(strip[:, -1]), patches[:3])
+    key, t = arrays.keys(3, 8), jnp.array([6])
+    eps = arrays.cell_normal(key, -1, arrays.coords((16, 16)), 3)
+    noisy = task.diffusion.noised(jnp.asarray(patches), eps, t)
+    np.testing.assert_array_equal(strip[:, 0], images.from_float(np.asarray(noisy[:3])))
+    minds = np.asarray(diff_nca.growth(task.model, task.diffusion, params, noisy, t, key))
+    np.testing.assert_array_equal(strip[:, 1], images.from_float(minds[0, :3]))
+    np.testing.assert_array_equal(strip[:, -2], images.from_float(minds[-1, :3]))
+    with PIL.Image.open(folder / "nca.webp") as film:
+        assert film.n_frames == task.model.steps + 1
+
+
+def test_the_film_of_sampling(done):
+    """It ends in the first picture of the samples; below, what the model has in mind ends in the same."""
+    config, task, params, _, folder = done
+    above, below = cells(folder / "diffusion_strip.png", 2, 10)
+    [first] = sampled(config, task, params, 1, (16, 16))
+    assert np.abs(above[-1].astype(int) - images.from_float(first)).max() <= 1
+    assert np.abs(below[-1].astype(int) - above[-1]).max() <= 1
+    with PIL.Image.open(folder / "diffusion.webp") as film:
+        assert film.n_frames == config.sample.steps
+
+
+def test_again_is_the_same(done):
+    """Everything is drawn from the seed: a second evaluation overwrites the first with itself."""
+    config, task, params, scores, folder = done
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "scores.json"}
+    assert verb.evaluate(config, task, params, tiny.splits(), folder.parents[1], 20) == scores
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "scores.json"} == before
+
+
+def test_one_metric_and_nothing_large(done, tmp_path):
+    _, task, params, scores, _ = done
+    config = tiny.config(**{"eval.metrics": ("drift",), "sample.large": ()})
+    alone = verb.evaluate(config, task, params, tiny.splits(), tmp_path, 1)
+    assert alone == {k: v for k, v in scores.items() if k.startswith("drift")}
+    assert not (tmp_path / "eval" / "00000001" / "large.png").exists()
+
+
+def test_the_verb_scores_the_newest_checkpoint(done, tmp_path, monkeypatch, capsys):
+    """From the averaged weights of a workdir, with what the config says about data."""
+    config, task, _, _, _ = done
+    with checkpoint.manager(tmp_path) as saved:
+        checkpoint.save(saved, 7, tiny.state(task)._replace(step=np.int32(7)))
+    monkeypatch.setattr(build, "splits", lambda config: tiny.splits())
+    scores = verb.main(config, tmp_path)
+    drawn = np.clip(sampled(config, task, tiny.params(task.model, seed=1), 8, (16, 16)), -1, 1)
+    expected = drift.score(drawn, real(config, "test", 8), None, 3)
+    assert {k: scores[k] for k in expected} == pytest.approx(expected, rel=1e-4)
+    said = capsys.readouterr().out
+    assert f"{scores['swd']:.5g}" in said
+    assert str(tmp_path / "report.html") in said
+    assert json.loads((tmp_path / "eval" / "00000007" / "scores.json").read_text())["step"] == 7

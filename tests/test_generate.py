@@ -1,0 +1,116 @@
+"""--mode=generate: what lies in the folder, and that it can be stopped anywhere."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from nca_gen import build
+from nca_gen import generate as verb
+from nca_gen.errors import UserError
+from nca_gen.io import images
+from nca_gen.pipelines import diff_nca
+from nca_gen.runtime import checkpoint
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run of two checkpoints, the newer of other weights."""
+    root = tmp_path_factory.mktemp("run")
+    task = build.task(tiny.config())
+    with checkpoint.manager(root) as saved:
+        for step in (2, 4):
+            checkpoint.save(saved, step, tiny.state(task, seed=step)._replace(step=np.int32(step)))
+    return root
+
+
+def pixels(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_restores_the_average_of_the_newest(workdir):
+    task, params, step = verb.restore(tiny.config(), workdir)
+    assert step == 4
+    jax.tree.map(np.testing.assert_array_equal, params, tiny.params(task.model, seed=5))
+
+
+def test_files_are_the_pictures(workdir):
+    """Eight files, each the picture of (seed, i) from the averaged weights, and a grid of all beside the folder."""
+    config = tiny.config()
+    folder = verb.generate(config, workdir)
+    task = build.task(config)
+    params, how = tiny.params(task.model, seed=5), verb.how(config)
+    drawn = np.concatenate(list(diff_nca.images(task.model, task.diffusion, params, 3, 8, (16, 16), 4, **how)))
+    assert folder == workdir / "generated" / "00000004_16x16_dpm_solver_pp4_static_seed3"
+    assert [p.name for p in sorted(folder.iterdir())] == [f"{i:05d}.png" for i in range(8)]
+    kept = np.stack([images.read(folder / f"{i:05d}.png") for i in range(8)])
+    np.testing.assert_array_equal(kept, images.from_float(drawn))
+    np.testing.assert_array_equal(images.read(folder.with_suffix(".png")), images.grid(kept))
+
+
+def test_goes_on_where_it_was_stopped(workdir):
+    """What is missing is drawn again, the same; what is there is not touched."""
+    folder = verb.generate(tiny.config(), workdir)
+    before = pixels(folder)
+    (folder / "00002.png").unlink()
+    (folder / "00005.png").unlink()
+    folder.with_suffix(".png").unlink()
+    again = verb.generate(tiny.config(), workdir)
+    assert again == folder
+    assert pixels(folder) == before
+    assert folder.with_suffix(".png").is_file()
+
+
+def test_what_is_there_is_not_drawn_again(workdir, monkeypatch):
+    folder = verb.generate(tiny.config(), workdir)
+    before = pixels(folder)
+    monkeypatch.setattr(diff_nca, "images", lambda *_, **__: pytest.fail("nothing is missing"))
+    assert pixels(verb.generate(tiny.config(), workdir)) == before
+
+
+def test_a_file_cut_short_by_a_kill_is_never_left(workdir, monkeypatch):
+    """Pictures are written whole or not at all, the last of a batch included."""
+    config = tiny.config(**{"sample.n": 4, "seed": 4})
+    write = images.write
+
+    def killed(path, image):
+        write(path, image)
+        if "00003" in path.name:
+            path.write_bytes(path.read_bytes()[:40])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(images, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        verb.generate(config, workdir)
+    monkeypatch.setattr(images, "write", write)
+    folder = verb.generate(config, workdir)
+    assert [images.read(p).shape for p in sorted(folder.glob("*.png"))] == [(16, 16, 3)] * 4
+
+
+def test_fewer_and_more(workdir):
+    """Asking for more keeps the first ones."""
+    few = verb.generate(tiny.config(**{"sample.n": 4, "seed": 5}), workdir)
+    four = pixels(few)
+    more = verb.generate(tiny.config(**{"sample.n": 8, "seed": 5}), workdir)
+    assert more == few
+    assert len(pixels(more)) == 8
+    assert {name: pixels(more)[name] for name in four} == four
+
+
+@pytest.mark.slow
+def test_other_settings_are_other_pictures(workdir):
+    """Each has its own folder, so that none is taken for another."""
+    few = {"sample.n": 1, "sample.size": (16, 28)}
+    changes = [{}, {"sample.clip": "none"}, {"sample.steps": 3}, {"sample.sampler": "ddim"}, {"seed": 9}]
+    folders = [verb.generate(tiny.config(**few | change), workdir) for change in changes]
+    assert len({p for folder in folders for p in pixels(folder).values()}) == len(changes)
+
+
+def test_without_a_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        verb.generate(tiny.config(), tmp_path)
+
+
+def test_with_another_model(workdir):
+    with pytest.raises(UserError, match="is of another model"):
+        verb.generate(tiny.config(**{"model.hidden": 24}), workdir)

@@ -1,0 +1,233 @@
+"""The command line: what it answers, and how it says no."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from nca_gen import main
+from nca_gen.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = """
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict(FIELDS)
+
+def large(config):
+    config.model.hidden = 640
+
+def smoke(config):
+    config.train.steps = config.model.hidden
+
+def _private(config):
+    pass
+"""
+FIELDS = {
+    "seed": 0,
+    "model": {"name": "diff_nca", "hidden": 512, "affine": True},
+    "data": {"path": "", "patch": (64, 64), "resize": None},
+    "train": {"steps": 100, "rate": 0.9},
+    "eval": {"metrics": ("swd", "drift")},
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a config, in which the verbs only note what they were called with."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "small.py").write_text(PAGE.replace("FIELDS", repr(FIELDS)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    noted = []
+    for mode in main.VERBS:
+        monkeypatch.setitem(main.VERBS, mode, lambda config, args, mode=mode: noted.append((mode, config, args)))
+    return noted
+
+
+def config(**changes):
+    """The config of the page above, with some fields changed."""
+    out = ConfigDict(FIELDS)
+    out.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return out
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", config()),
+        ("--config.seed=7", config(seed=7)),
+        ("--config.seed 7", config(seed=7)),
+        ("--config.seed=-7", config(seed=-7)),
+        ("--config.seed -7", config(seed=-7)),
+        ("--config.train.steps=1e5", config(train__steps=100_000)),
+        ("--config.train.steps=200_000", config(train__steps=200_000)),
+        ("--config.train.rate=1", config(train__rate=1.0)),
+        ("--config.train.rate=1e-3 --config.seed=3", config(train__rate=1e-3, seed=3)),
+        ("--config.seed=3 --config.seed=4", config(seed=4)),
+        ("--config.model.affine=false", config(model__affine=False)),
+        ("--config.model.affine=True", config(model__affine=True)),
+        ("--config.model.name=geca", config(model__name="geca")),
+        ("--config.data.path=/a=b,c", config(data__path="/a=b,c")),
+        ("--config.data.path=12", config(data__path="12")),
+        ("--config.data.path=", config()),
+        ("--config.data.patch=96,128", config(data__patch=(96, 128))),
+        ("--config.data.patch=(96,128,8)", config(data__patch=(96, 128, 8))),
+        ("--config.data.patch=[96,128]", config(data__patch=(96, 128))),
+        ("--config.data.resize=8,9", config(data__resize=(8, 9))),
+        ("--config.eval.metrics=swd", config(eval__metrics=("swd",))),
+        ("--config.eval.metrics=swd,fid,kid", config(eval__metrics=("swd", "fid", "kid"))),
+        ("--config.eval.metrics=()", config(eval__metrics=())),
+    ],
+)
+def test_overrides(here, calls, flags, expected):
+    assert main.run(["--config=configs/small.py", "--workdir=w", *flags.split()]) == 0
+    [(mode, found, args)] = calls
+    assert (mode, args.workdir, found.to_dict()) == ("train", "w", expected.to_dict())
+    assert found.is_locked
+
+
+@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.text()))
+def test_a_value_is_read_back_as_it_is_printed(value):
+    assert main._value("config.x", str(value), value) == value
+    assert main._value("config.x", repr((value, value)), (value,)) == (value, value)
+
+
+def test_forms_are_applied_in_turn(here, calls):
+    main.run(["--config=configs/small.py:large,smoke", "--mode=describe", "--json", "--config.seed=5"])
+    main.run(["--config", "configs/small.py:smoke,large", "--mode", "describe"])
+    (_, first, args), (_, second, _) = calls
+    assert first.to_dict() == config(model__hidden=640, train__steps=640, seed=5).to_dict()
+    assert second.to_dict() == config(model__hidden=640, train__steps=512).to_dict()
+    assert args.json
+
+
+def test_a_run_brings_its_own_config(here, calls):
+    (here / "w").mkdir()
+    (here / "w" / "config.json").write_text(json.dumps(config(model__hidden=8).to_dict()))
+    assert main.run(["--mode=generate", "--workdir=w", "--config.data.patch=8,8"]) == 0
+    assert main.run(["--mode=generate", "--workdir=w", "--config=configs/small.py"]) == 0
+    (_, kept, _), (_, given, _) = calls
+    assert kept.to_dict() == config(model__hidden=8, data__patch=(8, 8)).to_dict()
+    assert given.to_dict() == config().to_dict()
+
+
+GIVEN = "--config=configs/small.py --workdir=w"
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (f"{GIVEN} --config.model.hiden=3", "unknown field 'config.model.hiden'; did you mean config.model.hidden?"),
+        (f"{GIVEN} --config.modl.hidden=3", "unknown field 'config.modl.hidden'; did you mean config.model.hidden?"),
+        (f"{GIVEN} --config.hidden=3", "unknown field 'config.hidden'; did you mean config.model.hidden?"),
+        (f"{GIVEN} --config.patch=3", "unknown field 'config.patch'; did you mean config.data.patch?"),
+        (f"{GIVEN} --config.data.xyz=3", "unknown field 'config.data.xyz'; choose one of: config.data.p"),
+        (f"{GIVEN} --config.data={{}}", "unknown field 'config.data'; did you mean config.data.path?"),
+        (f"{GIVEN} --config.model.hidden=abc", "config.model.hidden is of type int, like 512; got 'abc'"),
+        (f"{GIVEN} --config.model.hidden=2.5", "config.model.hidden is of type int, like 512; got '2.5'"),
+        (f"{GIVEN} --config.model.hidden=1e999", "config.model.hidden is of type int, like 512; got '1e999'"),
+        (f"{GIVEN} --config.model.hidden=1j", "config.model.hidden is of type int, like 512; got '1j'"),
+        (f"{GIVEN} --config.model.affine=maybe", "config.model.affine is of type bool, like True; got 'maybe'"),
+        (f"{GIVEN} --config.model.affine=2", "config.model.affine is of type bool, like True; got '2'"),
+        (f"{GIVEN} --config.train.rate=fast", "config.train.rate is of type float, like 0.9; got 'fast'"),
+        (f"{GIVEN} --config.data.patch=64,a", "config.data.patch is of type tuple, like (64, 64); got '64,a'"),
+        (f"{GIVEN} --config.data.patch=(64", "config.data.patch is of type tuple, like (64, 64); got '(64'"),
+        (f"{GIVEN} --config.model.hidden", "config.model.hidden needs a value, like --config.model.hidden=512"),
+        (f"{GIVEN} --mode=trian", "unknown mode 'trian'; did you mean train?"),
+        (
+            f"{GIVEN} --mode=x",
+            "unknown mode 'x'; choose one of: bench, check, describe, evaluate, generate, train",
+        ),
+        (f"{GIVEN} --mode", "--mode: expected one argument"),
+        (f"{GIVEN} --wrkdir=x", "unknown flag '--wrkdir'; did you mean --workdir?"),
+        (f"{GIVEN} --modes check", "unknown flag '--modes'; did you mean --mode?"),
+        (f"{GIVEN} -x", "unknown flag '-x'; choose one of: --config, --help, --json, --mode, --workdir"),
+        (f"{GIVEN} train", "unexpected argument 'train'; flags are written --name=value"),
+        ("--config=configs/small.py", "--mode=train needs --workdir=DIR, where the run is kept"),
+        ("--config=configs/small.py --mode=evaluate", "--mode=evaluate needs --workdir=DIR, where the run is kept"),
+        ("--mode=check", "name a config with --config=FILE, one of: configs/small.py"),
+        ("--workdir=w", "name a config with --config=FILE, one of: configs/small.py"),
+        ("--config=x.py --mode=check", "there is no config x.py; name one of: configs/small.py"),
+        ("--config=configs/small.py:smke --workdir=w", "unknown form of configs/small.py: 'smke'; did you mean smoke?"),
+        ("--config=configs/small.py:x --mode=check", "unknown form of configs/small.py: 'x'; choose one of: large"),
+        ("--config=empty.py --workdir=w", "empty.py is no config: it has no get_config()"),
+        ("--mode=describe --workdir=broken", "broken/config.json is damaged"),
+    ],
+)
+def test_errors_are_one_line(here, calls, capsys, flags, line):
+    (here / "empty.py").touch()
+    (here / "broken").mkdir()
+    (here / "broken" / "config.json").write_text('{"seed": 0')
+    assert main.run(flags.split()) == 2
+    out, err = capsys.readouterr()
+    assert (out, calls) == ("", [])
+    assert err.count("\n") == 1
+    assert err.startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize("mode", ["train", "generate", "evaluate"])
+def test_a_workdir_that_cannot_be(here, capsys, mode):
+    (here / "file").touch()
+    assert main.run(["--config=configs/small.py", f"--mode={mode}", "--workdir=file/w"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_only_training_makes_a_workdir(here, capsys):
+    assert main.run(["--config=configs/small.py", "--mode=generate", "--workdir=w"]) == 2
+    assert capsys.readouterr().err == "error: there is no workdir w; train first, or correct --workdir\n"
+    assert not (here / "w").exists()
+
+
+def verb_that_raises(error):
+    def verb(config, args):
+        raise error
+
+    return verb
+
+
+def test_how_a_verb_ends(here, capsys, monkeypatch):
+    flags = ["--config=configs/small.py", "--mode=check"]
+    monkeypatch.setitem(main.VERBS, "check", verb_that_raises(UserError("no folder '/data'")))
+    assert main.run(flags) == 2
+    assert capsys.readouterr().err == "error: no folder '/data'\n"
+    monkeypatch.setitem(main.VERBS, "check", verb_that_raises(KeyboardInterrupt()))
+    assert main.run(flags) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    # What nobody foresaw keeps its traceback.
+    monkeypatch.setitem(main.VERBS, "check", verb_that_raises(ZeroDivisionError("a bug")))
+    with pytest.raises(ZeroDivisionError):
+        main.run(flags)
+
+
+def process(*flags):
+    command = [sys.executable, "-X", "importtime", "-m", "nca_gen.main", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    return done.returncode, done.stdout, said, loaded
+
+
+def test_help_is_instant_because_it_loads_nothing():
+    code, out, said, loaded = process("--help")
+    assert (code, said) == (0, [])
+    assert all(f"  {mode} " in out for mode in main.VERBS)
+    assert "argparse" in loaded
+    assert not loaded & {"jax", "numpy", "flax", "ml_collections", "PIL", "skimage", "grain"}
+
+
+def test_a_misspelt_field_in_a_real_process(tmp_path):
+    code, out, said, loaded = process("--config=configs/diff_nca.py", f"--workdir={tmp_path}", "--config.model.hiden=3")
+    assert (code, out) == (2, "")
+    assert said == ["error: unknown field 'config.model.hiden'; did you mean config.model.hidden?"]
+    assert "jax" not in loaded

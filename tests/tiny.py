@@ -1,0 +1,95 @@
+"""Models, a config and data so small that a test takes a moment, with parameters in which everything matters."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from nca_gen import arrays
+from nca_gen.data.source import Source
+from nca_gen.models import diff_nca, fourier_diff_nca
+
+T = 12
+
+
+def diff(**changes):
+    """A Diff-NCA of 8 channels; not the zero map unless asked for."""
+    return diff_nca.Model(**{"channels": 8, "hidden": 16, "steps": 4, "init": "torch", "timesteps": T} | changes)
+
+
+def fourier(**changes):
+    """A FourierDiff-NCA that looks at 4 x 4 coefficients: images from 8 x 8 on."""
+    small = {"channels": 8, "hidden": 16, "steps": 4, "init": "torch", "timesteps": T, "window": 4, "fourier_steps": 5}
+    return fourier_diff_nca.Model(**small | changes)
+
+
+def params(model, seed=0):
+    """Parameters like those of a trained model: no gain, scale or bias is where it started, which would hide mistakes.
+
+    Drawn by numpy, because compiling the model's own start takes longer than most tests.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        if path[-1].key == "v":
+            return rng.uniform(-1, 1, leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+        return {"g": 0.6, "norm_scale": 1.0}.get(path[-1].key, 0.0) + 0.2 * rng.standard_normal(leaf.shape)
+
+    shapes = jax.eval_shape(model.init_params, jax.random.key(0))
+    return jax.tree.map_with_path(lambda path, leaf: jnp.asarray(draw(path, leaf), leaf.dtype), shapes)
+
+
+@cache
+def born(model):
+    """The model's own start; of a kind of key that compiles quickly."""
+    return jax.jit(model.init_params)(jax.random.key(0, impl="unsafe_rbg"))
+
+
+def state(task, seed=0):
+    """A state of ``task`` as it is before the first step, but for its average, which is already another."""
+    like = jax.eval_shape(task.init, jax.random.key(0, impl="threefry2x32"))
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (like.step, like.optimizer))
+    key = jax.random.key(seed, impl="threefry2x32")
+    return type(like)(blank[0], params(task.model, seed), params(task.model, seed + 1), blank[1], key)
+
+
+def images(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def masks(model, key, shape):
+    """The fire masks of one call, [steps, B, .., 1], straight from the coordinates."""
+    draw = jax.jit(lambda key, age: arrays.cell_uniform(key, age, arrays.coords(shape), 1) < model.fire_rate)
+    return np.stack([draw(key, age) for age in range(model.steps)])
+
+
+def config(**changes):
+    """The config of a Diff-NCA that is built, trained and sampled in seconds; ``changes`` by dotted path."""
+    c = ConfigDict()
+    c.seed = 3
+    c.model = {"name": "diff_nca", "channels": 8, "hidden": 16, "steps": 4, "norm": "cell", "init": "torch"}
+    c.diffusion = {"schedule": "cosine", "timesteps": T, "prediction": "v"}
+    c.task = {"name": "denoise", "loss": "l2", "ema": 0.9, "ema_warmup": True}
+    c.optimizer = {"lr": 1e-3}
+    c.data = {"name": "tissue", "patch": (16, 16)}
+    c.train = {"steps": 4, "batch": 4}
+    sample = {"sampler": "dpm_solver_pp", "steps": 4, "clip": "static", "n": 8, "batch": 4, "size": (16, 16)}
+    c.sample = sample | {"large": (24, 40)}
+    c.eval = {"metrics": ("swd", "drift", "neighbours"), "split": "test", "n": 8, "train": 12}
+    c.mesh = {"data": 1, "space": 1}
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def splits(channels=3):
+    """Smooth random fields, one 40 x 48 image a split."""
+    rng = np.random.default_rng(0)
+
+    def field(name):
+        coarse = rng.integers(0, 256, (10, 12, channels), np.uint8)
+        image = coarse.repeat(4, 0).repeat(4, 1)
+        return Source(lambda _: {"image": image, "name": name, "patient": name}, [image.shape])
+
+    return {name: field(name) for name in ("train", "val", "test")}
