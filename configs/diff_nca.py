@@ -27,7 +27,14 @@ def get_config():
                 "dtype": "float32",
                 "image_channels": 3,
             },
-            "diffusion": {"schedule": "cosine", "timesteps": 300, "prediction": "eps"},
+            "diffusion": {
+                "schedule": "cosine",
+                "timesteps": 300,
+                "prediction": "eps",
+                "mean": (0.0,),  # standardises pixels, like std
+                "std": (1.0,),
+                "block": 1,  # pixels a side of a cell
+            },
             "task": {"name": "denoise", "loss": "l1_l2", "ema": 0.99, "ema_warmup": False},
             "optimizer": {
                 "lr": 1.6e-3,
@@ -39,6 +46,7 @@ def get_config():
                 "decay": 0.9999,  # of the learning rate, every step
                 "cosine_steps": 0,
                 "clip": 0.0,
+                "muon": 0.0,
             },
             "data": {
                 "name": "tissue",
@@ -84,6 +92,17 @@ def folder(config):
     """Your own images: PNG, JPEG or TIFF, with an optional labels.csv; --config.data.path=DIR."""
     shape = {"reduce": 1, "resize": None, "patch": (64, 64), "flips": "all"}
     config.data = {"name": "folder", "path": "", "split_seed": 0, "strict": False, "memory_gb": 2.0, **shape}
+
+
+def laptop(config):
+    """Half an hour on 4 cores: the quickstart's recipe, for data of your own (``folder,laptop``)."""
+    config.model.update(channels=48, hidden=192, steps=6, norm="cell", image_channels=12, conv="gathered", remat="fc0")
+    config.diffusion.update(prediction="v", block=2, std=(0.4,))
+    config.task.update(loss="l2", ema=0.998, ema_warmup=True)
+    config.optimizer.update(lr=3e-3, muon=0.02, warmup=50, decay=1.0, cosine_steps=4000, clip=1.0)
+    config.train.update(steps=4000, batch=16, log_every=20, eval_every=2000, checkpoint_every=500)
+    config.sample.update(sampler="ddpm", steps=100, clip="static")
+    config.eval.update(n=64, train=2048)
 
 
 def smoke(config):

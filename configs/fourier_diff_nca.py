@@ -39,7 +39,14 @@ def get_config():
                 "dtype": "float32",
                 "image_channels": 3,
             },
-            "diffusion": {"schedule": "cosine", "timesteps": 300, "prediction": "eps"},
+            "diffusion": {
+                "schedule": "cosine",
+                "timesteps": 300,
+                "prediction": "eps",
+                "mean": (0.0,),  # standardises pixels, like std
+                "std": (1.0,),
+                "block": 1,  # pixels a side of a cell
+            },
             "task": {"name": "denoise", "loss": "l1_l2", "ema": 0.99, "ema_warmup": False},
             "optimizer": {
                 "lr": 1.6e-3,
@@ -51,6 +58,7 @@ def get_config():
                 "decay": 0.9999,  # of the learning rate, every step
                 "cosine_steps": 0,
                 "clip": 0.0,
+                "muon": 0.0,
             },
             "data": {
                 "name": "tissue",
@@ -128,6 +136,18 @@ def s10(config):
 def s30(config):
     """Thirty steps in image space."""
     config.model.steps = 30
+
+
+def laptop(config):
+    """Half an hour on 4 cores, for data of your own (``folder,laptop``): fewer, larger cells, an 8x8 window."""
+    config.model.update(channels=48, hidden=192, steps=8, window=8, fourier_steps=16, image_channels=12)
+    config.model.update(conv="gathered", remat="fc0")
+    config.diffusion.update(prediction="v", block=2, std=(0.5,))
+    config.task.update(loss="l2", ema=0.998, ema_warmup=True)
+    config.optimizer.update(lr=3e-3, muon=0.02, warmup=50, decay=1.0, cosine_steps=2000, clip=1.0)
+    config.train.update(steps=2000, batch=16, log_every=20, eval_every=1000, checkpoint_every=250)
+    config.sample.update(sampler="ddpm", steps=100, clip="static")
+    config.eval.update(n=64, train=2048)
 
 
 def smoke(config):

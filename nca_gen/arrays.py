@@ -52,6 +52,8 @@ def threefry(
             x1 = ((x1 << r) | (x1 >> (32 - r))) ^ x0
         x0 = x0 + ks[(i + 1) % 3]
         x1 = x1 + ks[(i + 2) % 3] + jnp.uint32(i + 1)
+        # 20 rounds in one piece are too much for the vectoriser of jax 0.11 on CPU, which never ends.
+        x0, x1 = jax.lax.optimization_barrier((x0, x1))
     return x0, x1
 
 
@@ -85,3 +87,21 @@ def cell_normal(key: Key[Array, " B"], step: int | Int[Array, ""], at: Coords, c
     radius2 = -2.0 * jnp.log(((b0 >> 8).astype(jnp.float32) + 0.5) * 2.0**-24)
     angle = (b1 >> 8).astype(jnp.float32) * (2.0**-24 * 2.0 * jnp.pi)
     return jnp.sqrt(radius2) * jnp.cos(angle)
+
+
+def blocked(x: Float[Array, "B *T C"], k: int) -> Float[Array, "B *S D"]:
+    """Blocks of ``k`` pixels along every spatial axis as the channels of one cell; ``k`` divides every axis."""
+    n = x.ndim - 2
+    split = [part for size in x.shape[1:-1] for part in (size // k, k)]
+    cells, inner = range(1, 2 * n, 2), range(2, 2 * n + 1, 2)
+    x = x.reshape(len(x), *split, x.shape[-1]).transpose(0, *cells, *inner, 2 * n + 1)
+    return x.reshape(*x.shape[: n + 1], -1)
+
+
+def unblocked(x: Float[Array, "B *S D"], k: int) -> Float[Array, "B *T C"]:
+    """The inverse of :func:`blocked`."""
+    n = x.ndim - 2
+    x = x.reshape(*x.shape[:-1], *[k] * n, x.shape[-1] // k**n)
+    order = [axis for i in range(n) for axis in (1 + i, 1 + n + i)]
+    sides = [size * k for size in x.shape[1 : n + 1]]
+    return x.transpose(0, *order, 2 * n + 1).reshape(len(x), *sides, -1)

@@ -35,8 +35,10 @@ def facts(config: Any) -> dict[str, Any]:
     model, size = task.model, tuple(config.data.patch)
     key = jax.random.key(0, impl="threefry2x32")
     state = jax.eval_shape(task.init, key)
-    image = jax.ShapeDtypeStruct((config.train.batch, *size, model.image_channels), jnp.float32)
-    t, one = jnp.zeros(1, jnp.int32), jax.ShapeDtypeStruct((1, *image.shape[1:]), jnp.float32)
+    channels = model.image_channels // task.diffusion.block ** len(size)
+    image = jax.ShapeDtypeStruct((config.train.batch, *size, channels), jnp.float32)
+    t, x = jnp.zeros(1, jnp.int32), jax.eval_shape(task.diffusion.encode, image)
+    one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     call = jax.make_jaxpr(lambda p, x: model.apply(p, x, t, None, (), arrays.keys(0, 1)))(state.params, one)
     memory = jax.jit(task.step, donate_argnums=0).lower(state, {"image": image}).compile().memory_analysis()
     leaves, _ = jax.tree.flatten_with_path(state.params)
@@ -48,8 +50,8 @@ def facts(config: Any) -> dict[str, Any]:
         "model": config.model.name,
         "parameters": sizes,
         "trainable": sum(sizes.values()),
-        "halo": "global" if model.halo is None else model.halo,
-        "image": [*size, model.image_channels],
+        "halo": "global" if model.halo is None else model.halo * task.diffusion.block,
+        "image": [*size, channels],
         "gflop_per_call": matmul_flop(call.jaxpr) / 1e9,
         "training_batch": config.train.batch,
         "training_step_peak_mb": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6,
@@ -72,7 +74,7 @@ def describe(config: Any, json: bool = False) -> dict[str, Any]:
     table.add_section()
     table.add_row("all", f"{known['trainable']:,}")
     show(table)
-    reach = known["halo"] if known["halo"] == "global" else f"{known['halo']} cells around it"
+    reach = known["halo"] if known["halo"] == "global" else f"{known['halo']} pixels around it"
     image, batch = "x".join(map(str, known["image"])), known["training_batch"]
     print(f"a call sees        {reach}")
     print(f"a call on {image:<8} {known['gflop_per_call']:.3f} GFLOP (matrix products)")

@@ -75,10 +75,10 @@ def evaluate(config: Any, task: Any, params: dict, splits: dict, workdir: str | 
 def nca_film(folder: Path, task: Any, params: dict, real: Float[np.ndarray, "n *S C"], seed: int) -> None:
     """What the cells take held-out patches for, step by step of one call, from half-way noise."""
     t = jnp.full(1, task.diffusion.timesteps // 2)
-    key = arrays.keys(seed, len(real))
-    eps = arrays.cell_normal(key, -1, arrays.coords(real.shape[1:-1]), real.shape[-1])
-    noisy = task.diffusion.noised(jnp.asarray(real), eps, t)
-    minds = np.asarray(diff_nca.growth(task.model, task.diffusion, params, noisy, t, key))
+    key, x0 = arrays.keys(seed, len(real)), task.diffusion.encode(jnp.asarray(real))
+    x = task.diffusion.noised(x0, arrays.cell_normal(key, -1, arrays.coords(x0.shape[1:-1]), x0.shape[-1]), t)
+    minds = np.asarray(diff_nca.growth(task.model, task.diffusion, params, x, t, key))
+    noisy = np.asarray(task.diffusion.decode(x))
     some = np.linspace(0, len(minds) - 1, SHOWN).round().astype(int)
     rows = [np.concatenate([noisy[i : i + 1], minds[some, i], real[i : i + 1]]) for i in range(min(3, len(real)))]
     images.write(folder / "nca_strip.png", images.grid(np.concatenate(rows), SHOWN + 2))
@@ -89,7 +89,8 @@ def diffusion_film(folder: Path, task: Any, params: dict, config: Any, size: tup
     """Samples on their way from noise: in the strip x_t above, and below the image that the model has in mind."""
     key = arrays.keys(config.seed, SHOWN)
     carries = list(diff_nca.trajectory(task.model, task.diffusion, params, key, size, frames=FRAMES, **how(config)))
-    xs, x0s = (np.stack([np.asarray(getattr(c, name)) for c in carries]) for name in ("x", "x0"))
+    decoded = lambda x: np.asarray(task.diffusion.decode(x))  # noqa: E731
+    xs, x0s = (np.stack([decoded(getattr(c, name)) for c in carries]) for name in ("x", "x0"))
     some = np.linspace(0, len(xs) - 1, SHOWN + 2).round().astype(int)
     images.write(folder / "diffusion_strip.png", images.grid(np.concatenate([xs[some, 0], x0s[some, 0]]), len(some)))
     images.animation(folder / "diffusion.webp", [images.grid(x, 4) for x in xs], fps=8)

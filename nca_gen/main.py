@@ -247,6 +247,10 @@ def main() -> None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     except OSError:
         pass  # a home that cannot be written: every run compiles anew
+    # On CPU a step is twice as fast with the batch dealt to one device a core as with every operation dealt to all.
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(max(n for n in (1, 2, 4, 8) if n <= cores)))
     # What XLA's C++ cannot do reaches us as an exception; beside it, it logs pages for its developers.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.exit(run(sys.argv[1:]))

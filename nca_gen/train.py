@@ -91,7 +91,7 @@ def train(
                 if plan.on_divergence == "stop" or rollbacks >= plan.max_rollbacks:
                     raise UserError(
                         f"{why}, after {rollbacks} rollbacks; the last good checkpoint is of step {good or 0}. Lower "
-                        "config.optimizer.lr, set config.optimizer.clip, or allow config.train.on_divergence=rollback"
+                        "config.optimizer.lr, set config.optimizer.clip, or allow more rollbacks in config.train"
                     ) from why
                 if good is not None and good == retried:  # it led here twice: the harm was done before it
                     checkpoint.drop(saved, good)

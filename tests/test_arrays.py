@@ -169,3 +169,14 @@ def test_fire_and_noise_of_one_key_are_independent():
     z = np.asarray(normal(key, -1, at, 1)).ravel()
     for step in (0, 1, -2):
         assert abs(np.corrcoef(z, np.asarray(uniform(key, step, at, 1)).ravel())[0, 1]) < 4 / 256
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 6), (4, 2, 6)])
+def test_blocks_are_neighbouring_pixels(shape):
+    """The channels of cell i are the pixels k i .. k i + k - 1 along every axis, row by row; and back."""
+    x = np.arange(2 * np.prod(shape) * 3).reshape(2, *shape, 3).astype(np.float32)
+    cells = jax.jit(arrays.blocked, static_argnums=1)(x, 2)
+    for i in np.ndindex(*cells.shape[1:-1]):
+        region = tuple(slice(2 * j, 2 * j + 2) for j in i)
+        np.testing.assert_array_equal(cells[(slice(None), *i)], x[(slice(None), *region)].reshape(2, -1))
+    np.testing.assert_array_equal(jax.jit(arrays.unblocked, static_argnums=1)(cells, 2), x)

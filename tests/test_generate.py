@@ -106,6 +106,16 @@ def test_other_settings_are_other_pictures(workdir):
     assert len({p for folder in folders for p in pixels(folder).values()}) == len(changes)
 
 
+def test_blocks_are_files_for_people(tmp_path):
+    """What a cell holds is not what a picture has: 12 channels in blocks of 2 x 2 are RGB, in PNG files."""
+    changes = {"model.image_channels": 12, "model.channels": 26, "diffusion.block": 2, "sample.n": 4}
+    config = tiny.config(**changes)
+    with checkpoint.manager(tmp_path) as saved:
+        checkpoint.save(saved, 1, tiny.state(build.task(config)))
+    folder = verb.generate(config, tmp_path)
+    assert [images.read(p).shape for p in sorted(folder.glob("*.png"))] == [(16, 16, 3)] * 4
+
+
 def test_without_a_checkpoint(tmp_path):
     with pytest.raises(UserError, match="there is no checkpoint"):
         verb.generate(tiny.config(), tmp_path)

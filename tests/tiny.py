@@ -70,7 +70,8 @@ def config(**changes):
     c = ConfigDict()
     c.seed = 3
     c.model = {"name": "diff_nca", "channels": 8, "hidden": 16, "steps": 4, "norm": "cell", "init": "torch"}
-    c.diffusion = {"schedule": "cosine", "timesteps": T, "prediction": "v"}
+    c.model.image_channels = 3
+    c.diffusion = {"schedule": "cosine", "timesteps": T, "prediction": "v", "block": 1}
     c.task = {"name": "denoise", "loss": "l2", "ema": 0.9, "ema_warmup": True}
     c.optimizer = {"lr": 1e-3}
     c.data = {"name": "tissue", "patch": (16, 16)}

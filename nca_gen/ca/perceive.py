@@ -58,9 +58,8 @@ def split(x: Float[Array, "B *T Cin"], kernel: Float[Array, "..."]) -> Float[Arr
     columns = jnp.concatenate([s for _, s in _shifts(x, jnp.empty((*first, 1, 1, 1)))], axis=-1)
     taps = jnp.moveaxis(kernel.reshape(-1, last, cin, cout), 1, 2).reshape(-1, last * cout)
     y = jnp.dot(columns.reshape(-1, taps.shape[0]), taps, preferred_element_type=jnp.float32)
-    y = jnp.moveaxis(y.reshape(*columns.shape[:-1], last, cout), -2, 0)
-    width = x.shape[-2] - last + 1
-    return sum(y[i, ..., i : i + width, :] for i in range(last))
+    y, width = y.reshape(*columns.shape[:-1], -1), x.shape[-2] - last + 1
+    return sum(y[..., i : i + width, i * cout : (i + 1) * cout] for i in range(last))
 
 
 def convolved(x: Float[Array, "B *T Cin"], kernel: Float[Array, "..."]) -> Float[Array, "B *S Cout"]:

@@ -28,12 +28,12 @@ def classifier_free(conditional: Denoiser, unconditional: Denoiser, scale: float
 def constrained(
     denoise: Denoiser, diffusion: Diffusion, clip: Callable[[Float[Array, "B *S C"]], Float[Array, "B *S C"]]
 ) -> Denoiser:
-    """Passes the implied x0 through ``clip`` and speaks x0's consequence in the denoiser's own coordinate."""
+    """Passes the image of the implied x0 through ``clip``, and says what follows in the denoiser's own coordinate."""
 
     def constrained_denoise(x, t, memory, key):
         prediction, memory = denoise(x, t, memory, key)
         a, s = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in diffusion.levels(t))
-        x0 = clip(diffusion.predict.x0(prediction, x, a, s))
+        x0 = diffusion.encode(clip(diffusion.decode(diffusion.predict.x0(prediction, x, a, s))))
         eps = (x - a * x0) / s
         return diffusion.predict.target(x0, eps, a, s), memory
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int
 
+from nca_gen import arrays
 from nca_gen.diffusion import predictions, schedules
 from nca_gen.errors import UserError, unknown
 
@@ -19,17 +20,32 @@ class Diffusion:
 
     ``schedule``: a function of :mod:`schedules` ("cosine", "linear", "sqrt_linear").
     ``prediction``: a member of :mod:`predictions` ("eps", "x0", "v").
+    ``mean``, ``std``, ``block``: x0 is the image standardised per channel (one value for all, or one each), a square
+    (cube, ..) of ``block`` pixels a side as the channels of one cell; by default it is the image itself.
     Index t runs from 0 (almost clean) to T-1 (almost noise); t = -1 is the clean image itself.
     """
 
     schedule: str = "cosine"
     timesteps: int = 300
     prediction: str = "eps"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    block: int = 1
 
     def __post_init__(self):
         for field, module in (("schedule", schedules), ("prediction", predictions)):
             if getattr(self, field) not in module.NAMES:
                 raise unknown(f"value of config.diffusion.{field}", getattr(self, field), module.NAMES)
+
+    def encode(self, image: Float[Array, "B *T C"]) -> Float[Array, "B *S D"]:
+        """x0 of an image in [-1, 1]. Raises UserError where ``block`` does not divide its sides."""
+        if any(size % self.block for size in image.shape[1:-1]):
+            raise UserError(f"config.diffusion.block={self.block} does not divide an image of {image.shape[1:-1]}")
+        return arrays.blocked((image - jnp.asarray(self.mean)) / jnp.asarray(self.std), self.block)
+
+    def decode(self, x: Float[Array, "B *S D"]) -> Float[Array, "B *T C"]:
+        """The image of an x0: the inverse of :meth:`encode`."""
+        return arrays.unblocked(x, self.block) * jnp.asarray(self.std) + jnp.asarray(self.mean)
 
     @cached_property
     def abar(self) -> Float64[np.ndarray, " T"]:

@@ -15,7 +15,7 @@ Affine = tuple[Float[Array, " h"], Float[Array, " h"]] | None
 def activated(y: Float[Array, "B *S h"], affine: Affine) -> Float[Array, "B *S h"]:
     """leaky_relu(norm(y)). ``affine`` given: GroupNorm(1, h) over channels and space. None: over each cell's channels.
 
-    The gradient is written out (Ioffe & Szegedy 2015, section 3): of all that is as large as ``y`` it keeps ``y`` alone.
+    The gradient is written out (Ioffe & Szegedy 2015, section 3): it keeps ``y`` alone, and not what follows.
     """
     return _activated(y, affine)[0]
 

@@ -57,24 +57,29 @@ def trajectory(
     clip: str = "none",
     frames: int = 1,
 ) -> Iterator[samplers.Carry]:
-    """The carry after each of ``frames`` stretches of sampling; the last ``.x`` is the picture.
+    """The carry after each of ``frames`` stretches of sampling; ``diffusion.decode`` of the last ``.x`` is the picture.
+
+    A side of ``size`` pixels that a block does not divide is grown up to the next one.
 
     Equal for every value of ``frames``, to the rounding of float32: randomness is keyed by the diffusion index. One
     image a key.
     """
     run = _segment(model, diffusion, sampler, clip)
     times = diffusion.respaced(steps)
-    carry = samplers.begin(samplers.initial_noise(key, tuple(size), model.image_channels))
+    cells = tuple(-(-side // diffusion.block) for side in size)
+    carry = samplers.begin(samplers.initial_noise(key, cells, model.image_channels))
     stops = np.unique(np.linspace(0, steps, frames + 1).round().astype(int))
     for start, stop in pairwise(stops):
         carry = run(params, carry, times[start : stop + 1], key)
         yield carry
 
 
-def sample(*args: Any, **kwargs: Any) -> Float[Array, "B *S C"]:
-    """The picture at the end of a :func:`trajectory`."""
-    *_, last = trajectory(*args, **kwargs)
-    return last.x
+def sample(
+    model: Any, diffusion: Diffusion, params: dict, key: Key[Array, " B"], size: tuple[int, ...], **how: Any
+) -> Float[Array, "B *S C"]:
+    """The pictures of ``size`` at the end of a :func:`trajectory`."""
+    *_, last = trajectory(model, diffusion, params, key, size, **how)
+    return diffusion.decode(last.x)[(slice(None), *map(slice, size))]
 
 
 def spread(key: Key[Array, " B"], params: dict) -> tuple[Key[Array, " B"], dict]:
@@ -120,4 +125,4 @@ def growth(
 
     born = model.begin(params, x, t)
     _, outs = jax.lax.scan(step, born, length=model.steps)
-    return jax.vmap(lambda out: diffusion.x0(out, x, t))(jnp.concatenate([born.out[None], outs]))
+    return jax.vmap(lambda out: diffusion.decode(diffusion.x0(out, x, t)))(jnp.concatenate([born.out[None], outs]))

@@ -41,19 +41,34 @@ def optimizer(
     decay: float = 1.0,
     cosine_steps: int = 0,
     clip: float = 0.0,
+    muon: float = 0.0,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW and its learning rate: ``lr * decay^step``, or a cosine to 0 at ``cosine_steps``, after a linear warm-up.
 
-    ``clip`` bounds the global gradient norm; 0 is off.
+    ``clip`` bounds the global gradient norm; 0 is off. ``muon``, not 0, is the peak rate at which kernels learn under
+    Muon (Jordan et al. 2024: momentum, orthogonalised) in place of Adam; all else keeps ``lr``.
     """
-    main = (
-        optax.cosine_decay_schedule(lr, cosine_steps - warmup)
-        if cosine_steps
-        else optax.exponential_decay(lr, transition_steps=1, decay_rate=decay)
-    )
-    rate = optax.join_schedules([optax.linear_schedule(0.0, lr, warmup), main], [warmup]) if warmup else main
+
+    def schedule(peak: float) -> optax.Schedule:
+        main = (
+            optax.cosine_decay_schedule(peak, cosine_steps - warmup)
+            if cosine_steps
+            else optax.exponential_decay(peak, transition_steps=1, decay_rate=decay)
+        )
+        return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup]) if warmup else main
+
+    def kernels(params: PyTree) -> PyTree:  # all axes but the last are inputs
+        axes = lambda p: optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1)  # noqa: E731
+        return jax.tree.map(lambda p: axes(p) if p.ndim > 1 else None, params)
+
+    rate = schedule(lr)
+    if muon:
+        adam = {"adam_b1": b1, "adam_b2": b2, "adam_learning_rate": rate, "adam_weight_decay": weight_decay}
+        main = optax.contrib.muon(schedule(muon), eps=eps, muon_weight_dimension_numbers=kernels, **adam)
+    else:
+        main = optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay)
     clipping = optax.clip_by_global_norm(clip) if clip else optax.identity()
-    return optax.chain(clipping, optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay)), rate
+    return optax.chain(clipping, main), rate
 
 
 def ema_decay(step: Int[Array, ""], decay: float, warmup: bool) -> Float[Array, ""]:
@@ -82,11 +97,12 @@ class Task:
     def init(self, key: Key[Array, ""], batch: dict | None = None) -> State:
         """The state before the first step. Raises UserError where the images of ``batch`` do not fit the model."""
         channels = self.model.image_channels
-        if batch is not None and batch["image"].shape[-1] != channels:
-            given = batch["image"].shape[-1]
-            raise UserError(
-                f"the images have {given} channels; set --config.model.image_channels={given} (it is {channels})"
-            )
+        if batch is not None:
+            given = jax.eval_shape(self.diffusion.encode, batch["image"]).shape[-1]
+            if given != channels:
+                raise UserError(
+                    f"the images have {given} channels; set --config.model.image_channels={given} (it is {channels})"
+                )
         params = self.model.init_params(key)
         transform, _ = optimizer(**self.optimizer)
         # A copy, because a donated state must not hold one buffer twice.
@@ -102,7 +118,7 @@ class Task:
 
     def objective(self, params: PyTree, batch: dict, key: Key[Array, " B"]) -> Float[Array, ""]:
         """Loss at a random time of every image (see :meth:`times`)."""
-        x0, t = batch["image"], self.times(key)
+        x0, t = self.diffusion.encode(batch["image"]), self.times(key)
         at = arrays.coords(x0.shape[1:-1])
         eps = arrays.cell_normal(key, -1, at, x0.shape[-1])
         prediction, _ = self.model.apply(params, self.diffusion.noised(x0, eps, t), t, None, (), key)

@@ -9,7 +9,7 @@ import scipy.ndimage
 
 from nca_gen.ca import perceive
 
-PRODUCTS = {n: jax.jit(getattr(perceive, n)) for n in ("shifted", "gathered", "scattered", "convolved")}
+PRODUCTS = {n: jax.jit(getattr(perceive, n)) for n in ("shifted", "gathered", "scattered", "split", "convolved")}
 pad = jax.jit(perceive.pad, static_argnums=(1, 2))
 SIZES = {1: (11,), 2: (7, 6), 3: (4, 5, 3)}
 SCIPY = {"constant": "constant", "reflect": "mirror", "wrap": "wrap"}  # numpy's names -> scipy's

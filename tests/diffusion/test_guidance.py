@@ -78,3 +78,14 @@ def test_static_range():
     np.testing.assert_array_equal(
         guidance.static_range(jnp.array([[[-3.0], [0.4], [1.2]]])).ravel(), np.float32([-1, 0.4, 1])
     )
+
+
+def test_clipping_is_of_pixels_not_of_their_code():
+    """With colours standardised, [-1, 1] is a range of the decoded image."""
+    diffusion = Diffusion("cosine", 60, "x0", mean=(0.5, 0.0, -0.5), std=(0.2, 0.5, 2.0), block=2)
+    image = jnp.asarray(np.random.default_rng(1).uniform(-2, 2, (2, 4, 4, 3)), jnp.float32)
+    x = jnp.zeros((2, 2, 2, 12))
+    said, _ = guidance.constrained(lambda *_: (diffusion.encode(image), ()), diffusion, guidance.static_range)(
+        x, T, (), KEY
+    )
+    np.testing.assert_allclose(diffusion.decode(said), np.clip(image, -1, 1), atol=1e-5)

@@ -72,7 +72,7 @@ def test_the_numpy_twin_agrees(changes, shape):
     np.testing.assert_allclose(apply(model, params(model), x, t, key), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("conv", ["gathered", slow("scattered"), slow("convolved")])
+@pytest.mark.parametrize("conv", ["gathered", *map(slow, ("scattered", "split", "convolved"))])
 def test_every_product_is_the_same_rule(conv):
     x, t, key = start(16, 16)
     model = tiny.diff(norm="cell")
@@ -108,9 +108,9 @@ def kept(norm):
     return gradient(tiny.diff(norm=norm, steps=7, remat="none"))
 
 
-WAYS = [slow("cell", {"remat": way}) for way in ("fc0", "step", "nested")]
-WAYS += [slow("group", {"remat": way}) for way in ("fc0", "nested")]
-WAYS += [slow("group", {"conv": conv}) for conv in ("shifted", "gathered", "scattered", "convolved")]
+WAYS = [slow("cell", {"remat": way}) for way in ("fc0", "seen", "step", "nested")]
+WAYS += [slow("group", {"remat": way}) for way in ("fc0", "seen", "nested")]
+WAYS += [slow("group", {"conv": conv}) for conv in ("gathered", "scattered", "split", "convolved")]
 
 
 @pytest.mark.parametrize(("norm", "way"), WAYS)

@@ -98,7 +98,7 @@ def test_every_cell_depends_on_the_whole_image():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("conv", ["gathered", "scattered", "convolved"])
+@pytest.mark.parametrize("conv", ["gathered", "scattered", "split", "convolved"])
 def test_every_product_is_the_same_rule(conv):
     x, t, key = start(16, 16)
     a, b = (apply(tiny.fourier(conv=c), params(tiny.fourier()), x, t, key) for c in ("shifted", conv))
@@ -117,7 +117,7 @@ def test_what_is_kept_does_not_change_the_gradient():
     kept = gradient(tiny.fourier(remat="none"))
     assert all(float(jnp.abs(x).max()) > 0 for x in jax.tree.leaves(kept))
     scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(kept))
-    for remat in ("fc0", "step", "nested"):
+    for remat in ("fc0", "seen", "step", "nested"):
         mine = gradient(tiny.fourier(remat=remat))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=1e-4), mine, kept)
 

@@ -111,7 +111,7 @@ class Trainer:
 
 
 def main(case):
-    """Takes one training step for every line of standard input, and says its seconds and the peak memory so far as JSON.
+    """Takes a training step for every line of standard input; says its seconds and the peak memory so far as JSON.
 
     ``case``: channels, hidden, steps, size (of a square image), batch, maps.
     """

@@ -122,6 +122,23 @@ def test_growth_ends_where_a_call_ends(model, prediction):
         np.testing.assert_allclose(film[0], diffusion.x0(jnp.zeros_like(x), x, t), atol=1e-6)
 
 
+BLOCKS = tiny.diff(norm="cell", image_channels=12, channels=26)
+STAINED = Diffusion("cosine", tiny.T, "v", mean=(0.3, 0.0, -0.3), std=(0.3, 0.5, 0.4), block=2)
+
+
+def test_blocks_of_pixels():
+    """A cell of 2 x 2 pixels: a picture of odd size is the corner of the next even one, and decoded."""
+    params, key = tiny.params(BLOCKS), arrays.keys(0, 2)
+    odd, even = (diff_nca.sample(BLOCKS, STAINED, params, key, size, **HOW) for size in ((15, 11), (16, 12)))
+    assert odd.shape == (2, 15, 11, 3)
+    np.testing.assert_array_equal(odd, even[:, :15, :11])
+    *_, last = diff_nca.trajectory(BLOCKS, STAINED, params, key, (16, 12), **HOW)
+    assert last.x.shape == (2, 8, 6, 12)
+    pixels = last.x[:, 1, 2] * np.tile(STAINED.std, 4) + np.tile(STAINED.mean, 4)
+    np.testing.assert_allclose(even[:, 2:4, 4:6].reshape(2, 12), pixels, atol=1e-6)
+    assert float(jnp.abs(even).max()) <= 1 + 1e-5  # the clip is of pixels
+
+
 @pytest.mark.parametrize(
     ("field", "word", "hint"), [("sampler", "dpm", "ddpm"), ("clip", "statick", "did you mean static")]
 )

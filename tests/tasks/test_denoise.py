@@ -142,6 +142,30 @@ def test_clipping_is_of_the_whole_gradient():
     jax.tree.map(np.testing.assert_array_equal, move(short, clip=1.0), move(short))
 
 
+def test_muon_turns_kernels_and_nothing_else():
+    """Jordan et al. 2024: the step of a kernel (inputs x outputs) is near orthogonal, whatever the gradient's scale.
+
+    Vectors learn as they would without, with Adam.
+    """
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.ones((3, 3, 2, 12)), "gain": jnp.ones(12)}
+    grads = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), jnp.float32), params)
+    fields = {"lr": 1e-2, "b1": 0.9, "b2": 0.99}
+
+    def move(grads, **more):
+        transform, _ = denoise.optimizer(**fields, **more)
+        return jax.jit(lambda g: transform.update(g, transform.init(params), params)[0])(grads)
+
+    mine, plain = move(grads, muon=0.5), move(grads)
+    np.testing.assert_allclose(mine["gain"], plain["gain"], rtol=1e-5)
+    stretch = np.linalg.svd(np.reshape(mine["kernel"], (18, 12)), compute_uv=False)
+    assert stretch.max() < 2 * stretch.min()  # of the gradient itself it is 10
+    larger = move(jax.tree.map(lambda g: 100 * g, grads), muon=0.5)
+    np.testing.assert_allclose(larger["kernel"], mine["kernel"], rtol=1e-3, atol=1e-5)
+    twice = move(grads, muon=1.0)
+    np.testing.assert_allclose(twice["kernel"], 2 * mine["kernel"], rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def course():
     """A task of five steps: the states before and after each."""
@@ -240,6 +264,18 @@ def test_an_automaton_learns(model):
     assert np.mean(losses[-20:]) < 0.5 * 1.7979
 
 
+@pytest.mark.parametrize("block", [1, 2])
+def test_the_loss_is_of_standardised_blocks(block):
+    """Standardising by (0.4, 2) is learning images standardised beforehand; blocks are but another order of pixels."""
+    given = {"mean": (0.4,), "std": (2.0,), "block": block}
+    channels = 3 * block**2
+    mine = denoise.Task(Linear(channels), Diffusion("cosine", tiny.T, "v", **given), {"lr": 1e-2}, loss="l2")
+    plain = denoise.Task(Linear(channels), Diffusion("cosine", tiny.T, "v"), {"lr": 1e-2}, loss="l2")
+    before = {"image": arrays.blocked((batch()["image"] - 0.4) / 2, block)}
+    key, params = arrays.keys(1, 4), mine.model.init_params(None)
+    assert float(mine.objective(params, batch(), key)) == pytest.approx(float(plain.objective(params, before, key)))
+
+
 def test_channels_must_fit():
     with pytest.raises(UserError, match=r"config\.model\.image_channels=1"):
         task().init(root(), batch(channels=1))
@@ -248,3 +284,21 @@ def test_channels_must_fit():
 def test_unknown_loss():
     with pytest.raises(UserError, match="did you mean l1_l2"):
         task(loss="l1l2")
+
+
+def test_muon_turns_kernels_and_adam_the_rest():
+    """The first step: Adam's (with optax's Nesterov momentum) is alike for all sizes of gradient, and so are, under
+    Muon, all singular values of a kernel's.
+    """
+    rng = np.random.default_rng(0)
+    grads = {"v": jnp.asarray(rng.standard_normal((3, 3, 4, 8)), jnp.float32), "g": jnp.asarray([1.0, -2.0, 3.0])}
+    transform, _ = denoise.optimizer(lr=1e-3, muon=0.02)
+    params = jax.tree.map(jnp.ones_like, grads)
+    updates, _ = transform.update(grads, transform.init(params), params)
+    np.testing.assert_allclose(updates["g"] / updates["g"][0], [1, -1, 1], rtol=1e-5)
+    assert 1e-3 <= -updates["g"][0] < 2e-3
+    spread = lambda x: np.ptp(np.log(np.linalg.svd(np.asarray(x).reshape(36, 8), compute_uv=False)))  # noqa: E731
+    assert spread(grads["v"]) > 0.8
+    assert spread(updates["v"]) < 0.6
+    assert np.vdot(updates["v"], grads["v"]) < 0
+    assert 0.6 * 0.02 < np.linalg.norm(np.asarray(updates["v"]).reshape(36, 8), 2) < 1.3 * 0.02
