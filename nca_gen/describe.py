@@ -29,6 +29,14 @@ def matmul_flop(jaxpr: Any) -> int:
     return total
 
 
+def call_gflop(task: Any, shape: tuple[int, ...]) -> float:
+    """GFLOP (matrix products) of one call of the network on one image of ``shape`` [*S, C]."""
+    x = jax.eval_shape(task.diffusion.encode, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    params = jax.eval_shape(task.model.init_params, jax.random.key(0))
+    t, key = jnp.zeros(1, jnp.int32), arrays.keys(0, 1)
+    return matmul_flop(jax.make_jaxpr(lambda p, x: task.model.apply(p, x, t, None, (), key))(params, x).jaxpr) / 1e9
+
+
 def facts(config: Any) -> dict[str, Any]:
     """Parameters per module, reach, cost of a call on one image of ``config.data.patch``, memory of a training step."""
     task = build.task(config)
@@ -37,9 +45,6 @@ def facts(config: Any) -> dict[str, Any]:
     state = jax.eval_shape(task.init, key)
     channels = model.image_channels // task.diffusion.block ** len(size)
     image = jax.ShapeDtypeStruct((config.train.batch, *size, channels), jnp.float32)
-    t, x = jnp.zeros(1, jnp.int32), jax.eval_shape(task.diffusion.encode, image)
-    one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    call = jax.make_jaxpr(lambda p, x: model.apply(p, x, t, None, (), arrays.keys(0, 1)))(state.params, one)
     memory = jax.jit(task.step, donate_argnums=0).lower(state, {"image": image}).compile().memory_analysis()
     leaves, _ = jax.tree.flatten_with_path(state.params)
     sizes: dict[str, int] = {}
@@ -52,7 +57,7 @@ def facts(config: Any) -> dict[str, Any]:
         "trainable": sum(sizes.values()),
         "halo": "global" if model.halo is None else model.halo * task.diffusion.block,
         "image": [*size, channels],
-        "gflop_per_call": matmul_flop(call.jaxpr) / 1e9,
+        "gflop_per_call": call_gflop(task, image.shape[1:]),
         "training_batch": config.train.batch,
         "training_step_peak_mb": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6,
     }

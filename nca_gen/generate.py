@@ -52,7 +52,8 @@ def generate(config: Any, workdir: str | Path) -> Path:
     named = [f"{step:08d}", "x".join(map(str, size)), sampler, *clip, f"seed{config.seed}"]
     folder = Path(workdir, "generated", "_".join(named))
     folder.mkdir(parents=True, exist_ok=True)
-    suffix = ".png" if task.model.image_channels in (1, 3) else ".tif"
+    colours = task.model.image_channels // task.diffusion.block ** len(size)
+    suffix = ".png" if colours in (1, 3) else ".tif"
     path = lambda i: folder / f"{i:05d}{suffix}"  # noqa: E731
     batches = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
     missing = [todo for todo in batches if not all(path(i).is_file() for i in todo)]

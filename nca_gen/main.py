@@ -209,7 +209,7 @@ def bench(config: Any, args: Namespace) -> None:
     workdir = args.workdir and writable(args.workdir)
     from nca_gen.bench import bench
 
-    bench(config, workdir)
+    bench(config, workdir, args.json)
 
 
 def check(config: Any, args: Namespace) -> None:

@@ -46,7 +46,7 @@ def optimizer(
     """AdamW and its learning rate: ``lr * decay^step``, or a cosine to 0 at ``cosine_steps``, after a linear warm-up.
 
     ``clip`` bounds the global gradient norm; 0 is off. ``muon``, not 0, is the peak rate at which kernels learn under
-    Muon (Jordan et al. 2024: momentum, orthogonalised) in place of Adam; all else keeps ``lr``.
+    Muon (Jordan et al. 2024: momentum, orthogonalised); all else keeps Adam at ``lr``, with Nesterov's momentum.
     """
 
     def schedule(peak: float) -> optax.Schedule:
@@ -64,7 +64,8 @@ def optimizer(
     rate = schedule(lr)
     if muon:
         adam = {"adam_b1": b1, "adam_b2": b2, "adam_learning_rate": rate, "adam_weight_decay": weight_decay}
-        main = optax.contrib.muon(schedule(muon), eps=eps, muon_weight_dimension_numbers=kernels, **adam)
+        kernel = {"weight_decay": weight_decay, "muon_weight_dimension_numbers": kernels}
+        main = optax.contrib.muon(schedule(muon), eps=eps, **kernel, **adam)
     else:
         main = optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay)
     clipping = optax.clip_by_global_norm(clip) if clip else optax.identity()
