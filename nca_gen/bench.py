@@ -108,7 +108,7 @@ def _read(path: str) -> str:
 
 
 def with_torch(python: str) -> str | None:
-    """An interpreter with PyTorch: ``python``, or this one, or None. Raises UserError if ``python`` is given and has none."""
+    """An interpreter with PyTorch: ``python``, or this one, or None. Raises UserError for a ``python`` without."""
     for candidate in filter(None, (python, sys.executable)):
         there = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
         with contextlib.suppress(OSError):

@@ -1,7 +1,8 @@
 """One large field cut into strips: the immunohistochemistry field that ships with scikit-image, or one of yours.
 
-The right-most strip is "test", the one beside it "val", the rest "train": no pixel is in two splits. They are
-still one field of one patient: the held-out scores say how well its texture is learned, not how others would look.
+From left to right: "train", a strip of "val", a strip of "test", and, where asked for, "train" again: no pixel is in
+two splits. They are still one field of one patient: the held-out scores say how well its texture is learned, not how
+others would look.
 
 The field (``skimage.data.immunohistochemistry``, 512 x 512 x 3, uint8) shows colonic glands, FHL2 stained brown
 (DAB), nuclei blue (haematoxylin); Center for Microscopy And Molecular Imaging (CMMI), no known copyright.
@@ -19,8 +20,13 @@ from nca_gen.errors import UserError
 from nca_gen.io import images
 
 
-def splits(path: str = "", reduce: int = 1, val: int = 64, test: int = 128, strict: bool = True) -> dict[str, Source]:
+def splits(
+    path: str = "", reduce: int = 1, val: int = 64, test: int = 128, right: int = 0, strict: bool = True
+) -> dict[str, Source]:
     """The strips; ``val`` and ``test`` are their widths in pixels of the field, before ``reduce`` (area mean).
+
+    ``right`` pixels beyond them are for training again: it moves the held-out strips to where they show what the
+    rest shows (the shipped field's right edge is paler than the whole).
 
     ``path``: an image file that takes the place of the shipped field. ``strict`` changes nothing: there is one
     file, and without it nothing can be done. Raises UserError where the strips leave nothing to train on.
@@ -29,18 +35,21 @@ def splits(path: str = "", reduce: int = 1, val: int = 64, test: int = 128, stri
         (images.read(Path(path).expanduser()), Path(path).name) if path else (_shipped(), "immunohistochemistry")
     )
     width = field.shape[1]
-    edges = [0, width - test - val, width - test, width]
+    edges = [0, width - right - test - val, width - right - test, width - right, *([width] if right else [])]
     if min(np.diff(edges)) < reduce:
         raise UserError(
-            f"config.data.val={val} and test={test} do not leave three strips of a field {width} pixels wide"
+            f"config.data.val={val}, test={test}, right={right} do not leave strips of a field {width} pixels wide"
         )
-    strips = [images.reduce(field[:, a:b], reduce) for a, b in pairwise(edges)]
-    return {split: _source(name, split, strip) for split, strip in zip(SPLITS, strips, strict=True)}
+    train, *held_out = [images.reduce(field[:, a:b], reduce) for a, b in pairwise(edges)]
+    strips = ([train, *held_out[2:]], *([strip] for strip in held_out[:2]))
+    return {split: _source(name, split, parts) for split, parts in zip(SPLITS, strips, strict=True)}
 
 
-def _source(name: str, split: str, strip: images.Image) -> Source:
-    strip.flags.writeable = False
-    return Source(lambda _: {"image": strip, "name": f"{name}/{split}", "patient": name}, [strip.shape])
+def _source(name: str, split: str, strips: list[images.Image]) -> Source:
+    for strip in strips:
+        strip.flags.writeable = False
+    beside = {"name": f"{name}/{split}", "patient": name}
+    return Source(lambda i: {"image": strips[i]} | beside, [strip.shape for strip in strips])
 
 
 def _shipped() -> images.Image:

@@ -8,6 +8,7 @@ wrap it or the step. In the letters of the papers: a, s signal and noise level; 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -103,6 +104,7 @@ def sample(
     return jax.lax.scan(body, carry, pairs)[0]
 
 
+@partial(jax.jit, static_argnums=(1, 2))
 def initial_noise(key: Key[Array, " B"], shape: tuple[int, ...], channels: int, at: arrays.Coords | None = None):
     """x_T ~ N(0, 1), [B, *shape, channels], keyed by coordinates."""
     return arrays.cell_normal(arrays.fold(key, 2**31 - 1), -1, at or arrays.coords(shape), channels)

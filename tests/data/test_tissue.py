@@ -48,6 +48,17 @@ def test_crops_never_touch_a_held_out_pixel(tmp_path):
     assert len(seen["train"]) == 32 * 36  # and every training pixel is reached
 
 
+def test_held_out_strips_in_the_middle():
+    from skimage import data
+
+    splits = tissue.splits(val=32, test=96, right=192)
+    left, right = (splits["train"][i]["image"] for i in range(2))
+    parts = [left, splits["val"][0]["image"], splits["test"][0]["image"], right]
+    assert [part.shape[1] for part in parts] == [192, 32, 96, 192]
+    np.testing.assert_array_equal(np.concatenate(parts, 1), data.immunohistochemistry())
+    assert splits["train"].shapes == [left.shape, right.shape]
+
+
 def test_strips_that_leave_nothing():
     with pytest.raises(UserError, match="512 pixels"):
         tissue.splits(val=256, test=256)
