@@ -6,7 +6,7 @@ python -m nca_gen.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 from ml_collections import ConfigDict
 
-STEPS = 3000
+STEPS = 2500
 
 
 def get_config():

@@ -147,7 +147,8 @@ def test_ddpm_is_the_textbook_posterior(schedule, t):
     mean = np.sqrt(before) * beta / (1 - abar) * x0 + np.sqrt(1 - beta) * (1 - before) / (1 - abar) * x
     expected = mean + np.sqrt((1 - before) / (1 - abar) * beta) * z
     carry = samplers.begin(jnp.asarray(x))
-    got = samplers.ddpm(diffusion, carry, jnp.asarray(x0), jnp.array(t), jnp.array(t - 1), jnp.asarray(z))
+    step = jax.jit(samplers.ddpm, static_argnums=0)
+    got = step(diffusion, carry, jnp.asarray(x0), jnp.array(t), jnp.array(t - 1), jnp.asarray(z))
     np.testing.assert_allclose(got, expected, atol=3e-5)
 
 
@@ -155,13 +156,14 @@ def test_ddpm_jumps_are_the_marginals_of_its_steps():
     """With x0 known, going from t to u at once or by way of w draws from one and the same normal distribution."""
     diffusion = Diffusion("linear", 300)
     t, w, u = 250, 160, 60
+    step = jax.jit(samplers.ddpm, static_argnums=0)
 
     def moments(t, u):
         """x_u = A x_t + B x0 + C z, read off by one-hot inputs."""
         one, none = jnp.ones((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1))
 
         def at(x, x0, z):
-            return float(samplers.ddpm(diffusion, samplers.begin(x), x0, jnp.array(t), jnp.array(u), z).item())
+            return float(step(diffusion, samplers.begin(x), x0, jnp.array(t), jnp.array(u), z).item())
 
         return at(one, none, none), at(none, one, none), at(none, none, one)
 
@@ -196,10 +198,10 @@ def test_noise_is_named_by_time_and_place():
 
 
 def test_the_start_is_unlike_the_noise_of_any_step():
-    key, at = arrays.keys(0, 2), arrays.coords((64, 64))
+    key, at, draw = arrays.keys(0, 2), arrays.coords((64, 64)), jax.jit(arrays.cell_normal, static_argnums=3)
     start = np.asarray(noise(64)).ravel()
     for t in (0, 1, 299):
-        step = np.asarray(arrays.cell_normal(arrays.fold(key, t), -1, at, 3)).ravel()
+        step = np.asarray(draw(arrays.fold(key, t), -1, at, 3)).ravel()
         assert abs(np.corrcoef(start, step)[0, 1]) < 4 / np.sqrt(start.size)
 
 

@@ -1,5 +1,7 @@
 """Affine maps with written-out gradients: against numpy in float64."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,30 +29,35 @@ def expected(x, kernel, d):
     )
 
 
+@partial(jax.jit, static_argnums=0)
+def both(f, d, *args):
+    """The value and the gradients of <d, f>."""
+    y, pull = jax.vjp(f, *args)
+    return y, *pull(d)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_linear(shape):
     x, kernel, _, d = problem(shape)
-    y, pull = jax.vjp(dense.linear, jnp.asarray(x), jnp.asarray(kernel))
-    for mine, theirs in zip((y, *pull(jnp.asarray(d))), expected(x, kernel, d), strict=True):
+    for mine, theirs in zip(both(dense.linear, d, x, kernel), expected(x, kernel, d), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=2e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_affine(shape):
     x, kernel, bias, d = problem(shape)
-    y, pull = jax.vjp(dense.affine, *(jnp.asarray(v) for v in (x, kernel, bias)))
     value, by_x, by_kernel = expected(x, kernel, d)
     value = value + np.expand_dims(bias, tuple(range(2, x.ndim - 1)))
     by_bias = d.astype(np.float64).sum(tuple(range(1, d.ndim - 1)))[:, None]
-    for mine, theirs in zip((y, *pull(jnp.asarray(d))), (value, by_x, by_kernel, by_bias), strict=True):
+    for mine, theirs in zip(both(dense.affine, d, x, kernel, bias), (value, by_x, by_kernel, by_bias), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=2e-5)
 
 
 def test_bf16_keeps_types_and_accumulates_in_float32():
     """A sum of 4096 ones is 4096; in bfloat16 it would stop at 256."""
     x, kernel, bias = jnp.ones((1, 3, 4096), jnp.bfloat16), jnp.ones((1, 4096, 2), jnp.bfloat16), jnp.zeros((1, 1, 2))
-    y, pull = jax.vjp(dense.affine, x, kernel, bias)
+    y, *gradients = both(dense.affine, jnp.ones((1, 3, 2)), x, kernel, bias)
     np.testing.assert_array_equal(y, np.full((1, 3, 2), 4096.0, np.float32))
     assert y.dtype == jnp.float32
-    assert [g.dtype for g in pull(jnp.ones_like(y))] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
+    assert [g.dtype for g in gradients] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
     assert dense.linear(x, kernel).dtype == jnp.float32

@@ -1,7 +1,7 @@
 """The denoising task against sums by hand: loss, times, optimizer, average."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import jax
@@ -38,6 +38,12 @@ def batch(n=4, size=8, channels=3):
     return {"image": jnp.asarray(np.tanh(tiny.images(0, n, size, size, channels)))}
 
 
+@partial(jax.jit, static_argnums=1)
+def noise(key, shape):
+    """What the task adds to 3 channels."""
+    return arrays.cell_normal(key, -1, arrays.coords(shape), 3)
+
+
 def root():
     return jax.random.key(0, impl="threefry2x32")
 
@@ -47,14 +53,14 @@ def root():
 def test_loss_by_hand(prediction, loss):
     """x_t = a x0 + s eps with the noise of step -1 and the times of the keys; in float64."""
     mine, key, x0 = task(prediction, loss=loss), arrays.keys(1, 4), np.float64(batch()["image"])
-    t = np.asarray(mine.times(key))
-    eps = np.float64(arrays.cell_normal(key, -1, arrays.coords((8, 8)), 3))
+    t = np.asarray(jax.jit(mine.times)(key))
+    eps = np.float64(noise(key, (8, 8)))
     a, s = (np.sqrt(v[t])[:, None, None, None] for v in (mine.diffusion.abar, 1 - mine.diffusion.abar))
     target = {"eps": eps, "x0": x0, "v": a * eps - s * x0}[prediction]
     d = 0.5 * (a * x0 + s * eps) - target
     expected = {"l2": np.mean(d**2), "l1": np.mean(np.abs(d))}
     expected["l1_l2"] = expected["l1"] + expected["l2"]
-    got = mine.objective(mine.model.init_params(None), batch(), key)
+    got = jax.jit(mine.objective)(mine.model.init_params(None), batch(), key)
     assert float(got) == pytest.approx(expected[loss], rel=1e-5)
 
 
@@ -65,7 +71,7 @@ def test_an_automaton_that_knows_nothing_has_a_loss_of_1_80():
     params["image"]["fc1"] |= {"g": jnp.zeros(8), "bias": jnp.zeros(8)}
     mine, key = denoise.Task(model, Diffusion("cosine", tiny.T), {"lr": 1e-3}), arrays.keys(1, 8)
     loss = float(jax.jit(mine.objective)(params, batch(8, 32), key))
-    eps = np.float64(arrays.cell_normal(key, -1, arrays.coords((32, 32)), 3))
+    eps = np.float64(noise(key, (32, 32)))
     assert loss == pytest.approx(np.mean(eps**2) + np.mean(np.abs(eps)), rel=1e-6)
     assert abs(loss - 1.7979) < 4 * 2 / np.sqrt(eps.size)  # one pixel deviates by 2
 
@@ -134,7 +140,7 @@ def test_clipping_is_of_the_whole_gradient():
 
     def move(grads, **more):
         transform, _ = denoise.optimizer(**fields, **more)
-        return transform.update(grads, transform.init(params), params)[0]
+        return jax.jit(lambda g: transform.update(g, transform.init(params), params)[0])(grads)
 
     long = {"a": jnp.array([3.0, 0, 0]), "b": jnp.array([[0, 4.0], [0, 0]])}
     short = jax.tree.map(lambda x: x / 10, long)
@@ -161,7 +167,9 @@ def test_muon_turns_kernels_and_nothing_else():
     plain = nadam.update(grads["gain"], nadam.init(params["gain"]), params["gain"])[0]
     np.testing.assert_allclose(mine["gain"], plain, rtol=1e-5)
     stretch = np.linalg.svd(np.reshape(mine["kernel"], (18, 12)), compute_uv=False)
-    assert stretch.max() < 2 * stretch.min()  # of the gradient itself it is 10
+    assert stretch.min() > 0.6 * 0.5
+    assert stretch.max() < 1.3 * 0.5  # of the gradient itself it is 10 times the least
+    assert np.vdot(mine["kernel"], grads["kernel"]) < 0
     larger = move(jax.tree.map(lambda g: 100 * g, grads), muon=0.5)
     np.testing.assert_allclose(larger["kernel"], mine["kernel"], rtol=1e-3, atol=1e-5)
     twice = move(grads, muon=1.0)
@@ -188,11 +196,12 @@ def course():
 def test_a_step_is_adamw(course):
     """Kingma & Ba 2015 with the decoupled decay of Loshchilov & Hutter 2019, in numpy on the same gradients."""
     mine, states, metrics = course
+    by_hand = jax.jit(jax.value_and_grad(mine.objective))
     m = v = {"w": np.zeros(3), "b": np.zeros(3)}
     for n, (before, after) in enumerate(pairwise(states)):
         here = jax.random.fold_in(root(), n)
         key = jax.vmap(lambda i, here=here: jax.random.fold_in(here, i))(jnp.arange(4))
-        loss, g = jax.value_and_grad(mine.objective)(before.params, batch(), key)
+        loss, g = by_hand(before.params, batch(), key)
         rate = 0.05 * 0.9**n
         m = {k: 0.8 * m[k] + 0.2 * np.float64(g[k]) for k in g}
         v = {k: 0.95 * v[k] + 0.05 * np.float64(g[k]) ** 2 for k in g}
@@ -220,7 +229,7 @@ def test_warm_up_of_the_average():
     assert float(denoise.ema_decay(jnp.int32(0), 0.99, False)) == pytest.approx(0.99)
     mine = task(ema=0.99, ema_warmup=True)
     start = mine.init(root(), batch())
-    after, _ = mine.step(start, batch())
+    after, _ = jax.jit(mine.step)(start, batch())
     expected = 0.1 * start.params["w"] + 0.9 * after.params["w"]
     np.testing.assert_allclose(after.ema["w"], expected, rtol=1e-6)
 
@@ -279,7 +288,8 @@ def test_the_loss_is_of_standardised_blocks(block):
     plain = denoise.Task(Linear(channels), Diffusion("cosine", tiny.T, "v"), {"lr": 1e-2}, loss="l2")
     before = {"image": arrays.blocked((batch()["image"] - 0.4) / 2, block)}
     key, params = arrays.keys(1, 4), mine.model.init_params(None)
-    assert float(mine.objective(params, batch(), key)) == pytest.approx(float(plain.objective(params, before, key)))
+    losses = jax.jit(mine.objective)(params, batch(), key), jax.jit(plain.objective)(params, before, key)
+    assert float(losses[0]) == pytest.approx(float(losses[1]))
 
 
 def test_channels_must_fit():
@@ -290,21 +300,3 @@ def test_channels_must_fit():
 def test_unknown_loss():
     with pytest.raises(UserError, match="did you mean l1_l2"):
         task(loss="l1l2")
-
-
-def test_muon_turns_kernels_and_adam_the_rest():
-    """The first step: Adam's (with optax's Nesterov momentum) is alike for all sizes of gradient, and so are, under
-    Muon, all singular values of a kernel's.
-    """
-    rng = np.random.default_rng(0)
-    grads = {"v": jnp.asarray(rng.standard_normal((3, 3, 4, 8)), jnp.float32), "g": jnp.asarray([1.0, -2.0, 3.0])}
-    transform, _ = denoise.optimizer(lr=1e-3, muon=0.02)
-    params = jax.tree.map(jnp.ones_like, grads)
-    updates, _ = transform.update(grads, transform.init(params), params)
-    np.testing.assert_allclose(updates["g"] / updates["g"][0], [1, -1, 1], rtol=1e-5)
-    assert 1e-3 <= -updates["g"][0] < 2e-3
-    spread = lambda x: np.ptp(np.log(np.linalg.svd(np.asarray(x).reshape(36, 8), compute_uv=False)))  # noqa: E731
-    assert spread(grads["v"]) > 0.8
-    assert spread(updates["v"]) < 0.6
-    assert np.vdot(updates["v"], grads["v"]) < 0
-    assert 0.6 * 0.02 < np.linalg.norm(np.asarray(updates["v"]).reshape(36, 8), 2) < 1.3 * 0.02

@@ -1,0 +1,53 @@
+"""--mode=bench with workers whose times are known."""
+
+import json
+import sys
+
+import pytest
+
+from nca_gen import bench, main
+from nca_gen.errors import UserError
+
+WORKER = """
+import json, sys, time
+name, seconds, log = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+for line, s in zip(sys.stdin, seconds):
+    open(log, "a").write(name)
+    print(json.dumps({"seconds": s, "memory_mb": 10 * s}), flush=True)
+"""
+
+
+def worker(name, seconds, log):
+    return [sys.executable, "-c", WORKER, name, json.dumps(seconds), str(log)]
+
+
+def test_the_median_after_the_warm_up_in_turns(tmp_path):
+    log = tmp_path / "order"
+    cases = {"a": worker("a", [99, 1, 5, 2], log), "b": worker("b", [50, 4, 4, 8], log)}
+    a, b = bench.measure(cases, 3)
+    assert log.read_text() == "abababab"
+    assert a == {"name": "a", "seconds": 2, "memory_mb": 20}
+    assert b == {"name": "b", "seconds": 4, "memory_mb": 80}
+
+
+def test_a_worker_that_ends_early_is_named(tmp_path):
+    with pytest.raises(UserError, match="worker of 'a' ended early"):
+        bench.measure({"a": worker("a", [1], tmp_path / "order")}, 2)
+
+
+def test_an_interpreter_without_torch(tmp_path):
+    with pytest.raises(UserError, match="has no PyTorch"):
+        bench.with_torch(str(tmp_path / "python"))
+
+
+@pytest.mark.slow
+def test_a_training_step_and_a_call_are_measured():
+    """The work of a row is that of the model: three times forward for a training step."""
+    config = main.load("configs/diff_nca.py:smoke")
+    found = {k: bench.measure({k: bench.ours(config, k)}, 1)[0] for k in ("train", "call")}
+    for row in found.values():
+        assert row["seconds"] > 0
+        assert 100 < row["memory_mb"] < 3000
+    assert found["train"]["gflop"] == pytest.approx(3 * found["call"]["gflop"])
+    # 16x16 cells, 4 steps, batch 2; perceive 9 c c, fc0 2 c h, fc1 h c for c = 8, h = 16, embedding and gates beside
+    assert found["call"]["gflop"] == pytest.approx(2 * 2 * 4 * 16**2 * (9 * 64 + 2 * 128 + 128) / 1e9, rel=0.05)
