@@ -6,7 +6,7 @@ python -m nca_gen.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 from ml_collections import ConfigDict
 
-STEPS = 2500
+STEPS = 2000
 
 
 def get_config():
@@ -71,7 +71,7 @@ def get_config():
             },
             "sample": {
                 "sampler": "ddpm",
-                "steps": 100,
+                "steps": 60,
                 "clip": "static",
                 "n": 16,
                 "batch": 64,

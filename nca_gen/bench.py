@@ -1,8 +1,12 @@
 """--mode=bench: seconds and peak memory of a training step and of sampling, on this machine, as ratios in one run.
 
-Every row is a process of its own, so that its peak memory (the largest resident set since it began: interpreter,
-libraries and compiler included; on a GPU also the device's own peak) is its own. Rows to be compared take their steps
-in turn, so that a busy machine slows all of them.
+Every row is a process of its own, so that its peak memory is its own: the largest resident set since it began, with
+interpreter, libraries and compiler (on a GPU also the device's own peak, ``device_mb``). It is measured twice:
+``first_mb`` in a process that compiles, ``memory_mb`` in one that finds its programs in the compilation cache, as every
+run but the first does. ``buffers_mb`` is what a compiled step allocates beside its arguments; of the gradient it is
+all that grows with the number of steps. Rows to be compared take their steps in turn, so that a busy machine slows all
+of them; ``cpu_seconds`` are those of all threads. Images per second of sampling count ``config.sample.steps`` calls.
+On a GPU, give it work: --config.bench.batch=64.
 """
 
 from __future__ import annotations
@@ -13,125 +17,154 @@ import json as json_
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from nca_gen import arrays, build
+from nca_gen.describe import call_gflop
 from nca_gen.errors import UserError
 
 PEER = Path(__file__).parents[1] / "tests" / "peers" / "torch_diff_nca.py"
-REPEATS = 5  # of the matrix product, which is short
+TARGETS = {"seconds": 0.6, "memory_mb": 0.25}  # of eager PyTorch's, on a CPU
+FLAT = 1.25  # what a gradient of 60 steps may take, by one of 20
+FORMS = ("shifted", "gathered", "scattered", "split", "convolved")
+DTYPES = ("float32", "bfloat16")
+ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "1000",  # threads of PyTorch that spin slow it down ten times where others use the cores
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
 Row = dict[str, Any]
 
 
 def bench(config: Any, workdir: str | Path | None = None, json: bool = False) -> Row:
     """Measures, prints a table (or JSON), and writes bench.json into ``workdir``. Returns what was written."""
-    plan = config.bench
     rows: list[Row] = []
-    say = (lambda *_: None) if json else lambda row: print(line(row), flush=True)
+    rate: dict[str, float] = {}
+    say = (lambda *_: None) if json else lambda text: print(text, flush=True)
+    case = lambda kind, **changes: ours(config, kind, **changes)  # noqa: E731
 
-    def compare(cases: dict[str, list[str]], rounds: int = plan.rounds) -> list[Row]:
-        found = measure(cases, rounds)
-        rows.extend(found)
+    def compare(cases: dict[str, list[str]]) -> list[Row]:
+        found = measure(cases, config.bench.rounds)
         for row in found:
-            say(row)
+            if row.get("dtype") in rate:
+                row["fraction_of_matrix_rate"] = row["gflop"] / row["seconds"] / rate[row["dtype"]]
+            say(line(row))
+        rows.extend(found)
         return found
 
-    case = lambda kind, **changes: ours(config, kind, **changes)  # noqa: E731
-    rate = compare({"matrix product 2048^3": case("matmul")})[0]
-    rate["tflop_per_second"] = 2 * 2048**3 / rate["seconds"] / 1e12
-    train = {"training step": case("train")}
-    peer = with_torch(plan.peer_python)
-    if peer and config.model.name == "diff_nca":
-        model = config.model
-        spec = {"channels": model.channels, "hidden": model.hidden, "steps": model.steps}
-        spec |= {"size": config.data.patch[0], "batch": plan.batch}
-        for name, maps in (("eager PyTorch, gates once an image", False), ("eager PyTorch, gates in every cell", True)):
-            train[name] = [peer, str(PEER), json_.dumps(spec | {"maps": maps})]
-    mine, *theirs = compare(train)
-    ratios = {row["name"]: {k: mine[k] / row[k] for k in ("seconds", "memory_mb")} for row in theirs}
-    forms = ("shifted", "gathered", "scattered", "split", "convolved")
-    compare({f"perception {form}": case("train", conv=form) for form in forms})
-    compare({f"products in {dtype}": case("train", dtype=dtype) for dtype in ("float32", "bfloat16")})
-    kept = {}
-    for remat in ("nested", "step"):
-        for steps in (20, 40, 60):
-            name = f"gradient of {steps} steps, remat {remat}"
-            kept[remat, steps] = compare({name: case("train", steps=steps, remat=remat)}, 1)[0]
-    compare({f"sampling call, {plan.batch} images": case("call")})
+    plain = compare({f"matrix product in {dtype}": case("matmul", dtype=dtype) for dtype in DTYPES})
+    rate |= {row["dtype"]: row["gflop"] / row["seconds"] for row in plain}
+    mine, *theirs = compare({"training step": case("train")} | peers(config))
+    compare({f"training step, perception {form}": case("train", conv=form) for form in FORMS})
+    for conv in dict.fromkeys((config.model.conv, config.model.conv if plain[0]["backend"] == "cpu" else "convolved")):
+        for name, kind in {"training step": "train", "sampling call": "call"}.items():
+            compare({f"{name}, {conv}, {dtype}": case(kind, conv=conv, dtype=dtype) for dtype in DTYPES})
+    growth = {}
+    for remat in ("nested", "step", "seen", "none"):
+        sizes = [_program(changed(config, steps=n, remat=remat))[1] for n in (20, 40, 60)]
+        growth[remat] = sizes[-1] / sizes[0]
+        said = ", ".join(f"{size:.0f}" for size in sizes)
+        say(f"gradient of 20, 40, 60 steps, remat {remat}: {said} MB of buffers, x {growth[remat]:.2f}")
 
+    name = _entry("/proc/cpuinfo", "model name") or platform.machine()
     facts = {
-        "machine": machine(),
+        "machine": f"{name}, {os.cpu_count()} cores, jax {jax.__version__} on {plain[0]['device']}",
         "date": datetime.date.today().isoformat(),
-        "model": config.model.to_dict(),
-        "image": list(config.data.patch),
-        "batch": plan.batch,
+        **{"model": config.model.to_dict(), "image": list(config.data.patch), "batch": config.bench.batch},
         "rows": rows,
-        "ratio_to_pytorch": ratios or "not measured: no PyTorch; name an interpreter with --config.bench.peer_python",
-        "memory_60_to_20_steps": {r: kept[r, 60]["memory_mb"] / kept[r, 20]["memory_mb"] for r in ("nested", "step")},
+        "ratio_to_pytorch": {row["name"]: {k: mine[k] / row[k] for k in TARGETS} for row in theirs},
+        "memory_60_to_20_steps": growth,
+        "targets": TARGETS | {"memory_60_to_20_steps": FLAT},
     }
-    for row in rows:
-        if "gflop" in row:
-            row["fraction_of_matrix_rate"] = row["gflop"] / 1e3 / row["seconds"] / rate["tflop_per_second"]
     if workdir:
         Path(workdir, "bench.json").write_text(json_.dumps(facts, indent=2))
     if json:
         print(json_.dumps(facts, indent=2))
-    else:
-        keys = ("machine", "date", "ratio_to_pytorch", "memory_60_to_20_steps")
-        print("\n".join(f"{key}: {facts[key]}" for key in keys))
+    say(f"{facts['machine']}, {facts['date']}")
+    for name, ratio in facts["ratio_to_pytorch"].items():
+        say(f"ours by {name}: " + ", ".join(f"{ratio[k]:.2f} x its {k} (target {TARGETS[k]})" for k in TARGETS))
+    if not theirs:
+        say("eager PyTorch: not measured; give it configs/diff_nca.py, and --config.bench.peer_python=PATH with torch")
+    say(f"gradient of 60 steps by 20, nested: {growth['nested']:.2f} x its buffers (target {FLAT})")
     return facts
 
 
 def line(row: Row) -> str:
-    work = f"{row['gflop'] / row['seconds']:7.0f} GFLOP/s" if "gflop" in row else ""
-    return f"{row['name']:<40} {row['seconds']:8.3f} s  {row['memory_mb']:7.0f} MB  {work}"
+    """A row of the table."""
+    text = f"{row['name']:<40} {row['seconds']:8.3f} s {row['cpu_seconds']:8.2f} CPU s {row['memory_mb']:6.0f} MB"
+    text += f" {row['device_mb']:6.0f} MB on the device" if "device_mb" in row else ""
+    text += f" {row['gflop'] / row['seconds']:6.0f} GFLOP/s" if "gflop" in row else ""
+    text += f" ({row['fraction_of_matrix_rate']:.0%})" if "fraction_of_matrix_rate" in row else ""
+    return text + (f" {row['images_per_second']:8.3g} images/s" if "images_per_second" in row else "")
 
 
-def machine() -> str:
-    """The processor's name, its cores, and what runs on it."""
-    import jax
-
-    names = [x.split(":")[1].strip() for x in _read("/proc/cpuinfo").splitlines() if x.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores, jax {jax.__version__} on {jax.default_backend()}"
-
-
-def _read(path: str) -> str:
+def _entry(path: str, name: str) -> str:
+    """The first value of ``name`` in a file of the kernel's; empty where there is none."""
     with contextlib.suppress(OSError):
-        return Path(path).read_text()
+        return next((x.split(":")[1].strip() for x in Path(path).read_text().splitlines() if x.startswith(name)), "")
     return ""
 
 
-def with_torch(python: str) -> str | None:
-    """An interpreter with PyTorch: ``python``, or this one, or None. Raises UserError for a ``python`` without."""
-    for candidate in filter(None, (python, sys.executable)):
-        there = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
-        with contextlib.suppress(OSError):
-            if subprocess.run([candidate, "-c", there], check=False).returncode == 0:
-                return candidate
-        if python:
-            raise UserError(f"config.bench.peer_python={python} has no PyTorch")
-    return None
+def peers(config: Any) -> dict[str, list[str]]:
+    """The commands of eager PyTorch's training steps, where there is a PyTorch and it knows the model.
+
+    Raises UserError for a ``config.bench.peer_python`` without PyTorch.
+    """
+    python = config.bench.peer_python or sys.executable
+    there = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+    found = shutil.which(python) and subprocess.run([python, "-c", there], check=False).returncode == 0
+    if config.bench.peer_python and not found:
+        raise UserError(f"config.bench.peer_python={python} has no PyTorch")
+    if not found or (config.model.name, config.model.norm) != ("diff_nca", "group"):
+        return {}
+    spec = {k: config.model[k] for k in ("channels", "hidden", "steps")}
+    spec |= {"size": config.data.patch[0], "batch": config.bench.batch}
+    ways = {"gates once an image": False, "gates in every cell": True}
+    return {f"eager PyTorch, {way}": [python, str(PEER), json_.dumps(spec | {"maps": m})] for way, m in ways.items()}
+
+
+def changed(config: Any, **changes: Any) -> ConfigDict:
+    """A copy of ``config`` with some fields of the model changed."""
+    return ConfigDict(config.to_dict() | {"model": config.model.to_dict() | changes})
 
 
 def ours(config: Any, kind: str, **changes: Any) -> list[str]:
     """The command of a worker of ``kind`` (see :data:`KINDS`) for ``config`` with some fields of the model changed."""
-    spec = config.to_dict()
-    spec["model"] |= changes
-    return [sys.executable, "-m", "nca_gen.bench", json_.dumps({"kind": kind, "config": spec})]
+    spec = {"kind": kind, "config": changed(config, **changes).to_dict()}
+    return [sys.executable, "-m", "nca_gen.bench", json_.dumps(spec)]
 
 
 def measure(cases: dict[str, list[str]], rounds: int) -> list[Row]:
-    """Starts the workers together and lets them step in turn: a row each, the median of ``rounds`` after a warm-up."""
+    """A row for each command: of ``rounds`` after a warm-up, the medians; its memory, also in its first process."""
+    first = _in_turn(cases, 0)
+    rows = _in_turn(cases, rounds)
+    for name, found in rows.items():
+        times = {k: statistics.median(answer[k] for answer in found[1:]) for k in ("seconds", "cpu_seconds")}
+        row = rows[name] = {"name": name, **found[-1], **times, "first_mb": first[name][0]["memory_mb"]}
+        if "images" in row:
+            row["images_per_second"] = row["images"] / row["seconds"]
+    return list(rows.values())
+
+
+def _in_turn(cases: dict[str, list[str]], rounds: int) -> dict[str, list[Row]]:
+    """Starts the commands together and asks them for one step after the other, ``rounds`` times and once before."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    where = {"cwd": PEER.parents[2], "env": ENVIRONMENT | os.environ}
+    found: dict[str, list[Row]] = {name: [] for name in cases}
     with contextlib.ExitStack() as stack:
-        pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": PEER.parents[2]}
-        workers = {name: stack.enter_context(subprocess.Popen(command, **pipe)) for name, command in cases.items()}
-        found: dict[str, list[Row]] = {name: [] for name in cases}
+        workers = {k: stack.enter_context(subprocess.Popen(c, **pipes, **where)) for k, c in cases.items()}
         for _ in range(rounds + 1):
             for name, worker in workers.items():
                 with contextlib.suppress(BrokenPipeError):
@@ -142,92 +175,80 @@ def measure(cases: dict[str, list[str]], rounds: int) -> list[Row]:
                 found[name].append(json_.loads(answer))
         for worker in workers.values():
             worker.stdin.close()
-    median = lambda results: statistics.median(r["seconds"] for r in results[1:])  # noqa: E731
-    return [{"name": name, **results[-1], "seconds": median(results)} for name, results in found.items()]
+    return found
 
 
-def _train(config: Any) -> tuple[Callable[[], Any], float]:
+def _batch(config: Any, task: Any) -> tuple[int, ...]:
+    size = tuple(config.data.patch)
+    return (config.bench.batch, *size, task.model.image_channels // task.diffusion.block ** len(size))
+
+
+def _program(config: Any) -> tuple[Any, float]:
+    """The compiled training step, and what it allocates beside its arguments, in 10^6 bytes."""
+    task = build.task(config)
+    state = jax.eval_shape(task.init, jax.random.key(0, impl="threefry2x32"))
+    image = jax.ShapeDtypeStruct(_batch(config, task), jnp.float32)
+    step = jax.jit(task.step, donate_argnums=0).lower(state, {"image": image}).compile()
+    return step, step.memory_analysis().temp_size_in_bytes / 1e6
+
+
+def _train(config: Any) -> tuple[Callable[[], Any], Row]:
     """A training step on a random batch, and its work: products once forward and twice backward."""
-    import jax
-    import jax.numpy as jnp
-
-    from nca_gen import build
-
-    task, key = build.task(config), jax.random.key(0, impl="threefry2x32")
-    batch = {"image": jax.random.uniform(key, _shape(config, task), jnp.float32, -1, 1)}
-    step = jax.jit(task.step, donate_argnums=0)
-    state = [jax.jit(task.init)(key)]
+    task, key, (step, buffers) = build.task(config), jax.random.key(0, impl="threefry2x32"), _program(config)
+    state, image = jax.jit(task.init)(key), jax.random.uniform(key, _batch(config, task), jnp.float32, -1, 1)
 
     def run() -> Any:
-        state[0], metrics = step(state[0], batch)
+        nonlocal state
+        state, metrics = step(state, {"image": image})
         return metrics
 
-    return run, 3 * _flop(config, task)
+    work = 3 * config.bench.batch * call_gflop(task, image.shape[1:])
+    return run, {"gflop": work, "images": config.bench.batch, "buffers_mb": buffers}
 
 
-def _call(config: Any) -> tuple[Callable[[], Any], float]:
+def _call(config: Any) -> tuple[Callable[[], Any], Row]:
     """One call of the network on a batch, as in a step of sampling."""
-    import jax
-    import jax.numpy as jnp
-
-    from nca_gen import arrays, build
-
     task = build.task(config)
     params = jax.jit(task.model.init_params)(jax.random.key(0))
     key = arrays.keys(0, config.bench.batch)
-    x = task.diffusion.encode(jnp.zeros(_shape(config, task)))
+    x = task.diffusion.encode(jnp.zeros(_batch(config, task)))
     x = arrays.cell_normal(key, 0, arrays.coords(x.shape[1:-1]), x.shape[-1])
     call = jax.jit(lambda p, x: task.model.apply(p, x, jnp.zeros(1, jnp.int32), None, (), key)[0])
-    return lambda: call(params, x), _flop(config, task)
+    work = config.bench.batch * call_gflop(task, _batch(config, task)[1:])
+    return partial(call, params, x), {"gflop": work, "images": config.bench.batch / config.sample.steps}
 
 
-def _matmul(config: Any) -> tuple[Callable[[], Any], float]:
-    """The machine's own rate: a product of two square matrices in float32."""
-    import jax
-    import jax.numpy as jnp
-
-    a = jax.random.normal(jax.random.key(0), (2048, 2048))
-    product = jax.jit(jnp.matmul)
-
-    def run() -> Any:
-        for _ in range(REPEATS):
-            out = product(a, a).block_until_ready()
-        return out
-
-    return run, 2 * 2048**3 / 1e9
+def _matmul(config: Any) -> tuple[Callable[[], Any], Row]:
+    """The machine's own rate: a product of two square matrices."""
+    side = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jax.random.normal(jax.random.key(0), (side, side), config.model.dtype)
+    return partial(jax.jit(jnp.matmul), a, a), {"gflop": 2 * side**3 / 1e9}
 
 
 KINDS = {"train": _train, "call": _call, "matmul": _matmul}
 
 
-def _shape(config: Any, task: Any) -> tuple[int, ...]:
-    size = tuple(config.data.patch)
-    return (config.bench.batch, *size, task.model.image_channels // task.diffusion.block ** len(size))
+def peak_mb() -> float:
+    """The largest resident set of this process so far, in 10^6 bytes."""
+    if known := _entry("/proc/self/status", "VmHWM"):  # ru_maxrss begins with that of the process that started it
+        return int(known.split()[0]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def _flop(config: Any, task: Any) -> float:
-    from nca_gen.describe import call_gflop
-
-    return config.bench.batch * call_gflop(task, _shape(config, task)[1:])
-
-
-def steps(run: Callable[[], Any], gflop: float, kind: str, requests: Any) -> Iterator[Row]:
-    """Does the work once for every line of ``requests``; its seconds, and the process's peak memory until then."""
-    import jax
-
-    repeats = REPEATS if kind == "matmul" else 1
+def answers(kind: str, config: Any, requests: Any) -> Iterator[Row]:
+    """Does the work of ``kind`` once for every line of ``requests``; its seconds, and the peak memory until then."""
+    run, facts = KINDS[kind](config)
+    device = jax.devices()[0]
+    facts |= {"dtype": config.model.dtype, "backend": jax.default_backend(), "device": device.device_kind}
     for _ in requests:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         jax.block_until_ready(run())
-        seconds = (time.perf_counter() - start) / repeats
-        row = {"seconds": seconds, "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
-        on_device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-        yield row | {"gflop": gflop} | ({"device_mb": on_device / 1e6} if on_device else {})
+        row = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu, "memory_mb": peak_mb()}
+        on_device = (device.memory_stats() or {}).get("peak_bytes_in_use")
+        yield row | facts | ({"device_mb": on_device / 1e6} if on_device else {})
 
 
 if __name__ == "__main__":
-    from ml_collections import ConfigDict
-
     asked = json_.loads(sys.argv[1])
-    for row in steps(*KINDS[asked["kind"]](ConfigDict(asked["config"])), asked["kind"], sys.stdin):
-        print(json_.dumps(row), flush=True)
+    for answer in answers(asked["kind"], ConfigDict(asked["config"]), sys.stdin):
+        print(json_.dumps(answer), flush=True)

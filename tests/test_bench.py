@@ -13,7 +13,7 @@ import json, sys, time
 name, seconds, log = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 for line, s in zip(sys.stdin, seconds):
     open(log, "a").write(name)
-    print(json.dumps({"seconds": s, "memory_mb": 10 * s}), flush=True)
+    print(json.dumps({"seconds": s, "cpu_seconds": 3 * s, "memory_mb": 10 * s, "images": 4}), flush=True)
 """
 
 
@@ -22,12 +22,27 @@ def worker(name, seconds, log):
 
 
 def test_the_median_after_the_warm_up_in_turns(tmp_path):
-    log = tmp_path / "order"
+    log = tmp_path / "order"  # of the second processes: the first are asked once, for the memory of compiling
     cases = {"a": worker("a", [99, 1, 5, 2], log), "b": worker("b", [50, 4, 4, 8], log)}
     a, b = bench.measure(cases, 3)
-    assert log.read_text() == "abababab"
-    assert a == {"name": "a", "seconds": 2, "memory_mb": 20}
-    assert b == {"name": "b", "seconds": 4, "memory_mb": 80}
+    assert log.read_text() == "ab" + "abababab"
+    both = {"images": 4}
+    assert a == both | {
+        "name": "a",
+        "seconds": 2,
+        "cpu_seconds": 6,
+        "memory_mb": 20,
+        "first_mb": 990,
+        "images_per_second": 2,
+    }
+    assert b == both | {
+        "name": "b",
+        "seconds": 4,
+        "cpu_seconds": 12,
+        "memory_mb": 80,
+        "first_mb": 500,
+        "images_per_second": 1,
+    }
 
 
 def test_a_worker_that_ends_early_is_named(tmp_path):
@@ -36,8 +51,10 @@ def test_a_worker_that_ends_early_is_named(tmp_path):
 
 
 def test_an_interpreter_without_torch(tmp_path):
+    config = main.load("configs/diff_nca.py:smoke")
+    config.bench.peer_python = str(tmp_path / "python")
     with pytest.raises(UserError, match="has no PyTorch"):
-        bench.with_torch(str(tmp_path / "python"))
+        bench.peers(config)
 
 
 @pytest.mark.slow

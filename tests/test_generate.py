@@ -106,6 +106,7 @@ def test_other_settings_are_other_pictures(workdir):
     assert len({p for folder in folders for p in pixels(folder).values()}) == len(changes)
 
 
+@pytest.mark.slow
 def test_blocks_are_files_for_people(tmp_path):
     """What a cell holds is not what a picture has: 12 channels in blocks of 2 x 2 are RGB, in PNG files."""
     changes = {"model.image_channels": 12, "model.channels": 26, "diffusion.block": 2, "sample.n": 4}

@@ -80,7 +80,7 @@ def test_every_product_is_the_same_rule(conv):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", ["cell", slow("group")])
+@pytest.mark.parametrize("norm", [slow("cell"), slow("group")])
 def test_bf16_is_close(norm):
     """Products in 8 bits of mantissa: a few percent after four steps, and not float32 under another name."""
     x, t, key = start(16, 16)
@@ -91,6 +91,7 @@ def test_bf16_is_close(norm):
     assert rough.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_zero_init_says_nothing():
     x, t, key = start(16, 16)
     model = tiny.diff(init="zero")
@@ -191,6 +192,7 @@ def test_one_time_for_all_or_one_each():
     assert np.abs(other[1] - each[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_images_of_a_batch_do_not_meet():
     model = tiny.diff(norm="group")
     x, t, key = start(16, 16)
@@ -198,6 +200,7 @@ def test_images_of_a_batch_do_not_meet():
     np.testing.assert_allclose(apply(model, params(model), x, t, key)[1:], alone, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_step_fires_anew():
     """Cells that never fire say nothing; with the same key the same cells fire."""
     model = tiny.diff(norm="cell", fire_rate=0.5, steps=1)

@@ -9,7 +9,7 @@ import pytest
 
 from nca_gen.nn.weight_norm import WeightNorm
 
-SHAPES = [(7, 5), (3, 3, 3, 2, 5)]
+SHAPES = [(7, 5), pytest.param((3, 3, 3, 2, 5), marks=pytest.mark.slow)]
 
 
 @partial(jax.jit, static_argnums=(0, 1))

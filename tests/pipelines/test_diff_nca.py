@@ -52,7 +52,7 @@ def test_a_picture_by_hand(eight):
     assert eight.std() > 0.1
 
 
-@pytest.mark.parametrize("sampler", ["dpm_solver_pp", slow("ddpm"), slow("ddim")])
+@pytest.mark.parametrize("sampler", [*map(slow, diff_nca.SAMPLERS)])
 def test_pictures_taken_on_the_way_change_nothing(sampler):
     """Three stretches of two steps: bit for bit. A stretch of one step is no loop to XLA, and is rounded otherwise."""
     how = HOW | {"sampler": sampler}
@@ -66,6 +66,7 @@ def test_pictures_taken_on_the_way_change_nothing(sampler):
     np.testing.assert_allclose(one[-1].x, five[-1].x, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_more_pictures_than_steps():
     """There is one a step, and no empty stretch."""
     way = list(diff_nca.trajectory(LOCAL, DIFFUSION, PARAMS, arrays.keys(0, 2), (8, 12), frames=99, **HOW))

@@ -48,8 +48,7 @@ def root():
     return jax.random.key(0, impl="threefry2x32")
 
 
-@pytest.mark.parametrize("loss", denoise.LOSSES)
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@pytest.mark.parametrize(("prediction", "loss"), [("eps", "l1_l2"), ("v", "l2"), ("x0", "l1")])
 def test_loss_by_hand(prediction, loss):
     """x_t = a x0 + s eps with the noise of step -1 and the times of the keys; in float64."""
     mine, key, x0 = task(prediction, loss=loss), arrays.keys(1, 4), np.float64(batch()["image"])
@@ -83,7 +82,7 @@ def many_times(B, T, n=2000):
     return np.asarray(jax.jit(jax.vmap(lambda i: mine.times(arrays.fold(arrays.keys(0, B), i))))(jnp.arange(n)))
 
 
-@pytest.mark.parametrize(("B", "T"), [(1, 12), (5, 12), (16, 300), (64, 7)])
+@pytest.mark.parametrize(("B", "T"), [(1, 12), (16, 300), (64, 7)])
 def test_times_are_uniform_for_every_image(B, T):
     """Chi squared per position in the batch, and all of them within four deviations; every index within range."""
     t = many_times(B, T)
@@ -95,7 +94,7 @@ def test_times_are_uniform_for_every_image(B, T):
         assert abs(chi2 - (T - 1)) < 5 * np.sqrt(2 * (T - 1))
 
 
-@pytest.mark.parametrize(("B", "T"), [(5, 12), (16, 300), (64, 7)])
+@pytest.mark.parametrize(("B", "T"), [(16, 300), (64, 7)])
 def test_times_of_a_batch_are_spread(B, T):
     """Of any stretch of times a batch has its share, to within one image."""
     for row in many_times(B, T)[:200]:
@@ -149,6 +148,7 @@ def test_clipping_is_of_the_whole_gradient():
     jax.tree.map(np.testing.assert_array_equal, move(short, clip=1.0), move(short))
 
 
+@pytest.mark.slow
 def test_muon_turns_kernels_and_nothing_else():
     """Jordan et al. 2024: the step of a kernel (inputs x outputs) is near orthogonal, whatever the gradient's scale.
 
