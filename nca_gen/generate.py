@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def draw(task: Any, params: dict, config: Any, n: int, size: tuple[int, ...], se
     """``n`` pictures of ``size`` under a progress bar, in [-1, 1] and a little beyond."""
     batch = config.sample.batch
     todo = diff_nca.images(task.model, task.diffusion, params, seed, n, size, batch, **how(config))
-    return np.concatenate(list(track(todo, f"sampling {n} of {size}", -(-n // batch), transient=True)))
+    return np.concatenate(
+        list(track(todo, f"sampling {n} of {size}", -(-n // batch), transient=True, disable=not sys.stdout.isatty()))
+    )
 
 
 def generate(config: Any, workdir: str | Path) -> Path:
@@ -58,7 +61,7 @@ def generate(config: Any, workdir: str | Path) -> Path:
     batches = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
     missing = [todo for todo in batches if not all(path(i).is_file() for i in todo)]
     sampled = partial(diff_nca.images, task.model, task.diffusion, params, config.seed, size=size, **how(config))
-    for todo in track(missing, f"sampling {n} of {size}", transient=True):
+    for todo in track(missing, f"sampling {n} of {size}", transient=True, disable=not sys.stdout.isatty()):
         for i, image in zip(todo, next(sampled(n=len(todo), batch=batch, first=todo.start)), strict=True):
             part = path(i).with_name(f".{path(i).name}")
             images.write(part, images.from_float(image))

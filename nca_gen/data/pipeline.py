@@ -33,8 +33,8 @@ def batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless ``{"image": float32 [batch / processes, *patch, C] in [-1, 1), "label": [.., L] if the source has it}``.
 
-    ``step`` batches are passed over at no cost: resuming needs no other state. The rows of the whole batch are dealt
-    to the processes in turn (row ``r`` goes to ``r % processes``), so that their number changes nothing.
+    ``step`` batches are passed over at no cost: resuming needs no other state. Process ``p`` has the
+    ``p``-th share of the rows of the whole batch, so that the number of processes changes nothing.
     ``flips``: "all" (up-down and left-right, each with probability 1/2), "horizontal", "none"; True is all, False none.
     Raises UserError for an image smaller than the patch, and where ``processes`` do not divide ``batch``.
     """
@@ -61,7 +61,7 @@ def batches(
 
     slots = len(owner) * -(-_EPOCH // len(owner))
     draws = grain.MapDataset.range(slots).seed(seed).shuffle().repeat().random_map(crop)
-    mine = draws[process::processes].batch(batch // processes, batch_fn=stack)[step:]
+    mine = draws.batch(batch // processes, batch_fn=stack)[process::processes][step:]
     threads = 0 if getattr(source, "resident", True) else 8
     return iter(mine.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)))
 

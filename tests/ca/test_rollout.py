@@ -77,18 +77,6 @@ def test_it_is_a_loop():
     np.testing.assert_allclose(end("kept")[0].x, cells.x, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_gradient_of_a_loop():
-    def loop(kernel):
-        cells = START
-        for _ in range(12):
-            cells = rule(kernel)(cells)
-        return (cells.x**2).sum()
-
-    expected = jax.jit(jax.grad(loop))(KERNEL)
-    np.testing.assert_allclose(end("kept")[1], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-
-
 def stored(f, *args):
     """Bytes that the compiled gradient of ``f`` needs beside its arguments."""
     return jax.jit(jax.grad(f)).lower(*args).compile().memory_analysis().temp_size_in_bytes

@@ -49,12 +49,12 @@ def test_far_steps_are_reached_at_once():
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_processes_deal_the_rows_of_one_batch(processes):
+def test_processes_share_the_rows_of_one_batch(processes):
     whole = take(4)
     parts = [take(4, process=p, processes=processes) for p in range(processes)]
     for k, batch in enumerate(whole):
         for p in range(processes):
-            same(parts[p][k], {key: value[p::processes] for key, value in batch.items()})
+            same(parts[p][k], {key: np.array_split(value, processes)[p] for key, value in batch.items()})
 
 
 def test_threads_change_nothing():

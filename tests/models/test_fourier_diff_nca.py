@@ -118,9 +118,8 @@ def test_what_is_kept_does_not_change_the_gradient():
     kept = gradient(tiny.fourier(remat="step"))
     assert all(float(jnp.abs(x).max()) > 0 for x in jax.tree.leaves(kept))
     scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(kept))
-    for remat in ("fc0", "nested"):
-        mine = gradient(tiny.fourier(remat=remat))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=1e-4), mine, kept)
+    mine = gradient(tiny.fourier(remat="fc0"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=1e-4), mine, kept)
 
 
 @pytest.mark.slow
