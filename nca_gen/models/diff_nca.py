@@ -66,9 +66,10 @@ class Side(nn.Module):
 
 
 def mlp(x: Float[Array, "*S I"], layers: tuple[Linear, Linear]) -> Float[Array, "*S O"]:
-    """Affine, SiLU, affine."""
+    """Affine, SiLU, affine; of rows, because the gradient of a product with more axes is slow on a CPU."""
     first, last = layers
-    return jax.nn.silu(x @ first.kernel + first.bias) @ last.kernel + last.bias
+    rows = jax.nn.silu(x.reshape(-1, x.shape[-1]) @ first.kernel + first.bias) @ last.kernel + last.bias
+    return rows.reshape(*x.shape[:-1], -1)
 
 
 def constant(field: Float[Array, "b *S C"]) -> bool:

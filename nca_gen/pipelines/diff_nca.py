@@ -115,7 +115,7 @@ def growth(
     x: Float[Array, "B *S C"],
     t: Int[Array, " b"],
     key: Key[Array, " B"],
-) -> Float[Array, "n B *S C"]:
+) -> Float[Array, "n B *T K"]:
     """The clean image that the cells have in mind after each step of one call at x_t, from before the first on."""
     rule = model.rule(params, t, key, arrays.coords(x.shape[1:-1]), x.shape[1:-1])
 
