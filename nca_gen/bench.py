@@ -6,7 +6,8 @@ interpreter, libraries and compiler (on a GPU also the device's own peak, ``devi
 run but the first does. ``buffers_mb`` is what a compiled step allocates beside its arguments; of the gradient it is
 all that grows with the number of steps. Rows to be compared take their steps in turn, so that a busy machine slows all
 of them; ``cpu_seconds`` are those of all threads. Images per second of sampling count ``config.sample.steps`` calls.
-On a GPU, give it work: --config.bench.batch=64.
+The batch is dealt over the devices, and of a batch that is smaller each image over several, as ``--config.mesh.space``
+does in training. On a GPU, give it work: --config.bench.batch=64.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json as json_
+import math
 import os
 import platform
 import resource
@@ -29,11 +31,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nca_gen import arrays, build
 from nca_gen.describe import call_gflop
 from nca_gen.errors import UserError
+from nca_gen.runtime import mesh
 
 PEER = Path(__file__).parents[1] / "tests" / "peers" / "torch_diff_nca.py"
 TARGETS = {"seconds": 0.6, "memory_mb": 0.25}  # of eager PyTorch's, on a CPU
@@ -183,23 +187,31 @@ def _batch(config: Any, task: Any) -> tuple[int, ...]:
     return (config.bench.batch, *size, task.model.image_channels // task.diffusion.block ** len(size))
 
 
+def _devices(config: Any) -> Mesh:
+    """All devices: over the batch as far as it goes, then over the rows of an image."""
+    data = math.gcd(config.bench.batch, jax.device_count())
+    return mesh.make(data, math.gcd(config.data.patch[0], jax.device_count() // data))
+
+
 def _program(config: Any) -> tuple[Any, float]:
-    """The compiled training step, and what it allocates beside its arguments, in 10^6 bytes."""
-    task = build.task(config)
-    state = jax.eval_shape(task.init, jax.random.key(0, impl="threefry2x32"))
-    image = jax.ShapeDtypeStruct(_batch(config, task), jnp.float32)
+    """The compiled training step, and what it allocates beside its arguments on all devices, in 10^6 bytes."""
+    task, devices = build.task(config), _devices(config)
+    state = mesh.abstract(jax.eval_shape(task.init, jax.random.key(0, impl="threefry2x32")), devices)
+    image = jax.ShapeDtypeStruct(_batch(config, task), jnp.float32, sharding=mesh.batch_sharding(devices))
     step = jax.jit(task.step, donate_argnums=0).lower(state, {"image": image}).compile()
-    return step, step.memory_analysis().temp_size_in_bytes / 1e6
+    return step, step.memory_analysis().temp_size_in_bytes * devices.size / 1e6
 
 
 def _train(config: Any) -> tuple[Callable[[], Any], Row]:
     """A training step on a random batch, and its work: products once forward and twice backward."""
     task, key, (step, buffers) = build.task(config), jax.random.key(0, impl="threefry2x32"), _program(config)
-    state, image = jax.jit(task.init)(key), jax.random.uniform(key, _batch(config, task), jnp.float32, -1, 1)
+    state = jax.jit(task.init, out_shardings=mesh.replicated(_devices(config)))(key)
+    image = jax.random.uniform(key, _batch(config, task), jnp.float32, -1, 1)
+    batch = mesh.put({"image": image}, _devices(config))
 
     def run() -> Any:
         nonlocal state
-        state, metrics = step(state, {"image": image})
+        state, metrics = step(state, batch)
         return metrics
 
     work = 3 * config.bench.batch * call_gflop(task, image.shape[1:])
@@ -208,11 +220,12 @@ def _train(config: Any) -> tuple[Callable[[], Any], Row]:
 
 def _call(config: Any) -> tuple[Callable[[], Any], Row]:
     """One call of the network on a batch, as in a step of sampling."""
-    task = build.task(config)
-    params = jax.jit(task.model.init_params)(jax.random.key(0))
+    task, devices = build.task(config), _devices(config)
+    params = jax.jit(task.model.init_params, out_shardings=mesh.replicated(devices))(jax.random.key(0))
     key = arrays.keys(0, config.bench.batch)
     x = task.diffusion.encode(jnp.zeros(_batch(config, task)))
     x = arrays.cell_normal(key, 0, arrays.coords(x.shape[1:-1]), x.shape[-1])
+    x = mesh.put({"x": x}, devices)["x"]
     call = jax.jit(lambda p, x: task.model.apply(p, x, jnp.zeros(1, jnp.int32), None, (), key)[0])
     work = config.bench.batch * call_gflop(task, _batch(config, task)[1:])
     return partial(call, params, x), {"gflop": work, "images": config.bench.batch / config.sample.steps}
