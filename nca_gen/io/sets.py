@@ -1,0 +1,277 @@
+"""Sets of images on disk, for scoring: opened by their path, read when they are asked for.
+
+A set is an :class:`Images`, ``Volumes`` (:mod:`nca_gen.io.volumes`) or ``Slides`` (:mod:`nca_gen.io.slides`). Its
+``notes`` are caveats that must stand beside every number made of it; :func:`digest` names its content.
+
+What happens to unusual input: images of several sizes, depths or numbers of channels are refused, two of them named;
+an unreadable file is named in a note and left out (``strict``: refused); alpha is dropped, one channel and 16 bits are
+kept, each with a note; float pixels must lie within [-1, 1].
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from nca_gen.errors import UserError
+from nca_gen.io import images, npy, slides, volumes
+
+BLOCK = 2**22  # numbers of a set that are held at a time
+_THREADS = min(8, os.cpu_count() or 1)
+
+
+@runtime_checkable
+class Images(Protocol):
+    """Images of one size: a numpy array, or what reads them. ``x[a:b]`` is float32 ``[n, H, W, C]`` in [-1, 1]."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Shaped[np.ndarray, "..."]: ...
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """Images of one size that ``read`` gives, in the depth in which they are stored, for an array of their indices."""
+
+    read: Callable[[np.ndarray], Shaped[np.ndarray, "n H W C"]]
+    shape: tuple[int, ...]
+    digest: str
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Float[np.ndarray, "*n H W C"]:
+        at = np.arange(len(self))[index]
+        if not np.size(at):
+            return np.empty((0, *self.shape[1:]), np.float32)
+        x = images.to_float(self.read(np.atleast_1d(at)))
+        return x if np.ndim(at) else x[0]
+
+
+class Look(NamedTuple):
+    """What is to be known of an image file before it is used."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    alpha: bool
+    low: float  # of float pixels; NaN where there is one
+    high: float
+    sha256: bytes
+
+
+def open(
+    path: str | Path, *, strict: bool = False, progress: Callable[[int], None] = lambda done: None
+) -> Lazy | volumes.Volumes | slides.Slides:
+    """The set at ``path``.
+
+    A folder (with its sub folders, in natural order, hidden files left out) of PNG, JPEG and TIFF images, of volumes
+    (``.nii``, ``.nii.gz``, ``.npy``, ``.npz``: one a file) or of slides (``.svs`` and the like, tiled TIFF); a single
+    volume or slide; an ``.npz`` in the layout of ADM (``arr_0``, ``[N, H, W, C]``) or an ``.npy``, where five axes
+    ``[N, D, H, W, C]`` are volumes. Every file is read once here, so that a damaged one is known before any number is:
+    ``progress`` hears how many are done. Memory does not grow with the number of images.
+
+    Raises UserError for what cannot be scored (see above), and with ``strict`` for any unreadable file.
+    """
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise UserError(f"no file or folder {str(path)!r}: give a folder of images, volumes or slides, an .npz or .npy")
+    if root.is_file() and root.suffix in npy.SUFFIXES:
+        return _array(root)
+    names = [root.name] if root.is_file() else _files(root)
+    folder = root.parent if root.is_file() else root
+    kind = _one_kind(folder, names)
+    look = {"images": _look, "volumes": volumes.look, "slides": slides.open_slide}[kind]
+    # Volumes and slides are large, and one at a time is in memory.
+    found, lost = _probe(folder, names, look, _THREADS if kind == "images" else 1, progress)
+    if lost:
+        count = f"{len(lost)} of {len(names)} files cannot be read"
+        told = "; ".join(str(error).removeprefix("cannot read ") for error in lost[:5])
+        more = f"; and {len(lost) - 5} more" if len(lost) > 5 else ""
+        if strict or not found:
+            raise UserError(f"{count}: {told}{more}")
+        lost = [f"{count} and are left out: {told}{more}"]
+    if kind == "slides":
+        return slides.of([*found.values()], lost)
+    known = tuple(found)
+    if kind == "volumes":
+        return volumes.of(known, lambda i: volumes.read(folder / known[i]), [*found.values()], lost)
+    return _images(folder, known, [*found.values()], lost)
+
+
+def kind(images: Any) -> str:
+    """What a set is a set of: "images", "volumes" (also an array of five axes) or "slides"."""
+    if isinstance(images, slides.Slides):
+        return "slides"
+    return "volumes" if isinstance(images, volumes.Volumes) or len(images.shape) == 5 else "images"
+
+
+def digest(images: Any) -> str:
+    """SHA-256 of the content of a set, in hex: of its files' bytes in their order, or of an array's type, shape and
+    bytes. Equal digests are equal images; the reverse need not hold."""
+    known = getattr(images, "digest", None)
+    return known if isinstance(known, str) else _hash(np.asarray(images))
+
+
+def blocks(images: Images, numbers: int = BLOCK) -> Iterator[Shaped[np.ndarray, "n ..."]]:
+    """The images in order, in blocks of about ``numbers`` numbers (at least one image), each read once."""
+    step = max(1, numbers // max(1, int(np.prod(images.shape[1:]))))
+    for start in range(0, len(images), step):
+        yield images[start : start + step]
+
+
+def _hash(array: np.ndarray) -> str:
+    key = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    for block in blocks(array):
+        key.update(np.ascontiguousarray(block).data)
+    return key.hexdigest()
+
+
+def _array(path: Path) -> Lazy | volumes.Volumes:
+    """A set in one array."""
+    array = npy.mapped(path)
+    shape = " x ".join(map(str, array.shape))
+    if array.ndim not in (4, 5):
+        raise UserError(f"{path} is {shape or 'one number'}: a set has the axes N, H, W, C (or N, D, H, W, C)")
+    if 0 in array.shape:
+        raise UserError(f"{path} holds no images ({shape})")
+    if array.ndim == 4 and array.shape[-1] > 16 >= array.shape[1]:
+        raise UserError(f"{path} is {shape}: channels come last, N x H x W x C; transpose it")
+    if array.dtype.kind != "f" and array.dtype not in (np.uint8, np.uint16):
+        raise UserError(f"{path} holds {array.dtype}: store pixels as uint8, uint16, or floats in [-1, 1]")
+    if array.ndim == 5:
+        names = [f"{path.name}[{i}]" for i in range(len(array))]
+        key = lambda v: hashlib.sha256(np.ascontiguousarray(v)).digest()  # noqa: E731
+        looks = [volumes.Look(v.shape, v.dtype, *_ends([v]), key(v)) for v in array]
+        if bad := [name for name, x in zip(names, looks, strict=True) if not np.isfinite([x.low, x.high]).all()]:
+            raise UserError(f"{bad[0]} holds NaN or infinite voxels")
+        return volumes.of(names, lambda i: array[i], looks, [])
+    real = array.dtype.kind == "f"
+    notes = _notes(path, array.shape, array.dtype, *_ends(blocks(array) if real else []))
+    read = lambda at: array[at].astype(np.float32) if real else array[at]  # noqa: E731
+    return Lazy(read, array.shape, _hash(array), (), tuple(notes))
+
+
+def _ends(arrays: Iterable[np.ndarray]) -> tuple[float, float]:
+    """The least and the greatest number of all arrays, NaN if there is one among them; zeros of no arrays."""
+    ends = np.array([(a.min(), a.max()) for a in arrays] or [(0.0, 0.0)])
+    return float(ends[:, 0].min()), float(ends[:, 1].max())
+
+
+def _images(folder: Path, names: tuple[str, ...], looks: Sequence[Look], notes: list[str]) -> Lazy:
+    """A set in image files."""
+    first = looks[0]
+    kinds = ["{} x {} pixels, {} channels of {}".format(*x.shape, x.dtype) for x in looks]
+    for name, kind in zip(names, kinds, strict=True):
+        if kind != kinds[0]:
+            raise UserError(f"{folder} mixes images: {names[0]} has {kinds[0]}, {name} has {kind}; bring them to one")
+    low, high = np.min([x.low for x in looks]), np.max([x.high for x in looks])
+    notes += _notes(folder, first.shape, first.dtype, float(low), float(high))
+    if alpha := sum(x.alpha for x in looks):
+        notes.append(f"the alpha channel of {alpha} of {len(looks)} images is dropped, and nothing is blended with it")
+
+    def read(at: np.ndarray) -> Shaped[np.ndarray, "n H W C"]:
+        paths = [folder / names[i] for i in at]
+        if len(paths) == 1:
+            return images.read(paths[0])[None]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return np.stack([*pool.map(images.read, paths)])
+
+    key = hashlib.sha256(b"".join(x.sha256 for x in looks)).hexdigest()
+    return Lazy(read, (len(names), *first.shape), key, names, tuple(notes))
+
+
+def _notes(path: Path, shape: tuple[int, ...], dtype: np.dtype, low: float, high: float) -> Iterator[str]:
+    """What has to be said of such pixels. Raises UserError for floats that are not in [-1, 1]."""
+    if shape[-1] == 1:
+        yield "one channel: feature networks see it three times"
+    if dtype == np.uint16:
+        yield "16-bit pixels are rounded to 8 bits for feature networks; other metrics see all 16"
+    if dtype.kind != "f":
+        return
+    if not np.isfinite([low, high]).all():
+        raise UserError(f"{path} holds NaN or infinite pixels")
+    if low < -1 or high > 1:
+        raise UserError(f"float pixels of {path} reach from {low:.4g} to {high:.4g}: scale or clip them to [-1, 1]")
+    yield "float pixels are rounded to 8 bits for feature networks; other metrics see them as they are"
+    if low >= 0:
+        yield f"float pixels from {low:.4g} to {high:.4g} are taken as grey to white: store 2v - 1 if 0 is black"
+
+
+def _look(path: Path) -> Look:
+    """Decodes an image once. Raises :class:`~nca_gen.io.images.Unreadable`."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise images.Unreadable(path, (error.strerror or str(error)).lower()) from None
+    image = images.decode(data, path)
+    ends = _ends([image] if image.dtype.kind == "f" else [])
+    return Look(image.shape, image.dtype, _alpha(data), *ends, hashlib.sha256(data).digest())
+
+
+def _alpha(data: bytes) -> bool:
+    """Whether an image file has transparency, which :func:`nca_gen.io.images.decode` drops."""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    except Exception:  # TIFFs of many channels or bits, which only tifffile reads
+        return False
+
+
+def _files(root: Path) -> list[str]:
+    """Scorable files below ``root``, as relative names in natural order."""
+    wanted = (*images.SUFFIXES, *volumes.SUFFIXES, *slides.SUFFIXES)
+    found = (p.relative_to(root) for p in root.rglob("*") if p.name.lower().endswith(wanted) and p.is_file())
+    names = [p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts)]
+    if not names:
+        raise UserError(f"no image, volume or slide in {root}: put files there, of {', '.join(wanted)}")
+    return sorted(names, key=images.natural)
+
+
+def _one_kind(folder: Path, names: Iterable[str]) -> str:
+    """What all files of a folder are. Raises UserError, which names two, where they are not one kind."""
+    first: dict[str, str] = {}
+    for name in names:
+        if name.lower().endswith(volumes.SUFFIXES):
+            first.setdefault("volumes", name)
+        else:
+            first.setdefault("slides" if slides.is_slide(folder / name) else "images", name)
+    if len(first) > 1:
+        told = ", ".join(f"{kind} ({name})" for kind, name in first.items())
+        raise UserError(f"{folder} mixes {told}: keep one kind a folder")
+    return next(iter(first))
+
+
+def _probe(
+    folder: Path, names: Sequence[str], look: Callable, threads: int, progress: Callable[[int], None]
+) -> tuple[dict[str, Any], list[images.Unreadable]]:
+    """What ``look`` sees, by name, and the errors of the files that cannot be read."""
+
+    def attempt(name: str) -> Any:
+        try:
+            return look(folder / name)
+        except images.Unreadable as error:
+            return error
+
+    found = {}
+    with ThreadPoolExecutor(threads) as pool:
+        for done, (name, seen) in enumerate(zip(names, pool.map(attempt, names), strict=True), 1):
+            found[name] = seen
+            progress(done)
+    lost = [x for x in found.values() if isinstance(x, images.Unreadable)]
+    return {name: x for name, x in found.items() if not isinstance(x, images.Unreadable)}, lost

@@ -1,0 +1,231 @@
+"""Slides: tiled TIFF files (SVS, NDPI, BigTIFF, ...) with a pyramid of levels, of which only windows are read.
+
+A level is any tiled page (also of page 0's SubIFDs) with the proportions of the first, so pyramids in pages and in
+SubIFDs are both seen. Missing tiles are white.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
+
+from nca_gen.errors import UserError
+from nca_gen.io import images
+
+SUFFIXES = (".svs", ".ndpi", ".scn", ".bif")  # and tiled .tif, .tiff
+LIMIT = 2**26  # pixels of a window that is resized in one piece
+SUPPORT = {"box": 0.5, "bicubic": 2.0, "lanczos": 3.0}  # half the width of a kernel in output pixels
+Pixels = Shaped[np.ndarray, "h w C"]
+Number = int | float
+Box = tuple[Number, Number, Number, Number]  # top, left, height, width in pixels of the full size
+
+
+class Level(NamedTuple):
+    """One size of a slide: where its tiles lie in the file, and how to decode them."""
+
+    height: int
+    width: int
+    tile: tuple[int, int]
+    offsets: Sequence[int]
+    counts: Sequence[int]
+    decode: Callable[[bytes, int], np.ndarray | None]
+
+
+class Slide(NamedTuple):
+    path: str
+    levels: tuple[Level, ...]  # the full size first, then smaller and smaller
+    channels: int
+    dtype: np.dtype
+
+
+@dataclass(frozen=True)
+class Slides:
+    """Slides of any sizes, read window by window. ``notes`` must stand beside every number that is made of them."""
+
+    slides: tuple[Slide, ...]
+    digest: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.slides)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(slide.path for slide in self.slides)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of every slide at its full size."""
+        return tuple((s.levels[0].height, s.levels[0].width) for s in self.slides)
+
+    @property
+    def channels(self) -> int:
+        return self.slides[0].channels
+
+    def window(self, i: int, box: Box, size: tuple[int, int], kernel: str = "bicubic", inside: bool = True) -> Pixels:
+        """The ``box`` of slide ``i`` brought to ``size`` = (height, width), from the smallest level that has as much.
+
+        ``kernel`` and ``inside`` as in :func:`resample`. A window of more than ``LIMIT`` pixels of that level, such as
+        a slide without a pyramid has, is first reduced by the area mean of a whole number of pixels, in bands.
+        """
+        slide = self.slides[i]
+        full = slide.levels[0]
+        shrink = min(box[2] / size[0], box[3] / size[1])
+        level = next(x for x in reversed(slide.levels) if full.height / x.height <= shrink * 1.001 or x is full)
+        scale = (level.height / full.height, level.width / full.width)
+        box = (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
+        shrink = min(box[2] / size[0], box[3] / size[1])
+        k = max(1, min(int(shrink), math.ceil(math.sqrt(box[2] * box[3] / LIMIT))))
+        extent, box = (level.height // k, level.width // k), tuple(x / k for x in box)
+        read = partial(_read if k == 1 else partial(_reduced, k), slide, level)
+        return resample(read, extent, box, size, kernel, inside)
+
+
+def resample(
+    read: Callable[[int, int, int, int], Pixels],
+    extent: tuple[int, int],
+    box: Box,
+    size: tuple[int, int],
+    kernel: str = "bicubic",
+    inside: bool = True,
+) -> Pixels:
+    """The ``box`` of an image of ``extent`` = (height, width) brought to ``size``, antialiased as Pillow does it.
+
+    ``read(top, left, height, width)`` gives pixels of the image, and is asked for no more than is needed. ``inside``
+    crops, then resizes: nothing outside the box is seen (but for parts of a pixel). Otherwise the result is that of
+    resizing the whole image by that much and cutting the box out: at its edges the kernel reaches beyond it.
+    """
+    import PIL.Image
+
+    pad = [0 if inside else SUPPORT[kernel] * max(1.0, box[2 + a] / size[a]) + 1 for a in (0, 1)]
+    low = [max(0, math.floor(box[a] - pad[a])) for a in (0, 1)]
+    high = [min(extent[a], math.ceil(box[a] + box[2 + a] + pad[a])) for a in (0, 1)]
+    pixels = read(low[0], low[1], high[0] - low[0], high[1] - low[1])
+    top, left = max(0.0, box[0] - low[0]), max(0.0, box[1] - low[1])
+    corners = (left, top, min(left + box[3], pixels.shape[1]), min(top + box[2], pixels.shape[0]))
+    work = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+    how = PIL.Image.Resampling[kernel.upper()]
+    planes = [np.asarray(PIL.Image.fromarray(p).resize(size[::-1], how, corners)) for p in np.moveaxis(work, -1, 0)]
+    out = np.stack(planes, -1)
+    if pixels.dtype.kind == "u" and pixels.dtype != np.uint8:
+        out = np.clip(np.rint(out), 0, np.iinfo(pixels.dtype).max)
+    return out.astype(pixels.dtype)
+
+
+def open_slide(path: str | Path) -> Slide:
+    """The levels of a slide. Raises :class:`~nca_gen.io.images.Unreadable` where there is no tiled image in it."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            first, end = tiff.pages[0], Path(path).stat().st_size
+            found = [p for p in (*tiff.pages, *(first.pages or ())) if p.is_tiled and _fits(p, first)]
+            if not found or not first.is_tiled:
+                raise ValueError("its first page is not tiled, so windows of it cannot be read")
+            if first.dtype not in (np.uint8, np.uint16) or first.planarconfig != 1 or first.photometric == 3:
+                raise ValueError(f"pixels are {first.dtype}, or planar, or of a palette; save them as 8 or 16 bit RGB")
+            if any(max(map(sum, zip(p.dataoffsets, p.databytecounts, strict=True)), default=0) > end for p in found):
+                raise ValueError("the file is truncated")
+            alpha = bool(set(first.extrasamples[-1:]) & {1, 2})
+            channels = first.samplesperpixel - alpha
+            levels = {p.shape[:2]: _level(p, channels) for p in reversed(found)}  # of one size the first
+            return Slide(str(path), tuple(levels[s] for s in sorted(levels, reverse=True)), channels, first.dtype)
+    except OSError as error:
+        raise images.Unreadable(path, (error.strerror or str(error)).lower()) from None
+    except Exception as error:  # tifffile raises what it likes on damaged bytes
+        raise images.Unreadable(path, str(error).lower() or type(error).__name__) from None
+
+
+def is_slide(path: str | Path) -> bool:
+    """Whether a file is a slide: by its suffix, or a TIFF that is tiled."""
+    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        return Path(path).suffix.lower() in SUFFIXES
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return tiff.pages[0].is_tiled
+    except Exception:  # whatever is wrong with it is said by who reads it
+        return False
+
+
+def of(slides: Sequence[Slide], notes: Sequence[str]) -> Slides:
+    """The set of some slides. Raises UserError where they differ in channels or depth."""
+    kinds = [f"{s.channels} channels of {s.dtype}" for s in slides]
+    for slide, kind in zip(slides, kinds, strict=True):
+        if kind != kinds[0]:
+            raise UserError(f"slides of different kinds: {slides[0].path} has {kinds[0]}, {slide.path} has {kind}")
+    flat = sum(len(s.levels) == 1 for s in slides)
+    if flat:
+        notes = [*notes, f"{flat} of {len(slides)} slides have no pyramid: large windows are read at the full size"]
+    if slides[0].dtype != np.uint8:
+        notes = [*notes, "16-bit pixels are rounded to 8 bits for feature networks"]
+    key = hashlib.sha256()
+    for slide in slides:
+        with open(slide.path, "rb") as file:
+            key.update(hashlib.file_digest(file, "sha256").digest())
+    return Slides(tuple(slides), key.hexdigest(), tuple(notes))
+
+
+def _fits(page: object, first: object) -> bool:
+    """Whether a page shows the whole of what the first page shows, up to the rounding of its sides."""
+    (height, width), (h, w) = first.shape[:2], page.shape[:2]
+    alike = page.samplesperpixel == first.samplesperpixel and page.dtype == first.dtype
+    return alike and h <= height and abs(h * width - w * height) <= max(height, width)
+
+
+def _level(page: object, channels: int) -> Level:
+    decode, tables = page.decode, page.jpegtables
+
+    def pixels(data: bytes, index: int) -> np.ndarray | None:
+        tile = decode(data, index, jpegtables=tables)[0] if data else None
+        return None if tile is None else tile[0, ..., :channels]
+
+    return Level(*page.shape[:2], (page.tilelength, page.tilewidth), page.dataoffsets, page.databytecounts, pixels)
+
+
+def _read(slide: Slide, level: Level, top: int, left: int, height: int, width: int) -> Pixels:
+    """A window of a level, of which only the tiles that it touches are decoded, side by side."""
+    out = np.full((height, width, slide.channels), np.iinfo(slide.dtype).max, slide.dtype)
+    (th, tw), across = level.tile, -(-level.width // level.tile[1])
+    rows, columns = range(top // th, -(-(top + height) // th)), range(left // tw, -(-(left + width) // tw))
+
+    def paste(item: tuple[tuple[int, int], bytes]) -> None:
+        (r, c), data = item
+        tile = level.decode(data, r * across + c)
+        if tile is None:
+            return
+        y, x = r * th - top, c * tw - left
+        into = out[max(0, y) : y + len(tile), max(0, x) : x + tile.shape[1]]
+        into[:] = tile[max(0, -y) :, max(0, -x) :][: into.shape[0], : into.shape[1]]
+
+    with open(slide.path, "rb") as file, ThreadPoolExecutor(4) as pool:
+
+        def data(r: int, c: int) -> bytes:
+            file.seek(level.offsets[r * across + c])
+            return file.read(level.counts[r * across + c])
+
+        for _ in pool.map(paste, [((r, c), data(r, c)) for r in rows for c in columns]):
+            pass
+    return out
+
+
+def _reduced(k: int, slide: Slide, level: Level, top: int, left: int, height: int, width: int) -> Pixels:
+    """A window of a level after its reduction by ``k``, in whose pixels it is given."""
+    rows = max(-(-level.tile[0] // k), LIMIT // 8 // (k * k * width))  # less than a tile would be decoded twice
+    bands = (slice(y, min(y + rows, height)) for y in range(0, height, rows))
+    return np.concatenate(
+        [
+            images.reduce(_read(slide, level, (top + b.start) * k, left * k, (b.stop - b.start) * k, width * k), k)
+            for b in bands
+        ]
+    )

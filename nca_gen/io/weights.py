@@ -1,0 +1,224 @@
+"""Weights of published networks from local files: torch state dicts, safetensors, npz. Nothing in a file is executed.
+
+A torch file is a pickle, and a pickle is a program. The reader here knows the few names that a state dict is built of
+and refuses any other, so that the worst that a file can do is to be refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from nca_gen.errors import UserError
+
+LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # how torch began its files until 1.6
+ENDINGS = "pth, pt, bin, safetensors or npz"
+DTYPES = {  # by torch's names
+    "Double": "<f8",
+    "Float": "<f4",
+    "Half": "<f2",
+    "BFloat16": ml_dtypes.bfloat16,
+    "Long": "<i8",
+    "Int": "<i4",
+    "Short": "<i2",
+    "Char": "i1",
+    "Byte": "u1",
+    "Bool": "?",
+}
+SAFE = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")  # the same in safetensors
+State = dict[str, np.ndarray]
+
+
+def find(names: Sequence[str], folder: str | Path | None = None, *, url: str, licence: str) -> Path:
+    """The first file of ``names`` in ``folder``, else $NCA_GEN_WEIGHTS, else ~/.cache/nca_gen/weights.
+
+    Raises UserError where there is none: which file, from where, under which licence, and where to put it.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "nca_gen", "weights")
+    root = Path(folder or os.environ.get("NCA_GEN_WEIGHTS") or home).expanduser()
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    others = f" (or {', '.join(names[1:])})" if names[1:] else ""
+    raise UserError(
+        f"no {names[0]}{others} in {root}: download {url} (licence: {licence}) into it, or set NCA_GEN_WEIGHTS to the "
+        "folder that has it"
+    )
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file, in hex.
+
+    Published torch files carry its first digits in their name (``vgg16-397923af.pth``): raises UserError where they
+    differ, so that a download cut short is known.
+    """
+    with _opened(path) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    promised = re.search(r"-([0-9a-f]{8,64})\.(pth|pt)$", Path(path).name)
+    if promised and not found.startswith(promised[1]):
+        raise UserError(
+            f"{path} is damaged: its SHA-256 begins with {found[:8]}, not as its name says; download it anew"
+        )
+    return found
+
+
+def read(path: str | Path) -> State:
+    """The tensors of a file by name, on the host, in their own precision (bfloat16 as float32).
+
+    Knows torch's formats (the zip of today, the pickles before 1.6), safetensors and npz, by content. Of a checkpoint
+    that holds more, what its ``state_dict`` holds. Raises UserError for a file that is none of them or is damaged, and
+    for a pickle that asks for anything but tensors.
+    """
+    with _opened(path) as file:
+        start = file.read(16)
+        file.seek(0)
+        try:
+            if start[:4] == b"PK\3\4":
+                return _zipped(file, path)
+            if start.startswith(LEGACY):
+                return _legacy(file, path)
+            if start[8:9] == b"{":
+                return _safetensors(file)
+        except UserError:
+            raise
+        except Exception as error:  # on damaged bytes pickle, zip and numpy each raise what they like
+            reason = str(error) or type(error).__name__
+            raise UserError(f"{path} is damaged ({reason}); download it anew") from None
+    raise UserError(f"{path} holds no weights in a format known here: {ENDINGS}")
+
+
+def _opened(path: str | Path) -> Any:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise UserError(f"cannot read weights {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _safetensors(file: Any) -> State:
+    """Eight bytes of length, a header in JSON, then the numbers."""
+    dtypes = dict(zip(SAFE, DTYPES.values(), strict=True))
+    header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header.pop("__metadata__", None)
+    data = memoryview(file.read())
+
+    def tensor(dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
+        return _plain(np.frombuffer(data[slice(*data_offsets)], dtypes[dtype]).reshape(shape))
+
+    return {name: tensor(**entry) for name, entry in header.items()}
+
+
+def _zipped(file: Any, path: str | Path) -> State:
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        pickled = next((name for name in names if name == "data.pkl" or name.endswith("/data.pkl")), None)
+        if pickled is None:
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: np.asarray(array) for name, array in arrays.items()}
+        root = pickled.removesuffix("data.pkl")
+        if f"{root}constants.pkl" in names:
+            raise UserError(f"{path} is a TorchScript program; give its state_dict(), saved by torch.save")
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+            raise UserError(f"{path} was written on a big-endian machine; save it as safetensors")
+
+        def storage(dtype: np.dtype, key: str, _device: str, count: int) -> np.ndarray:
+            return np.frombuffer(archive.read(f"{root}data/{key}"), dtype, count)
+
+        return _state(_Restricted(io.BytesIO(archive.read(pickled)), path, storage).load(), path)
+
+
+def _legacy(file: Any, path: str | Path) -> State:
+    """Five pickles (magic number, version, sizes of integers, tensors, keys), then the numbers of the storages."""
+    storages: dict[str, np.ndarray] = {}
+
+    def storage(dtype: np.dtype, key: str, _device: str, count: int, view: Any = None) -> np.ndarray:
+        whole = storages.setdefault(key, np.zeros(count, dtype))  # filled below
+        return whole if view is None else whole[view[1] : view[1] + view[2]]
+
+    _, _, _, loaded, keys = (_Restricted(file, path, storage).load() for _ in range(5))
+    for key in keys:
+        count, whole = int.from_bytes(file.read(8), "little"), storages[key]
+        if count != len(whole) or file.readinto(whole.view(np.uint8)) != whole.nbytes:
+            raise ValueError("it ends early")
+    return _state(loaded, path)
+
+
+def _state(loaded: Any, path: str | Path) -> State:
+    tensors = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {"it": loaded}
+    found = {name: tensor.data if isinstance(tensor, _Parameter) else tensor for name, tensor in tensors.items()}
+    for name, tensor in found.items():
+        if not isinstance(tensor, np.ndarray):
+            raise UserError(
+                f"{path} is no state dict: {name} is a {type(tensor).__name__}; save net.state_dict() alone"
+            )
+    return {str(name): _plain(tensor) for name, tensor in found.items()}
+
+
+def _plain(tensor: np.ndarray) -> np.ndarray:
+    return np.asarray(tensor, np.float32 if tensor.dtype == ml_dtypes.bfloat16 else None, order="C")
+
+
+class _Parameter:
+    """A parameter as torch pickled it before 0.4: made of its tensor, or of nothing, with the tensor in its state."""
+
+    data: Any
+
+    def __new__(cls, data: Any = None, *_: Any) -> _Parameter:
+        self = super().__new__(cls)
+        self.data = data
+        return self
+
+    def __setstate__(self, state: tuple) -> None:
+        self.data = self.data if self.data is not None else state[0]
+
+
+def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: Any) -> np.ndarray:
+    """A view of a storage; ``offset`` and ``strides`` count numbers. ValueError where it would reach beyond."""
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= len(storage)):
+        raise ValueError("a tensor reaches beyond its numbers")
+    steps = [s * storage.itemsize for s in strides]
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps)
+
+
+NAMES = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    ("torch.nn.parameter", "Parameter"): _Parameter,
+} | {("torch", f"{name}Storage"): np.dtype(dtype) for name, dtype in DTYPES.items()}
+
+
+class _Restricted(pickle.Unpickler):
+    """Knows ``NAMES`` and no other; ``storage`` gives the numbers of a tensor."""
+
+    def __init__(self, file: Any, path: str | Path, storage: Callable[..., np.ndarray]):
+        super().__init__(file, encoding="utf-8")
+        self.path, self.storage = path, storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in NAMES:
+            raise UserError(
+                f"refused {self.path}: it asks to run {module}.{name}, and weights need no code; save net.state_dict() "
+                "alone, or as safetensors"
+            )
+        return NAMES[module, name]
+
+    def persistent_load(self, address: Any) -> np.ndarray:
+        kind, *where = address
+        if kind != "storage":
+            raise ValueError(f"an unknown {kind!r} in it")
+        return self.storage(*where)

@@ -1,0 +1,84 @@
+"""Weights of published torch networks in flax modules whose paths, joined by dots, are torch's names.
+
+Only the last part differs: ``kernel`` and ``scale`` are torch's ``weight``, ``mean`` and ``var`` its ``running_mean``
+and ``running_var``. Kernels ``[*taps, inputs, outputs]`` are ``[outputs, inputs, *taps]`` there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from nca_gen.errors import UserError
+
+COUNTERS = ("*num_batches_tracked",)  # of batches that torch's normalisation has seen
+LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+State = dict[str, np.ndarray]
+
+
+def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[str] = COUNTERS) -> dict[str, Any]:
+    """The variables of ``module`` (``params``, ``batch_stats``) from the tensors of a torch network, in float32.
+
+    ``example`` is an input, or its ``ShapeDtypeStruct``. Raises UserError for the first tensor that is missing, has
+    another shape, or that nobody asks for and no pattern in ``ignore`` names.
+    """
+    filled: dict[str, Any] = {}
+    known = set()
+    for path, leaf, shape in _leaves(module, example):
+        name = _name(path)
+        known.add(name)
+        if name not in state:
+            raise UserError(f"the weights lack {name} {_torch_shape(leaf, shape)}: they are of another network")
+        tensor = np.asarray(state[name], np.float32)
+        tensor = np.moveaxis(tensor, (0, 1), (-1, -2)) if leaf == "kernel" and tensor.ndim > 1 else tensor
+        if tensor.shape != shape:
+            raise UserError(
+                f"the weights are of another network: {name} is {state[name].shape}, not {_torch_shape(leaf, shape)}"
+            )
+        inner = filled
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[leaf] = np.ascontiguousarray(tensor)
+    for name in state:
+        if name not in known and not any(fnmatchcase(name, pattern) for pattern in ignore):
+            raise UserError(f"the weights are of another network: {name} {state[name].shape} has no place in it")
+    return filled
+
+
+def random_state(module: nn.Module, example: Any, seed: int) -> State:
+    """Random tensors for a torch network of the same names, equal on every machine.
+
+    Kernels are normal with the deviation of He et al. 2015 (arXiv 1502.01852), factors and variances uniform in
+    [0.75, 1.25], whatever else is normal with a deviation of 0.1.
+    """
+    rng, state = np.random.RandomState(seed), {}
+    for path, leaf, shape in sorted(_leaves(module, example), key=lambda item: _name(item[0])):
+        theirs = _torch_shape(leaf, shape)
+        if leaf in ("scale", "var"):
+            tensor = rng.uniform(0.75, 1.25, theirs)
+        else:
+            tensor = rng.standard_normal(theirs) * (np.sqrt(2 / np.prod(shape[:-1])) if leaf == "kernel" else 0.1)
+        state[_name(path)] = tensor.astype(np.float32)
+    return state
+
+
+def _leaves(module: nn.Module, example: Any) -> Iterator[tuple[tuple[str, ...], str, tuple[int, ...]]]:
+    """Path, its last part, and shape of every variable; nothing is computed."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), example)
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        path = tuple(key.key for key in keys)
+        yield path, path[-1], leaf.shape
+
+
+def _name(path: tuple[str, ...]) -> str:
+    """``("params", "fc", "kernel")`` -> ``fc.weight``."""
+    return ".".join((*path[1:-1], LEAVES.get(path[-1], path[-1])))
+
+
+def _torch_shape(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:-3:-1], *shape[:-2]) if leaf == "kernel" else shape

@@ -1,0 +1,47 @@
+"""The ways in which published networks have been given images of their size. The choice alone moves FID by a quarter.
+
+None but :func:`clean` smooths before it takes pixels away (Parmar et al. 2022, arXiv 2104.11222).
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+
+def tf1(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B {size} {size} C"]:
+    """Bilinear as in TensorFlow 1: output pixel i reads at ``i * in / out``, half a pixel away from where it lies."""
+    return _bilinear(x, size, lambda at, rate: at * rate)
+
+
+def half_pixel(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B {size} {size} C"]:
+    """Bilinear as in torch (``align_corners=False``): output pixel i reads at ``(i + 1/2) in / out - 1/2``."""
+    return _bilinear(x, size, lambda at, rate: np.maximum(rate * (at + np.float32(0.5)) - np.float32(0.5), 0))
+
+
+def _bilinear(x: Array, size: int, source) -> Array:
+    """Between the two nearest columns, then the two nearest rows; the last ones continue beyond the border."""
+    for axis in (2, 1):
+        n = x.shape[axis]
+        at = source(np.arange(size, dtype=np.float32), np.float32(n / size))
+        low = at.astype(np.int32)
+        part = (at - low).reshape(-1, *[1] * (3 - axis))
+        a, b = (jnp.take(x, i, axis) for i in (low, np.minimum(low + 1, n - 1)))
+        x = a + (b - a) * part
+    return x
+
+
+def clean(x: Num[np.ndarray, "B H W C"], size: int) -> Float[np.ndarray, "B {size} {size} C"]:
+    """Bicubic with antialiasing, clipped to [0, 255] and not rounded: Pillow's, a channel at a time in float32."""
+    import PIL.Image
+
+    def plane(p: np.ndarray) -> np.ndarray:
+        return np.asarray(PIL.Image.fromarray(p).resize((size, size), PIL.Image.Resampling.BICUBIC))
+
+    planes = np.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:3]).astype(np.float32)
+    with ThreadPoolExecutor() as pool:
+        out = np.stack([*pool.map(plane, planes)]).clip(0, 255)
+    return np.moveaxis(out.reshape(len(x), x.shape[-1], size, size), 1, -1)

@@ -1,0 +1,196 @@
+"""Sets on disk: what was stored is what is scored, and every unusual input has its stated behaviour."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from nca_gen.errors import UserError
+from nca_gen.io import images, sets, slides, volumes
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (12, 16, 20, 3)).astype(np.uint8)
+
+
+def folder(path, pixels=PIXELS, suffix=".png"):
+    path.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(pixels):
+        images.write(path / f"{i}{suffix}", image)  # 10 comes after 9
+    return path
+
+
+def stored(tmp_path, how):
+    if how == "png":
+        return folder(tmp_path / "images")
+    if how == "tif":
+        return folder(tmp_path / "images", suffix=".tif")
+    path = tmp_path / f"{how}.{'npy' if how == 'npy' else 'npz'}"
+    {"npy": np.save, "stored": np.savez, "deflated": np.savez_compressed}[how](path, PIXELS)
+    return path
+
+
+@pytest.mark.parametrize("how", ["png", "tif", "npy", "stored", "deflated"])
+def test_images_are_what_was_stored(tmp_path, how):
+    found = sets.open(stored(tmp_path, how))
+    assert isinstance(found, sets.Images)
+    assert (len(found), found.shape, sets.kind(found), found.notes) == (12, PIXELS.shape, "images", ())
+    x = images.to_float(PIXELS)
+    for index in (slice(2, 11, 3), [7, 0, 7], np.array([11]), slice(0, 0), 5, -1):
+        np.testing.assert_array_equal(found[index], x[index])
+        assert found[index].dtype == np.float32
+    np.testing.assert_array_equal(images.from_float(found[:]), PIXELS)
+    np.testing.assert_array_equal(np.concatenate([*sets.blocks(found, 4000)]), x)
+    assert sum(1 for _ in found) == 12  # as an array, it ends
+    with pytest.raises(IndexError):
+        found[12]
+
+
+def test_digest_names_the_content(tmp_path):
+    """One array is one digest, however it is stored; one changed pixel is another; a folder's name does not matter."""
+    arrays = {how: sets.digest(sets.open(stored(tmp_path, how))) for how in ("npy", "stored", "deflated")}
+    assert set(arrays.values()) == {sets.digest(PIXELS)}
+    changed = PIXELS.copy()
+    changed[11, 15, 19, 2] ^= 1
+    assert sets.digest(changed) != sets.digest(PIXELS) != sets.digest(PIXELS.reshape(12, 20, 16, 3))
+    a, b, c = (
+        sets.digest(sets.open(folder(tmp_path / n, x))) for n, x in (("a", PIXELS), ("b", PIXELS), ("c", changed))
+    )
+    assert a == b != c
+    assert a != sets.digest(sets.open(folder(tmp_path / "d", PIXELS[::-1])))  # the order of features
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    """200 images of 0.2 MB, 8 of which are asked for at a time."""
+    path = folder(tmp_path / "many", [np.full((256, 256, 3), 7, np.uint8)] * 200)
+    tracemalloc.start()
+    found = sets.open(path)
+    for block in sets.blocks(found, 8 * 256 * 256 * 3):
+        assert len(block) == 8
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 24e6  # all of them are 157 MB as floats, 39 MB in 8 bits
+
+
+def test_progress_counts_every_file(tmp_path):
+    done = []
+    sets.open(folder(tmp_path / "x"), progress=done.append)
+    assert done == [*range(1, 13)]
+
+
+def test_mixed_sizes_name_two_files(tmp_path):
+    path = folder(tmp_path / "x")
+    images.write(path / "20.png", np.zeros((16, 24, 3), np.uint8))
+    with pytest.raises(UserError, match=r"0\.png has 16 x 20 pixels.* 20\.png has 16 x 24 pixels"):
+        sets.open(path)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (np.zeros((16, 20, 1), np.uint8), "3 channels of uint8.* 1 channels of uint8"),
+        (np.zeros((16, 20, 3), np.uint16), "channels of uint8.* channels of uint16"),
+    ],
+)
+def test_mixed_channels_and_depths_name_two_files(tmp_path, other, words):
+    images.write(folder(tmp_path / "x") / "20.png", other)
+    with pytest.raises(UserError, match=words):
+        sets.open(tmp_path / "x")
+
+
+def test_16_bits_are_kept_with_a_note(tmp_path):
+    deep = RNG.integers(0, 65536, (2, 8, 8, 3)).astype(np.uint16)
+    found = sets.open(folder(tmp_path / "x", deep))
+    np.testing.assert_array_equal(images.from_float(found[:], np.uint16), deep)
+    assert "16-bit pixels are rounded to 8 bits for feature networks" in found.notes[0]
+
+
+def test_one_channel_is_kept_with_a_note(tmp_path):
+    found = sets.open(folder(tmp_path / "x", PIXELS[..., :1]))
+    assert found.shape == (12, 16, 20, 1)
+    assert found.notes == ("one channel: feature networks see it three times",)
+
+
+def test_alpha_is_dropped_with_a_note(tmp_path):
+    path = folder(tmp_path / "x")
+    Image.fromarray(np.dstack([PIXELS[0], np.full((16, 20), 9, np.uint8)])).save(path / "0.png")
+    tifffile.imwrite(path / "1.png", PIXELS[1])  # a TIFF by another name has none
+    found = sets.open(path)
+    np.testing.assert_array_equal(images.from_float(found[:2]), PIXELS[:2])
+    assert found.notes == ("the alpha channel of 1 of 12 images is dropped, and nothing is blended with it",)
+
+
+def test_unreadable_files_are_named_and_left_out_or_refused(tmp_path):
+    path = folder(tmp_path / "x")
+    (path / "3.png").write_bytes((path / "3.png").read_bytes()[:200])
+    (path / "4.png").write_bytes(b"")
+    found = sets.open(path)
+    np.testing.assert_array_equal(images.from_float(found[:]), np.delete(PIXELS, [3, 4], 0))
+    assert found.notes[0].startswith("2 of 12 files cannot be read and are left out: ")
+    assert "3.png: " in found.notes[0]
+    assert "4.png: the file is empty" in found.notes[0]
+    with pytest.raises(UserError, match=r"2 of 12 files cannot be read: .*3\.png"):
+        sets.open(path, strict=True)
+    for i in range(12):
+        (path / f"{i}.png").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"12 of 12 files cannot be read: .*; and 7 more"):
+        sets.open(path)
+
+
+def test_empty_and_missing(tmp_path):
+    with pytest.raises(UserError, match="no file or folder"):
+        sets.open(tmp_path / "nothing")
+    (tmp_path / "x" / ".hidden").mkdir(parents=True)
+    folder(tmp_path / "x" / ".hidden")
+    with pytest.raises(UserError, match=r"no image, volume or slide in .*x: put files there, of \.png"):
+        sets.open(tmp_path / "x")
+    np.save(tmp_path / "x.npy", PIXELS[:0])
+    with pytest.raises(UserError, match=r"x\.npy holds no images \(0 x 16 x 20 x 3\)"):
+        sets.open(tmp_path / "x.npy")
+
+
+def test_mixed_kinds_name_two_files(tmp_path):
+    path = folder(tmp_path / "x")
+    np.save(path / "labels.npy", PIXELS[0])
+    with pytest.raises(UserError, match=r"images \(0\.png\), volumes \(labels\.npy\): keep one kind"):
+        sets.open(path)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (PIXELS[0], "16 x 20 x 3: a set has the axes N, H, W, C"),
+        (PIXELS.transpose(0, 3, 1, 2), "channels come last"),
+        (PIXELS.astype(np.int64), "holds int64: store pixels as uint8"),
+        (PIXELS.astype(np.float32), "reach from 0 to 255: scale or clip them"),
+        (np.full((2, 4, 4, 3), np.nan, np.float32), "holds NaN or infinite pixels"),
+    ],
+)
+def test_arrays_that_cannot_be_scored(tmp_path, array, words):
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(UserError, match=words):
+        sets.open(tmp_path / "x.npy")
+
+
+def test_float_arrays_are_taken_as_they_are_with_notes(tmp_path):
+    x = RNG.uniform(-1, 1, (3, 4, 4, 3))
+    np.save(tmp_path / "x.npy", x)
+    found = sets.open(tmp_path / "x.npy")
+    np.testing.assert_array_equal(found[:], x.astype(np.float32))
+    assert "rounded to 8 bits" in found.notes[0]
+    np.save(tmp_path / "x.npy", np.abs(x))
+    assert "store 2v - 1 if 0 is black" in sets.open(tmp_path / "x.npy").notes[1]
+
+
+def test_kinds_by_their_files(tmp_path):
+    np.save(tmp_path / "x.npy", PIXELS.reshape(3, 4, 16, 20, 3))
+    found = sets.open(tmp_path / "x.npy")
+    assert isinstance(found, volumes.Volumes)
+    assert found.shape == (3, 4, 16, 20, 3)
+    assert sets.kind(found) == sets.kind(PIXELS.reshape(3, 4, 16, 20, 3)) == "volumes"
+    tifffile.imwrite(tmp_path / "s.tif", PIXELS[0].repeat(16, 0), tile=(64, 64), photometric="rgb")
+    assert isinstance(found := sets.open(tmp_path / "s.tif"), slides.Slides)
+    assert sets.kind(found) == "slides"

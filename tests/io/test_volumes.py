@@ -1,0 +1,102 @@
+"""Volumes from NIfTI and numpy files: axes, grey levels, sizes, damage."""
+
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+
+from nca_gen.errors import UserError
+from nca_gen.io import images, sets, volumes
+
+RNG = np.random.default_rng(0)
+VOXELS = RNG.integers(0, 256, (3, 4, 5, 6)).astype(np.uint8)
+
+
+def folder(path, voxels=VOXELS, suffix=".nii.gz"):
+    path.mkdir(exist_ok=True)
+    for i, volume in enumerate(voxels):
+        volumes.write(path / f"{i}{suffix}", volume)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".npy"])
+def test_write_then_read_and_the_order_of_axes(tmp_path, suffix):
+    path = folder(tmp_path / "x", suffix=suffix)
+    np.testing.assert_array_equal(volumes.read(path / f"1{suffix}")[..., 0], VOXELS[1])
+    found = sets.open(path)
+    assert (found.shape, found.notes, found.names[2]) == ((3, 4, 5, 6, 1), (), f"2{suffix}")
+    np.testing.assert_array_equal(found[1:], images.to_float(VOXELS[1:, ..., None]))
+    np.testing.assert_array_equal(found[-1], images.to_float(VOXELS[2, ..., None]))
+    if suffix != ".npy":  # a file's first axis is W
+        assert nibabel.load(path / f"0{suffix}").shape == (6, 5, 4)
+
+
+def test_grey_levels_of_other_types_are_stretched_volume_by_volume(tmp_path):
+    """Least and greatest value become what 0 and 255 of uint8 are, with a note; NIfTI's own scaling is applied."""
+    voxels = np.array([[100, 1123], [611, 355]], np.int16).reshape(1, 2, 2, 1)
+    found = sets.open(folder(tmp_path / "x", [*voxels, *(voxels * 7)]))
+    expected = np.array([0, 255, 255 * 511 / 1023, 255 * 255 / 1023]) / 128 - 1
+    np.testing.assert_allclose(found[0].ravel(), expected, atol=1e-6)
+    np.testing.assert_allclose(found[1].ravel(), expected, atol=1e-6)
+    assert "stretched from its least to its greatest" in found.notes[0]
+    scaled = nibabel.Nifti1Image(voxels[0], np.eye(4))
+    scaled.header.set_slope_inter(2.0, -5.0)
+    nibabel.save(scaled, tmp_path / "y.nii")
+    np.testing.assert_allclose(volumes.read(tmp_path / "y.nii").max(), 2 * 1123 - 5)
+    flat = sets.open(folder(tmp_path / "z", [np.full((2, 2, 2), 9, np.int32)]))
+    np.testing.assert_array_equal(flat[0], -1)
+
+
+def test_floats_within_one_are_taken_as_they_are(tmp_path):
+    x = RNG.uniform(-1, 1, (2, 3, 4, 5)).astype(np.float32)
+    found = sets.open(folder(tmp_path / "x", x))
+    np.testing.assert_array_equal(found[:][..., 0], x)
+    assert found.notes == ()
+    assert "grey to white" in sets.open(folder(tmp_path / "y", np.abs(x))).notes[0]
+    # One of them that is uint8 makes all a mixed set: each is stretched.
+    volumes.write(tmp_path / "x" / "9.nii.gz", VOXELS[0])
+    assert sets.open(tmp_path / "x")[0].min() == -1
+
+
+def test_volumes_of_several_sizes_can_be_read_but_have_no_shape(tmp_path):
+    path = folder(tmp_path / "x")
+    volumes.write(path / "9.nii.gz", VOXELS[0, :, :4])
+    found = sets.open(path)
+    assert found.shapes == ((4, 5, 6, 1),) * 3 + ((4, 4, 6, 1),)
+    assert found[3].shape == (4, 4, 6, 1)
+    with pytest.raises(UserError, match=r"0\.nii\.gz has 4 x 5 x 6 x 1, 9\.nii\.gz has 4 x 4 x 6 x 1"):
+        _ = found.shape
+
+
+def test_damaged_volumes_are_named_and_left_out(tmp_path):
+    path = folder(tmp_path / "x")
+    (path / "1.nii.gz").write_bytes((path / "1.nii.gz").read_bytes()[:60])
+    volumes.write(path / "2.nii.gz", np.full((4, 5, 6), np.nan, np.float32))
+    np.save(path / "4.npy", np.zeros((2, 2)))
+    found = sets.open(path)
+    np.testing.assert_array_equal(found[0], images.to_float(VOXELS[0, ..., None]))
+    assert len(found) == 1
+    for word in (
+        "3 of 4 files cannot be read",
+        "1.nii.gz: ",
+        "2.nii.gz: it holds NaN",
+        "4.npy: float64 of shape (2, 2)",
+    ):
+        assert word in found.notes[0]
+    with pytest.raises(UserError, match="3 of 4 files"):
+        sets.open(path, strict=True)
+
+
+def test_channels(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((2, 3, 4, 5, 2), np.uint8))
+    assert sets.open(tmp_path / "x.npy").shape == (2, 3, 4, 5, 2)
+    path = folder(tmp_path / "y", suffix=".npy")
+    np.save(path / "7.npy", np.zeros((4, 5, 6, 2), np.uint8))
+    with pytest.raises(UserError, match=r"0\.npy has 1 channels, 7\.npy has 2"):
+        sets.open(path)
+
+
+def test_digest_is_of_the_content_in_its_order(tmp_path):
+    a, b = sets.open(folder(tmp_path / "a", suffix=".npy")), sets.open(folder(tmp_path / "b", suffix=".npy"))
+    assert sets.digest(a) == sets.digest(b) != sets.digest(sets.open(folder(tmp_path / "c", VOXELS[::-1], ".npy")))
