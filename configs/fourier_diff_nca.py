@@ -89,7 +89,7 @@ def get_config():
                 "large": (96, 96),
             },
             "eval": {"metrics": ("swd", "drift", "neighbours"), "split": "test", "n": 256, "train": 4096},
-            "bench": {"batch": 2, "rounds": 3, "peer_python": ""},
+            "bench": {"what": ("model",), "batch": 2, "rounds": 3, "peer_python": ""},
             "mesh": {"data": -1, "space": 1, "distributed": False},
         }
     )

@@ -79,7 +79,7 @@ def get_config():
                 "large": (256, 256),
             },
             "eval": {"metrics": ("swd", "drift", "neighbours"), "split": "test", "n": 64, "train": 1024},
-            "bench": {"batch": 2, "rounds": 3, "peer_python": ""},
+            "bench": {"what": ("model",), "batch": 2, "rounds": 3, "peer_python": ""},
             "mesh": {"data": -1, "space": 1, "distributed": False},
         }
     )

@@ -31,16 +31,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nca_gen import arrays, build
 from nca_gen.describe import call_gflop
-from nca_gen.errors import UserError
+from nca_gen.errors import UserError, unknown
+from nca_gen.metrics import features, fid
 from nca_gen.runtime import mesh
 
 PEER = Path(__file__).parents[1] / "tests" / "peers" / "torch_diff_nca.py"
 TARGETS = {"seconds": 0.6, "memory_mb": 0.25}  # of eager PyTorch's, on a CPU
+INCEPTION = {"batch": 32, "size": 64}
 FLAT = 1.25  # what a gradient of 60 steps may take, by one of 20
 FORMS = ("shifted", "gathered", "scattered", "split", "convolved")
 DTYPES = ("float32", "bfloat16")
@@ -53,10 +56,34 @@ Row = dict[str, Any]
 
 
 def bench(config: Any, workdir: str | Path | None = None, json: bool = False) -> Row:
-    """Measures, prints a table (or JSON), and writes bench.json into ``workdir``. Returns what was written."""
+    """Measures, prints a table (or JSON), and writes bench.json into ``workdir``. Returns what was written.
+
+    ``config.bench.what`` names the parts: "model" (a training step and sampling), "judge" (features and FID). Raises
+    UserError for any other.
+    """
+    for part in config.bench.what:
+        if part not in PARTS:
+            raise unknown("part of config.bench.what", part, PARTS)
+    say = (lambda *_: None) if json else lambda text: print(text, flush=True)
+    name = _entry("/proc/cpuinfo", "model name") or platform.machine()
+    facts = {
+        "machine": f"{name}, {os.cpu_count()} cores, jax {jax.__version__} on {jax.devices()[0].device_kind}",
+        "date": datetime.date.today().isoformat(),
+    }
+    for part in config.bench.what:
+        facts |= PARTS[part](config, say)
+    if workdir:
+        Path(workdir, "bench.json").write_text(json_.dumps(facts, indent=2))
+    if json:
+        print(json_.dumps(facts, indent=2))
+    say(f"{facts['machine']}, {facts['date']}")
+    return facts
+
+
+def model(config: Any, say: Callable[[str], None]) -> Row:
+    """A training step and a call of sampling, beside eager PyTorch's and the machine's own rate of products."""
     rows: list[Row] = []
     rate: dict[str, float] = {}
-    say = (lambda *_: None) if json else lambda text: print(text, flush=True)
     case = lambda kind, **changes: ours(config, kind, **changes)  # noqa: E731
 
     def compare(cases: dict[str, list[str]]) -> list[Row]:
@@ -81,28 +108,41 @@ def bench(config: Any, workdir: str | Path | None = None, json: bool = False) ->
         growth[remat] = sizes[-1] / sizes[0]
         said = ", ".join(f"{size:.0f}" for size in sizes)
         say(f"gradient of 20, 40, 60 steps, remat {remat}: {said} MB of buffers, x {growth[remat]:.2f}")
-
-    name = _entry("/proc/cpuinfo", "model name") or platform.machine()
     facts = {
-        "machine": f"{name}, {os.cpu_count()} cores, jax {jax.__version__} on {plain[0]['device']}",
-        "date": datetime.date.today().isoformat(),
         **{"model": config.model.to_dict(), "image": list(config.data.patch), "batch": config.bench.batch},
         "rows": rows,
         "ratio_to_pytorch": {row["name"]: {k: mine[k] / row[k] for k in TARGETS} for row in theirs},
         "memory_60_to_20_steps": growth,
         "targets": TARGETS | {"memory_60_to_20_steps": FLAT},
     }
-    if workdir:
-        Path(workdir, "bench.json").write_text(json_.dumps(facts, indent=2))
-    if json:
-        print(json_.dumps(facts, indent=2))
-    say(f"{facts['machine']}, {facts['date']}")
     for name, ratio in facts["ratio_to_pytorch"].items():
         say(f"ours by {name}: " + ", ".join(f"{ratio[k]:.2f} x its {k} (target {TARGETS[k]})" for k in TARGETS))
     if not theirs:
         say("eager PyTorch: not measured; give it configs/diff_nca.py, and --config.bench.peer_python=PATH with torch")
     say(f"gradient of 60 steps by 20, nested: {growth['nested']:.2f} x its buffers (target {FLAT})")
     return facts
+
+
+def judge(config: Any, say: Callable[[str], None]) -> Row:
+    """Inception features, beside torch-fidelity's, and one FID of 50,000 x 2048 features a set."""
+    cases = {"Inception features": ours(config, "inception")}
+    if python := peer_python(config, "torch_fidelity"):
+        case = json_.dumps(INCEPTION)
+        cases["Inception features, torch-fidelity"] = [python, str(PEER.with_name("inception_speed.py")), case]
+    found = measure(cases, config.bench.rounds)
+    for row in found:
+        say(line(row))
+    distance = _in_turn({"fid": ours(config, "fid")}, 0)["fid"][0] | {"name": "FID of 50,000 x 2048 features a set"}
+    say(line(distance))
+    if len(found) == 1:
+        say("torch-fidelity: not measured; give --config.bench.peer_python=PATH of a Python that has it")
+        return {"judge": [*found, distance]}
+    mine, theirs = (row["images_per_second"] for row in found)
+    say(f"ours by torch-fidelity: {mine / theirs:.2f} x its images a second (target 1)")
+    return {"judge": [*found, distance], "ratio_to_torch_fidelity": mine / theirs}
+
+
+PARTS = {"model": model, "judge": judge}
 
 
 def line(row: Row) -> str:
@@ -121,17 +161,23 @@ def _entry(path: str, name: str) -> str:
     return ""
 
 
-def peers(config: Any) -> dict[str, list[str]]:
-    """The commands of eager PyTorch's training steps, where there is a PyTorch and it knows the model.
+def peer_python(config: Any, module: str) -> str | None:
+    """The interpreter that has ``module``: ``config.bench.peer_python``, or this one, or None.
 
-    Raises UserError for a ``config.bench.peer_python`` without PyTorch.
+    Raises UserError for a ``config.bench.peer_python`` without it.
     """
     python = config.bench.peer_python or sys.executable
-    there = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+    there = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
     found = shutil.which(python) and subprocess.run([python, "-c", there], check=False).returncode == 0
     if config.bench.peer_python and not found:
-        raise UserError(f"config.bench.peer_python={python} has no PyTorch")
-    if not found or (config.model.name, config.model.norm) != ("diff_nca", "group"):
+        raise UserError(f"config.bench.peer_python={python} has no {module}")
+    return python if found else None
+
+
+def peers(config: Any) -> dict[str, list[str]]:
+    """The commands of eager PyTorch's training steps, where there is a PyTorch and it knows the model."""
+    python = peer_python(config, "torch")
+    if not python or (config.model.name, config.model.norm) != ("diff_nca", "group"):
         return {}
     spec = {k: config.model[k] for k in ("channels", "hidden", "steps")}
     spec |= {"size": config.data.patch[0], "batch": config.bench.batch}
@@ -238,7 +284,20 @@ def _matmul(config: Any) -> tuple[Callable[[], Any], Row]:
     return partial(jax.jit(jnp.matmul), a, a), {"gflop": 2 * side**3 / 1e9}
 
 
-KINDS = {"train": _train, "call": _call, "matmul": _matmul}
+def _inception(config: Any) -> tuple[Callable[[], Any], Row]:
+    """Features of a batch, with random weights."""
+    size = INCEPTION["size"]
+    images = np.random.default_rng(0).integers(0, 256, (INCEPTION["batch"], size, size, 3), np.uint8)
+    return partial(features.loaded("inception-random", layers=("2048",)), images), {"images": len(images)}
+
+
+def _fid(config: Any) -> tuple[Callable[[], Any], Row]:
+    rng = np.random.default_rng(0)
+    real, generated = (rng.standard_normal((50_000, 2048), np.float32) for _ in range(2))
+    return partial(fid.score, generated, real, None, 0), {}
+
+
+KINDS = {"train": _train, "call": _call, "matmul": _matmul, "inception": _inception, "fid": _fid}
 
 
 def peak_mb() -> float:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
-from nca_gen import arrays, build
+from nca_gen import arrays, build, judge
 from nca_gen.data import pipeline
+from nca_gen.errors import UserError
 from nca_gen.generate import draw, how, restore
-from nca_gen.io import images
+from nca_gen.io import images, sets
 from nca_gen.metrics import neighbours
 from nca_gen.pipelines import diff_nca
 from nca_gen.runtime import report
@@ -23,6 +25,8 @@ from nca_gen.runtime.log import replace, say
 
 FRAMES = 24  # pictures of a growing image
 SHOWN = 8  # images in a film or a row of neighbours
+PAIRS = 3  # of rows in a page of neighbours
+DEFAULT = {"images": ("swd", "drift"), "volumes": ("total_variation",), "slides": ("pfid",)}  # of sets without a config
 
 
 def evaluate(config: Any, task: Any, params: dict, splits: dict, workdir: str | Path, step: int) -> dict[str, float]:
@@ -41,35 +45,43 @@ def evaluate(config: Any, task: Any, params: dict, splits: dict, workdir: str | 
     real = pipeline.patches(splits[split], patch=size, n=n, seed=seed)
     train = pipeline.patches(splits["train"], patch=size, n=config.eval.train, seed=seed)
     clipped = np.clip(generated, -1.0, 1.0)
-    metrics = {name: build.metric(name) for name in config.eval.metrics}
-    scores = {k: v for m in metrics.values() for k, v in m.score(clipped, real, train, seed).items()}
+    facts = judge.judge(config.eval.metrics, clipped, real, train, seed)
 
     folder = Path(workdir, "eval", f"{step:08d}")
     folder.mkdir(parents=True, exist_ok=True)
     images.write(folder / "real.png", images.grid(real[: config.sample.n]))
     images.write(folder / "samples.png", images.grid(generated[: config.sample.n]))
-    near = train[neighbours.nearest(clipped[:SHOWN], train)[1]]
-    images.write(folder / "neighbours.png", images.grid(np.concatenate([generated[:SHOWN], near]), SHOWN))
+    images.write(folder / "neighbours.png", nearest(clipped, train))
     if config.sample.large:
         large = draw(task, params, config, 1, tuple(config.sample.large), seed)
         images.write(folder / "large.png", images.picture(large[0]))
     nca_film(folder, task, params, real[:SHOWN], seed)
     diffusion_film(folder, task, params, config, size)
-    facts = {
+    facts |= {
         "step": step,
-        "scores": scores,
-        "protocol": {name: m.PROTOCOL for name, m in metrics.items()},
-        "counts": {"real": n, "generated": n, "train": len(train)},
         "split": split,
-        "seed": seed,
         "sampler": f"{config.sample.sampler}, {config.sample.steps} steps, clip {config.sample.clip}",
         "seconds": seconds,
         "images_per_second": n / seconds,
     }
     replace(folder / "scores.json", json.dumps(facts, indent=2))
     report.write(workdir)
-    say("  ".join(f"{name} {scores[name]:.4g}" for name in metrics if name in scores))
-    return scores
+    say("  ".join(f"{name} {facts['scores'][name]:.4g}" for name in facts["protocol"] if name in facts["scores"]))
+    return facts["scores"]
+
+
+def nearest(generated: sets.Images, train: sets.Images) -> UInt8[np.ndarray, "h w K"]:
+    """A page of the samples that are nearest to training images, the most suspicious first, and below each that image.
+
+    Pairs of rows, ``SHOWN`` samples to a row.
+    """
+    distance, index = neighbours.nearest(generated, train)
+    order = np.argsort(distance, kind="stable")[: PAIRS * SHOWN]
+    rows = [order[i : i + SHOWN] for i in range(0, len(order), SHOWN)]
+    whole = [some for some in rows if len(some) == SHOWN] or rows
+    return images.grid(
+        np.concatenate([x for some in whole for x in (generated[some], train[index[some]])]), len(whole[0])
+    )
 
 
 def nca_film(folder: Path, task: Any, params: dict, real: Float[np.ndarray, "n *S C"], seed: int) -> None:
@@ -96,11 +108,47 @@ def diffusion_film(folder: Path, task: Any, params: dict, config: Any, size: tup
     images.animation(folder / "diffusion.webp", [images.grid(x, 4) for x in xs], fps=8)
 
 
-def main(config: Any, workdir: str | Path) -> dict[str, float]:
+def main(config: Any, workdir: str | Path) -> dict[str, Any]:
     """Scores the newest good checkpoint of ``workdir``. Raises UserError where there is none."""
     task, params, step = restore(config, workdir)
-    scores = evaluate(config, task, params, build.splits(config), workdir, step)
-    for name, value in scores.items():
-        say(f"{name:<24} {value:.5g}")
-    say(f"the report is {Path(workdir, 'report.html')}")
-    return scores
+    evaluate(config, task, params, build.splits(config), workdir, step)
+    return told(json.loads(Path(workdir, "eval", f"{step:08d}", "scores.json").read_text()), workdir)
+
+
+def told(facts: dict[str, Any], workdir: str | Path | None) -> dict[str, Any]:
+    """``facts``, as they were: after a table of them on the screen."""
+    for line in judge.table(facts):
+        say(line)
+    if workdir:
+        say(f"the report is {Path(workdir, 'report.html')}")
+    return facts
+
+
+def compare(
+    samples: str, reference: str | None, train: str | None, specs: Sequence[str] | None, workdir: str | Path | None
+) -> dict[str, Any]:
+    """Scores what lies at ``samples`` against ``reference`` and ``train`` (see :func:`nca_gen.io.sets.open`).
+
+    ``workdir``, if given, gets scores.json and a report. Raises UserError where sets of different kinds meet.
+    """
+    paths = {"generated": samples, "real": reference, "train": train}
+    found = {role: path and sets.open(path) for role, path in paths.items()}
+    kinds = {role: sets.kind(some) for role, some in found.items() if some is not None}
+    if len(set(kinds.values())) > 1:
+        raise UserError("these are of different kinds: " + ", ".join(f"{paths[r]} holds {k}" for r, k in kinds.items()))
+    specs = specs or DEFAULT[kinds["generated"]] + (("neighbours",) if train and kinds["generated"] == "images" else ())
+    facts = judge.judge(specs, **found, seed=0, kind=kinds["generated"])
+    facts |= {"step": 0, "sets": {role: path for role, path in paths.items() if path}}
+    if workdir:
+        folder = Path(workdir, "eval", f"{0:08d}")
+        folder.mkdir(parents=True, exist_ok=True)
+        if kinds["generated"] == "images":
+            shown = {"samples": found["generated"], "real": found["real"]}
+            for name, some in shown.items():
+                if some is not None:
+                    images.write(folder / f"{name}.png", images.grid(some[:16]))
+            if train and found["train"].shape[1:] == found["generated"].shape[1:]:
+                images.write(folder / "neighbours.png", nearest(found["generated"], found["train"]))
+        replace(folder / "scores.json", json.dumps(facts, indent=2))
+        report.write(workdir)
+    return told(facts, workdir)

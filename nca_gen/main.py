@@ -32,14 +32,16 @@ Any field is overridden by its path: --config.model.hidden=256 --config.data.pat
 A form of a config is named after a colon, several with commas: --config=configs/fourier_diff_nca.py:c128_h640,smoke
 Where the workdir holds a run, --config may be left out: the run's own is used.
 """
-FLAGS = ("--config", "--workdir", "--mode", "--json", "--help")
+FLAGS = ("--config", "--workdir", "--mode", "--samples", "--reference", "--train", "--metrics", "--weights")
+FLAGS += ("--json", "--help")
 
 
 def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     """The flags, and the rest as it was written. Raises UserError for an unknown mode or a missing workdir."""
     parser = argparse.ArgumentParser(
         "python -m nca_gen.main",
-        usage="%(prog)s --config=FILE[:FORM] --workdir=DIR [--mode=MODE] [--config.FIELD=VALUE ...]",
+        usage="%(prog)s --config=FILE[:FORM] --workdir=DIR [--mode=MODE] [--config.FIELD=VALUE ...]\n"
+        "       %(prog)s --mode=evaluate --samples=PATH --reference=PATH [--train=PATH] [--metrics=NAME,NAME]",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -48,15 +50,35 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     parser.add_argument("--config", metavar="FILE[:FORM]", help="a file of configs/")
     parser.add_argument("--workdir", metavar="DIR", help="where everything about a run is kept")
     parser.add_argument("--mode", metavar="MODE", default="train", help="what to do, one of the modes below")
-    parser.add_argument("--json", action="store_true", help="describe, bench, check: print JSON, not a table")
+    parser.add_argument("--samples", metavar="PATH", help="evaluate: images to score, a folder or an .npz, not a model")
+    parser.add_argument("--reference", metavar="PATH", help="evaluate: the real images that --samples are held against")
+    parser.add_argument(
+        "--train", metavar="PATH", help="evaluate: real images that the generator of --samples has seen"
+    )
+    parser.add_argument("--metrics", metavar="NAMES", help="evaluate: such as fid,kid:size=100,fid@inception-clean")
+    parser.add_argument("--weights", metavar="DIR", help="where the weights of the feature networks lie")
+    parser.add_argument("--json", action="store_true", help="describe, bench, check, evaluate: JSON, not a table")
     try:
         args, rest = parser.parse_known_args(argv)
     except argparse.ArgumentError as e:
         raise UserError(str(e).removeprefix("argument ")) from e
     if args.mode not in VERBS:
         raise unknown("mode", args.mode, VERBS)
-    if args.mode in ("train", "generate", "evaluate") and not args.workdir:
-        raise UserError(f"--mode={args.mode} needs --workdir=DIR, where the run is kept")
+    if args.mode != "evaluate" and (
+        given := [f for f in ("samples", "reference", "train", "metrics") if vars(args)[f]]
+    ):
+        raise UserError(f"--{given[0]} is for --mode=evaluate")
+    if not args.samples and (given := [flag for flag in ("reference", "train") if vars(args)[flag]]):
+        raise UserError(f"--{given[0]} goes with --samples=PATH; the sets of a workdir are those of its config")
+    if args.mode in ("train", "generate", "evaluate") and not (args.workdir or args.samples):
+        hint = ", or --samples=PATH --reference=PATH to score images" if args.mode == "evaluate" else ""
+        raise UserError(f"--mode={args.mode} needs --workdir=DIR, where the run is kept{hint}")
+    if args.metrics and not args.samples:
+        rest.append(f"--config.eval.metrics={args.metrics}")
+    if args.samples and (args.config or rest):
+        raise UserError(f"{(rest or ['--config'])[0]} is for a model; --samples are scored without a config")
+    if args.weights:
+        os.environ["NCA_GEN_WEIGHTS"] = args.weights
     return args, rest
 
 
@@ -193,10 +215,18 @@ def generate(config: Any, args: Namespace) -> None:
 
 
 def evaluate(config: Any, args: Namespace) -> None:
-    workdir = trained(args.workdir)
+    workdir = args.workdir and (writable if args.samples else trained)(args.workdir)
     from nca_gen import evaluate
 
-    evaluate.main(config, workdir)
+    # With --json, standard output is for machines only; the table goes beside it.
+    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+        if args.samples:
+            specs = args.metrics and args.metrics.split(",")
+            facts = evaluate.compare(args.samples, args.reference, args.train, specs, workdir)
+        else:
+            facts = evaluate.main(config, workdir)
+    if args.json:
+        print(json.dumps(facts, indent=2))
 
 
 def describe(config: Any, args: Namespace) -> None:
@@ -229,7 +259,7 @@ def run(argv: list[str]) -> int:
     """Does what the flags say. Returns the exit code: 0, 2 for an error of the user's, 130 when interrupted."""
     try:
         args, rest = parse(argv)
-        VERBS[args.mode](configure(args, rest), args)
+        VERBS[args.mode](None if args.samples else configure(args, rest), args)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -53,7 +53,7 @@ def test_a_worker_that_ends_early_is_named(tmp_path):
 def test_an_interpreter_without_torch(tmp_path):
     config = main.load("configs/diff_nca.py:smoke")
     config.bench.peer_python = str(tmp_path / "python")
-    with pytest.raises(UserError, match="has no PyTorch"):
+    with pytest.raises(UserError, match="has no torch"):
         bench.peers(config)
 
 

@@ -11,6 +11,7 @@ import tiny
 from nca_gen import arrays, build
 from nca_gen import evaluate as verb
 from nca_gen.data import pipeline
+from nca_gen.errors import UserError
 from nca_gen.generate import how
 from nca_gen.io import images
 from nca_gen.metrics import drift, neighbours, swd
@@ -96,9 +97,10 @@ def test_samples_and_their_neighbours(done):
     shown = cells(folder / "samples.png", 3, 3).reshape(9, 16, 16, 3)
     np.testing.assert_array_equal(shown[:8], images.from_float(drawn))
     above, below = cells(folder / "neighbours.png", 2, 8)
-    np.testing.assert_array_equal(above, images.from_float(drawn[:8]))
-    distance = ((drawn[:8, None] - train[None]) ** 2).sum((2, 3, 4))
-    np.testing.assert_array_equal(images.to_float(below), train[distance.argmin(1)])
+    distance = ((np.clip(drawn[:8, None], -1, 1) - train[None]) ** 2).sum((2, 3, 4))
+    order = np.argsort(distance.min(1))  # the most suspicious first
+    np.testing.assert_array_equal(above, images.from_float(drawn[order]))
+    np.testing.assert_array_equal(images.to_float(below), train[distance.argmin(1)[order]])
 
 
 def test_a_picture_larger_than_any_patch(done):
@@ -157,7 +159,7 @@ def test_the_verb_scores_the_newest_checkpoint(done, tmp_path, monkeypatch, caps
     with checkpoint.manager(tmp_path) as saved:
         checkpoint.save(saved, 7, tiny.state(task)._replace(step=np.int32(7)))
     monkeypatch.setattr(build, "splits", lambda config: tiny.splits())
-    scores = verb.main(config, tmp_path)
+    scores = verb.main(config, tmp_path)["scores"]
     drawn = np.clip(sampled(config, task, tiny.params(task.model, seed=1), 8, (16, 16)), -1, 1)
     expected = drift.score(drawn, real(config, "test", 8), None, 3)
     assert {k: scores[k] for k in expected} == pytest.approx(expected, rel=1e-4)
@@ -165,3 +167,49 @@ def test_the_verb_scores_the_newest_checkpoint(done, tmp_path, monkeypatch, caps
     assert f"{scores['swd']:.5g}" in said
     assert str(tmp_path / "report.html") in said
     assert json.loads((tmp_path / "eval" / "00000007" / "scores.json").read_text())["step"] == 7
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two folders of images, the second with a copy of one of the first, and the arrays that they hold."""
+    root, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
+    arrays = {name: rng.integers(0, 256, (n, 16, 16, 3), np.uint8) for name, n in (("a", 9), ("b", 10), ("t", 11))}
+    arrays["t"][5] = arrays["a"][3]
+    for name, some in arrays.items():
+        (root / name).mkdir()
+        for i, image in enumerate(some):
+            images.write(root / name / f"{i}.png", image)
+    return root, {name: images.to_float(some) for name, some in arrays.items()}
+
+
+def test_two_folders_are_scored_like_arrays(folders, tmp_path):
+    root, x = folders
+    paths = [str(root / name) for name in "abt"]
+    facts = verb.compare(*paths, None, tmp_path)
+    assert facts["scores"] == swd.score(x["a"], x["b"], None, 0) | drift.score(x["a"], x["b"], None, 0) | (
+        neighbours.score(x["a"], x["b"], x["t"], 0)
+    )
+    assert facts["scores"]["neighbours_min"] == 0
+    assert facts["counts"] == {"generated": 9, "real": 10, "train": 11}
+    folder = tmp_path / "eval" / "00000000"
+    assert json.loads((folder / "scores.json").read_text()) == facts
+    page = cells(folder / "neighbours.png", 2, 8)
+    np.testing.assert_array_equal(page[0, 0], page[1, 0])  # the copy comes first
+    np.testing.assert_array_equal(page[0, 0], images.from_float(x["a"][3]))
+    report = (tmp_path / "report.html").read_text()
+    assert "held against" in report
+    assert "step 0" not in report
+
+
+def test_an_npz_in_the_layout_of_adm(folders, tmp_path):
+    root, x = folders
+    np.savez(tmp_path / "a.npz", images.from_float(x["a"]))
+    facts = verb.compare(str(tmp_path / "a.npz"), str(root / "b"), None, ["drift"], None)
+    assert facts["scores"] == drift.score(x["a"], x["b"], None, 0)
+
+
+def test_sets_of_two_kinds_do_not_meet(folders, tmp_path):
+    root, _ = folders
+    np.save(tmp_path / "volumes.npy", np.zeros((2, 4, 8, 8, 1), np.uint8))
+    with pytest.raises(UserError, match=r"different kinds: .*a holds images, .*volumes.npy holds volumes"):
+        verb.compare(str(root / "a"), str(tmp_path / "volumes.npy"), None, None, None)

@@ -16,6 +16,7 @@ LINES = [
     {"tasks", "pipelines"},
     {"runtime"},
     {"build"},
+    {"judge"},
     # The verbs, of which one may build on another.
     {"generate", "describe", "check"},
     {"evaluate"},

@@ -5,6 +5,11 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from nca_gen.io.sets import Images, blocks
+
+FEATURES = None
+READS = frozenset({"real"})
+
 PROTOCOL = (
     "Absolute difference between generated and real images in the mean and the standard deviation of each channel over "
     "all images and pixels, for pixels in [-1, 1] (0.01 is 1.28 of 256 grey levels); the headline is the mean over "
@@ -15,11 +20,11 @@ PROTOCOL = (
 Stats = tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]  # mean, standard deviation
 
 
-def statistics(images: Float[np.ndarray, "N *S C"]) -> Stats:
-    """Mean and standard deviation (ddof 0) per channel, in float64, an image at a time."""
-    axes = tuple(range(images.ndim - 2))
-    means = np.array([np.mean(image, axes, dtype=np.float64) for image in images])
-    variances = np.array([np.var(image, axes, dtype=np.float64) for image in images])
+def statistics(images: Images) -> Stats:
+    """Mean and standard deviation (ddof 0) per channel of images ``[N, *S, C]``, in float64, an image at a time."""
+    axes = tuple(range(len(images.shape) - 2))
+    each = ((np.mean(x, axes, dtype=np.float64), np.var(x, axes, dtype=np.float64)) for b in blocks(images) for x in b)
+    means, variances = (np.array(of) for of in zip(*each, strict=True))
     return means.mean(0), np.sqrt(variances.mean(0) + means.var(0))  # the law of total variance
 
 
@@ -30,9 +35,7 @@ def distance(real: Stats, generated: Stats) -> dict[str, float]:
     return {"drift": float(np.mean(np.hypot(mean, std)))} | parts
 
 
-def score(
-    generated: Float[np.ndarray, "N *S C"], real: Float[np.ndarray, "M *S C"], train: object, seed: int
-) -> dict[str, float]:
+def score(generated: Images, real: Images, train: object, seed: int) -> dict[str, float]:
     """Drift of ``generated`` against ``real`` (see ``PROTOCOL``); reads neither ``train`` nor ``seed``."""
     del train, seed
     return distance(statistics(real), statistics(generated))

@@ -7,10 +7,18 @@ neighbours too.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from jaxtyping import Float, Int
 
+from nca_gen.io.sets import Images
+
+FEATURES = None
+READS = frozenset({"real", "train"})
+
 BLOCK = 2**22  # numbers of one set that are held in float64 at a time
+HELD = 16  # blocks of queries that meet each block of references once it is read
 
 PROTOCOL = (
     "Distance of each sample to the nearest of the given training patches (root mean square over pixels and channels, "
@@ -20,36 +28,39 @@ PROTOCOL = (
 )
 
 
-def nearest(
-    queries: Float[np.ndarray, "Q ..."], references: Float[np.ndarray, "R ..."]
-) -> tuple[Float[np.ndarray, " Q"], Int[np.ndarray, " Q"]]:
+def nearest(queries: Images, references: Images) -> tuple[Float[np.ndarray, " Q"], Int[np.ndarray, " Q"]]:
     """Root-mean-square distance to the nearest reference, and its index (the first of equals), for every query.
 
-    Works in blocks: beyond the arrays given it needs about 0.2 GB, or a few images in float64 where they are larger.
+    Works in blocks: beyond the arrays given it needs about 0.2 GB, and 0.3 GB more for images that are read from disk;
+    or a few images in float64 where they are larger.
     Raises ValueError where the images of the two sets differ in shape.
     """
     if queries.shape[1:] != references.shape[1:]:
         raise ValueError(f"neighbours need images of one shape, got {queries.shape[1:]} and {references.shape[1:]}")
-    q, r = (x.reshape(len(x), -1) for x in (queries, references))
-    rows = max(1, min(1024, BLOCK // q.shape[1]))
-    blocks = lambda x: (slice(i, i + rows) for i in range(0, len(x), rows))  # noqa: E731
-    distance, index = np.full(len(q), np.inf), np.zeros(len(q), int)
-    for at in blocks(q):
-        a = q[at].astype(np.float64)
-        for seen in blocks(r):
-            b = r[seen].astype(np.float64)
-            squares = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
-            best = squares.argmin(1)
-            value = squares[np.arange(len(a)), best]
-            closer = value < distance[at]
-            distance[at] = np.where(closer, value, distance[at])
-            index[at] = np.where(closer, best + seen.start, index[at])
+    width = math.prod(queries.shape[1:])
+    rows = max(1, min(1024, BLOCK // width))
+    slices = lambda n, step: (slice(i, min(i + step, n)) for i in range(0, n, step))  # noqa: E731
+    taken = lambda x, at: x[at].reshape(-1, width).astype(np.float64)  # noqa: E731
+    distance, index = np.full(len(queries), np.inf), np.zeros(len(queries), int)
+    for held in slices(len(queries), HELD * rows):
+        some, near, which = queries[held], distance[held], index[held]  # two views: what is found goes into the results
+        for seen in slices(len(references), rows):
+            b = taken(references, seen)
+            for at in slices(len(some), rows):
+                a = taken(some, at)
+                squares = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
+                best = squares.argmin(1)
+                value = squares[np.arange(len(a)), best]
+                closer = value < near[at]
+                near[at] = np.where(closer, value, near[at])
+                which[at] = np.where(closer, best + seen.start, which[at])
         # The expansion rounds where two images are nearly equal, the case that matters: a copy is to be exactly at 0.
-        distance[at] = np.sqrt(np.mean((a - r[index[at]]) ** 2, 1))
+        for at in slices(len(some), rows):
+            near[at] = np.sqrt(np.mean((taken(some, at) - taken(references, which[at])) ** 2, 1))
     return distance, index
 
 
-def statistics(images: Float[np.ndarray, "N *S C"], train: Float[np.ndarray, "T *S C"]) -> Float[np.ndarray, " N"]:
+def statistics(images: Images, train: Images) -> Float[np.ndarray, " N"]:
     """Distance of every image to its nearest training image."""
     return nearest(images, train)[0]
 
@@ -66,12 +77,7 @@ def distance(real: Float[np.ndarray, " M"], generated: Float[np.ndarray, " N"]) 
     }
 
 
-def score(
-    generated: Float[np.ndarray, "N *S C"],
-    real: Float[np.ndarray, "M *S C"],
-    train: Float[np.ndarray, "T *S C"],
-    seed: int,
-) -> dict[str, float]:
+def score(generated: Images, real: Images, train: Images, seed: int) -> dict[str, float]:
     """How close ``generated`` is to ``train``, against how close ``real`` is (see ``PROTOCOL``); reads no ``seed``."""
     del seed
     return distance(statistics(real, train), statistics(generated, train))

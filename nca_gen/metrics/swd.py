@@ -8,12 +8,17 @@ patches from every set, however many images it has (the distance of finite sets 
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import convolve1d
 
 from nca_gen.errors import UserError
+from nca_gen.io.sets import Images, blocks
+
+FEATURES = None
+READS = frozenset({"real"})
 
 PATCH, SMALLEST = 7, 16
 PATCHES = 2**14  # of every level and set: 128 an image, as in the paper, for 128 images
@@ -57,11 +62,11 @@ def pyramid(images: Float[np.ndarray, "N H W C"]) -> list[Float[np.ndarray, "N h
     return levels
 
 
-def statistics(images: Float[np.ndarray, "N H W C"], seed: int) -> Stats:
+def statistics(images: Images, seed: int) -> Stats:
     """``PATCHES`` random patches of every pyramid level, flattened, each channel scaled to mean 0 and deviation 1.
 
-    The draw does not depend on the order of ``images``, and the same images give the same draw. Raises UserError for
-    images of less than 16 pixels a side.
+    ``images`` are ``[N, H, W, C]``, read twice in blocks. The draw does not depend on their order, and the same images
+    give the same draw. Raises UserError for images of less than 16 pixels a side.
     """
     height, width = images.shape[1:3]
     if min(height, width) < SMALLEST:
@@ -69,12 +74,13 @@ def statistics(images: Float[np.ndarray, "N H W C"], seed: int) -> Stats:
             f"swd needs images of at least {SMALLEST} pixels a side, not {height} x {width}: raise config.data.patch, "
             "or leave swd out of config.eval.metrics"
         )
-    order = sorted(range(len(images)), key=lambda i: hashlib.sha256(images[i].tobytes()).digest())
+    hashes = [hashlib.sha256(image.tobytes()).digest() for block in blocks(images) for image in block]
+    order = sorted(range(len(images)), key=hashes.__getitem__)
     owner = np.arange(PATCHES) * len(images) // PATCHES  # an equal share each, in ascending order
     rng = np.random.default_rng([seed, 0])
     corner = rng.random((2, PATCHES))  # of the patch, as a fraction of the places that a level has
     patches: dict[int, list[np.ndarray]] = {}
-    block = max(1, 2**22 // images[0].size)
+    block = max(1, 2**22 // math.prod(images.shape[1:]))
     for first in range(0, len(images), block):
         mine = slice(*np.searchsorted(owner, (first, first + block)))
         for level in pyramid(images[order[first : first + block]].astype(np.float32)):
@@ -114,9 +120,7 @@ def distance(real: Stats, generated: Stats, seed: int) -> dict[str, float]:
     return {"swd": float(np.mean(list(levels.values())))} | levels
 
 
-def score(
-    generated: Float[np.ndarray, "N H W C"], real: Float[np.ndarray, "M H W C"], train: object, seed: int
-) -> dict[str, float]:
+def score(generated: Images, real: Images, train: object, seed: int) -> dict[str, float]:
     """Sliced Wasserstein distance of ``generated`` to ``real`` (see ``PROTOCOL``); ``train`` is not read."""
     del train
     return distance(statistics(real, seed), statistics(generated, seed), seed)

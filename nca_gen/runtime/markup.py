@@ -48,7 +48,7 @@ p { max-width: 44rem; margin: 0 0 1rem; text-wrap: pretty; overflow-wrap: anywhe
 .tiles b { display: block; font-size: 1.45rem; font-weight: 620; letter-spacing: -.015em; line-height: 1.3;
   font-variant-numeric: tabular-nums; }
 .tiles small { font-size: .95rem; font-weight: 500; color: var(--brown); letter-spacing: 0; margin-left: .35em; }
-.tiles span { color: var(--soft); font-size: .85rem; }
+.tiles span { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
 figure { width: calc(var(--wide) + 2rem + 2px); max-width: 100%; }
 .grid > figure { width: auto; }
 img { display: block; max-width: 100%; height: auto; border-radius: .25rem; }

@@ -45,7 +45,8 @@ QUANTITIES = {
     "memory_mb": "Memory, MB",
 }
 FROM_ZERO = ("images_per_second", "memory_mb")
-ARROWS = {"lower": "↓", "higher": "↑", "near 1": "→ 1"}
+ARROWS = {"lower": "↓", "higher": "↑", "near 1": "→ 1", "near 0": "→ 0"}
+ENDS = ("_low", "_high")  # of the names of the ends of an interval
 COLUMN = 540  # pixels of half the page: what small pictures are enlarged to
 LARGE = 640  # pixels of the one that is shown alone
 EARLIER = 6  # at most so many older evaluations show their samples
@@ -160,10 +161,10 @@ def find(evaluation: Evaluation, stem: str) -> Path | None:
 
 
 def newest(run: Run, stem: str) -> tuple[Path | None, str]:
-    """The newest picture ``stem``, and "at step N"."""
+    """The newest picture ``stem``, and " at step N" where there was a training."""
     for evaluation in reversed(run.evaluations):
         if path := find(evaluation, stem):
-            return path, f"at step {number(evaluation.step)}"
+            return path, "" if table(evaluation.result, "sets") else f" at step {number(evaluation.step)}"
     return None, ""
 
 
@@ -172,7 +173,7 @@ def score_list(result: dict[str, Any]) -> Iterator[Score]:
     protocols = table(result, "protocol")
     for name, value in table(result, "scores").items():
         metric = max((m for m in protocols if f"{name}_".startswith(f"{m}_")), key=len, default=name)
-        better = re.search(r"(lower|higher|near 1) is better", str(protocols.get(metric)), re.IGNORECASE)
+        better = re.search(rf"({'|'.join(ARROWS)}) is better", str(protocols.get(metric)), re.IGNORECASE)
         yield Score(name, metric, value, ARROWS[better[1].lower()] if better else "")
 
 
@@ -191,6 +192,8 @@ def scored(run: Run) -> list[Evaluation]:
 
 def header(run: Run) -> str:
     """What was trained on what, how far, and how good it is: in a paragraph, and in figures."""
+    if compared := table((scored(run) or [Evaluation(0, Path(), {})])[-1].result, "sets"):
+        return sets(run, compared)
     model, data, patch = (at(run.config, *path) for path in (("model", "name"), ("data", "name"), ("data", "patch")))
     total, batch, every = (at(run.config, "train", name) for name in ("steps", "batch", "eval_every"))
     parameters, time = run.environment.get("parameters"), computing(run)
@@ -230,6 +233,24 @@ def header(run: Run) -> str:
     )
 
 
+def sets(run: Run, compared: dict[str, Any]) -> str:
+    """The header where there was no training: what was held against what."""
+    generated, real, train = (text(compared.get(role, "")) for role in ("generated", "real", "train"))
+    sentence = [
+        f"<b>{generated}</b>",
+        f"held against <b>{real}</b>" if real else "",
+        f"(training images: <b>{train}</b>)" if train else "",
+    ]
+    tiles = [
+        f"<div><b>{number(s.value)}{s.arrow and f'<small>{s.arrow}</small>'}</b><span>{text(s.name)}</span></div>"
+        for s in headlines(scored(run)[-1].result)
+    ]
+    return (
+        f'<header><p class="over">nca_gen · scores</p><h1>{text(Path(str(compared.get("generated", ""))).name)}</h1>'
+        f'<p class="lead">{joined(sentence)}.</p>{grid(tiles, "tiles")}</header>'
+    )
+
+
 def size(patch: Any) -> str:
     """Sides of a patch."""
     return " \N{MULTIPLICATION SIGN} ".join(map(plain, patch)) if isinstance(patch, list) else plain(patch)
@@ -256,13 +277,13 @@ def samples(run: Run) -> str:
     kept = sorted({round(i) for i in np.linspace(0, len(older) - 1, min(EARLIER, len(older)))})
     past = [card(older[i][1], f"Step {number(older[i][0])}", 0) for i in kept]
     pair = [
-        card(latest, f"<b>Generated</b> {when}."),
+        card(latest, f"<b>Generated</b>{when}."),
         card(real, f"<b>Real</b>{split and f', of the {split} split'}: not seen in training."),
     ]
     return joined(
         [
             section("Samples", grid(pair)),
-            section("One large image", card(large, f"Generated {then}, larger than a training patch{patch}.", LARGE)),
+            section("One large image", card(large, f"Generated{then}, larger than a training patch{patch}.", LARGE)),
             oversized(run),
             section("Samples over training", grid(past, "past"), "The same picture at earlier evaluations."),
         ],
@@ -328,7 +349,10 @@ def chart(log: Columns, name: str, title: str, *, arrow: str = "", dots: bool = 
 def neighbours(run: Run) -> str:
     """Samples and the training images nearest to them."""
     path, when = newest(run, "neighbours")
-    caption = f"Rows in pairs: samples {when}, and below each the training image nearest to it, pixel by pixel."
+    caption = (
+        f"Rows in pairs: samples{when}, and below each the training image nearest to it, pixel by pixel. "
+        "The nearest of all come first."
+    )
     intro = "Alike in colour is as it should be; the same arrangement would be a copy."
     return section("Nearest training images", card(path, caption, 2 * COLUMN, "strip"), intro)
 
@@ -342,12 +366,14 @@ def scores(run: Run) -> str:
     shown = [done[0], last] if len(done) > 1 else [last]
     rows = []
     for score in score_list(last.result):
+        if score.name.endswith(ENDS):
+            continue
         whole = score.name == score.metric
-        values = [f"<td>{number(at(e.result, 'scores', score.name))}</td>" for e in shown]
+        values = [f"<td>{measured(e, score.name)}</td>" for e in shown]
         name = score.name if whole else score.name.removeprefix(f"{score.metric}_").replace("_", " ")
         kind, arrow = ("whole", score.arrow) if whole else ("part", "")
         rows.append(f'<tr class="{kind}"><td>{text(name)}</td><td class="arrow">{arrow}</td>{joined(values)}</tr>')
-    steps = joined(f"<th>step {number(e.step)}</th>" for e in shown)
+    steps = joined(f"<th>{'' if table(e.result, 'sets') else f'step {number(e.step)}'}</th>" for e in shown)
     course: Columns = {}
     for e in done:
         for score in headlines(e.result):
@@ -356,11 +382,30 @@ def scores(run: Run) -> str:
     circumstances = [f"{number(count)} {text(kind)} images" for kind, count in table(last.result, "counts").items()]
     known = {"split": "{} split", "sampler": "sampler {}", "seed": "seed {}"}
     circumstances += [known[k].format(text(last.result[k])) for k in known if k in last.result]
+    said = {
+        label: joined(map(text, notes), "<br>")
+        for label, notes in table(last.result, "notes").items()
+        if isinstance(notes, list)
+    }
+    remarks = joined(f'<p><span class="bad">{text(label)}</span> {note}</p>' for label, note in said.items())
+    how = table(last.result, "protocol") | {
+        label: "; ".join(f"{k} {v}" for k, v in facts.items() if isinstance(v, str))
+        for label, facts in table(last.result, "networks").items()
+        if isinstance(facts, dict)
+    }
     return section(
         "Scores",
         f'<div class="card table"><table><thead><tr><th>Score</th><th>Better</th>{steps}</tr></thead>'
-        f"<tbody>{joined(rows)}</tbody></table></div>{grid(cards)}{terms(table(last.result, 'protocol'), 'notes')}",
+        f"<tbody>{joined(rows)}</tbody></table></div>{remarks}{grid(cards)}{terms(how, 'notes')}",
         joined(circumstances, ", "),
+    )
+
+
+def measured(evaluation: Evaluation, name: str) -> str:
+    """A score, with its interval where there is one."""
+    value, *ends = (at(evaluation.result, "scores", name + end) for end in ("", *ENDS))
+    return number(value) + (
+        f" <small>({number(ends[0])} to {number(ends[1])})</small>" if all(map(finite, ends)) else ""
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nca_gen.io import images as pixels
+from nca_gen.io import sets
 from nca_gen.metrics import drift
 
 
@@ -35,3 +37,10 @@ def test_statistics_are_those_of_all_pixels_of_all_images():
 def test_order_and_number_of_images_do_not_matter():
     x = np.random.default_rng(2).uniform(-1, 1, (6, 8, 8, 2)).astype(np.float32)
     assert drift.score(np.concatenate([x, x[::-1]]), x, None, 0)["drift"] == pytest.approx(0, abs=1e-15)
+
+
+def test_images_that_are_read_give_what_arrays_give():
+    """To the last digit, whatever their blocks."""
+    x = np.random.default_rng(3).integers(0, 256, (9, 16, 12, 3)).astype(np.uint8)
+    found = drift.statistics(sets.Lazy(lambda at: x[at], x.shape, ""))
+    np.testing.assert_array_equal(found, drift.statistics(pixels.to_float(x)))

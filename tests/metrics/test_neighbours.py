@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from nca_gen.io import sets
 from nca_gen.metrics import neighbours
 
 
@@ -22,6 +23,19 @@ def test_equals_brute_force(monkeypatch, block):
     distance, index = neighbours.nearest(queries, references)
     np.testing.assert_array_equal(index, pairs.argmin(1))
     np.testing.assert_allclose(distance, pairs.min(1), rtol=1e-12)
+
+
+def test_images_that_are_read_give_what_arrays_give(monkeypatch):
+    """To the last digit; and every group of queries reads the references once, and once more the nearest ones."""
+    queries, references, read = images(0, 9, 4, 4, 3), images(1, 31, 4, 4, 3), []
+    expected = neighbours.nearest(queries, references)
+    monkeypatch.setattr(neighbours, "BLOCK", 100)  # 2 images
+    monkeypatch.setattr(neighbours, "HELD", 2)
+    lazy = lambda x, seen: sets.Lazy(lambda at: seen.extend(at) or x[at], x.shape, "")  # noqa: E731
+    found = neighbours.nearest(lazy(queries, []), lazy(references, read))
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+    assert len(read) == 3 * 31 + 9
 
 
 def test_finds_planted_copies():

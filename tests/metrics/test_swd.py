@@ -9,6 +9,8 @@ import pytest
 from scipy.stats import norm, wasserstein_distance
 
 from nca_gen.errors import UserError
+from nca_gen.io import images as pixels
+from nca_gen.io import sets
 from nca_gen.metrics import swd
 
 
@@ -171,3 +173,12 @@ def test_flat_images_give_a_number():
     assert swd.score(flat, noise, None, seed=0)["swd"] == pytest.approx(1000 * math.sqrt(2 / math.pi), rel=0.02)
     with pytest.raises(ValueError, match="one size"):
         swd.distance({32: np.zeros((5, 49)), 16: np.zeros((5, 49))}, {16: np.zeros((5, 49))}, seed=0)
+
+
+def test_images_that_are_read_give_what_arrays_give(monkeypatch):
+    """To the last digit; each is read twice."""
+    monkeypatch.setattr(swd, "PATCHES", 500)
+    x, read = np.random.default_rng(17).integers(0, 256, (9, 16, 20, 3)).astype(np.uint8), []
+    found = swd.statistics(sets.Lazy(lambda at: read.extend(at) or x[at], x.shape, ""), 0)
+    np.testing.assert_array_equal(found[16], swd.statistics(pixels.to_float(x), 0)[16])
+    assert sorted(read) == sorted([*range(9)] * 2)

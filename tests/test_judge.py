@@ -1,0 +1,131 @@
+"""The judge: specs, labels, references, notes; with a tiny network in place of the published ones."""
+
+import flax.linen as nn
+import numpy as np
+import pytest
+
+from nca_gen import judge
+from nca_gen.errors import UserError
+from nca_gen.io.images import from_float
+from nca_gen.metrics import features, fid
+
+
+class Means(nn.Module):
+    """Two layers of features that can be had by hand: the mean of each channel, and of each quarter of the first."""
+
+    @nn.compact
+    def __call__(self, x):
+        quarters = x[..., 0].reshape(len(x), 2, x.shape[1] // 2, 2, x.shape[2] // 2).mean((2, 4)).reshape(len(x), 4)
+        return {"2048": x.mean((1, 2)), "logits_unbiased": quarters}
+
+
+@pytest.fixture
+def networks(monkeypatch, tmp_path):
+    """Every extractor is :class:`Means`, without weights; the cache is empty."""
+    row = features.Extractor(
+        Means, ("2048", "logits_unbiased"), 8, inputs=lambda x: x, resize="none", normalisation="none"
+    )
+    names = ("inception", "inception-clean", "inception-random", "vgg16", "dinov2-vits14")
+    monkeypatch.setattr(features, "EXTRACTORS", dict.fromkeys(names, row))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def images(n, seed, mean=0.0):
+    return np.clip(mean + 0.3 * np.random.default_rng(seed).standard_normal((n, 8, 8, 3)), -1, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("spec", "label", "extractor", "options"),
+    [
+        ("fid", "fid", "inception", {}),
+        ("fid@inception", "fid", "inception", {}),
+        ("fid@inception-clean", "fid@inception-clean", "inception-clean", {}),
+        ("fid@inception-random", "frechet@inception-random", "inception-random", {}),
+        ("kid@dinov2-vits14:size=5", "kernel_mmd@dinov2-vits14", "dinov2-vits14", {"size": 5}),
+        ("kid:subsets=3:size=10", "kid", "inception", {"subsets": 3, "size": 10}),
+        ("precision_recall@dinov2-vits14", "precision_recall@dinov2-vits14", "dinov2-vits14", {}),
+        ("swd", "swd", None, {}),
+    ],
+)
+def test_a_spec_is_read(networks, spec, label, extractor, options):
+    found = judge.asked(spec)
+    assert (found.label, found.extractor, found.options) == (label, extractor, options)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("swdd", "unknown name in metrics 'swdd'; did you mean swd?"),
+        ("fid@inceptoin", "did you mean inception"),
+        ("kid:sise=3", "unknown option of kid 'sise'; did you mean size?"),
+        ("kid:size", "kid:size: size needs a value, like kid:size=1"),
+        ("swd@inception", "swd reads the images themselves; leave out @inception"),
+    ],
+)
+def test_a_wrong_spec_is_told_the_right_one(networks, spec, message):
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        judge.asked(spec)
+
+
+def test_scores_are_the_metrics_on_the_features(networks):
+    generated, real, train = images(12, 0), images(9, 1, 0.1), images(20, 2)
+    facts = judge.judge(["fid"], generated, real, train, 0)
+    mean = lambda x: (from_float(x).astype(np.float64)).mean((1, 2))  # noqa: E731
+    expected = fid.distance(fid.statistics(mean(real)), fid.statistics(mean(generated)))["fid"]
+    assert facts["scores"]["fid"] == pytest.approx(expected, rel=1e-3)
+    against = fid.distance(fid.statistics(mean(train[:9])), fid.statistics(mean(generated)))["fid"]
+    assert facts["scores"]["fid_train"] == pytest.approx(against, rel=1e-3)
+    assert facts["counts"] == {"generated": 12, "real": 9, "train": 20}
+    assert facts["features"] == {"fid": {"extractor": "inception", "layer": "2048"}}
+    assert facts["networks"]["inception"]["resize"] == "none"
+
+
+def test_copies_are_nearer_to_the_training_images(networks):
+    train = images(40, 0, 0.05)
+    scores = judge.judge(["fid"], train[:20], images(20, 1), train, 0)["scores"]
+    assert scores["fid_train"] == pytest.approx(0, abs=1e-6)
+    assert scores["fid"] > 1
+
+
+def test_random_weights_never_bear_the_name(networks):
+    facts = judge.judge(["fid@inception-random", "kid@inception-random:size=4"], images(5, 0), images(6, 1), None, 0)
+    assert not [key for key in facts["scores"] if "fid" in key or "kid" in key]
+    assert {"frechet@inception-random", "kernel_mmd@inception-random"} <= facts["scores"].keys()
+
+
+def test_a_caveat_stands_beside_its_number(networks):
+    facts = judge.judge(["fid"], images(3, 0), images(3, 1), None, 0)
+    assert "bias" in facts["notes"]["fid"][0]
+    assert any(line.startswith("note: fid: ") for line in judge.table(facts))
+
+
+def test_real_features_are_computed_once(networks, monkeypatch):
+    generated, real = images(5, 0), images(6, 1)
+    first = judge.judge(["fid"], generated, real, None, 0)
+    whole, seen = features.extract, []
+    monkeypatch.setattr(features, "extract", lambda name, x, **how: seen.append(len(x)) or whole(name, x, **how))
+    assert judge.judge(["fid"], generated, real, None, 0) == first
+    assert seen == [5]
+
+
+@pytest.mark.parametrize(
+    ("specs", "real", "train", "kind", "message"),
+    [
+        (["fid"], None, 4, "images", "give them with --reference=PATH"),
+        (["authpct"], 4, None, "images", "give them with --train=PATH"),
+        (["fid", "fid"], 4, 4, "images", "fid is asked for twice"),
+        (["fid"], 4, 4, "volumes", "fid scores images, and these are volumes"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_first(networks, specs, real, train, kind, message):
+    sets = [n and images(n, 1) for n in (4, real, train)]
+    with pytest.raises(UserError, match=message):
+        judge.judge(specs, *sets, 0, kind)
+
+
+def test_an_interval_stands_in_one_line():
+    scores = {"precision": 0.5, "precision_low": 0.4, "precision_high": 0.6}
+    facts = {"scores": scores, "counts": {"real": 3}, "seed": 1, "networks": {}, "notes": {}}
+    lines = judge.table(facts)
+    assert len(lines) == 2
+    assert lines[0].split() == ["precision", "0.5", "95", "%:", "0.4", "to", "0.6"]
