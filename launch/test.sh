@@ -7,4 +7,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/setup.sh
 .venv/bin/python -m ruff check .
 .venv/bin/python -m ruff format --check .
-exec .venv/bin/python -m pytest --durations=20 "$@"
+exec .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=20 "$@"
