@@ -88,6 +88,13 @@ def get_config():
                 "size": (64, 64),
                 "large": (96, 96),
             },
+            "generate": {
+                "name": "sample",  # or "inpaint", "upscale", "gigapixel": a module of nca_gen/pipelines
+                "torus": False,
+                **{"image": "", "mask": "", "box": (0, 0, 0, 0), "samples": 4, "known": "noised"},  # inpaint
+                "factor": 2,  # upscale
+                **{"tile": 1024, "calls": 0, "dry_run": False, "format": "tiff", "memory_gb": 1.5},  # gigapixel
+            },
             "eval": {"metrics": ("swd", "drift", "neighbours"), "split": "test", "n": 256, "train": 4096},
             "bench": {"what": ("model",), "batch": 2, "rounds": 3, "peer_python": ""},
             "mesh": {"data": -1, "space": 1, "distributed": False},

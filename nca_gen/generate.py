@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,10 @@ from jaxtyping import Float
 from rich.progress import track
 
 from nca_gen import build
-from nca_gen.io import images
 from nca_gen.pipelines import diff_nca
+from nca_gen.pipelines.diff_nca import how
 from nca_gen.runtime import checkpoint
 from nca_gen.runtime.log import say
-
-HOW = ("sampler", "steps", "clip")  # the fields of config.sample that the sampler takes
-
-
-def how(config: Any) -> dict[str, Any]:
-    """The settings of the sampler that ``config.sample`` asks for."""
-    return {field: config.sample[field] for field in HOW}
 
 
 def restore(config: Any, workdir: str | Path) -> tuple[Any, dict, int]:
@@ -44,29 +38,31 @@ def draw(task: Any, params: dict, config: Any, n: int, size: tuple[int, ...], se
 
 
 def generate(config: Any, workdir: str | Path) -> Path:
-    """``config.sample.n`` pictures of ``config.sample.size`` as files and one grid; returns their folder.
+    """What ``config.generate`` asks for, by the pipeline of its name; returns the folder that holds it.
 
-    Picture i depends on ``config.seed`` and i alone; those that are there already are kept, so a stopped run goes on.
+    Raises UserError for an unknown pipeline and for whatever that pipeline refuses.
     """
+    asked = config.get("generate", {"name": "sample", "torus": False})  # runs of before had no other
+    pipeline = build.named("pipelines", "paint", asked["name"])
     task, params, step = restore(config, workdir)
-    size, n, batch = tuple(config.sample.size), config.sample.n, config.sample.batch
-    sampler = f"{config.sample.sampler}{config.sample.steps}"
-    clip = [] if config.sample.clip == "none" else [config.sample.clip]
-    named = [f"{step:08d}", "x".join(map(str, size)), sampler, *clip, f"seed{config.seed}"]
-    folder = Path(workdir, "generated", "_".join(named))
+    if asked["torus"]:
+        task = replace(task, model=replace(task.model, border="wrap"))
+    folder = Path(workdir, "generated", "_".join(map(str, _title(config, asked, step))))
     folder.mkdir(parents=True, exist_ok=True)
-    colours = task.model.image_channels // task.diffusion.block ** len(size)
-    suffix = ".png" if colours in (1, 3) else ".tif"
-    path = lambda i: folder / f"{i:05d}{suffix}"  # noqa: E731
-    batches = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
-    missing = [todo for todo in batches if not all(path(i).is_file() for i in todo)]
-    sampled = partial(diff_nca.images, task.model, task.diffusion, params, config.seed, size=size, **how(config))
-    for todo in track(missing, f"sampling {n} of {size}", transient=True, disable=not sys.stdout.isatty()):
-        for i, image in zip(todo, next(sampled(n=len(todo), batch=batch, first=todo.start)), strict=True):
-            part = path(i).with_name(f".{path(i).name}")
-            images.write(part, images.from_float(image))
-            part.replace(path(i))  # whole or not at all, wherever the run is stopped
-    shown = np.stack([images.read(path(i)) for i in range(min(n, 64))])
-    images.write(folder.with_suffix(".png"), images.grid(shown))
-    say(f"{n} pictures from step {step} are in {folder}, a grid of them in {folder.with_suffix('.png')}")
+    for line in pipeline.paint(task, params, config, folder):
+        say(f"step {step}: {line}")
     return folder
+
+
+def _title(config: Any, asked: Any, step: int) -> Iterator[str]:
+    """Whatever two pictures of one model may differ in."""
+    yield f"{step:08d}"
+    if asked["name"] != "sample":
+        yield asked["name"]
+    yield Path(asked["image"]).stem if asked.get("image") else "x".join(map(str, config.sample.size))
+    yield f"{config.sample.sampler}{config.sample.steps}"
+    if config.sample.clip != "none":
+        yield config.sample.clip
+    if asked["torus"]:
+        yield "torus"
+    yield f"seed{config.seed}"

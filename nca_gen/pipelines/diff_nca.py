@@ -23,6 +23,11 @@ SAMPLERS = {"ddpm": samplers.ddpm, "ddim": samplers.ddim, "dpm_solver_pp": sampl
 CLIPS = {"none": None, "static": guidance.static_range, "dynamic": guidance.dynamic_range}
 
 
+def how(config: Any) -> dict[str, Any]:
+    """The settings of the sampler that ``config.sample`` asks for, as :func:`trajectory` takes them."""
+    return {field: config.sample[field] for field in ("sampler", "steps", "clip")}
+
+
 def choose(table: dict, field: str, name: str) -> Any:
     """``table[name]``. Raises UserError with the nearest name."""
     if name not in table:
