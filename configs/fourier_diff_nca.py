@@ -95,7 +95,13 @@ def get_config():
                 "factor": 2,  # upscale
                 **{"tile": 1024, "calls": 0, "dry_run": False, "format": "tiff", "memory_gb": 1.5},  # gigapixel
             },
-            "eval": {"metrics": ("swd", "drift", "neighbours"), "split": "test", "n": 256, "train": 4096},
+            "eval": {
+                "metrics": ("swd", "drift", "neighbours"),
+                "split": "test",
+                "n": 256,
+                "train": 4096,
+                "samplers": (),
+            },
             "bench": {"what": ("model",), "batch": 2, "rounds": 3, "peer_python": ""},
             "mesh": {"data": -1, "space": 1, "distributed": False},
         }

@@ -39,10 +39,15 @@ from nca_gen import arrays, build
 from nca_gen.describe import call_gflop
 from nca_gen.errors import UserError, unknown
 from nca_gen.metrics import features, fid
+from nca_gen.pipelines.diff_nca import painting
 from nca_gen.runtime import mesh
 
 PEER = Path(__file__).parents[1] / "tests" / "peers" / "torch_diff_nca.py"
+WORK = ("pixels", "cell_updates")  # of a call; a pixel of a picture takes config.sample.steps of them
 TARGETS = {"seconds": 0.6, "memory_mb": 0.25}  # of eager PyTorch's, on a CPU
+FASTER = 2.5  # times eager PyTorch's calls
+TILE = 2048  # pixels a side, of a picture that is made in tiles
+SLIDE = 41344  # pixels a side: what nine A100 made in 24 hours (URCDM, Cechnicka et al. 2024)
 INCEPTION = {"batch": 32, "size": 64}
 FLAT = 1.25  # what a gradient of 60 steps may take, by one of 20
 FORMS = ("shifted", "gathered", "scattered", "split", "convolved")
@@ -58,8 +63,8 @@ Row = dict[str, Any]
 def bench(config: Any, workdir: str | Path | None = None, json: bool = False) -> Row:
     """Measures, prints a table (or JSON), and writes bench.json into ``workdir``. Returns what was written.
 
-    ``config.bench.what`` names the parts: "model" (a training step and sampling), "judge" (features and FID). Raises
-    UserError for any other.
+    ``config.bench.what`` names the parts: "model" (a training step, and then "sampling"), "sampling" (calls of the
+    network alone), "judge" (features and FID). Raises UserError for any other.
     """
     for part in config.bench.what:
         if part not in PARTS:
@@ -120,7 +125,59 @@ def model(config: Any, say: Callable[[str], None]) -> Row:
     if not theirs:
         say("eager PyTorch: not measured; give it configs/diff_nca.py, and --config.bench.peer_python=PATH with torch")
     say(f"gradient of 60 steps by 20, nested: {growth['nested']:.2f} x its buffers (target {FLAT})")
-    return facts
+    return facts | sampling(config, say)
+
+
+def sampling(config: Any, say: Callable[[str], None]) -> Row:
+    """Calls as in sampling, of a batch of patches and of one large picture by the local rule, beside eager PyTorch's.
+
+    And from their rates the hours of a whole slide, and what the halo of its tiles costs: measured where the tiles are
+    small and it is large. Every group of rows has the machine's rate of products in its turns.
+    """
+    large, tile = (changed(config, norm="cell") for _ in range(2))
+    large.data.patch, large.bench.batch = tuple(config.sample.large), 1
+    halo = config.model.steps * config.diffusion.block
+    tile.data.patch, tile.bench.batch = tuple(side + 2 * halo for side in config.sample.large), 1
+    groups = {
+        "patches": {"ours": ours(config, "call")} | peers(config, "call"),
+        "large": {"ours": ours(large, "call")} | peers(large, "call"),
+        "halo": {"without halo": ours(large, "call"), "with halo": ours(tile, "call")},
+    }
+    rows: dict[str, list[Row]] = {}
+    times: dict[str, dict[str, float]] = {}  # of ours, or of that without a halo
+    for group, cases in groups.items():
+        product, mine, *others = measure({"matrix product": ours(config, "matmul")} | cases, config.bench.rounds)
+        for row in (mine, *others):
+            if "gflop" in row:
+                row["fraction_of_matrix_rate"] = row["gflop"] / row["seconds"] / product["gflop"] * product["seconds"]
+            row |= {k: row.get(k, mine[k]) for k in WORK}
+            row |= {f"{k}_per_second": row[k] / row["seconds"] for k in WORK}
+        rows[group], times[group] = [mine, *others], {row["name"]: row["seconds"] / mine["seconds"] for row in others}
+        say(f"{group}, {size(config.data.patch if group == 'patches' else config.sample.large)}")
+        for row in rows[group]:
+            say(line(row))
+        for name, factor in times[group].items() if group != "halo" else ():
+            say(f"ours by {name}: {factor:.2f} x its pixels a second (target {FASTER})")
+    more = {"computed": math.prod(tile.data.patch) / math.prod(large.data.patch) - 1}
+    more |= {"measured": times["halo"]["with halo"] - 1, "large_tiles": (1 + 2 * halo / TILE) ** 2 - 1}
+    said = ", ".join(f"{k.replace('_', ' ')} {v:.1%}" for k, v in more.items())
+    say(f"more work for a halo of {halo} pixels: {said} (those are of {TILE} pixels)")
+    best = max(rows["large"][:1] + rows["halo"], key=lambda row: row["pixels_per_second"])
+    pixels = SLIDE**2 * (1 + more["large_tiles"])
+    slide = {"side": SLIDE, "hours": pixels / best["pixels_per_second"] / 3600}
+    slide["exaflop"] = pixels * best["gflop"] / best["pixels"] / 1e9
+    work = f"{slide['exaflop']:.3g} EFLOP in matrix products, {slide['hours']:.3g} hours at the best rate above"
+    say(f"{SLIDE} x {SLIDE} pixels in {config.sample.steps} steps: {work}")
+    return {
+        "sampling": rows,
+        "times_pytorch": {k: times[k] for k in ("patches", "large")},
+        "halo": more,
+        "slide": slide,
+    }
+
+
+def size(sides: tuple[int, ...]) -> str:
+    return "x".join(map(str, sides))
 
 
 def judge(config: Any, say: Callable[[str], None]) -> Row:
@@ -142,15 +199,17 @@ def judge(config: Any, say: Callable[[str], None]) -> Row:
     return {"judge": [*found, distance], "ratio_to_torch_fidelity": mine / theirs}
 
 
-PARTS = {"model": model, "judge": judge}
+PARTS = {"model": model, "sampling": sampling, "judge": judge}
 
 
 def line(row: Row) -> str:
     """A row of the table."""
-    text = f"{row['name']:<40} {row['seconds']:8.3f} s {row['cpu_seconds']:8.2f} CPU s {row['memory_mb']:6.0f} MB"
+    text = f"{row['name']:<44} {row['seconds']:8.3f} s {row['cpu_seconds']:8.2f} CPU s {row['memory_mb']:6.0f} MB"
     text += f" {row['device_mb']:6.0f} MB on the device" if "device_mb" in row else ""
     text += f" {row['gflop'] / row['seconds']:6.0f} GFLOP/s" if "gflop" in row else ""
     text += f" ({row['fraction_of_matrix_rate']:.0%})" if "fraction_of_matrix_rate" in row else ""
+    if "pixels_per_second" in row:
+        return text + f" {row['pixels_per_second']:8.3g} pixels/s {row['cell_updates_per_second']:8.3g} cell updates/s"
     return text + (f" {row['images_per_second']:8.3g} images/s" if "images_per_second" in row else "")
 
 
@@ -174,13 +233,14 @@ def peer_python(config: Any, module: str) -> str | None:
     return python if found else None
 
 
-def peers(config: Any) -> dict[str, list[str]]:
-    """The commands of eager PyTorch's training steps, where there is a PyTorch and it knows the model."""
+def peers(config: Any, kind: str = "train") -> dict[str, list[str]]:
+    """The commands of eager PyTorch's training steps, or calls, where there is a PyTorch and it knows the model."""
     python = peer_python(config, "torch")
-    if not python or (config.model.name, config.model.norm) != ("diff_nca", "group"):
+    square = len(set(config.data.patch)) == 1
+    if not python or config.model.name != "diff_nca" or config.diffusion.block > 1 or not square:
         return {}
-    spec = {k: config.model[k] for k in ("channels", "hidden", "steps")}
-    spec |= {"size": config.data.patch[0], "batch": config.bench.batch}
+    spec = {k: config.model[k] for k in ("channels", "hidden", "steps", "norm")}
+    spec |= {"kind": kind, "size": config.data.patch[0], "batch": config.bench.batch}
     ways = {"gates once an image": False, "gates in every cell": True}
     return {f"eager PyTorch, {way}": [python, str(PEER), json_.dumps(spec | {"maps": m})] for way, m in ways.items()}
 
@@ -272,9 +332,12 @@ def _call(config: Any) -> tuple[Callable[[], Any], Row]:
     x = task.diffusion.encode(jnp.zeros(_batch(config, task)))
     x = arrays.cell_normal(key, 0, arrays.coords(x.shape[1:-1]), x.shape[-1])
     x = mesh.put({"x": x}, devices)["x"]
-    call = jax.jit(lambda p, x: task.model.apply(p, x, jnp.zeros(1, jnp.int32), None, (), key)[0])
-    work = config.bench.batch * call_gflop(task, _batch(config, task)[1:])
-    return partial(call, params, x), {"gflop": work, "images": config.bench.batch / config.sample.steps}
+    model = painting(task.model)
+    call = jax.jit(lambda p, x: model.apply(p, x, jnp.zeros(1, jnp.int32), None, (), key)[0])
+    facts = {"gflop": config.bench.batch * call_gflop(task, _batch(config, task)[1:])}
+    facts |= {"images": config.bench.batch / config.sample.steps}
+    facts |= {"pixels": config.bench.batch * math.prod(config.data.patch) / config.sample.steps}
+    return partial(call, params, x), facts | {"cell_updates": x[..., 0].size * model.steps}
 
 
 def _matmul(config: Any) -> tuple[Callable[[], Any], Row]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +110,80 @@ def diffusion_film(folder: Path, task: Any, params: dict, config: Any, size: tup
     images.animation(folder / "diffusion.webp", [images.grid(x, 4) for x in xs], fps=8)
 
 
+def pairs(specs: Sequence[str], timesteps: int) -> list[tuple[str, int]]:
+    """Samplers and their numbers of steps, of ``name:steps``. Raises UserError for what ``timesteps`` do not allow."""
+    found = []
+    for spec in specs:
+        name, _, steps = spec.partition(":")
+        diff_nca.choose(diff_nca.SAMPLERS, "config.eval.samplers", name)
+        if not steps.isdecimal() or not 1 <= int(steps) <= timesteps:
+            raise UserError(f"config.eval.samplers has {spec!r}; give 1 to {timesteps} steps, like {name}:{timesteps}")
+        found.append((name, int(steps)))
+    return found
+
+
+def sweep(config: Any, task: Any, params: dict, splits: dict, workdir: str | Path, step: int) -> dict[str, Any]:
+    """Scores and seconds of ``config.eval.n`` samples by each of ``config.eval.samplers``; returns what it writes.
+
+    ``samplers.json`` and a strip of samples each, into the folder of the evaluation at ``step``. All start from the
+    same noise. Samplers take their steps in stretches of the greatest common divisor of all, so that each is compiled
+    once and not while it is timed.
+    """
+    todo = pairs(config.eval.samplers, task.diffusion.timesteps)
+    stretch = math.gcd(*(steps for _, steps in todo))
+    n, size, seed, split = config.eval.n, tuple(config.data.patch), config.seed, config.eval.split
+    real = pipeline.patches(splits[split], patch=size, n=n, seed=seed)
+    train = pipeline.patches(splits["train"], patch=size, n=config.eval.train, seed=seed)
+    folder = Path(workdir, "eval", f"{step:08d}")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, facts = [], {}
+    for sampler, steps in todo:
+        drawn = partial(draw, task, params, config, n, size, seed, sampler=sampler)
+        drawn(steps=stretch)
+        start = time.perf_counter()
+        generated = drawn(steps=steps, frames=steps // stretch)
+        seconds = time.perf_counter() - start
+        facts = judge.judge(config.eval.metrics, np.clip(generated, -1.0, 1.0), real, train, seed)
+        picture = f"sampler_{sampler}_{steps}.png"
+        images.write(folder / picture, images.grid(generated[:SHOWN], SHOWN))
+        row = {"sampler": sampler, "steps": steps, "seconds": seconds, "images_per_second": n / seconds}
+        rows.append(row | {"picture": picture, "scores": facts["scores"]})
+    kept = {k: facts[k] for k in ("protocol", "counts", "seed")}
+    facts = {"rows": rows, "step": step, "split": split, "clip": config.sample.clip} | kept
+    replace(folder / "samplers.json", json.dumps(facts, indent=2))
+    report.write(workdir)
+    return facts
+
+
+def ladder(facts: dict[str, Any]) -> list[str]:
+    """The lines of a table of what :func:`sweep` found."""
+    names = [name for name in facts["protocol"] if name in facts["rows"][0]["scores"]]
+    head = (
+        f"{'sampler':<16}{'steps':>6}" + "".join(f"{name:>14}" for name in names) + f"{'seconds':>10}{'images/s':>10}"
+    )
+    rows = [
+        f"{row['sampler']:<16}{row['steps']:>6}"
+        + "".join(f"{row['scores'][name]:>14.4g}" for name in names)
+        + f"{row['seconds']:>10.2f}{row['images_per_second']:>10.3g}"
+        for row in facts["rows"]
+    ]
+    return [head, *rows]
+
+
 def main(config: Any, workdir: str | Path) -> dict[str, Any]:
-    """Scores the newest good checkpoint of ``workdir``. Raises UserError where there is none."""
+    """Scores the newest good checkpoint of ``workdir``, and a table of samplers where ``config.eval.samplers`` asks.
+
+    Raises UserError where there is no checkpoint.
+    """
     task, params, step = restore(config, workdir)
-    evaluate(config, task, params, build.splits(config), workdir, step)
-    return told(json.loads(Path(workdir, "eval", f"{step:08d}", "scores.json").read_text()), workdir)
+    wanted = pairs(config.eval.get("samplers", ()), task.diffusion.timesteps)
+    splits = build.splits(config)
+    evaluate(config, task, params, splits, workdir, step)
+    found = sweep(config, task, params, splits, workdir, step) if wanted else None
+    facts = told(json.loads(Path(workdir, "eval", f"{step:08d}", "scores.json").read_text()), workdir)
+    for line in ladder(found) if found else ():
+        say(line)
+    return facts | ({"samplers": found["rows"]} if found else {})
 
 
 def told(facts: dict[str, Any], workdir: str | Path | None) -> dict[str, Any]:

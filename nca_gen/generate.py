@@ -14,6 +14,7 @@ from jaxtyping import Float
 from rich.progress import track
 
 from nca_gen import build
+from nca_gen.errors import UserError
 from nca_gen.pipelines import diff_nca
 from nca_gen.pipelines.diff_nca import how
 from nca_gen.runtime import checkpoint
@@ -28,10 +29,12 @@ def restore(config: Any, workdir: str | Path) -> tuple[Any, dict, int]:
     return task, task.eval_params(state), meta["step"]
 
 
-def draw(task: Any, params: dict, config: Any, n: int, size: tuple[int, ...], seed: int) -> Float[np.ndarray, "n *S C"]:
-    """``n`` pictures of ``size`` under a progress bar, in [-1, 1] and a little beyond."""
-    batch = config.sample.batch
-    todo = diff_nca.images(task.model, task.diffusion, params, seed, n, size, batch, **how(config))
+def draw(
+    task: Any, params: dict, config: Any, n: int, size: tuple[int, ...], seed: int, **more: Any
+) -> Float[np.ndarray, "n *S C"]:
+    """``n`` pictures of ``size`` under a progress bar, in [-1, 1] and a little beyond; rows over config.mesh.space."""
+    batch, settings = config.sample.batch, how(config) | {"space": config.mesh.space} | more
+    todo = diff_nca.images(task.model, task.diffusion, params, seed, n, size, batch, **settings)
     return np.concatenate(
         list(track(todo, f"sampling {n} of {size}", -(-n // batch), transient=True, disable=not sys.stdout.isatty()))
     )
@@ -46,6 +49,8 @@ def generate(config: Any, workdir: str | Path) -> Path:
     pipeline = build.named("pipelines", "paint", asked["name"])
     task, params, step = restore(config, workdir)
     if asked["torus"]:
+        if any(side % task.diffusion.block for side in config.sample.size):
+            raise UserError(f"a torus has whole cells: make config.sample.size multiples of {task.diffusion.block}")
         task = replace(task, model=replace(task.model, border="wrap"))
     folder = Path(workdir, "generated", "_".join(map(str, _title(config, asked, step))))
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,6 +65,11 @@ def _title(config: Any, asked: Any, step: int) -> Iterator[str]:
     if asked["name"] != "sample":
         yield asked["name"]
     yield Path(asked["image"]).stem if asked.get("image") else "x".join(map(str, config.sample.size))
+    if asked["name"] == "inpaint":
+        yield Path(asked["mask"]).stem if asked["mask"] else "-".join(map(str, asked["box"]))
+        yield asked["known"]
+    if asked["name"] == "upscale":
+        yield f"x{asked['factor']}"
     yield f"{config.sample.sampler}{config.sample.steps}"
     if config.sample.clip != "none":
         yield config.sample.clip

@@ -57,6 +57,33 @@ def test_an_interpreter_without_torch(tmp_path):
         bench.peers(config)
 
 
+def test_sampling_beside_pytorch_and_with_a_halo(monkeypatch):
+    """Rates, ratios and hours by hand, from workers whose seconds are made up: half as long as their names."""
+
+    def measure(cases, rounds):
+        work = {"gflop": 3.0, "pixels": 50.0, "cell_updates": 70}
+        found = {name: {"name": name, "seconds": len(name) / 2, "cpu_seconds": 1.0, "memory_mb": 1.0} for name in cases}
+        return [row | ({} if "PyTorch" in name else work) for name, row in found.items()]
+
+    config = main.load("configs/diff_nca.py:smoke")  # a halo of 4, and a large picture of 32 x 40
+    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(bench, "peers", lambda config, kind: {"eager PyTorch": [config.model.norm, kind]})
+    lines = []
+    found = bench.sampling(config, lines.append)
+    mine, theirs = found["sampling"]["patches"]
+    assert (mine["pixels_per_second"], theirs["pixels_per_second"]) == (25, pytest.approx(50 / 6.5))
+    assert theirs["cell_updates_per_second"] == pytest.approx(70 / 6.5)
+    assert mine["fraction_of_matrix_rate"] == pytest.approx(7 / 2)  # of a product that takes 7 s
+    assert found["times_pytorch"] == {k: {"eager PyTorch": pytest.approx(6.5 / 2)} for k in ("patches", "large")}
+    assert found["halo"]["computed"] == pytest.approx(40 * 48 / (32 * 40) - 1)
+    assert found["halo"]["measured"] == pytest.approx(9 / 12 - 1)
+    assert found["halo"]["large_tiles"] == pytest.approx(2056**2 / 2048**2 - 1)
+    pixels = 41344**2 * 2056**2 / 2048**2
+    assert found["slide"]["hours"] == pytest.approx(pixels / 25 / 3600)
+    assert found["slide"]["exaflop"] == pytest.approx(pixels * 3 / 50 / 1e9)
+    assert any("ours by eager PyTorch: 3.25 x" in line for line in lines)
+
+
 @pytest.mark.slow
 def test_a_training_step_and_a_call_are_measured():
     """The work of a row is that of the model: three times forward for a training step."""

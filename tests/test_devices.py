@@ -1,21 +1,48 @@
 """The number of devices and of processes changes how fast, not what."""
 
+import functools
+import itertools
+import json
 import os
 import socket
 import subprocess
 import sys
 
 import numpy as np
+import painting
 import pytest
 import toy
 
 from nca_gen.runtime import checkpoint
 
 ONE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+SAME = {"rtol": 0, "atol": 5e-6}  # of pixels in [-1, 1]: a product of fewer rows is summed in another order
 
 
 def losses(workdir):
     return [x["loss"] for x in toy.curve(workdir)]
+
+
+def two_processes(arguments):
+    """What two processes of 2 devices each say, which find each other over localhost; both must end well."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    common = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_NUM_PROCESSES": "2"}
+    common |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
+    children = [
+        subprocess.Popen(
+            [sys.executable, *arguments(i)],
+            env=os.environ | common | {"JAX_PROCESS_ID": str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = [child.communicate(timeout=120)[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0], outputs
+    return outputs
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +78,8 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     """Each has 2 devices and reads its share of every batch; both write the checkpoint, which one process restores."""
     task, changes = {"noise": 0.0}, {"train.log_every": 1}  # noise belongs to a sample's place in the batch
     toy.run(tmp_path / "one", toy.Task(**task), **changes)
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
-    common = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_NUM_PROCESSES": "2"}
-    common |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
-    options = toy.json.dumps({"task": task, "config": changes | {"train.steps": 6}})
-    children = [
-        subprocess.Popen(
-            [sys.executable, toy.__file__, options, str(tmp_path / "two")],
-            env=os.environ | common | {"JAX_PROCESS_ID": str(i)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    outputs = [child.communicate(timeout=120)[0] for child in children]
-    assert [child.returncode for child in children] == [0, 0], outputs
+    options = json.dumps({"task": task, "config": changes | {"train.steps": 6}})
+    outputs = two_processes(lambda i: [toy.__file__, options, str(tmp_path / "two")])
     digests = {out.split("digest ")[1].strip() for out in outputs}
     assert len(digests) == 1
     assert "training to step 6 on 4 cpu device(s)" in outputs[0]
@@ -76,3 +87,67 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     assert checkpoint.steps(tmp_path / "two") == [4, 6]
     toy.run(tmp_path / "two", toy.Task(**task), **changes)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-5)
+
+
+@functools.cache
+def unsplit(kind="diff", norm="cell", size=(16, 12)):
+    """Four pictures on one device."""
+    return painting.paint(kind, norm, 4, size, devices=1)
+
+
+LOCAL, *_ = MODELS = [("diff", "cell"), ("diff", "group"), ("fourier", "cell"), ("fourier", "group")]
+
+
+def splits(first, *others):
+    """A model and ``space``: quickly the local model by the first, slowly all models by all."""
+    rest = [case for case in itertools.product(MODELS, [first, *others]) if case != (LOCAL, first)]
+    return [(LOCAL, first), *(pytest.param(*case, marks=pytest.mark.slow) for case in rest)]
+
+
+@pytest.mark.parametrize(("model", "space"), splits(4, 2))
+def test_an_image_split_over_devices_is_the_image(model, space):
+    np.testing.assert_allclose(painting.paint(*model, space=space), unsplit(*model)[:1], **SAME)
+
+
+@pytest.mark.parametrize(("model", "space"), splits(1, 2))
+def test_a_batch_split_over_devices_is_the_batch(model, space):
+    """One image a device, and two halves of two."""
+    np.testing.assert_allclose(painting.paint(*model, n=4, space=space), unsplit(*model), **SAME)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [4, 14, 17])
+def test_any_number_of_rows(rows):
+    """A row a device; halves where quarters do not come out; and a prime number, which stays on one device."""
+    size = (rows, 9)
+    np.testing.assert_allclose(painting.paint(size=size, space=4), unsplit(size=size)[:1], **SAME)
+
+
+CASES = [
+    {"kind": kind, "norm": norm, "n": n, "space": space}
+    for (kind, norm), (n, space) in itertools.product(MODELS, [(1, 8), (4, 2)])
+]
+
+
+@pytest.mark.slow
+def test_eight_devices(tmp_path):
+    """An image in eight parts, and four in two parts each."""
+    eight = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=8")}
+    command = [sys.executable, painting.__file__, str(tmp_path / "x.npz"), json.dumps(CASES)]
+    subprocess.run(command, check=True, timeout=120, env=os.environ | eight)
+    with np.load(tmp_path / "x.npz") as found:
+        for case, x in zip(CASES, found.values(), strict=True):
+            np.testing.assert_allclose(x, unsplit(case["kind"], case["norm"])[: case["n"]], **SAME)
+
+
+@pytest.mark.slow
+def test_two_processes_paint_one_image(tmp_path):
+    """Half of its rows lie with each, in two parts, or one of two images; both get the whole, and the same."""
+    cases = [CASES[0] | {"space": 4}, CASES[4] | {"n": 2, "space": 2}]
+    cases.append(CASES[0] | {"size": (17, 9)})  # cannot be split: each process makes it alone
+    two_processes(lambda i: [painting.__file__, str(tmp_path / f"{i}.npz"), json.dumps(cases)])
+    with np.load(tmp_path / "0.npz") as one, np.load(tmp_path / "1.npz") as other:
+        for case, x, y in zip(cases, one.values(), other.values(), strict=True):
+            whole = unsplit(case["kind"], case["norm"], case.get("size", (16, 12)))
+            np.testing.assert_array_equal(x, y)
+            np.testing.assert_allclose(x, whole[: case["n"]], **SAME)

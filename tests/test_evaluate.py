@@ -169,6 +169,53 @@ def test_the_verb_scores_the_newest_checkpoint(done, tmp_path, monkeypatch, caps
     assert json.loads((tmp_path / "eval" / "00000007" / "scores.json").read_text())["step"] == 7
 
 
+def test_samplers_by_their_steps(done, capsys):
+    """Each row has the scores and the first samples of its own pictures, which all start from the same noise."""
+    config, task, params, _, folder = done
+    config = tiny.config(**{"eval.samplers": ("dpm_solver_pp:4", "dpm_solver_pp:8"), "eval.metrics": ("drift",)})
+    workdir = folder.parents[1]
+    found = verb.sweep(config, task, params, tiny.splits(), workdir, 20)
+    for steps, row in zip((4, 8), found["rows"], strict=True):
+        drawn = sampled(tiny.config(**{"sample.steps": steps}), task, params, 8, (16, 16))
+        expected = drift.score(np.clip(drawn, -1, 1), real(config, "test", 8), None, 3)
+        assert row["scores"] == pytest.approx(expected, abs=1e-5)
+        assert (row["sampler"], row["steps"]) == ("dpm_solver_pp", steps)
+        assert row["images_per_second"] == pytest.approx(8 / row["seconds"])
+        [shown] = cells(folder / row["picture"], 1, 8)
+        assert np.abs(shown.astype(int) - images.from_float(drawn)).max() <= 1
+    assert json.loads((folder / "samplers.json").read_text()) == found
+    assert (found["step"], found["split"], found["counts"]["generated"]) == (20, "test", 8)
+    assert "Fewer steps" in (workdir / "report.html").read_text()
+    head, four, eight = verb.ladder(found)
+    assert head.split() == ["sampler", "steps", "drift", "seconds", "images/s"]
+    assert four.split()[:3] == ["dpm_solver_pp", "4", f"{found['rows'][0]['scores']['drift']:.4g}"]
+    assert eight.split()[1] == "8"
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("ddmp:4", "config.eval.samplers 'ddmp'.*did you mean ddpm"),
+        *[(spec, f"'{spec}'; give 1 to 12 steps, like ddim:12") for spec in ("ddim:13", "ddim:0", "ddim", "ddim:x")],
+    ],
+)
+def test_a_sampler_that_cannot_be(spec, said):
+    with pytest.raises(UserError, match=said):
+        verb.pairs(["ddpm:12", spec], tiny.T)
+
+
+@pytest.mark.slow
+def test_the_verb_makes_the_table(tmp_path, monkeypatch, capsys):
+    config = tiny.config(**{"eval.samplers": ("ddpm:4", "ddim:2"), "eval.metrics": ("drift",), "sample.large": ()})
+    with checkpoint.manager(tmp_path) as saved:
+        checkpoint.save(saved, 7, tiny.state(build.task(config)))
+    monkeypatch.setattr(build, "splits", lambda config: tiny.splits())
+    facts = verb.main(config, tmp_path)
+    assert [row["steps"] for row in facts["samplers"]] == [4, 2]
+    said = capsys.readouterr().out
+    assert all(line in said for line in verb.ladder(json.loads((tmp_path / "eval/00000007/samplers.json").read_text())))
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Two folders of images, the second with a copy of one of the first, and the arrays that they hold."""

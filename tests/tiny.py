@@ -78,7 +78,7 @@ def config(**changes):
     c.train = {"steps": 4, "batch": 4}
     sample = {"sampler": "dpm_solver_pp", "steps": 4, "clip": "static", "n": 8, "batch": 4, "size": (16, 16)}
     c.sample = sample | {"large": (24, 40)}
-    c.eval = {"metrics": ("swd", "drift", "neighbours"), "split": "test", "n": 8, "train": 12}
+    c.eval = {"metrics": ("swd", "drift", "neighbours"), "split": "test", "n": 8, "train": 12, "samplers": ()}
     c.mesh = {"data": 1, "space": 1}
     c.update_from_flattened_dict(changes)
     return c

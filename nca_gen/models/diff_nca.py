@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ from nca_gen.ca import perceive
 from nca_gen.ca.fire import fires
 from nca_gen.ca.rollout import Rule, repeated
 from nca_gen.ca.seed import Cells, seed
+from nca_gen.ca.strips import in_strips
 from nca_gen.errors import UserError, unknown
 from nca_gen.nn import dense
 from nca_gen.nn.embeddings import scalar_features
@@ -99,6 +101,46 @@ def gated(
     return dense.affine(x, kernel, each(bias.reshape(-1, 1, bias.shape[-1])))
 
 
+def inside(x: Float[Array, "b *S C"]) -> Float[Array, "b *T C"]:
+    """``x`` without a border of one cell; a constant field as it is."""
+    return x if constant(x) else x[(slice(None), *[slice(1, -1)] * (x.ndim - 2))]
+
+
+def change(
+    scalars: Float[Array, "b *s K"],
+    state: Float[Array, "B *S C"],
+    fire: Bool[Array, "*M"],
+    *,
+    w: Weights,
+    padding: str | None,
+    product: Any,
+    dtype: Any,
+) -> Float[Array, "B *T C"]:
+    """What a step adds to every cell. ``padding`` None: fields bring a halo of one, and the inside is asked for."""
+    around, centre = (partial(perceive.pad, mode=padding), lambda x: x) if padding else (lambda x: x, inside)
+    e = mlp(scalar_features(scalars), w.embedding)
+    gate0, gate1 = mlp(centre(e), w.gate0), mlp(centre(e), w.gate1)
+    c, k = state.shape[-1], e.shape[-1]
+
+    if constant(e) and padding != "constant":
+        # So is then all that e contributes, up to the border: it enters as one constant, before the norm.
+        taps, taps_e = jnp.split(w.perceive.kernel, (c,), -2)
+        seen_e = e @ taps_e.sum(tuple(range(taps_e.ndim - 2))) + w.perceive.bias
+        gate, gate_e, gate_seen = jnp.split(gate0, (c, c + k), -1)
+        fc0, fc0_e, fc0_seen = jnp.split(w.fc0.kernel, (c, c + k), 0)
+        bias = (e * gate_e) @ fc0_e + (seen_e * gate_seen) @ fc0_seen + w.fc0.bias
+        z, gate0, fc0 = state, jnp.concatenate([gate, gate_seen], -1), jnp.concatenate([fc0, fc0_seen])
+        seen = product(around(z).astype(dtype), taps.astype(dtype))
+    else:
+        z = jnp.concatenate([state, jnp.broadcast_to(e, (*state.shape[:-1], k))], -1)
+        seen = product(around(z).astype(dtype), w.perceive.kernel.astype(dtype)) + w.perceive.bias
+        fc0, bias = w.fc0
+
+    y = jnp.concatenate([centre(z), checkpoint_name(seen, "seen")], -1)
+    y = checkpoint_name(gated(y, gate0, fc0, bias, dtype), "fc0")
+    return gated(activated(y, w.norm), gate1, *w.fc1, dtype) * fire
+
+
 def update(
     w: Weights,
     scalars: Float[Array, "b *S K"],
@@ -108,30 +150,19 @@ def update(
     padding: str,
     product: Any,
     dtype: Any,
+    strip: int = 0,
 ) -> Cells:
-    """One step of the automaton. ``scalars`` (position, t, s) may have batch and space axes of size 1."""
-    e = mlp(scalar_features(scalars), w.embedding)
-    gate0, gate1 = mlp(e, w.gate0), mlp(e, w.gate1)
+    """One step of the automaton. ``scalars`` (position, t, s) may have batch and space axes of size 1.
+
+    ``strip`` > 0 takes about so many cells at a time, which a norm of the whole image does not allow.
+    """
     state = jnp.concatenate([cells.image, cells.out, cells.hidden], -1)
-    c, k = state.shape[-1], e.shape[-1]
-
-    if constant(e) and padding == "reflect":
-        # So is then all that e contributes, up to the border: it enters as one constant, before the norm.
-        taps, taps_e = jnp.split(w.perceive.kernel, (c,), -2)
-        seen_e = e @ taps_e.sum(tuple(range(taps_e.ndim - 2))) + w.perceive.bias
-        gate, gate_e, gate_seen = jnp.split(gate0, (c, c + k), -1)
-        fc0, fc0_e, fc0_seen = jnp.split(w.fc0.kernel, (c, c + k), 0)
-        bias = (e * gate_e) @ fc0_e + (seen_e * gate_seen) @ fc0_seen + w.fc0.bias
-        z, gate0, fc0 = state, jnp.concatenate([gate, gate_seen], -1), jnp.concatenate([fc0, fc0_seen])
-        seen = product(perceive.pad(z, padding).astype(dtype), taps.astype(dtype))
+    some = partial(change, w=w, product=product, dtype=dtype)
+    if strip and w.norm is None and padding != "constant":
+        around = scalars if constant(scalars) else perceive.pad(scalars, padding)
+        d = in_strips(partial(some, padding=None), strip, around, perceive.pad(state, padding), fire)
     else:
-        z = jnp.concatenate([state, jnp.broadcast_to(e, (*state.shape[:-1], k))], -1)
-        seen = product(perceive.pad(z, padding).astype(dtype), w.perceive.kernel.astype(dtype)) + w.perceive.bias
-        fc0, bias = w.fc0
-
-    y = jnp.concatenate([z, checkpoint_name(seen, "seen")], -1)
-    y = checkpoint_name(gated(y, gate0, fc0, bias, dtype), "fc0")
-    d = gated(activated(y, w.norm), gate1, *w.fc1, dtype) * fire
+        d = some(scalars, state, fire, padding=padding)
     i, o = cells.image.shape[-1], cells.out.shape[-1]
     _, d_out, d_hidden = jnp.split(d, (i, i + o), -1)
     return Cells(cells.image, cells.out + d_out, cells.hidden + d_hidden, cells.age + 1)
@@ -160,6 +191,8 @@ class Model:
     cell over its channels, without parameters, and keeps the rule local. ``init``: "zero" starts with the
     update zero, "torch" as the paper's framework does. ``conv``: a product of :mod:`nca_gen.ca.perceive`.
     ``dtype``: of the products; cells, norms and parameters stay float32. ``timesteps``: T of the diffusion.
+    ``border``: what a cell at the edge sees beyond it: "reflect" its own side, "wrap" the opposite edge (a torus).
+    ``strip``: cells at a time where no gradient is taken and the rule is local, 0 for all.
     """
 
     channels: int = 96
@@ -174,6 +207,8 @@ class Model:
     image_channels: int = 3
     ndim: int = 2
     timesteps: int = 300
+    border: str = "reflect"
+    strip: int = 0
 
     def __post_init__(self):
         allowed = dict(
@@ -182,6 +217,7 @@ class Model:
             conv=("shifted", "gathered", "scattered", "split", "convolved"),
             remat=("none", "fc0", "seen", "step", "nested"),
             dtype=("float32", "bfloat16"),
+            border=("reflect", "wrap"),
         )
         for field, names in allowed.items():
             if getattr(self, field) not in names:
@@ -223,12 +259,13 @@ class Model:
 
         def step(cells: Cells) -> Cells:
             scalars = self.condition(t, cells.age / self.steps, at, extent)
-            return self.update(weights, scalars, cells, fire(cells.age), padding="reflect")
+            return self.update(weights, scalars, cells, fire(cells.age), padding=self.border)
 
         return step
 
     def update(self, *args: Any, **kwargs: Any) -> Cells:
-        return update(*args, **kwargs, product=getattr(perceive, self.conv), dtype=jnp.dtype(self.dtype))
+        how = {"product": getattr(perceive, self.conv), "dtype": jnp.dtype(self.dtype), "strip": self.strip}
+        return update(*args, **kwargs, **how)
 
     def begin(self, params: dict, x: Float[Array, "B *S I"], t: Int[Array, " b"]) -> Cells:
         """The cells before the first step in image space."""

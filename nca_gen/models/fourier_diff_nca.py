@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Complex, Float, Int, Key
 
 from nca_gen import arrays
 from nca_gen.ca import fourier
@@ -58,9 +59,13 @@ class Model(diff_nca.Model):
         position = [1.0 - c[None] / (n - 1) for c, n in zip(at, extent, strict=True)]
         return jnp.stack(jnp.broadcast_arrays(*position, t, jnp.asarray(s)), -1)
 
-    def begin(self, params: dict, x: Float[Array, "B *S I"], t: Int[Array, " b"]) -> Cells:
-        """Fourier phase. Only ``image`` is non-zero in the seed, so only its spectrum is computed."""
-        born = super().begin(params, x, t)
+    def hear(
+        self, params: dict, spectrum: Complex[Array, "B *K I"], t: Int[Array, " b"]
+    ) -> tuple[Complex[Array, "B *K I"], Complex[Array, "B *K H"]]:
+        """Fourier phase: what the spectrum of x_t makes of the first ``out`` and ``hidden``, themselves as spectra.
+
+        Only ``image`` is non-zero in the seed, so only its spectrum is read.
+        """
         weights = self.side(2 * self.channels).apply({"params": params["fourier"]})
         grid = (self.window,) * self.ndim
         at = arrays.coords(grid)
@@ -69,7 +74,31 @@ class Model(diff_nca.Model):
             scalars = self.condition(t, cells.age / self.window, at, grid)
             return self.update(weights, scalars, cells, jnp.ones((), bool), padding="constant")
 
-        spectrum = seed(_planes(fourier.window(x, self.window)), 2 * born.out.shape[-1], 2 * born.hidden.shape[-1])
-        heard = diff_nca.rollout(step, self.fourier_steps, self.remat)(spectrum)
-        back = lambda f: fourier.unwindow(_complex(f), x.shape[1:-1])  # noqa: E731
-        return born._replace(out=back(heard.out), hidden=back(heard.hidden))
+        out, hidden = self.image_channels, self.channels - 2 * self.image_channels
+        heard = diff_nca.rollout(step, self.fourier_steps, self.remat)(seed(_planes(spectrum), 2 * out, 2 * hidden))
+        return _complex(heard.out), _complex(heard.hidden)
+
+    def begin(self, params: dict, x: Float[Array, "B *S I"], t: Int[Array, " b"]) -> Cells:
+        """The cells after the Fourier phase of a whole image."""
+        heard = self.hear(params, fourier.window(x, self.window), t)
+        out, hidden = (fourier.unwindow(f, x.shape[1:-1]) for f in heard)
+        return super().begin(params, x, t)._replace(out=out, hidden=hidden)
+
+    def apply(
+        self,
+        params: dict,
+        x: Float[Array, "B *S I"],
+        t: Int[Array, " b"],
+        cond: Any,
+        memory: Any,
+        key: Key[Array, " B"],
+        at: arrays.Coords | None = None,
+        extent: tuple[int, ...] | None = None,
+    ) -> tuple[Float[Array, "B *S I"], Any]:
+        """Prediction at x_t. ``cond``: None, or for a tile what :meth:`hear` says to the spectrum of the whole."""
+        if cond is None:
+            return super().apply(params, x, t, cond, memory, key, at, extent)
+        out, hidden = (fourier.part(f, at, extent) for f in cond)
+        cells = super().begin(params, x, t)._replace(out=out, hidden=hidden)
+        rule = self.rule(params, t, key, at, extent)
+        return diff_nca.rollout(rule, self.steps, self.remat)(cells).out, memory

@@ -26,7 +26,9 @@ def paint(task: Any, params: dict, config: Any, folder: Path) -> list[str]:
     batches = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
     missing = [todo for todo in batches if not all(path(i).is_file() for i in todo)]
     how = diff_nca.how(config)
-    sampled = partial(diff_nca.images, task.model, task.diffusion, params, config.seed, size=size, **how)
+    sampled = partial(
+        diff_nca.images, task.model, task.diffusion, params, config.seed, size=size, space=config.mesh.space, **how
+    )
     for todo in track(missing, f"sampling {n} of {size}", transient=True, disable=not sys.stdout.isatty()):
         for i, image in zip(todo, next(sampled(n=len(todo), batch=batch, first=todo.start)), strict=True):
             part = path(i).with_name(f".{path(i).name}")

@@ -85,7 +85,7 @@ def write(workdir: str | os.PathLike[str]) -> Path:
     folder = Path(workdir)
     path, draft = folder / "report.html", folder / ".report.html.tmp"
     run = read(folder)
-    about = (header, samples, growth, charts, neighbours, scores, speed, environment, again)
+    about = (header, samples, growth, charts, neighbours, scores, samplers, speed, environment, again)
     title = joined([text(at(run.config, *name) or "") for name in (("model", "name"), ("data", "name"))], " · ")
     footer = "<footer>Written by nca_gen from the files beside it. One file: send it on, read it offline.</footer>"
     html = page(title or "A run", [*(part(run) for part in about), footer])
@@ -407,6 +407,31 @@ def measured(evaluation: Evaluation, name: str) -> str:
     return number(value) + (
         f" <small>({number(ends[0])} to {number(ends[1])})</small>" if all(map(finite, ends)) else ""
     )
+
+
+def samplers(run: Run) -> str:
+    """What fewer denoising steps cost in scores and save in seconds: a table, and below it the same samples by each."""
+    done = ((e.folder, read_object(e.folder / "samplers.json")) for e in reversed(run.evaluations))
+    folder, found = next(((f, r) for f, r in done if isinstance(r.get("rows"), list)), (Path(), {"rows": []}))
+    rows = [row for row in found["rows"] if isinstance(row, dict)]
+    if not rows:
+        return ""
+    shown = headlines(found | {"scores": table(rows[0], "scores")})
+    names = ["Sampler", "Steps", *(f"{text(s.name)} {s.arrow}" for s in shown), "Seconds", "Images per second"]
+    lines, strips = [], []
+    for row in rows:
+        values = [row.get("steps"), *(at(row, "scores", s.name) for s in shown)]
+        values += [row.get("seconds"), row.get("images_per_second")]
+        cells = joined(f"<td>{number(value)}</td>" for value in values)
+        lines.append(f'<tr class="whole"><td>{text(row.get("sampler"))}</td>{cells}</tr>')
+        path = folder / Path(str(row.get("picture"))).name
+        caption = f"<b>{text(row.get('sampler'))}, {number(row.get('steps'))} steps</b>"
+        strips.append(card(path if path.suffix in MIME and readable(path) else None, caption, COLUMN, "strip"))
+    head = joined(f"<th>{name}</th>" for name in names)
+    n = at(found, "counts", "generated")
+    intro = f"{number(n)} samples by each, from the same noise." if finite(n) else ""
+    body = f'<div class="card table"><table><thead><tr>{head}</tr></thead><tbody>{joined(lines)}</tbody></table></div>'
+    return section("Fewer steps", body + grid(strips), intro)
 
 
 def speed(run: Run) -> str:

@@ -1,5 +1,7 @@
 """The window of Fourier space: against numpy as the paper words it, and against plain sums."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -97,3 +99,38 @@ def test_gradient_of_the_round_trip_is_its_adjoint():
     x, w = images(1, 16, 17, 2), images(1, 16, 17, 2)[:, ::-1]
     there = lambda x: unwindow(window(x, 8), (16, 17))  # noqa: E731
     np.testing.assert_allclose(jax.grad(lambda x: (there(x) * w).sum())(x), there(w), atol=1e-6)
+
+
+def cut(size):
+    """Two tiles an axis and what each of them sees: coordinates round the edge, and the ends of its core."""
+    halves = [[(0, n // 2), (n // 2, n)] for n in size]
+    for core in itertools.product(*halves):
+        seen = [np.arange(start - 2, stop + 2) % n for (start, stop), n in zip(core, size, strict=True)]
+        yield np.ix_(*(c.astype(np.int32) for c in seen)), np.array(core, np.int32)
+
+
+@pytest.mark.parametrize("size", [(21, 23), (33,), (8, 9, 11)])
+def test_the_shares_of_tiles_are_the_window(size):
+    """Every cell counts in the tile whose core it is in, also where another tile sees it."""
+    x, k = images(2, *size, 3), K[len(size)]
+    share = jax.jit(lambda x, at, core: fourier.share(x, k, at, size, core))
+    total = sum(share(x[(slice(None), *at)], at, core) for at, core in cut(size))
+    np.testing.assert_allclose(total, window(x, k), atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [(21, 23), (33,), (8, 9, 11)])
+def test_a_part_of_the_inverse(size):
+    k = K[len(size)]
+    f = complex_images(2, *[k] * len(size), 3)
+    whole, part = unwindow(f, size), jax.jit(lambda f, at: fourier.part(f, at, size))
+    scale = float(np.abs(whole).max())
+    for at, _ in cut(size):
+        np.testing.assert_allclose(part(f, at), whole[(slice(None), *at)], atol=5e-7 * scale)
+
+
+def test_a_wave_far_out_is_exact():
+    """At cell 10^6 of 1 000 003: the phase is that of the remainder."""
+    at = np.array([0, 1, 999_999, 1_000_002], np.int32)
+    mine = jax.jit(lambda at: fourier.wave(at, 3, 1_000_003))(at)
+    expected = np.exp(-2j * np.pi * np.arange(3)[:, None] * at.astype(np.float64) / 1_000_003)
+    np.testing.assert_allclose(mine, expected, atol=1e-7)

@@ -1,5 +1,6 @@
 """Diff-NCA against a plain numpy twin, and what its structure promises: locality, symmetry, many ways to compute it."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -12,6 +13,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nca_gen import arrays
+from nca_gen.ca.rollout import repeated
+from nca_gen.ca.seed import seed
 from nca_gen.errors import UserError
 from nca_gen.models import diff_nca
 
@@ -174,6 +177,25 @@ def test_a_tile_with_its_halo_is_the_whole():
     np.testing.assert_allclose(tile[:, 4:-4, 4:-4], whole[:, 9:16, 13:18], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "model", [tiny.diff(norm="cell", border="wrap"), slow(tiny.fourier(norm="cell", border="wrap"))]
+)
+def test_a_torus_is_the_plane_paved_with_it(model):
+    """The middle of 3 x 3 copies of cells and randomness, farther than a call sees from the end of the pavement."""
+    x, t, key = start(11, 9)
+    plane = replace(model, border="reflect")
+
+    @partial(jax.jit, static_argnums=0)
+    def run(model, params, x):
+        at = tuple(c % e for c, e in zip(arrays.coords(x.shape[1:-1]), (11, 9), strict=True))
+        rule = model.rule(params, t, key, at, (11, 9))
+        return repeated(rule, model.steps)(seed(x, 3, 2)).out
+
+    paved = run(plane, params(plane), np.tile(x, (1, 3, 3, 1)))
+    torus = run(model, params(model), x)
+    np.testing.assert_allclose(torus, paved[:, 11:22, 9:18], atol=1e-5)
+
+
 def test_the_rule_is_the_same_everywhere():
     """Shifted images have shifted answers, away from borders and with all cells firing."""
     model = tiny.diff(norm="cell", fire_rate=1.0)
@@ -255,3 +277,23 @@ def test_what_starts_at_zero():
 def test_wrong_fields(changes, line):
     with pytest.raises(UserError, match=line):
         tiny.diff(**changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (tiny.diff, {}),
+        pytest.param(tiny.diff, {"border": "wrap"}, marks=pytest.mark.slow),
+        pytest.param(tiny.diff, {"fire_rate": 1.0, "conv": "gathered"}, marks=pytest.mark.slow),
+        pytest.param(tiny.fourier, {"border": "wrap"}, marks=pytest.mark.slow),
+        pytest.param(tiny.fourier, {}, marks=pytest.mark.slow),
+    ],
+)
+def test_strips_change_nothing(kind, changes):
+    """Three columns at a time, of 11; where position enters, what a cell knows of its neighbour's comes in the halo."""
+    whole, strips = (kind(norm="cell", strip=n, **changes) for n in (0, 2 * 9 * 3))
+    params, x, key = tiny.params(whole), jnp.asarray(tiny.images(0, 2, 9, 11, 3)), arrays.keys(0, 2)
+    said, again = (
+        jax.jit(lambda p, m=m: m.apply(p, x, jnp.array([4]), None, (), key)[0])(params) for m in (whole, strips)
+    )
+    np.testing.assert_allclose(again, said, atol=2e-6)

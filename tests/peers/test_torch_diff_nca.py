@@ -49,6 +49,18 @@ def net(request):
     return net
 
 
+def test_calls_of_the_local_rule(net):
+    """With the norm of each cell, in strips of a few columns, as bench times it."""
+    local = tiny.diff(norm="cell", strip=50)
+    net.norm = peer.CellNorm()
+    mine = {name: layer for name, layer in PARAMS["image"].items() if not name.startswith("norm")}
+    x = jnp.asarray(X0)
+    prediction = jax.jit(lambda p: local.apply(p, x, jnp.asarray(T), None, (), KEY)[0])({"image": mine})
+    with torch.no_grad():
+        out = net(first(X0), torch.tensor(T), first(masks()))
+    np.testing.assert_allclose(prediction, np.moveaxis(out.numpy(), 1, -1), rtol=1e-4, atol=1e-4)
+
+
 def masks():
     fire = fires(KEY, MODEL.steps, arrays.coords(X0.shape[1:-1]), MODEL.fire_rate)
     return np.stack([np.asarray(fire(jnp.array(age))) for age in range(MODEL.steps)]).astype(np.float32)

@@ -1,6 +1,6 @@
 """The yardstick: Diff-NCA (arXiv 2401.06291) and its training step in plain eager PyTorch. Imports nothing of nca_gen.
 
-`python torch_diff_nca.py '{"channels": 96, ...}'` times training steps; see :func:`main`.
+`python torch_diff_nca.py '{"channels": 96, ...}'` times training steps, or calls of the network; see :func:`main`.
 """
 
 import contextlib
@@ -36,14 +36,22 @@ def mlp(inputs, width, outputs):
     return nn.Sequential(pointwise(inputs, width), nn.SiLU(), pointwise(width, outputs))
 
 
+class CellNorm(nn.Module):
+    """Over the channels of each cell, without parameters."""
+
+    def forward(self, y):
+        return F.layer_norm(y.movedim(1, -1), y.shape[1:2]).movedim(-1, 1)
+
+
 class DiffNCA(nn.Module):
     """Predicts the noise in x_t. Image and fire masks are channels-first.
 
     t and s are constant over space. ``maps=True`` still computes their embedding and gates in every cell, as the
-    paper's Listing 2 reads (and as FourierDiff-NCA must); ``maps=False`` once an image.
+    paper's Listing 2 reads (and as FourierDiff-NCA must); ``maps=False`` once an image. ``norm``: "group" is the
+    paper's, "cell" that of its released code.
     """
 
-    def __init__(self, channels=96, hidden=512, steps=20, timesteps=300, fire_rate=0.9, maps=True):
+    def __init__(self, channels=96, hidden=512, steps=20, timesteps=300, fire_rate=0.9, maps=True, norm="group"):
         super().__init__()
         self.channels, self.steps, self.timesteps = channels, steps, timesteps
         self.fire_rate, self.maps = fire_rate, maps
@@ -53,7 +61,7 @@ class DiffNCA(nn.Module):
         self.gate1 = mlp(e, hidden // 4, hidden)
         self.perceive = weight_norm(nn.Conv2d(channels + e, channels, 3, padding=1, padding_mode="reflect"))
         self.fc0 = pointwise(2 * channels + e, hidden)
-        self.norm = nn.GroupNorm(1, hidden)
+        self.norm = nn.GroupNorm(1, hidden) if norm == "group" else CellNorm()
         self.fc1 = pointwise(hidden, channels)
         self.fc1.parametrizations.weight.original0.data.zero_()
         self.fc1.bias.data.zero_()
@@ -123,14 +131,17 @@ def peak_mb():
 def main(case):
     """Takes a training step for every line of standard input; says its seconds and the peak memory so far as JSON.
 
-    ``case``: channels, hidden, steps, size (of a square image), batch, maps.
+    ``case``: kind ("train", or "call" for a forward pass alone, as in sampling), channels, hidden, steps, norm, size
+    (of a square image), batch, maps.
     """
     torch.manual_seed(0)
-    trainer = Trainer(DiffNCA(case["channels"], case["hidden"], case["steps"], maps=case["maps"]))
+    net = DiffNCA(case["channels"], case["hidden"], case["steps"], maps=case["maps"], norm=case["norm"])
     x0 = torch.rand(case["batch"], 3, case["size"], case["size"]) * 2 - 1
+    t = torch.zeros(case["batch"], dtype=torch.long)
+    run = {"train": lambda: Trainer(net).step, "call": lambda: torch.no_grad()(lambda x: net(x, t))}[case["kind"]]()
     for _ in sys.stdin:
         start, cpu = time.perf_counter(), time.process_time()
-        trainer.step(x0)
+        run(x0)
         times = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
         print(json.dumps(times | {"memory_mb": peak_mb()}), flush=True)
 

@@ -74,7 +74,7 @@ def test_more_pictures_than_steps():
 
 
 def test_a_picture_does_not_depend_on_its_batch(eight):
-    """Nor on where one begins to count, nor on being spread over 4 devices: 8 are, 3 are not."""
+    """Nor on where one begins to count, nor on being spread: 8 are dealt over 4 devices, 3 over 3."""
     np.testing.assert_allclose(draw(6, 3, first=2), eight[2:], atol=1e-5)
     assert np.abs(draw(8, 8, seed=2) - eight).max() > 0.1
 
@@ -85,12 +85,22 @@ def test_nor_on_the_size_of_the_batch(eight, batch):
     np.testing.assert_allclose(draw(8, batch), eight, atol=1e-5)
 
 
-@pytest.mark.parametrize(("n", "devices"), [(8, 4), (6, 1), (1, 1)])
-def test_keys_are_spread_where_they_divide(n, devices):
-    key, params = diff_nca.spread(arrays.keys(0, n), {"w": jnp.ones(3)})
-    assert len(key.sharding.device_set) == len(params["w"].sharding.device_set) == devices
-    assert key.addressable_shards[0].data.shape == (n // devices,)
+@pytest.mark.parametrize(
+    ("n", "rows", "space", "deals", "cuts"),
+    [
+        *((8, 1, 1, 4, 1), (6, 1, 1, 3, 1), (1, 1, 1, 1, 1)),
+        *((1, 12, 4, 1, 4), (1, 6, 4, 1, 3), (1, 7, 4, 1, 1), (3, 12, 99, 1, 4)),
+        *((2, 12, 2, 2, 2), (3, 12, 2, 1, 2), (4, 7, 2, 4, 1)),
+    ],
+)
+def test_spread_over_the_most_devices_that_divide(n, rows, space, deals, cuts):
+    key, params, lay = diff_nca.spread(arrays.keys(0, n), {"w": jnp.ones(3)}, rows, space)
+    assert lay.mesh.devices.shape == (deals, cuts)
+    assert key.addressable_shards[0].data.shape == (n // deals,)
+    assert len(params["w"].sharding.device_set) == deals * cuts
     assert params["w"].addressable_shards[-1].data.shape == (3,)
+    x = jax.device_put(np.zeros((n, rows, 5, 3)), lay)
+    assert x.addressable_shards[0].data.shape == (n // deals, rows // cuts, 5, 3)
 
 
 def test_parameters_on_one_device_serve_all(eight):

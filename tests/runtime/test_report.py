@@ -173,6 +173,35 @@ def test_scores_their_protocol_direction_and_course(workdir):
     ]  # one point is none
 
 
+def test_samplers_and_steps(workdir):
+    """A row and a strip for each; a strip that is missing, or that is no picture of this folder, leaves its row."""
+    folder = workdir / "eval" / "00001000"
+    dump(folder / "scores.json", scores(1000, swd=1.0))
+    strips = [plant(folder, stem, seed) for seed, stem in enumerate(("sampler_ddpm_300", "sampler_ddim_20"))]
+    plant(workdir, "elsewhere", 9)
+    rows = [
+        {"sampler": "ddpm", "steps": 300, "seconds": 81.5, "picture": "sampler_ddpm_300.png"},
+        {"sampler": "ddim", "steps": 20, "seconds": 5.25, "picture": "sampler_ddim_20.png"},
+        {"sampler": "a <b", "steps": 7, "seconds": 2.5, "picture": "../../elsewhere.png"},
+    ]
+    values = [{"swd": 11.5, "swd_48": 3.25, "kid": 0.5}, {"swd": 12.5, "kid": 0.25}, {"swd": float("nan")}]
+    found = scores(1000) | {"rows": [row | {"scores": v} for row, v in zip(rows, values, strict=True)]}
+    dump(folder / "samplers.json", found)
+    _, page = read(workdir)
+    table = page.text.split("Fewer steps")[1]
+    for line in ("67 samples by each", "Steps swd ↓ kid ↑ Seconds", "ddpm 300 11.5 0.5 81.5", "ddim 20 12.5 0.25 5.25"):
+        assert line in table
+    assert "a <b 7 not finite n/a 2.5" in table
+    assert "swd_48" not in table
+    assert sorted(embedded(page)) == sorted(strips)
+
+
+@pytest.mark.parametrize("junk", [[1], {"rows": 3}, {"rows": [1, {}]}, {"rows": [{"scores": [], "picture": 0}]}])
+def test_samplers_that_are_something_else(workdir, junk):
+    dump(workdir / "eval" / "00001000" / "samplers.json", junk)
+    read(workdir)
+
+
 def test_summary_curves_and_speed(workdir):
     html, page = read(workdir)
     for words in (

@@ -1,0 +1,31 @@
+"""A field in strips: what is made on the way to a result is then small enough for the caches of a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def in_strips(f: Callable[..., Array], cells: int, *fields: Array) -> Float[Array, "B *S C"]:
+    """``f(*fields)``, about ``cells`` cells at a time, or all for 0: strips of whole columns of the last space axis.
+
+    ``f`` maps fields ``[B, *S, C]`` to one; a field may bring a halo along the last axis, or be constant along it. The
+    last strip ends at the border, and goes over a part of its neighbour again. No gradient is taken through strips.
+    """
+    whole = jax.eval_shape(f, *fields)
+    columns = whole.shape[-2]
+    width = max(1, cells * columns // (whole.size // whole.shape[-1]))
+    if not cells or width >= columns:
+        return f(*fields)
+
+    def strip(done: Array, start: Array) -> tuple[Array, None]:
+        varies = lambda x: x.ndim > 1 and x.shape[-2] > 1  # noqa: E731
+        cut = lambda x: jax.lax.dynamic_slice_in_dim(x, start, width + x.shape[-2] - columns, -2)  # noqa: E731
+        part = f(*(cut(x) if varies(x) else x for x in fields))
+        return jax.lax.dynamic_update_slice_in_dim(done, part, start, -2), None
+
+    starts = jnp.minimum(jnp.arange(-(-columns // width)) * width, columns - width)
+    return jax.lax.scan(strip, jnp.zeros(whole.shape, whole.dtype), starts)[0]

@@ -1,0 +1,136 @@
+"""Images larger than memory: zarr v3 arrays through TensorStore, their pyramid, and it as OME-Zarr 0.5 and as TIFF.
+
+An array is cut into shards, one file each, that are written whole or not at all (also where the process is killed);
+a shard holds chunks, which are what a read decodes. Nothing here holds more than a few tiles in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+Store = Any  # tensorstore.TensorStore: imported late
+LEAST = 256  # a pyramid ends with the first level that fits in one tile of this side
+PAGE = 256  # side of the tiles of a TIFF
+STRIDE = 16  # tiles of a TIFF that are read at once
+
+
+def array(
+    path: str | Path,
+    shape: Sequence[int],
+    dtype: Any,
+    shard: Sequence[int],
+    chunk: Sequence[int],
+    axes: Sequence[str] | None = None,
+    packed: bool = False,
+) -> Store:
+    """The zarr v3 array at ``path``, made if it is not there. ``chunk`` divides ``shard``; ``packed``: with zstd."""
+    import tensorstore
+
+    packing = [{"name": "zstd", "configuration": {"level": 3}}] if packed else []
+    raw = {"name": "bytes", "configuration": {"endian": "little"}}
+    sharding = {"chunk_shape": list(chunk), "codecs": [raw, *packing]}
+    grid = {"name": "regular", "configuration": {"chunk_shape": list(shard)}}
+    meta = {"shape": list(shape), "data_type": np.dtype(dtype).name, "chunk_grid": grid}
+    meta["codecs"] = [{"name": "sharding_indexed", "configuration": sharding}]
+    meta |= {"dimension_names": list(axes)} if axes else {}
+    where = {"driver": "file", "path": str(Path(path).absolute())}
+    spec = {"driver": "zarr3", "kvstore": where, "metadata": meta}
+    return tensorstore.open(spec, open=True, create=True).result()
+
+
+def sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """Heights and widths of the levels of a pyramid: halves, rounded down, until one tile holds all of it."""
+    levels = [(height, width)]
+    while max(levels[-1]) > LEAST and min(levels[-1]) > 1:
+        levels.append((levels[-1][0] // 2, levels[-1][1] // 2))
+    return levels
+
+
+def halved(pixels: Shaped[np.ndarray, "C H W"]) -> Shaped[np.ndarray, "C h w"]:
+    """Mean of every 2 x 2 pixels, halves up; a last odd row or column is left out."""
+    c, h, w = pixels.shape[0], pixels.shape[1] // 2, pixels.shape[2] // 2
+    blocks = pixels[:, : 2 * h, : 2 * w].reshape(c, h, 2, w, 2)
+    if pixels.dtype.kind == "f":
+        return blocks.mean((2, 4), dtype=pixels.dtype)
+    return ((blocks.sum((2, 4), dtype=np.uint32) + 2) // 4).astype(pixels.dtype)
+
+
+def level(
+    group: str | Path,
+    number: int,
+    size: Sequence[int],
+    channels: int,
+    dtype: Any,
+    shard: Sequence[int],
+    chunk: Sequence[int],
+) -> Store:
+    """Level ``number`` of the image at ``group``: an array ``[C, H, W]``, cut into shards and chunks of pixels."""
+    shape, shard, chunk = ((channels, *sides) for sides in (size, shard, chunk))
+    return array(Path(group, str(number)), shape, dtype, shard, chunk, ("c", "y", "x"), packed=True)
+
+
+def describe(group: str | Path, levels: int, channels: int, name: str) -> None:
+    """Writes what makes a group of ``levels`` arrays an image of OME-Zarr 0.5 (ngff.openmicroscopy.org/0.5).
+
+    Pixel i of level l lies over the pixels ``2^l i .. 2^l (i + 1) - 1`` of level 0, whose side is the unit.
+    """
+    axes = [{"name": "c", "type": "channel"}, *({"name": axis, "type": "space"} for axis in "yx")]
+    datasets = []
+    for i in range(levels):
+        scale = {"type": "scale", "scale": [1.0, 2.0**i, 2.0**i]}
+        shift = {"type": "translation", "translation": [0.0, (2**i - 1) / 2, (2**i - 1) / 2]}
+        datasets.append({"path": str(i), "coordinateTransformations": [scale, shift]})
+    image = {"name": name, "axes": axes, "datasets": datasets, "type": "mean"}
+    colours = ("FF0000", "00FF00", "0000FF") if channels == 3 else ("FFFFFF",) * channels
+    window = {"min": 0, "max": 255, "start": 0, "end": 255}
+    shown = {"channels": [{"color": colour, "window": window, "active": True} for colour in colours]}
+    ome = {"version": "0.5", "multiscales": [image], "omero": shown}
+    text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}, indent=2)
+    Path(group).mkdir(parents=True, exist_ok=True)
+    Path(group, "zarr.json").write_text(text)
+
+
+def tiff(path: str | Path, levels: Sequence[Store], tick: Callable[[int], None] = lambda pixels: None) -> None:
+    """Writes levels ``[C, H, W]`` as a tiled BigTIFF, a page each, which OpenSlide and tiffslide take for a slide.
+
+    Lossless. ``tick`` hears of the pixels as they are read. Whole or not at all: until then it is ``path`` with .part.
+    """
+    import tifffile
+
+    part = Path(f"{path}.part")
+    with tifffile.TiffWriter(part, bigtiff=True) as file:
+        for i, store in enumerate(levels):
+            channels, height, width = store.shape
+            file.write(
+                _pages(store, tick),
+                shape=(height, width, channels) if channels > 1 else (height, width),
+                dtype=store.dtype.numpy_dtype,
+                tile=(PAGE, PAGE),
+                photometric="rgb" if channels == 3 else "minisblack",
+                planarconfig=None if channels == 1 else "contig",
+                compression="zlib",
+                predictor=True,
+                subfiletype=min(i, 1),  # a reduced form of the first page
+                metadata=None,
+                buffersize=2**24,
+            )
+    part.replace(path)
+
+
+def _pages(store: Store, tick: Callable[[int], None]) -> Iterator[np.ndarray]:
+    """The tiles of a TIFF, row by row; those at the edges are filled up with zeros."""
+    channels, height, width = store.shape
+    for top in range(0, height, PAGE):
+        for left in range(0, width, STRIDE * PAGE):
+            block = store[:, top : min(top + PAGE, height), left : min(left + STRIDE * PAGE, width)].read().result()
+            tick(block[0].size)
+            rest = [-n % PAGE for n in block.shape[1:]]
+            block = np.pad(block, ((0, 0), (0, rest[0]), (0, rest[1])))
+            for tile in np.split(block, block.shape[-1] // PAGE, -1):
+                yield np.ascontiguousarray(tile[0] if channels == 1 else np.moveaxis(tile, 0, -1))

@@ -1,0 +1,307 @@
+"""Pictures in tiles: equal to those made whole, wherever the run is cut, spread over disk, or killed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import cache, partial
+from itertools import pairwise
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from nca_gen import arrays, build
+from nca_gen.diffusion.process import Diffusion
+from nca_gen.errors import UserError
+from nca_gen.io import images, slides
+from nca_gen.pipelines import diff_nca, gigapixel
+
+DIFFUSION = Diffusion("cosine", tiny.T, "v")
+STAINED = Diffusion("cosine", tiny.T, "v", mean=(0.3, 0.0, -0.3), std=(0.3, 0.5, 0.4), block=2)
+LOCAL, TORUS = tiny.diff(norm="cell"), tiny.diff(norm="cell", border="wrap")
+BLOCKS = tiny.diff(norm="cell", image_channels=12, channels=26)
+FOURIER = tiny.fourier(norm="cell")
+HOW = {"sampler": "ddpm", "steps": 6, "clip": "static"}
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
+@cache
+def params(model):
+    return tiny.params(model)
+
+
+def whole(model, size, diffusion=DIFFUSION, **how):
+    return np.asarray(diff_nca.sample(model, diffusion, params(model), arrays.keys(1, 1), size, **HOW | how))[0]
+
+
+def tiled(folder, model, size, tile, calls=1, diffusion=DIFFUSION, dtype=np.float32, **how):
+    """The picture and its halves, of float32 pixels: the cells are not kept."""
+    job = gigapixel.job(model, diffusion, size, tile=tile, calls=calls, **HOW | how)
+    levels = gigapixel.run(job, params(model), arrays.keys(1, 1), folder, dtype)
+    return np.moveaxis(levels[0].read().result(), 0, -1)
+
+
+ODD = (23, 17)
+SAMPLERS = [{"sampler": name} for name in ("ddim", "dpm_solver_pp")]
+CASES = [
+    (LOCAL, ODD, 9, 1, {"sampler": "dpm_solver_pp", "steps": 3}),
+    slow(LOCAL, ODD, 9, 1, {}),
+    slow(LOCAL, ODD, 3, 1, {}),  # less than the halo
+    slow(LOCAL, (7, 5), 1, 1, {"steps": 2}),
+    slow(LOCAL, ODD, 99, 0, {}),  # one tile
+    slow(LOCAL, ODD, 9, 2, {}),
+    slow(LOCAL, ODD, 9, 4, {}),  # 6 steps in passes of 3: 12 cells each way
+    slow(LOCAL, (41, 3), 8, 1, {}),  # strips: one tile wide
+    slow(LOCAL, (2, 37), 8, 2, {}),
+    slow(LOCAL, ODD, 9, 1, {"clip": "none"}),
+    *(slow(model, ODD, 9, calls, how) for model in (LOCAL, TORUS) for calls in (1, 2) for how in SAMPLERS),
+    slow(TORUS, ODD, 5, 1, {}),
+    slow(TORUS, ODD, 2, 2, {"sampler": "dpm_solver_pp", "steps": 5}),
+    slow(TORUS, (41, 3), 8, 1, {}),
+    slow(LOCAL, ODD, 9, 1, {"steps": 1}),
+]
+
+
+@pytest.mark.parametrize(("model", "size", "tile", "calls", "how"), CASES)
+def test_tiles_are_the_whole(tmp_path, model, size, tile, calls, how):
+    mine, expected = tiled(tmp_path, model, size, tile, calls, **how), whole(model, size, **how)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(mine, expected, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["ddim", "dpm_solver_pp"])
+def test_bit_for_bit(tmp_path, sampler):
+    """Where a window has the columns of the whole, and a pass several steps: XLA then rounds both alike."""
+    mine = tiled(tmp_path, LOCAL, (33, 21), 9, 2, sampler=sampler)
+    np.testing.assert_array_equal(mine, whole(LOCAL, (33, 21), sampler=sampler))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(23, 17), (24, 18)])
+def test_cells_of_several_pixels(tmp_path, size):
+    mine = tiled(tmp_path, BLOCKS, size, 8, 1, STAINED)
+    np.testing.assert_allclose(mine, whole(BLOCKS, size, STAINED), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("border", "how"), [slow("reflect", {"steps": 3}), slow("wrap", {"sampler": "dpm_solver_pp"}), slow("reflect", {})]
+)
+def test_fourier_tiles_are_the_whole(tmp_path, border, how):
+    """To the rounding of a spectrum that is summed in another order, and of cells that are about 10."""
+    model = tiny.fourier(norm="cell", border=border)
+    np.testing.assert_allclose(tiled(tmp_path, model, ODD, 9, **how), whole(model, ODD, **how), atol=2e-5)
+
+
+@pytest.mark.slow
+def test_a_spectrum_is_heard(tmp_path):
+    """Without the shares of the other tiles the picture is another."""
+    model, job = FOURIER, gigapixel.job(FOURIER, DIFFUSION, ODD, tile=9, **HOW | {"steps": 1})
+    kept = gigapixel.stores(job, tmp_path)
+    for some in ([0], range(6)):
+        stage = gigapixel.listening(job, arrays.keys(1, 1), kept)
+        gigapixel.sweep(stage, list(some), lambda i: None)
+        found = gigapixel._spectrum(kept.shares[0])
+        noise = diff_nca.samplers.initial_noise(arrays.keys(1, 1), ODD, 3)
+        full = np.fft.fftn(np.asarray(noise, np.float64), axes=(1, 2), norm="forward")[:, :4, :4]
+        close = np.allclose(found, full, atol=1e-7)
+        assert close == (len(some) == len(stage.tiles))
+    assert model.halo is None
+
+
+@pytest.mark.slow
+def test_pixels_of_8_bits_and_their_halves(tmp_path):
+    size = (600, 10)
+    job = gigapixel.job(LOCAL, DIFFUSION, size, tile=200, calls=1, **HOW | {"steps": 1})
+    levels = gigapixel.run(job, params(LOCAL), arrays.keys(1, 1), tmp_path)
+    seen = [level.read().result() for level in levels]
+    assert [level.shape for level in seen] == [(3, 600, 10), (3, 300, 5), (3, 150, 2)]
+    assert np.abs(np.moveaxis(seen[0], 0, -1).astype(int) - images.from_float(whole(LOCAL, size, steps=1))).max() <= 1
+    for fine, coarse in pairwise(seen):
+        _, h, w = coarse.shape
+        mean = fine[:, : 2 * h, : 2 * w].reshape(3, h, 2, w, 2).mean((2, 4))
+        assert np.abs(mean - coarse).max() <= 0.5
+    assert not (tmp_path / gigapixel.CELLS).exists()
+
+
+class PowerError(Exception):
+    """It is cut."""
+
+
+@pytest.mark.parametrize("model", [LOCAL, slow(FOURIER)])
+def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, model):
+    """After every few tiles, between what is written and its line in the journal: the same picture, bit for bit."""
+    how = {"sampler": "dpm_solver_pp", "steps": 3}
+    expected = tiled(tmp_path / "at once", model, ODD, 9, **how)
+    add, left, stops = gigapixel.Journal.add, 0, 0
+
+    def cut(journal, stage, tile):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise PowerError
+        add(journal, stage, tile)
+
+    monkeypatch.setattr(gigapixel.Journal, "add", cut)
+    while True:
+        left = 4
+        try:
+            mine = tiled(tmp_path / "in parts", model, ODD, 9, **how)
+            break
+        except PowerError:
+            stops += 1
+            with open(tmp_path / "in parts" / "journal", "ab") as journal:
+                journal.write(b"7 1")  # of a line that was cut short nothing counts
+    assert stops >= 4
+    np.testing.assert_array_equal(mine, expected)
+
+
+CHILD = f"""
+import sys
+sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
+import conftest, numpy as np
+from pathlib import Path
+from pipelines import test_gigapixel as t
+t.tiled(Path(sys.argv[1]), t.LOCAL, (96, 80), 8, 1)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9(tmp_path):
+    """Twice, in passes that differ; then the picture of a run that nobody disturbed."""
+    journal = tmp_path / "killed" / "journal"
+    count = lambda: journal.read_bytes().count(b"\n") if journal.is_file() else 0  # noqa: E731
+    seen = []
+    for share in (0.3, 0.7):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "killed")], env=os.environ)
+        while child.poll() is None and count() < share * 720:
+            time.sleep(0.002)
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL  # it was not done
+        seen.append(count())
+    assert seen == sorted(seen)
+    assert 0 < seen[0] < seen[-1] < 720
+    mine = tiled(tmp_path / "killed", LOCAL, (96, 80), 8, 1)
+    np.testing.assert_array_equal(mine, tiled(tmp_path / "left alone", LOCAL, (96, 80), 8, 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "how", "line"),
+    [
+        ({"norm": "group"}, {}, "norm=group takes its mean over the whole image.*norm=cell"),
+        ({}, {"clip": "dynamic"}, "dynamic takes a quantile over the whole image.*static or none"),
+        ({}, {"sampler": "ddmp"}, "did you mean ddpm"),
+        ({}, {"clip": "statc"}, "did you mean static"),
+        ({}, {"steps": 13}, "1 to 12 steps"),
+        ({}, {"tile": 0}, "1 pixel or more"),
+        ({"ndim": 3}, {}, "two axes"),
+    ],
+)
+def test_what_cannot_be_tiled(changes, how, line):
+    with pytest.raises(UserError, match=line):
+        gigapixel.job(tiny.diff(**{"norm": "cell"} | changes), DIFFUSION, ODD, **HOW | how)
+
+
+@pytest.mark.parametrize(
+    ("size", "calls", "line"), [((32, 7), 0, "at least 8 pixels"), ((32, 32), 2, "calls is 0 or 1")]
+)
+def test_what_fourier_refuses(size, calls, line):
+    with pytest.raises(UserError, match=line):
+        gigapixel.job(FOURIER, DIFFUSION, size, calls=calls, **HOW)
+
+
+def test_steps_a_pass():
+    """As many as cost 5 %: (1024 + 8 n)^2 cells for 1024^2. Passes are even, and all steps are taken."""
+    chosen = gigapixel.job(LOCAL, DIFFUSION, (8192, 8192), tile=1024, sampler="ddpm", steps=12)
+    assert ((1024 + 8 * 3) / 1024) ** 2 < 1.05 < ((1024 + 8 * 4) / 1024) ** 2
+    assert chosen.calls == 3
+    job = gigapixel.job(LOCAL, DIFFUSION, (99, 99), tile=32, calls=5, sampler="ddpm", steps=12)
+    assert [times.tolist() for times in job.passes] == [[11, 10, 9, 8, 7], [7, 6, 5, 4, 3], [3, 2, 1, 0, -1]]
+    assert [job.plan(len(times) - 1).window for times in job.passes] == [(25 + 32, 25 + 32)] * 3
+    assert gigapixel.job(FOURIER, DIFFUSION, (8192, 8192), tile=1024, **HOW).calls == 1
+
+
+def test_room_on_disk():
+    """Two arrays of 4 bytes a channel and the picture, or the pyramid and its file; twice the cells for x0."""
+    size = (1000, 1000)
+    job = partial(gigapixel.job, LOCAL, DIFFUSION, size, steps=4)
+    assert gigapixel.disk(job(sampler="ddpm")) == 10**6 * 3 * (8 + 1)
+    assert gigapixel.disk(job(sampler="dpm_solver_pp")) == 10**6 * 3 * (16 + 1)
+
+
+@cache
+def task():
+    return build.task(tiny.config())
+
+
+def asked(size=(40, 33), **generate):
+    config = tiny.config()
+    settings = {"name": "gigapixel", "torus": False, "tile": 16, "calls": 1, "dry_run": False, "format": "tiff"}
+    config.generate = settings | {"memory_gb": 64.0} | generate
+    config.sample.size = size
+    return config
+
+
+def paint(folder, **how):
+    return gigapixel.paint(task(), params(task().model), asked(**how), folder)
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path):
+    """Picture 0 of the seed in both formats, and one to look at; a second call has nothing to do."""
+    said = paint(tmp_path, format="both")
+    assert "9 tiles of 14 x 11" in said[0]
+    stem = next(tmp_path.glob("*.tiff")).stem
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{stem}.ome.zarr", f"{stem}.png", f"{stem}.tiff"]
+    [expected] = diff_nca.images(
+        task().model, task().diffusion, params(task().model), 3, 1, (40, 33), **diff_nca.how(asked())
+    )
+    [level] = (slide := slides.open_slide(tmp_path / f"{stem}.tiff")).levels
+    seen = slides._read(slide, level, 0, 0, 40, 33)
+    assert np.abs(seen.astype(int) - images.from_float(expected[0])).max() <= 1
+    np.testing.assert_array_equal(images.read(tmp_path / f"{stem}.png"), seen)
+    assert all("there already" in line for line in paint(tmp_path, format="both"))
+    other = jax.tree.map(lambda x: 1.5 * x, params(task().model))
+    gigapixel.paint(task(), other, asked(), tmp_path)
+    assert len(list(tmp_path.glob("*.tiff"))) == 2  # other parameters are another picture
+
+
+@pytest.mark.slow
+def test_a_dry_run_says_what_it_takes(tmp_path):
+    said = "\n".join(paint(tmp_path, dry_run=True))
+    for part in ("1.32 k pixels", "9 tiles", "halo 4 pixels", "% more cells", "GB, disk 0.00 GB", "pixels/s"):
+        assert part in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_too_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 100, 10_000))
+    for dry in (True, False):
+        with pytest.raises(UserError, match=r"40 x 33 pixels need .* of disk .* make room"):
+            paint(tmp_path, dry_run=dry)
+
+
+def test_tiles_are_halved_until_they_fit(monkeypatch):
+    """With a memory of 100 bytes a cell of the window."""
+    monkeypatch.setattr(gigapixel, "memory", lambda job: 100 * np.prod(job.plan(job.calls).window))
+    make = partial(gigapixel.job, LOCAL, DIFFUSION, (1024, 1024), calls=1, **HOW)
+    assert gigapixel.fitted(make, 512, 100 * 520**2).sides == (512, 512)
+    assert gigapixel.fitted(make, 512, 100 * 520**2 - 1).sides == (256, 256)
+    with pytest.raises(UserError, match="memory_gb"):
+        gigapixel.fitted(make, 512, 1000)
+
+
+def test_unknown_formats(tmp_path):
+    with pytest.raises(UserError, match="did you mean tiff"):
+        paint(tmp_path, format="tif")
+
+
+def test_numbers_for_people():
+    assert [gigapixel.count(n) for n in (0, 93_200, 1.07e9, 41344**2)] == ["0", "93.2 k", "1.07 G", "1.71 G"]
+    assert [gigapixel.duration(s) for s in (59.6, 61, 86_399)] == ["1 min 00 s", "1 min 01 s", "23 h 59 min"]

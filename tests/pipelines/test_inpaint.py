@@ -1,0 +1,326 @@
+"""Holes: the same picture whichever windows it is computed in, known pixels bit for bit, cost that follows the hole."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from nca_gen import arrays
+from nca_gen.describe import matmul_flop
+from nca_gen.diffusion import samplers
+from nca_gen.diffusion.process import Diffusion
+from nca_gen.errors import UserError
+from nca_gen.io import images
+from nca_gen.pipelines import diff_nca, inpaint
+from nca_gen.tasks.denoise import Task
+
+LOCAL, TORUS = tiny.diff(norm="cell", steps=2), tiny.diff(norm="cell", steps=2, border="wrap")
+DIFFUSION = Diffusion("cosine", tiny.T, "v")
+HOW = {"sampler": "ddpm", "steps": 4, "clip": "static"}
+KEY = arrays.keys(1, 2)
+slow = partial(pytest.param, marks=pytest.mark.slow)
+params = cache(tiny.params)
+
+
+def picture(*size, channels=3):
+    return np.random.default_rng(0).uniform(-1, 1, (*size, channels)).astype(np.float32)
+
+
+def holed(size, *boxes):
+    """A mask with ``boxes`` of (rows, columns)."""
+    hole = np.zeros(size, bool)
+    for rows, columns in boxes:
+        hole[slice(*rows), slice(*columns)] = True
+    return hole
+
+
+SIZE = (21, 17)
+HOLES = {
+    "inside": holed(SIZE, ((9, 12), (7, 11))),
+    "first corner": holed(SIZE, ((0, 3), (0, 2))),
+    "last corner": holed(SIZE, ((18, 21), (15, 17))),
+    "a pixel": holed(SIZE, ((5, 6), (16, 17))),
+    "far apart": holed(SIZE, ((0, 2), (0, 2)), ((19, 21), (0, 3)), ((10, 12), (14, 17))),
+    "a row": holed(SIZE, ((11, 12), (0, 17))),
+    "a frame": ~holed(SIZE, ((1, 20), (1, 16))),
+    "dots": np.random.default_rng(3).uniform(size=SIZE) < 0.02,
+    "all but one": ~holed(SIZE, ((4, 5), (4, 5))),
+}
+
+
+def fill(model, hole, **how):
+    return inpaint.fill(model, DIFFUSION, params(model), KEY, picture(*hole.shape), hole, **HOW | how)
+
+
+CASES = [("far apart", LOCAL, "ddpm"), slow("dots", LOCAL, "dpm_solver_pp"), slow("a frame", TORUS, "ddim")]
+
+
+@pytest.mark.parametrize(("name", "model", "sampler"), CASES)
+def test_windows_give_what_the_whole_image_gives(name, model, sampler):
+    mine, whole = (fill(model, HOLES[name], sampler=sampler, whole=w) for w in (False, True))
+    np.testing.assert_allclose(mine, whole, atol=1e-6)
+    assert mine[:, HOLES[name]].std() > 0.1
+    assert np.abs(mine[0] - mine[1])[HOLES[name]].max() > 0.1  # two keys, two fillings
+
+
+@pytest.mark.slow
+def test_windows_round_the_edge_of_a_torus():
+    mine, whole = (fill(TORUS, HOLES["last corner"], whole=w) for w in (False, True))
+    np.testing.assert_allclose(mine, whole, atol=1e-6)
+    assert np.abs(mine - fill(LOCAL, HOLES["last corner"])).max() > 0.01
+
+
+@pytest.mark.parametrize("known", ["noised", slow("clean")])
+def test_a_filling_by_hand(known):
+    """The whole image in a Python loop that puts the known pixels back, at their level, at the end of every step."""
+    image, hole, at = picture(*SIZE), HOLES["far apart"][..., None], arrays.coords(SIZE)
+
+    def level(t, key):
+        if known == "clean":
+            return image
+        a, s = DIFFUSION.levels(t)
+        return a * image + s * arrays.cell_normal(key, -3, at, 3)
+
+    @jax.jit
+    def step(x, t, u):
+        k = arrays.fold(KEY, t)
+        x = jnp.where(hole, x, level(t, k))
+        prediction, _ = LOCAL.apply(params(LOCAL), x, t[None], None, (), k)
+        x0 = jnp.clip(DIFFUSION.x0(prediction, x, t[None]), -1, 1)
+        return samplers.ddpm(DIFFUSION, samplers.begin(x), x0, t, u, arrays.cell_normal(k, -1, at, 3))
+
+    x = samplers.initial_noise(KEY, SIZE, 3)
+    for t, u in zip([11, 7, 4, 0], [7, 4, 0, -1], strict=True):
+        x = step(x, jnp.int32(t), jnp.int32(u))
+    mine = fill(LOCAL, hole[..., 0], known=known)
+    np.testing.assert_allclose(mine, np.where(hole, x, image), atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [LOCAL, slow(tiny.diff(norm="group")), slow(tiny.fourier())])
+def test_a_full_hole_is_a_picture_from_noise(model):
+    mine = fill(model, np.ones(SIZE, bool))
+    plain = diff_nca.sample(model, DIFFUSION, params(model), KEY, SIZE, **HOW)
+    np.testing.assert_allclose(mine, plain, atol=1e-5)
+
+
+def test_an_empty_hole_is_the_image():
+    np.testing.assert_array_equal(fill(LOCAL, np.zeros(SIZE, bool)), np.stack([picture(*SIZE)] * 2))
+
+
+@pytest.mark.parametrize("known", ["noised", slow("clean")])
+def test_known_pixels_come_back_bit_for_bit(known):
+    hole = HOLES["far apart"]
+    for filled in fill(LOCAL, hole, known=known):
+        np.testing.assert_array_equal(filled[~hole], picture(*SIZE)[~hole])
+        assert np.abs(filled - picture(*SIZE))[hole].max() > 0.1
+
+
+@pytest.mark.slow
+def test_what_is_known_matters_near_the_hole_alone():
+    """Four steps of halo 2 see 8 pixels far, if known pixels are clean: bit for bit nothing from beyond."""
+    hole, image = holed((40, 17), ((0, 2), (0, 2))), picture(40, 17)
+    other = image.copy()
+    other[12:] *= -1
+    near = image.copy()
+    near[2] *= -1
+    made = [inpaint.fill(LOCAL, DIFFUSION, params(LOCAL), KEY, i, hole, **HOW) for i in (image, other, near)]
+    np.testing.assert_array_equal(made[0][:, hole], made[1][:, hole])
+    assert np.abs(made[0] - made[2])[:, hole].max() > 1e-3
+
+
+BLOCKS = tiny.diff(norm="cell", steps=2, image_channels=12, channels=26)
+STAINED = Diffusion("cosine", tiny.T, "v", mean=(0.3, 0.0, -0.3), std=(0.3, 0.5, 0.4), block=2)
+
+
+CUT = holed(SIZE, ((5, 8), (5, 6)), ((20, 21), (16, 17)))
+
+
+@pytest.mark.slow
+def test_windows_of_blocks():
+    fill = partial(inpaint.fill, BLOCKS, STAINED, params(BLOCKS), KEY, picture(*SIZE), CUT, **HOW)
+    np.testing.assert_allclose(fill(), fill(whole=True), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_blocks_of_pixels():
+    """A hole that cuts through cells of 2 x 2 pixels, in an image of odd size."""
+    hole = CUT
+    mine = inpaint.fill(BLOCKS, STAINED, params(BLOCKS), KEY, picture(*SIZE), hole, **HOW)
+    np.testing.assert_array_equal(mine[:, ~hole], np.stack([picture(*SIZE)[~hole]] * 2))
+    assert np.abs(mine - picture(*SIZE))[:, hole].min() > 1e-6
+    assert np.abs(mine).max() <= 1 + 1e-5
+
+
+@pytest.mark.slow
+def test_pixels_of_a_cell_are_known_one_by_one():
+    """A cell that is half known: its known half is shown to the model, so what it is changes the other half."""
+    hole, image = holed((8, 8), ((2, 3), (2, 4))), np.zeros((8, 8, 3), np.float32)
+    other = image.copy()
+    other[3, 2:4] = 1
+    made = [inpaint.fill(BLOCKS, STAINED, params(BLOCKS), KEY, i, hole, **HOW) for i in (image, other)]
+    assert np.abs(made[0] - made[1])[:, hole].max() > 1e-3
+
+
+def test_a_torus_of_broken_blocks_is_refused():
+    torus = tiny.diff(norm="cell", image_channels=12, channels=26, border="wrap")
+    with pytest.raises(UserError, match="a torus of 21 x 17 pixels has a seam"):
+        inpaint.fill(torus, STAINED, params(BLOCKS), KEY, picture(*SIZE), CUT, **HOW)
+
+
+@pytest.mark.slow
+def test_a_full_hole_of_blocks_in_an_odd_image():
+    mine = inpaint.fill(BLOCKS, STAINED, params(BLOCKS), KEY, picture(*SIZE), np.ones(SIZE, bool), **HOW)
+    plain = diff_nca.sample(BLOCKS, STAINED, params(BLOCKS), KEY, SIZE, **HOW)
+    np.testing.assert_allclose(mine, plain, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_volumes():
+    model = tiny.diff(norm="cell", steps=2, ndim=3)
+    image, hole = picture(9, 11, 8), np.zeros((9, 11, 8), bool)
+    hole[0, 5:7, 7] = hole[8, 0, 0] = True
+    fill = partial(inpaint.fill, model, DIFFUSION, params(model), KEY, image, hole, **HOW)
+    np.testing.assert_allclose(fill(), fill(whole=True), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_fillings_do_not_depend_on_their_batch():
+    """Four on four devices, or two and two on two."""
+    given = LOCAL, DIFFUSION, params(LOCAL), 1
+    four, pairs = (inpaint.fillings(*given, 4, picture(*SIZE), HOLES["far apart"], n, **HOW) for n in (4, 2))
+    np.testing.assert_allclose(four, pairs, atol=1e-5)
+    np.testing.assert_allclose(four[:2], fill(LOCAL, HOLES["far apart"]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("hole", "side", "boxes"),
+    [
+        (holed((9, 9), ((2, 5), (3, 7))), (3, 4), [(2, 3)]),
+        (holed((9, 9), ((2, 5), (3, 7))), (2, 3), [(2, 3), (2, 6), (4, 3), (4, 6)]),
+        (holed((9, 9), ((0, 1), (0, 1)), ((8, 9), (8, 9))), (3, 3), [(0, 0), (8, 8)]),
+        (holed((9, 9)), (3, 3), []),
+        (np.array([1, 0, 0, 1, 0, 1, 1, 0], bool), (3,), [(0,), (3,), (6,)]),
+    ],
+)
+def test_boxes_over_a_hole(hole, side, boxes):
+    assert inpaint.cover(hole, side) == boxes
+
+
+@pytest.mark.parametrize("torus", [False, True])
+@pytest.mark.parametrize("halo", [0, 1, 2, 30, None])
+@pytest.mark.parametrize("name", HOLES)
+def test_windows_hold_hole_and_halo(name, halo, torus):
+    """Every cell of the hole has an owner: itself, in a window that holds all that it sees."""
+    hole = HOLES[name]
+    w = inpaint.windows(hole, halo, torus)
+    grids = [np.broadcast_to(grid, w.index.shape) for grid in w.grids]
+    np.testing.assert_array_equal(w.at.T, np.argwhere(hole))
+    np.testing.assert_array_equal([grid.ravel()[w.owner] for grid in grids], w.at)
+    inside = hole[tuple(grids)]
+    np.testing.assert_array_equal(w.at[:, w.index[inside]], [grid[inside] for grid in grids])
+    numbers = np.arange(len(grids[0].reshape(-1))) // np.prod(w.index.shape[1:])
+    for axis, (extent, length) in enumerate(zip(SIZE, w.index.shape[1:], strict=True)):
+        assert length <= extent
+        seen = [set(grids[axis][i].ravel().tolist()) for i in range(len(w.index))]
+        for owner, here in zip(w.owner, w.at[axis], strict=True):
+            reach = range(extent) if halo is None else range(here - halo, here + halo + 1)
+            wanted = {c % extent for c in reach} if torus else set(reach) & set(range(extent))
+            assert wanted <= seen[numbers[owner]]
+
+
+@pytest.mark.parametrize(
+    ("name", "halo", "count", "cells"),
+    [
+        ("inside", 2, 1, 7 * 8),  # 3 x 4 and the halo
+        ("first corner", 2, 1, 7 * 6),  # moved back inside
+        ("far apart", 2, 3, 6 * 7),  # the largest is 2 x 3
+        ("all but one", 2, 1, 21 * 17),
+        ("inside", None, 1, 21 * 17),
+    ],
+)
+def test_no_more_windows_than_that(name, halo, count, cells):
+    assert inpaint.windows(HOLES[name], halo).index.reshape(count, -1).shape == (count, cells)
+
+
+@pytest.mark.slow
+def test_cost_follows_the_hole():
+    """All of it is the cells computed: FLOP a cell are the same for every hole, and the least hole costs 1 / 30."""
+    image = picture(96, 96)
+    rows = inpaint.curve(LOCAL, DIFFUSION, params(LOCAL), image, [2, 92], matmul_flop, steps=2, rounds=1)
+    assert [row["pixels"] for row in rows] == [4, 92**2]
+    assert [row["cells"] for row in rows] == [6 * 6, 96 * 96]
+    assert all(row["seconds"] > 0 for row in rows)
+    each = [row["gflop"] / row["cells"] for row in rows]
+    assert each[0] == pytest.approx(each[1], rel=0.1)
+    assert rows[1]["gflop"] > 200 * rows[0]["gflop"]
+
+
+def task(**changes):
+    return Task(tiny.diff(norm="cell", steps=2, **changes), DIFFUSION, {})
+
+
+@pytest.fixture
+def stored(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (21, 17, 3), np.uint8)
+    images.write(tmp_path / "in.png", image)
+    return image
+
+
+def config(tmp_path, **generate):
+    c = tiny.config(**{f"sample.{field}": value for field, value in HOW.items()})
+    asked = {"name": "inpaint", "torus": False, "image": str(tmp_path / "in.png"), "mask": "", "box": (0, 0, 0, 0)}
+    c.generate = asked | {"samples": 2, "known": "noised"} | generate
+    return c
+
+
+def test_files(tmp_path, stored):
+    """A box and the mask that is the same: the same files, in which the known pixels are those of the input."""
+    hole = holed(SIZE, ((3, 9), (10, 17)))
+    images.write(tmp_path / "mask.png", hole.astype(np.uint8)[..., None] * np.uint8(255))
+    made = {}
+    for name, asked in {"a": {"box": (3, 10, 6, 7)}, "b": {"mask": str(tmp_path / "mask.png")}}.items():
+        (folder := tmp_path / name).mkdir()
+        lines = inpaint.paint(task(), params(LOCAL), config(tmp_path, **asked), folder)
+        assert "2 fillings of 42 of 357 pixels" in lines[0]
+        assert sorted(f.name for f in folder.iterdir()) == [
+            "00000.png", "00001.png", "comparison.png", "input.png", "masked.png"
+        ]  # fmt: skip
+        made[name] = np.stack([images.read(folder / f"0000{i}.png") for i in range(2)])
+    np.testing.assert_array_equal(made["a"], made["b"])
+    np.testing.assert_array_equal(made["a"][:, ~hole], np.stack([stored[~hole]] * 2))
+    np.testing.assert_array_equal(images.read(tmp_path / "a" / "input.png"), stored)
+    assert (made["a"][0] != made["a"][1])[hole].mean() > 0.9
+    masked = images.read(tmp_path / "a" / "masked.png")
+    np.testing.assert_array_equal(masked, np.where(hole[..., None], 128, stored))
+    assert images.read(tmp_path / "a" / "comparison.png").shape == (21, 4 * 17 + 3 * 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"image": ""}, "--config.generate.image=FILE"),
+        ({"image": "nowhere.png"}, "cannot read nowhere.png"),
+        ({}, "--config.generate.mask=FILE"),
+        ({"box": (15, 0, 7, 4)}, "not within the image, 21 x 17 pixels"),
+        ({"box": (-1, 0, 7, 4)}, "not within"),
+        ({"box": (1, 1, 0, 4)}, "not within"),
+        ({"mask": "in"}, "20 x 17 pixels, the image 21 x 17"),
+        ({"box": (1, 1, 2, 2), "known": "noisy"}, "config.generate.known 'noisy'; did you mean noised"),
+    ],
+)
+def test_refusals(tmp_path, stored, asked, words):
+    if "mask" in asked:
+        asked = {"mask": str(tmp_path / "mask.png")}
+        images.write(tmp_path / "mask.png", stored[:20])
+    with pytest.raises(UserError, match=words) as refused:
+        inpaint.paint(task(), params(LOCAL), config(tmp_path, **asked), tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_image_of_other_channels_is_refused(tmp_path, stored):
+    images.write(tmp_path / "in.png", stored[..., :1])
+    with pytest.raises(UserError, match="has 1 channels; this model paints 3"):
+        inpaint.paint(task(), params(LOCAL), config(tmp_path, box=(1, 1, 2, 2)), tmp_path)
