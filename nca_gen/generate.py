@@ -52,24 +52,19 @@ def generate(config: Any, workdir: str | Path) -> Path:
         if any(side % task.diffusion.block for side in config.sample.size):
             raise UserError(f"a torus has whole cells: make config.sample.size multiples of {task.diffusion.block}")
         task = replace(task, model=replace(task.model, border="wrap"))
-    folder = Path(workdir, "generated", "_".join(map(str, _title(config, asked, step))))
+    folder = Path(workdir, "generated", "_".join(map(str, _title(config, asked, pipeline.title(config), step))))
     folder.mkdir(parents=True, exist_ok=True)
     for line in pipeline.paint(task, params, config, folder):
         say(f"step {step}: {line}")
     return folder
 
 
-def _title(config: Any, asked: Any, step: int) -> Iterator[str]:
+def _title(config: Any, asked: Any, title: list[str], step: int) -> Iterator[str]:
     """Whatever two pictures of one model may differ in."""
     yield f"{step:08d}"
     if asked["name"] != "sample":
         yield asked["name"]
-    yield Path(asked["image"]).stem if asked.get("image") else "x".join(map(str, config.sample.size))
-    if asked["name"] == "inpaint":
-        yield Path(asked["mask"]).stem if asked["mask"] else "-".join(map(str, asked["box"]))
-        yield asked["known"]
-    if asked["name"] == "upscale":
-        yield f"x{asked['factor']}"
+    yield from title
     yield f"{config.sample.sampler}{config.sample.steps}"
     if config.sample.clip != "none":
         yield config.sample.clip

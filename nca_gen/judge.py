@@ -8,11 +8,9 @@ A metric is asked for as ``name[@extractor][:option=value]...``, such as ``fid``
 from __future__ import annotations
 
 import ast
-import os
 import sys
 from collections.abc import Sequence
 from inspect import signature
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ from rich.progress import Progress
 
 from nca_gen import build
 from nca_gen.errors import UserError, unknown
+from nca_gen.io import cache
 from nca_gen.metrics import features
 from nca_gen.metrics.notes import collecting
 
@@ -156,13 +155,12 @@ def _name(m: Asked) -> str:
 
 def _features(extractor: str, role: str, images: Any, **how: Any) -> dict[str, Any]:
     """Features of a set by layer, under a progress bar; those of real images are computed once."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "nca_gen", "features")
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task(f"{extractor}: {role} images", total=len(images))
         how["progress"] = lambda done: bar.update(task, completed=done)
         if role == "generated":
             return features.extract(extractor, images, **how)
-        return features.cached(extractor, images, folder, **how)
+        return features.cached(extractor, images, cache.folder("features"), **how)
 
 
 def table(facts: dict[str, Any]) -> list[str]:

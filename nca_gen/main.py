@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nca_gen.errors import UserError, unknown
+from nca_gen.io import cache
 
 HELP = """\
 modes
@@ -271,10 +272,10 @@ def run(argv: list[str]) -> int:
 
 def main() -> None:
     """The process: quiet libraries, a compilation cache that outlives it, then :func:`run`."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "nca_gen", "jax")
+    compiled = cache.folder("jax")
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+        compiled.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
     except OSError:
         pass  # a home that cannot be written: every run compiles anew
     # On CPU a step is twice as fast with the batch dealt to one device a core as with every operation dealt to all.

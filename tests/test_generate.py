@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from nca_gen import build
+from nca_gen import build, main
 from nca_gen import generate as verb
 from nca_gen.errors import UserError
 from nca_gen.io import images
@@ -125,3 +125,26 @@ def test_without_a_checkpoint(tmp_path):
 def test_with_another_model(workdir):
     with pytest.raises(UserError, match="is of another model"):
         verb.generate(tiny.config(**{"model.hidden": 24}), workdir)
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("sample", {"sample.size": (16, 16)}, {"sample.size": (16, 20)}),
+        ("gigapixel", {"sample.size": (16, 16)}, {"sample.size": (16, 20)}),
+        ("inpaint", {"generate.known": "noised"}, {"generate.known": "clean"}),
+        ("inpaint", {"generate.box": (1, 2, 3, 4)}, {"generate.box": (1, 2, 3, 5)}),
+        ("inpaint", {"generate.mask": "a.png"}, {"generate.mask": "a.png", "generate.box": (1, 2, 3, 4)}),
+        ("upscale", {"generate.known": "noised"}, {"generate.known": "clean"}),
+        ("upscale", {"generate.factor": 2}, {"generate.factor": 4}),
+    ],
+)
+def test_what_differs_has_another_folder(name, one, other):
+    """Or the second would be taken for the first."""
+    config = main.load("configs/diff_nca.py:smoke")
+    title = build.named("pipelines", "paint", name).title
+    folders = []
+    for changes in (one, other):
+        config.update_from_flattened_dict(changes)
+        folders.append(title(config))
+    assert folders[0] != folders[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from nca_gen.data.source import SPLITS, Example, Source, complain, digest, fits, progress, remember
 from nca_gen.errors import UserError
+from nca_gen.io import cache as caches
 from nca_gen.io import images
 
 Item = tuple[str, str, Callable[[], images.Image]]  # name, patient, how to get the image
@@ -75,7 +75,7 @@ def splits(
     ``variant``: delete it when the files have changed. Let one process build before several start.
     """
     root = Path(path).expanduser().resolve()
-    home = Path(cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "nca_gen")).expanduser()
+    home = Path(cache or caches.folder()).expanduser()
     home = home / digest(f"{root} {variant}")
     data = builder(variant, data_dir=home, file_format="array_record")
     built = Path(data.data_dir).exists()

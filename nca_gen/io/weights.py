@@ -22,6 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from nca_gen.errors import UserError
+from nca_gen.io import cache
 
 LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # how torch began its files until 1.6
 ENDINGS = "pth, pt, bin, safetensors or npz"
@@ -46,8 +47,7 @@ def find(names: Sequence[str], folder: str | Path | None = None, *, url: str, li
 
     Raises UserError where there is none: which file, from where, under which licence, and where to put it.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "nca_gen", "weights")
-    root = Path(folder or os.environ.get("NCA_GEN_WEIGHTS") or home).expanduser()
+    root = Path(folder or os.environ.get("NCA_GEN_WEIGHTS") or cache.folder("weights")).expanduser()
     for name in names:
         if (root / name).is_file():
             return root / name

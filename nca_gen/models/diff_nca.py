@@ -267,8 +267,16 @@ class Model:
         how = {"product": getattr(perceive, self.conv), "dtype": jnp.dtype(self.dtype), "strip": self.strip}
         return update(*args, **kwargs, **how)
 
-    def begin(self, params: dict, x: Float[Array, "B *S I"], t: Int[Array, " b"]) -> Cells:
-        """The cells before the first step in image space."""
+    def begin(
+        self,
+        params: dict,
+        x: Float[Array, "B *S I"],
+        t: Int[Array, " b"],
+        cond: Any = None,
+        at: arrays.Coords | None = None,
+        extent: tuple[int, ...] | None = None,
+    ) -> Cells:
+        """The cells before the first step in image space: those ``at`` coordinates in a whole of ``extent``."""
         return seed(x, self.image_channels, self.channels - 2 * self.image_channels)
 
     def apply(
@@ -282,9 +290,9 @@ class Model:
         at: arrays.Coords | None = None,
         extent: tuple[int, ...] | None = None,
     ) -> tuple[Float[Array, "B *S I"], Any]:
-        """Prediction at x_t. ``t``: one index per image, or one for all; ``cond`` is ignored."""
+        """Prediction at x_t. ``t``: one index per image, or one for all; ``cond``: what :meth:`begin` is told."""
         extent = extent or x.shape[1:-1]
         at = at or arrays.coords(x.shape[1:-1])
         rule = self.rule(params, t, key, at, extent)
-        cells = rollout(rule, self.steps, self.remat)(self.begin(params, x, t))
+        cells = rollout(rule, self.steps, self.remat)(self.begin(params, x, t, cond, at, extent))
         return cells.out, memory

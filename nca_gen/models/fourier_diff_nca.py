@@ -78,27 +78,19 @@ class Model(diff_nca.Model):
         heard = diff_nca.rollout(step, self.fourier_steps, self.remat)(seed(_planes(spectrum), 2 * out, 2 * hidden))
         return _complex(heard.out), _complex(heard.hidden)
 
-    def begin(self, params: dict, x: Float[Array, "B *S I"], t: Int[Array, " b"]) -> Cells:
-        """The cells after the Fourier phase of a whole image."""
-        heard = self.hear(params, fourier.window(x, self.window), t)
-        out, hidden = (fourier.unwindow(f, x.shape[1:-1]) for f in heard)
-        return super().begin(params, x, t)._replace(out=out, hidden=hidden)
-
-    def apply(
+    def begin(
         self,
         params: dict,
         x: Float[Array, "B *S I"],
         t: Int[Array, " b"],
-        cond: Any,
-        memory: Any,
-        key: Key[Array, " B"],
+        cond: Any = None,
         at: arrays.Coords | None = None,
         extent: tuple[int, ...] | None = None,
-    ) -> tuple[Float[Array, "B *S I"], Any]:
-        """Prediction at x_t. ``cond``: None, or for a tile what :meth:`hear` says to the spectrum of the whole."""
+    ) -> Cells:
+        """The cells after the Fourier phase. ``cond``: None of a whole image, of a tile what :meth:`hear` says."""
         if cond is None:
-            return super().apply(params, x, t, cond, memory, key, at, extent)
-        out, hidden = (fourier.part(f, at, extent) for f in cond)
-        cells = super().begin(params, x, t)._replace(out=out, hidden=hidden)
-        rule = self.rule(params, t, key, at, extent)
-        return diff_nca.rollout(rule, self.steps, self.remat)(cells).out, memory
+            heard = self.hear(params, fourier.window(x, self.window), t)
+            out, hidden = (fourier.unwindow(f, x.shape[1:-1]) for f in heard)
+        else:
+            out, hidden = (fourier.part(f, at, extent) for f in cond)
+        return super().begin(params, x, t)._replace(out=out, hidden=hidden)

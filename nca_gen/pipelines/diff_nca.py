@@ -31,6 +31,11 @@ def how(config: Any) -> dict[str, Any]:
     return {field: config.sample[field] for field in ("sampler", "steps", "clip")}
 
 
+def title(config: Any) -> list[str]:
+    """The size of a picture from noise, for the name of its folder."""
+    return ["x".join(map(str, config.sample.size))]
+
+
 def choose(table: dict, field: str, name: str) -> Any:
     """``table[name]``. Raises UserError with the nearest name."""
     if name not in table:

@@ -41,7 +41,7 @@ from nca_gen.diffusion import guidance, samplers
 from nca_gen.diffusion.process import Diffusion
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import huge, images
-from nca_gen.pipelines import tiles
+from nca_gen.pipelines import diff_nca, tiles
 from nca_gen.pipelines.diff_nca import CLIPS, SAMPLERS, choose, painting
 
 MULTISTEP = ("dpm_solver_pp",)  # samplers that read the x0 of the step before
@@ -562,6 +562,9 @@ def identity(job: Job, params: dict, seed: int) -> str:
     for path, leaf in jax.tree.leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
     return digest.hexdigest()[:10]
+
+
+title = diff_nca.title
 
 
 def paint(task: Any, params: dict, config: Any, folder: Path) -> list[str]:

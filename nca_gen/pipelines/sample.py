@@ -13,6 +13,8 @@ from rich.progress import track
 from nca_gen.io import images
 from nca_gen.pipelines import diff_nca
 
+title = diff_nca.title
+
 
 def paint(task: Any, params: dict, config: Any, folder: Path) -> list[str]:
     """``config.sample.n`` pictures of ``config.sample.size`` in ``folder``, and one grid beside it.

@@ -63,6 +63,11 @@ def enlarge(
     return image
 
 
+def title(config: Any) -> list[str]:
+    """What two enlargements may differ in."""
+    return [Path(config.generate.image).stem, f"x{config.generate.factor}", config.generate.known]
+
+
 def paint(task: Any, params: dict, config: Any, folder: Path) -> list[str]:
     """``config.generate.samples`` enlargements of ``config.generate.image`` by ``config.generate.factor``, as files.
 
