@@ -36,11 +36,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nca_gen import arrays, build
-from nca_gen.describe import call_gflop
+from nca_gen.describe import call_gflop, matmul_flop
 from nca_gen.errors import UserError, unknown
 from nca_gen.metrics import features, fid
+from nca_gen.pipelines import inpaint
 from nca_gen.pipelines.diff_nca import painting
-from nca_gen.runtime import mesh
+from nca_gen.runtime import curves, markup, mesh
 
 PEER = Path(__file__).parents[1] / "tests" / "peers" / "torch_diff_nca.py"
 WORK = ("pixels", "cell_updates")  # of a call; a pixel of a picture takes config.sample.steps of them
@@ -48,6 +49,8 @@ TARGETS = {"seconds": 0.6, "memory_mb": 0.25}  # of eager PyTorch's, on a CPU
 FASTER = 2.5  # times eager PyTorch's calls
 TILE = 2048  # pixels a side, of a picture that is made in tiles
 SLIDE = 41344  # pixels a side: what nine A100 made in 24 hours (URCDM, Cechnicka et al. 2024)
+PICTURE = 512  # pixels a side, of a picture with a hole
+HOLES = (8, 16, 32, 64, 128, 256, 512)  # pixels a side
 INCEPTION = {"batch": 32, "size": 64}
 FLAT = 1.25  # what a gradient of 60 steps may take, by one of 20
 FORMS = ("shifted", "gathered", "scattered", "split", "convolved")
@@ -64,7 +67,7 @@ def bench(config: Any, workdir: str | Path | None = None, json: bool = False) ->
     """Measures, prints a table (or JSON), and writes bench.json into ``workdir``. Returns what was written.
 
     ``config.bench.what`` names the parts: "model" (a training step, and then "sampling"), "sampling" (calls of the
-    network alone), "judge" (features and FID). Raises UserError for any other.
+    network alone), "hole" (inpainting), "judge" (features and FID). Raises UserError for any other.
     """
     for part in config.bench.what:
         if part not in PARTS:
@@ -79,6 +82,9 @@ def bench(config: Any, workdir: str | Path | None = None, json: bool = False) ->
         facts |= PARTS[part](config, say)
     if workdir:
         Path(workdir, "bench.json").write_text(json_.dumps(facts, indent=2))
+        if "hole" in facts:
+            Path(workdir, "hole.html").write_text(plot(facts))
+            say(f"the curve is {Path(workdir, 'hole.html')}")
     if json:
         print(json_.dumps(facts, indent=2))
     say(f"{facts['machine']}, {facts['date']}")
@@ -180,6 +186,35 @@ def size(sides: tuple[int, ...]) -> str:
     return "x".join(map(str, sides))
 
 
+def hole(config: Any, say: Callable[[str], None]) -> Row:
+    """What a step of inpainting costs, by the area of the hole, in a picture of which the local rule is a part."""
+    task = build.task(changed(config, norm="cell"))
+    image = np.zeros((PICTURE, PICTURE, task.model.image_channels // task.diffusion.block**2), np.float32)
+    steps, params = 2, task.model.init_params(jax.random.key(0))
+    cost = partial(inpaint.curve, task.model, task.diffusion, params, image, flop=matmul_flop, steps=steps)
+    rows = cost(HOLES, rounds=config.bench.rounds)
+    (whole,) = cost(HOLES[-1:], rounds=config.bench.rounds, whole=True)
+    say(f"a step of inpainting in a picture of {size((PICTURE, PICTURE))}, by the side of the hole")
+    for row in (*rows, whole):
+        row |= {k: row[k] / steps for k in ("gflop", "seconds")}
+        name = f"{math.isqrt(row['pixels'])} pixels" if row is not whole else "the whole picture"
+        say(f"{name:<20} {row['cells']:>8} cells {row['gflop']:10.2f} GFLOP {row['seconds']:9.4f} s")
+    return {"hole": rows, "whole": whole}
+
+
+def plot(facts: Row) -> str:
+    """A page with the curves of :func:`hole`."""
+    area = np.array([row["pixels"] for row in facts["hole"]], float)
+    of = lambda name: np.array([row[name] for row in facts["hole"]], float)  # noqa: E731
+    titles = {"gflop": "GFLOP (matrix products) a step", "seconds": "seconds a step"}
+    cards = (
+        f'<div class="card"><h3>{title}</h3>{curves.draw(area, of(name), title, zero=True, dots=True)}</div>'
+        for name, title in titles.items()
+    )
+    intro = f"Over the pixels of a square hole, in a picture of {size((PICTURE, PICTURE))}. {facts['machine']}"
+    return markup.page("nca_gen: holes", [markup.section("The cost of a hole", markup.grid(cards), intro)])
+
+
 def judge(config: Any, say: Callable[[str], None]) -> Row:
     """Inception features, beside torch-fidelity's, and one FID of 50,000 x 2048 features a set."""
     cases = {"Inception features": ours(config, "inception")}
@@ -199,7 +234,7 @@ def judge(config: Any, say: Callable[[str], None]) -> Row:
     return {"judge": [*found, distance], "ratio_to_torch_fidelity": mine / theirs}
 
 
-PARTS = {"model": model, "sampling": sampling, "judge": judge}
+PARTS = {"model": model, "sampling": sampling, "hole": hole, "judge": judge}
 
 
 def line(row: Row) -> str:

@@ -21,12 +21,18 @@ def fields(config, section, make, beside=()):
 
 def model(config):
     make = named("models", "Model", config.model.name).Model
-    return make(**fields(config, "model", make), timesteps=config.diffusion.timesteps)
+    times = {"timesteps": config.diffusion.timesteps} if "diffusion" in config else {}
+    return make(**fields(config, "model", make), **times)
+
+
+def diffusion(config):
+    make = named("diffusion", "Diffusion", "process").Diffusion
+    return make(**fields(config, "diffusion", make))
 
 
 def task(config):
-    module, process = named("tasks", "Task", config.task.name), named("diffusion", "Diffusion", "process")
-    parts = model(config), process.Diffusion(**fields(config, "diffusion", process.Diffusion))
+    module = named("tasks", "Task", config.task.name)
+    parts = [make(config) for make in (model, diffusion) if make.__name__ in config]
     return module.Task(*parts, fields(config, "optimizer", module.optimizer), **fields(config, "task", module.Task))
 
 

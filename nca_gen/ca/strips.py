@@ -10,16 +10,19 @@ from jaxtyping import Array, Float
 
 
 def in_strips(f: Callable[..., Array], cells: int, *fields: Array) -> Float[Array, "B *S C"]:
-    """``f(*fields)``, about ``cells`` cells at a time, or all for 0: strips of whole columns of the last space axis.
+    """``f(*fields)``, at most ``cells`` cells at a time, or all for 0: strips of whole columns of the last space axis.
 
     ``f`` maps fields ``[B, *S, C]`` to one; a field may bring a halo along the last axis, or be constant along it. The
-    last strip ends at the border, and goes over a part of its neighbour again. No gradient is taken through strips.
+    last strip ends at the border, and may go over a few columns of its neighbour again. No gradient is taken through
+    strips.
     """
     whole = jax.eval_shape(f, *fields)
     columns = whole.shape[-2]
-    width = max(1, cells * columns // (whole.size // whole.shape[-1]))
-    if not cells or width >= columns:
+    most = max(1, cells * columns // (whole.size // whole.shape[-1]))
+    if not cells or most >= columns:
         return f(*fields)
+    n = -(-columns // most)
+    width = -(-columns // n)  # of equal strips less is done twice than of the widest
 
     def strip(done: Array, start: Array) -> tuple[Array, None]:
         varies = lambda x: x.ndim > 1 and x.shape[-2] > 1  # noqa: E731
@@ -27,5 +30,5 @@ def in_strips(f: Callable[..., Array], cells: int, *fields: Array) -> Float[Arra
         part = f(*(cut(x) if varies(x) else x for x in fields))
         return jax.lax.dynamic_update_slice_in_dim(done, part, start, -2), None
 
-    starts = jnp.minimum(jnp.arange(-(-columns // width)) * width, columns - width)
+    starts = jnp.minimum(jnp.arange(n) * width, columns - width)
     return jax.lax.scan(strip, jnp.zeros(whole.shape, whole.dtype), starts)[0]

@@ -117,6 +117,7 @@ def _segment(
     model: Any, diffusion: Diffusion, sampler: str, clip: str, known: str, blend: float, extent: tuple[int, ...]
 ) -> Any:
     """One compiled way from noise to the hole's cells, [B, 1, .., M, D]: to a sampler they are an image of one row."""
+    model = diff_nca.painting(model)
     step = diff_nca.choose(diff_nca.SAMPLERS, "config.sample.sampler", sampler)
     bound = diff_nca.choose(diff_nca.CLIPS, "config.sample.clip", clip)
     shown = diff_nca.choose(inpaint.KNOWN, "config.generate.known", known)
@@ -321,6 +322,14 @@ def write(folder: Path, name: str, image: Float[np.ndarray, "H W C"], dtype: Any
     path = folder / f"{name}{suffix}"
     images.write(path, images.from_float(image, dtype))
     return path
+
+
+def title(config: Any) -> list[str]:
+    """What two fillings may differ in."""
+    asked = config.generate
+    mask = [Path(asked.mask).stem] if asked.mask else []
+    box = ["-".join(map(str, asked.box))] if any(asked.box) else []
+    return [Path(asked.image).stem, *mask, *box, asked.known]
 
 
 def paint(task: Any, params: dict, config: Any, folder: Path) -> list[str]:

@@ -17,18 +17,18 @@ def blur(x, level, bias, scale):
 
 @pytest.mark.parametrize("cells", [0, 1, 30, 50, 109, 110, 10_000])
 def test_any_width(cells):
-    """One column at a time; 3, which leave 2; 5, which leave 1; 10, of which the second strip repeats 9; and all."""
+    """One column at a time; 4 strips of 3, 3 of 4 and 2 of 6, of which the last repeats one; and all."""
     args = X, LEVEL, BIAS, jnp.float32(2)
     np.testing.assert_allclose(in_strips(blur, cells, *args), blur(*args), atol=1e-6)
 
 
-@pytest.mark.parametrize("cells", [20, 100])
-def test_no_more_than_asked_for(cells):
-    """The pieces that are worked on have at most so many cells, though never less than a column."""
+@pytest.mark.parametrize(("cells", "used"), [(5, 10), (20, 20), (59, 40), (100, 60)])
+def test_no_more_than_asked_for(cells, used):
+    """The pieces that are worked on have at most so many cells, though never less than a column of 10."""
     seen = []
     in_strips(lambda x: seen.append(x.shape) or x, cells, LEVEL)
     assert seen[0] == LEVEL.shape  # its shape alone is asked for
-    assert {int(np.prod(s)) for s in seen[1:]} == {cells}
+    assert {int(np.prod(s)) for s in seen[1:]} == {used}
 
 
 def test_a_line():
