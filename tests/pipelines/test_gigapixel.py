@@ -19,7 +19,7 @@ from nca_gen import arrays, build
 from nca_gen.diffusion.process import Diffusion
 from nca_gen.errors import UserError
 from nca_gen.io import images, slides
-from nca_gen.pipelines import diff_nca, gigapixel
+from nca_gen.pipelines import diff_nca, gigapixel, streaming
 
 DIFFUSION = Diffusion("cosine", tiny.T, "v")
 STAINED = Diffusion("cosine", tiny.T, "v", mean=(0.3, 0.0, -0.3), std=(0.3, 0.5, 0.4), block=2)
@@ -41,8 +41,8 @@ def whole(model, size, diffusion=DIFFUSION, **how):
 
 def tiled(folder, model, size, tile, calls=1, diffusion=DIFFUSION, dtype=np.float32, **how):
     """The picture and its halves, of float32 pixels: the cells are not kept."""
-    job = gigapixel.job(model, diffusion, size, tile=tile, calls=calls, **HOW | how)
-    levels = gigapixel.run(job, params(model), arrays.keys(1, 1), folder, dtype)
+    job = streaming.job(model, diffusion, size, tile=tile, calls=calls, **HOW | how)
+    levels = streaming.run(job, params(model), arrays.keys(1, 1), folder, dtype)
     return np.moveaxis(levels[0].read().result(), 0, -1)
 
 
@@ -101,12 +101,12 @@ def test_fourier_tiles_are_the_whole(tmp_path, border, how):
 @pytest.mark.slow
 def test_a_spectrum_is_heard(tmp_path):
     """Without the shares of the other tiles the picture is another."""
-    model, job = FOURIER, gigapixel.job(FOURIER, DIFFUSION, ODD, tile=9, **HOW | {"steps": 1})
-    kept = gigapixel.stores(job, tmp_path)
+    model, job = FOURIER, streaming.job(FOURIER, DIFFUSION, ODD, tile=9, **HOW | {"steps": 1})
+    kept = streaming.stores(job, tmp_path)
     for some in ([0], range(6)):
-        stage = gigapixel.listening(job, arrays.keys(1, 1), kept)
-        gigapixel.sweep(stage, list(some), lambda i: None)
-        found = gigapixel._spectrum(kept.shares[0])
+        stage = streaming.listening(job, arrays.keys(1, 1), kept)
+        streaming.sweep(stage, list(some), lambda i: None)
+        found = streaming._spectrum(kept.shares[0])
         noise = diff_nca.samplers.initial_noise(arrays.keys(1, 1), ODD, 3)
         full = np.fft.fftn(np.asarray(noise, np.float64), axes=(1, 2), norm="forward")[:, :4, :4]
         close = np.allclose(found, full, atol=1e-7)
@@ -117,8 +117,8 @@ def test_a_spectrum_is_heard(tmp_path):
 @pytest.mark.slow
 def test_pixels_of_8_bits_and_their_halves(tmp_path):
     size = (600, 10)
-    job = gigapixel.job(LOCAL, DIFFUSION, size, tile=200, calls=1, **HOW | {"steps": 1})
-    levels = gigapixel.run(job, params(LOCAL), arrays.keys(1, 1), tmp_path)
+    job = streaming.job(LOCAL, DIFFUSION, size, tile=200, calls=1, **HOW | {"steps": 1})
+    levels = streaming.run(job, params(LOCAL), arrays.keys(1, 1), tmp_path)
     seen = [level.read().result() for level in levels]
     assert [level.shape for level in seen] == [(3, 600, 10), (3, 300, 5), (3, 150, 2)]
     assert np.abs(np.moveaxis(seen[0], 0, -1).astype(int) - images.from_float(whole(LOCAL, size, steps=1))).max() <= 1
@@ -126,7 +126,7 @@ def test_pixels_of_8_bits_and_their_halves(tmp_path):
         _, h, w = coarse.shape
         mean = fine[:, : 2 * h, : 2 * w].reshape(3, h, 2, w, 2).mean((2, 4))
         assert np.abs(mean - coarse).max() <= 0.5
-    assert not (tmp_path / gigapixel.CELLS).exists()
+    assert not (tmp_path / streaming.CELLS).exists()
 
 
 class PowerError(Exception):
@@ -138,7 +138,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, model):
     """After every few tiles, between what is written and its line in the journal: the same picture, bit for bit."""
     how = {"sampler": "dpm_solver_pp", "steps": 3}
     expected = tiled(tmp_path / "at once", model, ODD, 9, **how)
-    add, left, stops = gigapixel.Journal.add, 0, 0
+    add, left, stops = streaming.Journal.add, 0, 0
 
     def cut(journal, stage, tile):
         nonlocal left
@@ -147,7 +147,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, model):
             raise PowerError
         add(journal, stage, tile)
 
-    monkeypatch.setattr(gigapixel.Journal, "add", cut)
+    monkeypatch.setattr(streaming.Journal, "add", cut)
     while True:
         left = 4
         try:
@@ -204,7 +204,7 @@ def test_kill_9(tmp_path):
 )
 def test_what_cannot_be_tiled(changes, how, line):
     with pytest.raises(UserError, match=line):
-        gigapixel.job(tiny.diff(**{"norm": "cell"} | changes), DIFFUSION, ODD, **HOW | how)
+        streaming.job(tiny.diff(**{"norm": "cell"} | changes), DIFFUSION, ODD, **HOW | how)
 
 
 @pytest.mark.parametrize(
@@ -212,24 +212,24 @@ def test_what_cannot_be_tiled(changes, how, line):
 )
 def test_what_fourier_refuses(size, calls, line):
     with pytest.raises(UserError, match=line):
-        gigapixel.job(FOURIER, DIFFUSION, size, calls=calls, **HOW)
+        streaming.job(FOURIER, DIFFUSION, size, calls=calls, **HOW)
 
 
 def test_steps_a_pass():
     """As many as cost 5 %: (1024 + 8 n)^2 cells for 1024^2. Passes are even, and all steps are taken."""
-    chosen = gigapixel.job(LOCAL, DIFFUSION, (8192, 8192), tile=1024, sampler="ddpm", steps=12)
+    chosen = streaming.job(LOCAL, DIFFUSION, (8192, 8192), tile=1024, sampler="ddpm", steps=12)
     assert ((1024 + 8 * 3) / 1024) ** 2 < 1.05 < ((1024 + 8 * 4) / 1024) ** 2
     assert chosen.calls == 3
-    job = gigapixel.job(LOCAL, DIFFUSION, (99, 99), tile=32, calls=5, sampler="ddpm", steps=12)
+    job = streaming.job(LOCAL, DIFFUSION, (99, 99), tile=32, calls=5, sampler="ddpm", steps=12)
     assert [times.tolist() for times in job.passes] == [[11, 10, 9, 8, 7], [7, 6, 5, 4, 3], [3, 2, 1, 0, -1]]
     assert [job.plan(len(times) - 1).window for times in job.passes] == [(25 + 32, 25 + 32)] * 3
-    assert gigapixel.job(FOURIER, DIFFUSION, (8192, 8192), tile=1024, **HOW).calls == 1
+    assert streaming.job(FOURIER, DIFFUSION, (8192, 8192), tile=1024, **HOW).calls == 1
 
 
 def test_room_on_disk():
     """Two arrays of 4 bytes a channel and the picture, or the pyramid and its file; twice the cells for x0."""
     size = (1000, 1000)
-    job = partial(gigapixel.job, LOCAL, DIFFUSION, size, steps=4)
+    job = partial(streaming.job, LOCAL, DIFFUSION, size, steps=4)
     assert gigapixel.disk(job(sampler="ddpm")) == 10**6 * 3 * (8 + 1)
     assert gigapixel.disk(job(sampler="dpm_solver_pp")) == 10**6 * 3 * (16 + 1)
 
@@ -290,7 +290,7 @@ def test_a_disk_that_is_too_small(tmp_path, monkeypatch):
 def test_tiles_are_halved_until_they_fit(monkeypatch):
     """With a memory of 100 bytes a cell of the window."""
     monkeypatch.setattr(gigapixel, "memory", lambda job: 100 * np.prod(job.plan(job.calls).window))
-    make = partial(gigapixel.job, LOCAL, DIFFUSION, (1024, 1024), calls=1, **HOW)
+    make = partial(streaming.job, LOCAL, DIFFUSION, (1024, 1024), calls=1, **HOW)
     assert gigapixel.fitted(make, 512, 100 * 520**2).sides == (512, 512)
     assert gigapixel.fitted(make, 512, 100 * 520**2 - 1).sides == (256, 256)
     with pytest.raises(UserError, match="memory_gb"):
