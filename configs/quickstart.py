@@ -70,8 +70,8 @@ def get_config():
                 "divergence": 0.0,
             },
             "sample": {
-                "sampler": "ddpm",
-                "steps": 60,
+                "sampler": "ddim",
+                "steps": 50,
                 "clip": "static",
                 "n": 16,
                 "batch": 64,
