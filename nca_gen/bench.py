@@ -7,7 +7,8 @@ run but the first does. ``buffers_mb`` is what a compiled step allocates beside 
 all that grows with the number of steps. Rows to be compared take their steps in turn, so that a busy machine slows all
 of them; ``cpu_seconds`` are those of all threads. Images per second of sampling count ``config.sample.steps`` calls.
 The batch is dealt over the devices, and of a batch that is smaller each image over several, as ``--config.mesh.space``
-does in training. On a GPU, give it work: --config.bench.batch=64.
+does in training. Every device holds all parameters: a large model on a CPU takes less memory, and hardly more time,
+on one (JAX_NUM_CPU_DEVICES=1). On a GPU, give it work: --config.bench.batch=64.
 """
 
 from __future__ import annotations
@@ -36,20 +37,30 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nca_gen import arrays, build
-from nca_gen.describe import call_gflop, matmul_flop
+from nca_gen.describe import call_gflop, examples, matmul_flop
 from nca_gen.errors import UserError, unknown
 from nca_gen.metrics import features, fid
 from nca_gen.pipelines import inpaint
 from nca_gen.pipelines.diff_nca import painting
 from nca_gen.runtime import curves, markup, mesh
 
-PEER = Path(__file__).parents[1] / "tests" / "peers" / "torch_diff_nca.py"
+PEERS = Path(__file__).parents[1] / "tests" / "peers"
+TOLD = {  # fields of config.model that tests/peers/torch_NAME.py takes
+    "diff_nca": ("channels", "hidden", "steps", "norm"),
+    "geca": ("image_channels", "hidden", "embed", "heads", "mlp", "steps", "fire_rate", "classes"),
+}
+WAYS = {  # its forms
+    "diff_nca": {", gates once an image": {"maps": False}, ", gates in every cell": {"maps": True}},
+    "geca": {"": {}},
+}
 WORK = ("pixels", "cell_updates")  # of a call; a pixel of a picture takes config.sample.steps of them
 TARGETS = {"seconds": 0.6, "memory_mb": 0.25}  # of eager PyTorch's, on a CPU
 FASTER = 2.5  # times eager PyTorch's calls
 TILE = 2048  # pixels a side, of a picture that is made in tiles
 SLIDE = 41344  # pixels a side: what nine A100 made in 24 hours (URCDM, Cechnicka et al. 2024)
 PICTURE = 512  # pixels a side, of a picture with a hole
+RIVALS = ("geca", "dit", "unet")
+NO_PEER = "eager PyTorch: not measured; give configs/diff_nca.py or geca.py, --config.bench.peer_python=PATH with torch"
 HOLES = (8, 16, 32, 64, 128, 256, 512)  # pixels a side
 INCEPTION = {"batch": 32, "size": 64}
 FLAT = 1.25  # what a gradient of 60 steps may take, by one of 20
@@ -67,7 +78,8 @@ def bench(config: Any, workdir: str | Path | None = None, json: bool = False) ->
     """Measures, prints a table (or JSON), and writes bench.json into ``workdir``. Returns what was written.
 
     ``config.bench.what`` names the parts: "model" (a training step, and then "sampling"), "sampling" (calls of the
-    network alone), "hole" (inpainting), "judge" (features and FID). Raises UserError for any other.
+    network alone), "peer" (both beside eager PyTorch's alone), "rivals" (calls of several models), "hole" (inpainting),
+    "judge" (features and FID). Raises UserError for any other.
     """
     for part in config.bench.what:
         if part not in PARTS:
@@ -122,14 +134,14 @@ def model(config: Any, say: Callable[[str], None]) -> Row:
     facts = {
         **{"model": config.model.to_dict(), "image": list(config.data.patch), "batch": config.bench.batch},
         "rows": rows,
-        "ratio_to_pytorch": {row["name"]: {k: mine[k] / row[k] for k in TARGETS} for row in theirs},
+        "ratio_to_pytorch": {row["name"]: ratios(mine, row) for row in theirs},
         "memory_60_to_20_steps": growth,
         "targets": TARGETS | {"memory_60_to_20_steps": FLAT},
     }
     for name, ratio in facts["ratio_to_pytorch"].items():
-        say(f"ours by {name}: " + ", ".join(f"{ratio[k]:.2f} x its {k} (target {TARGETS[k]})" for k in TARGETS))
+        say(f"ours by {name}: {against(ratio)}")
     if not theirs:
-        say("eager PyTorch: not measured; give it configs/diff_nca.py, and --config.bench.peer_python=PATH with torch")
+        say(NO_PEER)
     say(f"gradient of 60 steps by 20, nested: {growth['nested']:.2f} x its buffers (target {FLAT})")
     return facts | sampling(config, say)
 
@@ -182,6 +194,50 @@ def sampling(config: Any, say: Callable[[str], None]) -> Row:
     }
 
 
+def ratios(mine: Row, theirs: Row) -> dict[str, float]:
+    return {k: mine[k] / theirs[k] for k in TARGETS}
+
+
+def against(ratio: dict[str, float]) -> str:
+    return ", ".join(f"{ratio[k]:.2f} x its {k} (target {TARGETS[k]})" for k in TARGETS)
+
+
+def peer(config: Any, say: Callable[[str], None]) -> Row:
+    """A training step and a call, in both dtypes, beside eager PyTorch's."""
+    rows: list[Row] = []
+    ratio: dict[str, dict[str, float]] = {}
+    for name, kind in {"training step": "train", "call": "call"}.items():
+        mine = {f"{name}, {dtype}": ours(config, kind, dtype=dtype) for dtype in DTYPES}
+        theirs = {f"{name}, {other}": command for other, command in peers(config, kind).items()}
+        found = measure(mine | theirs, config.bench.rounds)
+        rows += found
+        for row in found:
+            say(line(row))
+        for row in found[: len(mine)] if theirs else ():
+            ratio[row["name"]] = ratios(row, found[-1])
+            say(f"{row['name']}, by eager PyTorch: {against(ratio[row['name']])}")
+    if not ratio:
+        say(NO_PEER)
+    return {"peer": rows, "ratio": ratio, "targets": TARGETS}
+
+
+def rivals(config: Any, say: Callable[[str], None]) -> Row:
+    """Calls of the config's model, as it is and made cheaper, and of its rivals; as pictures a second."""
+    shared = {k: config.model[k] for k in ("image_channels", "classes", "learned_variance", "dtype")}
+    rival = lambda name: ConfigDict(config.to_dict() | {"model": {"name": name} | shared})  # noqa: E731
+    double = ConfigDict(config.to_dict())
+    double.bench.batch *= 2
+    name, steps = config.model.name, config.model.steps
+    cases = {f"{name}, {dtype}": ours(config, "call", dtype=dtype) for dtype in DTYPES}
+    cases |= {f"{name}, {n} cell steps": ours(config, "call", steps=n) for n in dict.fromkeys((steps // 2, steps // 3))}
+    cases |= {f"{name}, two batches in one call": ours(double, "call")}
+    cases |= {f"{other}": ours(rival(other), "call") for other in RIVALS if other != name}
+    found = measure(cases, config.bench.rounds)
+    for row in found:
+        say(line(row))
+    return {"rivals": found}
+
+
 def size(sides: tuple[int, ...]) -> str:
     return "x".join(map(str, sides))
 
@@ -220,7 +276,7 @@ def judge(config: Any, say: Callable[[str], None]) -> Row:
     cases = {"Inception features": ours(config, "inception")}
     if python := peer_python(config, "torch_fidelity"):
         case = json_.dumps(INCEPTION)
-        cases["Inception features, torch-fidelity"] = [python, str(PEER.with_name("inception_speed.py")), case]
+        cases["Inception features, torch-fidelity"] = [python, str(PEERS / "inception_speed.py"), case]
     found = measure(cases, config.bench.rounds)
     for row in found:
         say(line(row))
@@ -234,7 +290,7 @@ def judge(config: Any, say: Callable[[str], None]) -> Row:
     return {"judge": [*found, distance], "ratio_to_torch_fidelity": mine / theirs}
 
 
-PARTS = {"model": model, "sampling": sampling, "hole": hole, "judge": judge}
+PARTS = {"model": model, "peer": peer, "rivals": rivals, "sampling": sampling, "hole": hole, "judge": judge}
 
 
 def line(row: Row) -> str:
@@ -270,14 +326,14 @@ def peer_python(config: Any, module: str) -> str | None:
 
 def peers(config: Any, kind: str = "train") -> dict[str, list[str]]:
     """The commands of eager PyTorch's training steps, or calls, where there is a PyTorch and it knows the model."""
-    python = peer_python(config, "torch")
+    python, name = peer_python(config, "torch"), config.model.name
     square = len(set(config.data.patch)) == 1
-    if not python or config.model.name != "diff_nca" or config.diffusion.block > 1 or not square:
+    if not python or name not in TOLD or config.diffusion.block > 1 or not square:
         return {}
-    spec = {k: config.model[k] for k in ("channels", "hidden", "steps", "norm")}
-    spec |= {"kind": kind, "size": config.data.patch[0], "batch": config.bench.batch}
-    ways = {"gates once an image": False, "gates in every cell": True}
-    return {f"eager PyTorch, {way}": [python, str(PEER), json_.dumps(spec | {"maps": m})] for way, m in ways.items()}
+    spec = {"kind": kind, "size": config.data.patch[0], "batch": config.bench.batch}
+    told = {k: config.model[k] for k in TOLD[name]}
+    command = lambda more: [python, str(PEERS / f"torch_{name}.py"), json_.dumps(spec | {"model": told | more})]  # noqa: E731
+    return {f"eager PyTorch{way}": command(more) for way, more in WAYS[name].items()}
 
 
 def changed(config: Any, **changes: Any) -> ConfigDict:
@@ -306,7 +362,7 @@ def measure(cases: dict[str, list[str]], rounds: int) -> list[Row]:
 def _in_turn(cases: dict[str, list[str]], rounds: int) -> dict[str, list[Row]]:
     """Starts the commands together and asks them for one step after the other, ``rounds`` times and once before."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    where = {"cwd": PEER.parents[2], "env": ENVIRONMENT | os.environ}
+    where = {"cwd": PEERS.parents[1], "env": ENVIRONMENT | os.environ}
     found: dict[str, list[Row]] = {name: [] for name in cases}
     with contextlib.ExitStack() as stack:
         workers = {k: stack.enter_context(subprocess.Popen(c, **pipes, **where)) for k, c in cases.items()}
@@ -323,9 +379,8 @@ def _in_turn(cases: dict[str, list[str]], rounds: int) -> dict[str, list[Row]]:
     return found
 
 
-def _batch(config: Any, task: Any) -> tuple[int, ...]:
-    size = tuple(config.data.patch)
-    return (config.bench.batch, *size, task.model.image_channels // task.diffusion.block ** len(size))
+def _batch(config: Any, task: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    return examples(task, config.bench.batch, tuple(config.data.patch))
 
 
 def _devices(config: Any) -> Mesh:
@@ -338,8 +393,8 @@ def _program(config: Any) -> tuple[Any, float]:
     """The compiled training step, and what it allocates beside its arguments on all devices, in 10^6 bytes."""
     task, devices = build.task(config), _devices(config)
     state = mesh.abstract(jax.eval_shape(task.init, jax.random.key(0, impl="threefry2x32")), devices)
-    image = jax.ShapeDtypeStruct(_batch(config, task), jnp.float32, sharding=mesh.batch_sharding(devices))
-    step = jax.jit(task.step, donate_argnums=0).lower(state, {"image": image}).compile()
+    put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=mesh.batch_sharding(devices, x.ndim))  # noqa: E731
+    step = jax.jit(task.step, donate_argnums=0).lower(state, jax.tree.map(put, _batch(config, task))).compile()
     return step, step.memory_analysis().temp_size_in_bytes * devices.size / 1e6
 
 
@@ -347,15 +402,17 @@ def _train(config: Any) -> tuple[Callable[[], Any], Row]:
     """A training step on a random batch, and its work: products once forward and twice backward."""
     task, key, (step, buffers) = build.task(config), jax.random.key(0, impl="threefry2x32"), _program(config)
     state = jax.jit(task.init, out_shardings=mesh.replicated(_devices(config)))(key)
-    image = jax.random.uniform(key, _batch(config, task), jnp.float32, -1, 1)
-    batch = mesh.put({"image": image}, _devices(config))
+    shapes = _batch(config, task)
+    batch = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
+    batch["image"] = jax.random.uniform(key, shapes["image"].shape, jnp.float32, -1, 1)
+    batch = mesh.put(batch, _devices(config))
 
     def run() -> Any:
         nonlocal state
         state, metrics = step(state, batch)
         return metrics
 
-    work = 3 * config.bench.batch * call_gflop(task, image.shape[1:])
+    work = 3 * config.bench.batch * call_gflop(task, shapes["image"].shape[1:])
     return run, {"gflop": work, "images": config.bench.batch, "buffers_mb": buffers}
 
 
@@ -364,15 +421,16 @@ def _call(config: Any) -> tuple[Callable[[], Any], Row]:
     task, devices = build.task(config), _devices(config)
     params = jax.jit(task.model.init_params, out_shardings=mesh.replicated(devices))(jax.random.key(0))
     key = arrays.keys(0, config.bench.batch)
-    x = task.diffusion.encode(jnp.zeros(_batch(config, task)))
+    shape = _batch(config, task)["image"].shape
+    x = task.diffusion.encode(jnp.zeros(shape))
     x = arrays.cell_normal(key, 0, arrays.coords(x.shape[1:-1]), x.shape[-1])
     x = mesh.put({"x": x}, devices)["x"]
     model = painting(task.model)
     call = jax.jit(lambda p, x: model.apply(p, x, jnp.zeros(1, jnp.int32), None, (), key)[0])
-    facts = {"gflop": config.bench.batch * call_gflop(task, _batch(config, task)[1:])}
+    facts = {"gflop": config.bench.batch * call_gflop(task, shape[1:])}
     facts |= {"images": config.bench.batch / config.sample.steps}
     facts |= {"pixels": config.bench.batch * math.prod(config.data.patch) / config.sample.steps}
-    return partial(call, params, x), facts | {"cell_updates": x[..., 0].size * model.steps}
+    return partial(call, params, x), facts | {"cell_updates": x[..., 0].size * getattr(model, "steps", 1)}
 
 
 def _matmul(config: Any) -> tuple[Callable[[], Any], Row]:

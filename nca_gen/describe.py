@@ -29,6 +29,15 @@ def matmul_flop(jaxpr: Any) -> int:
     return total
 
 
+def examples(task: Any, n: int, size: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch for ``task``: ``n`` images of ``size``, with labels where the model is told of them."""
+    channels = task.model.image_channels // task.diffusion.block ** len(size)
+    batch = {"image": jax.ShapeDtypeStruct((n, *size, channels), jnp.float32)}
+    if task.classes:
+        batch["label"] = jax.ShapeDtypeStruct((n, task.classes), jnp.float32)
+    return batch
+
+
 def call_gflop(task: Any, shape: tuple[int, ...]) -> float:
     """GFLOP (matrix products) of one call of the network on one image of ``shape`` [*S, C]."""
     x = jax.eval_shape(task.diffusion.encode, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
@@ -43,9 +52,8 @@ def facts(config: Any) -> dict[str, Any]:
     model, size = task.model, tuple(config.data.patch)
     key = jax.random.key(0, impl="threefry2x32")
     state = jax.eval_shape(task.init, key)
-    channels = model.image_channels // task.diffusion.block ** len(size)
-    image = jax.ShapeDtypeStruct((config.train.batch, *size, channels), jnp.float32)
-    memory = jax.jit(task.step, donate_argnums=0).lower(state, {"image": image}).compile().memory_analysis()
+    batch = examples(task, config.train.batch, size)
+    memory = jax.jit(task.step, donate_argnums=0).lower(state, batch).compile().memory_analysis()
     leaves, _ = jax.tree.flatten_with_path(state.params)
     sizes: dict[str, int] = {}
     for path, leaf in leaves:  # two names deep: the side, and its layer
@@ -56,8 +64,8 @@ def facts(config: Any) -> dict[str, Any]:
         "parameters": sizes,
         "trainable": sum(sizes.values()),
         "halo": "global" if model.halo is None else model.halo * task.diffusion.block,
-        "image": [*size, channels],
-        "gflop_per_call": call_gflop(task, image.shape[1:]),
+        "image": list(batch["image"].shape[1:]),
+        "gflop_per_call": call_gflop(task, batch["image"].shape[1:]),
         "training_batch": config.train.batch,
         "training_step_peak_mb": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6,
     }

@@ -96,3 +96,35 @@ def test_a_training_step_and_a_call_are_measured():
     assert found["train"]["gflop"] == pytest.approx(3 * found["call"]["gflop"])
     # 16x16 cells, 4 steps, batch 2; perceive 9 c c, fc0 2 c h, fc1 h c for c = 8, h = 16, embedding and gates beside
     assert found["call"]["gflop"] == pytest.approx(2 * 2 * 4 * 16**2 * (9 * 64 + 2 * 128 + 128) / 1e9, rel=0.05)
+
+
+def test_both_dtypes_beside_the_peer(monkeypatch):
+    """Ratios by hand, from workers whose seconds are those of their kind and dtype."""
+    seconds = {"float32": 6.0, "bfloat16": 3.0, "PyTorch": 12.0}
+
+    def measure(cases, rounds):
+        of = lambda name: next(s for word, s in seconds.items() if word in name)  # noqa: E731
+        return [{"name": n, "seconds": of(n), "cpu_seconds": 1.0, "memory_mb": 10 * of(n)} for n in cases]
+
+    config = main.load("configs/geca.py:smoke")
+    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(bench, "peers", lambda config, kind: {"eager PyTorch": [kind]})
+    found = bench.peer(config, lambda _: None)
+    names = [f"{what}, {dtype}" for what in ("training step", "call") for dtype in bench.DTYPES]
+    assert found["ratio"] == {
+        name: dict.fromkeys(("seconds", "memory_mb"), 0.5 if "float32" in name else 0.25) for name in names
+    }
+    monkeypatch.setattr(bench, "peers", lambda config, kind: {})
+    lines = []
+    assert bench.peer(config, lines.append)["ratio"] == {}
+    assert lines[-1] == bench.NO_PEER
+
+
+def test_what_the_peer_of_geca_is_told(monkeypatch):
+    config = main.load("configs/geca.py")
+    monkeypatch.setattr(bench, "peer_python", lambda config, module: "python")
+    (command,) = bench.peers(config, "call").values()
+    assert command[1].endswith("torch_geca.py")
+    case = json.loads(command[2])
+    assert (case["kind"], case["size"], case["batch"]) == ("call", 32, 2)
+    assert (case["model"]["embed"], case["model"]["classes"], case["model"]["steps"]) == (768, 5, 12)

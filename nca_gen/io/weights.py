@@ -99,6 +99,29 @@ def read(path: str | Path) -> State:
     raise UserError(f"{path} holds no weights in a format known here: {ENDINGS}")
 
 
+def write(path: str | Path, state: State) -> None:
+    """``state`` as safetensors, whole or not at all. Raises UserError where the file cannot be written."""
+    order = sorted(state)
+    codes = dict(zip((np.dtype(d) for d in DTYPES.values()), SAFE, strict=True))
+    ends = np.cumsum([0, *(state[name].nbytes for name in order)]).tolist()
+    header = json.dumps(
+        {
+            name: {"dtype": codes[state[name].dtype], "shape": state[name].shape, "data_offsets": ends[i : i + 2]}
+            for i, name in enumerate(order)
+        }
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    new = Path(f"{path}.new")
+    try:
+        with open(new, "wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            for name in order:
+                file.write(np.ascontiguousarray(state[name]).tobytes())
+        new.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; free space, or choose another folder") from None
+
+
 def _opened(path: str | Path) -> Any:
     try:
         return open(path, "rb")

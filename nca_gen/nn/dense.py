@@ -5,8 +5,12 @@ A kernel is ``[B, I, O]``: one for each image, because gates that are constant o
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 
@@ -60,3 +64,30 @@ def _linear_gradient(residuals, d):
 
 
 linear.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _linear_gradient)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: Float[Array, "*N I"], kernel: Float[Array, "I O"], dtype: Any) -> Float[Array, "*N O"]:
+    """x @ kernel for one kernel and any cells: of numbers of ``dtype``, accumulated and returned in float32."""
+    return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _product_gradient(dtype, residuals, d):
+    x, kernel = residuals
+    times = partial(jnp.dot, preferred_element_type=jnp.float32)
+    rows = lambda a: a.reshape(-1, a.shape[-1]).astype(dtype)  # noqa: E731
+    dx = times(d.astype(dtype), _turned(kernel.astype(dtype)))
+    # The narrower of the two is turned: less to move, and what made the wider one is long to compute against the grain.
+    if x.shape[-1] < d.shape[-1]:
+        dkernel = times(_turned(rows(x)), rows(d))
+    else:
+        dkernel = jax.lax.optimization_barrier(times(_turned(rows(d)), rows(x))).T
+    return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
+
+
+def _turned(a: Float[Array, "n m"]) -> Float[Array, "m n"]:
+    """The transpose; of bfloat16 laid out anew, because XLA for CPU multiplies only rows by columns at that speed."""
+    return a.T if a.dtype != jnp.bfloat16 else with_layout_constraint(a.T, Layout(major_to_minor=(0, 1)))
+
+
+product.defvjp(lambda x, kernel, dtype: (product(x, kernel, dtype), (x, kernel)), _product_gradient)

@@ -50,6 +50,16 @@ def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[st
     return filled
 
 
+def state(variables: dict[str, Any]) -> State:
+    """The inverse of :func:`variables`."""
+    found = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        path, tensor = tuple(key.key for key in keys), np.asarray(leaf)
+        turned = np.moveaxis(tensor, (-1, -2), (0, 1)) if path[-1] == "kernel" and tensor.ndim > 1 else tensor
+        found[_name(path)] = np.ascontiguousarray(turned)
+    return found
+
+
 def random_state(module: nn.Module, example: Any, seed: int) -> State:
     """Random tensors for a torch network of the same names, equal on every machine.
 

@@ -62,22 +62,23 @@ class ResNet(nn.Module):
     """Images ``[B, H, W, C]``, normalised, to ``layer1 .. layer4`` (H/4 .. H/32), ``pool`` ``[B, D]``, ``logits``.
 
     ``pool`` is the mean of ``layer4`` over space, with 512 features of :func:`resnet34` and 2048 of :func:`resnet50`.
-    Without ``classes`` there are no logits.
+    Without ``classes`` there are no logits. ``width`` is of the first convolution; all others grow with it.
     """
 
     block: Callable[[int, int, str], Block]
     classes: int = 1000
+    width: int = 64
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> dict[str, Float[Array, "B ..."]]:
         out = {}
-        x = Conv(64, (7, 7), 2, padding=3, name="conv1")(x)
+        x = Conv(self.width, (7, 7), 2, padding=3, name="conv1")(x)
         x = nn.relu(Norm(use_running_average=not train, name="bn1")(x))
         x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
         for stage, blocks in enumerate(STAGES):
             for i in range(blocks):
                 stride = 2 if stage and not i else 1
-                x = self.block(64 << stage, stride, f"layer{stage + 1}.{i}")(x, train)
+                x = self.block(self.width << stage, stride, f"layer{stage + 1}.{i}")(x, train)
             out[f"layer{stage + 1}"] = x
         out["pool"] = x = x.mean((1, 2))
         if self.classes:
@@ -86,9 +87,9 @@ class ResNet(nn.Module):
         return out
 
 
-def resnet34(classes: int = 1000) -> ResNet:
-    """21,797,672 parameters with its 1000 classes of ImageNet."""
-    return ResNet(basic, classes)
+def resnet34(classes: int = 1000, width: int = 64) -> ResNet:
+    """21,797,672 parameters with its 1000 classes of ImageNet, and its ``width`` of 64."""
+    return ResNet(basic, classes, width)
 
 
 def resnet50(classes: int = 1000) -> ResNet:

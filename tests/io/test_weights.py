@@ -265,3 +265,20 @@ def test_nothing_is_read_beyond_the_pickles_own_numbers(tmp_path):
     (tmp_path / "secret").write_bytes(A.tobytes())
     with pytest.raises(UserError, match="damaged"):
         weights.read(path)
+
+
+def test_what_is_written_is_read(tmp_path):
+    """Every type as it was (bfloat16 as float32), transposed and empty arrays, scalars; nothing half written stays."""
+    rng = np.random.default_rng(0)
+    state = {"a.b": rng.standard_normal((3, 4)).astype(np.float32).T, "half": np.float16([[1.5]]), "c": np.int64(7)}
+    state |= {"none": np.zeros((0, 3), np.uint8), "yes": np.array([True]), "d": np.float64([1e-300])}
+    state = {name: np.asarray(x) for name, x in state.items()}
+    weights.write(tmp_path / "x.safetensors", state)
+    found = weights.read(tmp_path / "x.safetensors")
+    assert found.keys() == state.keys()
+    for name, x in state.items():
+        np.testing.assert_array_equal(found[name], x)
+        assert found[name].dtype == x.dtype
+    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+    with pytest.raises(UserError, match="cannot write"):
+        weights.write(tmp_path / "no" / "x.safetensors", state)

@@ -61,3 +61,15 @@ def test_bf16_keeps_types_and_accumulates_in_float32():
     assert y.dtype == jnp.float32
     assert [g.dtype for g in gradients] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
     assert dense.linear(x, kernel).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("i", "o"), [(3, 8), (8, 3)])
+def test_one_kernel_for_all_cells(i, o):
+    """Against numpy, and in bfloat16 to its 8 bits."""
+    x, kernel, d = (RNG.standard_normal(s).astype(np.float32) for s in ((2, 5, 4, i), (i, o), (2, 5, 4, o)))
+    want = (x @ kernel, d @ kernel.T, np.einsum("bhwi,bhwo->io", x, d))
+    for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)):
+        found = both(lambda x, kernel, dtype=dtype: dense.product(x, kernel, dtype), d, x, kernel)
+        for mine, theirs in zip(found, want, strict=True):
+            assert mine.dtype == jnp.float32
+            np.testing.assert_allclose(mine, theirs, atol=tolerance * np.abs(theirs).max())

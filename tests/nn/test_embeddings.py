@@ -1,10 +1,12 @@
-"""Features of scalars, by hand."""
+"""Features of scalars and indices by hand, and what is made of them against numpy."""
 
 from math import cos, sin
 
 import jax
 import numpy as np
+import pytest
 
+from nca_gen.errors import UserError
 from nca_gen.nn import embeddings
 
 scalar_features = jax.jit(embeddings.scalar_features)
@@ -43,3 +45,64 @@ def test_an_odd_number_of_scalars_keeps_its_square():
     expected = [*(cos(4 * x) for x in w), *(sin(4 * x) for x in w[:2])]
     np.testing.assert_allclose(scalar_features(v)[20:], expected, atol=1e-6)
     assert scalar_features(v).shape == (25,)
+
+
+def test_an_index_by_hand():
+    """Width 4: w = 1, 0.01."""
+    t = 700
+    expected = [cos(t), cos(0.01 * t), sin(t), sin(0.01 * t)]
+    features = jax.jit(embeddings.timestep_features, static_argnums=1)(np.array([0, t]), 4)
+    np.testing.assert_allclose(features, [[1, 1, 0, 0], expected], atol=1e-4)
+
+
+def conditioned(classes, t, cond):
+    """Of width 8, with parameters of which none is zero, and the same in numpy."""
+    module = embeddings.Conditioning(8, classes, features=4)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.arange(2))
+    rng = np.random.default_rng(0)
+    p = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes)["params"]
+    affine = lambda x, layer: x @ layer["kernel"] + layer["bias"]  # noqa: E731
+    angle = np.outer(t, [1, 0.01])
+    time = affine(np.concatenate([np.cos(angle), np.sin(angle)], -1), p["time"]["fc0"])
+    expected = affine(time / (1 + np.exp(-time)), p["time"]["fc1"])
+    if classes:
+        labels = np.zeros((1, classes)) if cond is None else cond
+        expected = expected + affine(affine(labels, p["label"]["fc0"]), p["label"]["fc1"])
+    return jax.jit(module.apply)({"params": p}, t, cond), expected
+
+
+@pytest.mark.parametrize("cond", [None, np.float32([[0, 1, 1], [0, 0, 0]])], ids=["null", "labels"])
+def test_what_a_denoiser_is_told(cond):
+    mine, expected = conditioned(3, np.array([5, 90]), cond)
+    np.testing.assert_allclose(mine, expected, atol=1e-4)
+
+
+def test_no_labels_are_the_null_condition():
+    t = np.array([5, 90])
+    null, zeros = (conditioned(3, t, cond)[0] for cond in (None, np.zeros((2, 3), np.float32)))
+    np.testing.assert_allclose(null, zeros, atol=1e-6)
+
+
+def test_without_classes_there_is_time_alone():
+    mine, expected = conditioned(0, np.array([5]), None)
+    np.testing.assert_allclose(mine, expected, atol=1e-4)
+
+
+def test_one_time_for_many_labels():
+    cond = np.float32([[0, 1, 1], [1, 0, 0]])
+    one, each = (conditioned(3, np.array(t), cond)[0] for t in ([5], [5, 5]))
+    np.testing.assert_allclose(one, each, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [0, 4])
+def test_labels_of_other_classes(classes):
+    with pytest.raises(UserError, match=f"config.model.classes is {classes}, but the labels have 3 columns"):
+        jax.eval_shape(embeddings.Conditioning(8, classes).init, jax.random.key(0), np.arange(1), np.zeros((1, 3)))
+
+
+def test_conditioning_counts():
+    """GeCA-S with 11 classes: 787,968 for the time, 599,808 for the labels."""
+    init = embeddings.Conditioning(768, 11).init
+    tree = jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1,), np.int32))["params"]
+    sizes = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in tree.items()}
+    assert sizes == {"time": 787_968, "label": 599_808}

@@ -58,3 +58,13 @@ def test_safetensors(tmp_path):
     peer.save_file(expected, tmp_path / "net.safetensors")
     found = weights.read(tmp_path / "net.safetensors")
     same(dict(sorted(found.items())), expected)
+
+
+def test_safetensors_reads_what_we_write(tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    state = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float16([1, 2]), "n": np.asarray(np.int64(3))}
+    weights.write(tmp_path / "x.safetensors", state)
+    found = safetensors.load_file(tmp_path / "x.safetensors")
+    assert found.keys() == state.keys()
+    for name, x in state.items():
+        np.testing.assert_array_equal(found[name], x)

@@ -101,16 +101,16 @@ def objective(model, x0, t, eps, fire=None):
 
 
 class Trainer:
-    """Adam and an exponential moving average of the parameters."""
+    """Adam and an exponential moving average of the parameters; ``objective(model, x0)`` is the loss."""
 
-    def __init__(self, model, lr=1.6e-3, decay=0.9999, ema=0.99):
+    def __init__(self, model, objective, lr=1.6e-3, decay=0.9999, ema=0.99):
         self.model, self.average, self.ema = model, copy.deepcopy(model).requires_grad_(False), ema
+        self.objective = objective
         self.adam = torch.optim.Adam(model.parameters(), lr, betas=(0.9, 0.99), eps=1e-8)
         self.rate = torch.optim.lr_scheduler.ExponentialLR(self.adam, decay)
 
     def step(self, x0):
-        t = torch.randint(self.model.timesteps, x0.shape[:1])
-        loss = objective(self.model, x0, t, torch.randn_like(x0))
+        loss = self.objective(self.model, x0)
         self.adam.zero_grad()
         loss.backward()
         self.adam.step()
@@ -128,22 +128,30 @@ def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def main(case):
-    """Takes a training step for every line of standard input; says its seconds and the peak memory so far as JSON.
-
-    ``case``: kind ("train", or "call" for a forward pass alone, as in sampling), channels, hidden, steps, norm, size
-    (of a square image), batch, maps.
-    """
-    torch.manual_seed(0)
-    net = DiffNCA(case["channels"], case["hidden"], case["steps"], maps=case["maps"], norm=case["norm"])
-    x0 = torch.rand(case["batch"], 3, case["size"], case["size"]) * 2 - 1
-    t = torch.zeros(case["batch"], dtype=torch.long)
-    run = {"train": lambda: Trainer(net).step, "call": lambda: torch.no_grad()(lambda x: net(x, t))}[case["kind"]]()
+def timed(run):
+    """Does ``run()`` for every line of standard input; says its seconds and the peak memory so far as JSON."""
     for _ in sys.stdin:
         start, cpu = time.perf_counter(), time.process_time()
-        run(x0)
+        run()
         times = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
         print(json.dumps(times | {"memory_mb": peak_mb()}), flush=True)
+
+
+def main(case):
+    """Times training steps, or calls, see :func:`timed`.
+
+    ``case``: kind ("train", or "call" for a forward pass alone, as in sampling), size (of a square image), batch,
+    model (a dict: what :class:`DiffNCA` takes).
+    """
+    torch.manual_seed(0)
+    net = DiffNCA(**case["model"])
+    x0 = torch.rand(case["batch"], 3, case["size"], case["size"]) * 2 - 1
+    if case["kind"] == "train":
+        t = lambda: torch.randint(net.timesteps, x0.shape[:1])  # noqa: E731
+        trainer = Trainer(net, lambda net, x0: objective(net, x0, t(), torch.randn_like(x0)))
+        timed(lambda: trainer.step(x0))
+    with torch.no_grad():
+        timed(lambda: net(x0, torch.zeros(case["batch"], dtype=torch.long)))
 
 
 if __name__ == "__main__":

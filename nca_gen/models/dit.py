@@ -1,0 +1,171 @@
+"""DiT (Peebles & Xie 2023, arXiv 2212.09748): a transformer of patches, GeCA's first rival.
+
+Labels enter as they do in GeCA, by two affine maps, so that any number of them may hold at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, Num
+
+from nca_gen import arrays
+from nca_gen.errors import UserError, unknown
+from nca_gen.nn.attention import SelfAttention
+from nca_gen.nn.embeddings import Conditioning
+
+Dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
+Zero = partial(nn.Dense, kernel_init=nn.initializers.zeros)
+
+
+def sines(place: Num[Array, " n"], width: int) -> Float[Array, "n {width}"]:
+    """``[sin(place w_0), .., cos(place w_0), ..]`` with ``w_k = 10000^(-2k/width)``."""
+    angle = place[:, None] * 10000.0 ** (jnp.arange(width // 2) * (-2.0 / width))
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
+
+
+def positions(rows: Num[Array, " h"], columns: Num[Array, " w"], width: int) -> Float[Array, "h*w {width}"]:
+    """The code of every patch, row by row: one half of its features says the column, the other the row."""
+    x, y = sines(columns, width // 2), sines(rows, width // 2)
+    shape = (len(rows), len(columns), width // 2)
+    both = jnp.concatenate([jnp.broadcast_to(x[None], shape), jnp.broadcast_to(y[:, None], shape)], -1)
+    return both.reshape(-1, width)
+
+
+def patches(x: Float[Array, "B H W C"], p: int) -> Float[Array, "B N D"]:
+    """Row by row, the ``p`` x ``p`` pixels of each as D = p p C features."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // p, p, w // p, p, c).swapaxes(2, 3).reshape(b, -1, p * p * c)
+
+
+def image(x: Float[Array, "B N D"], p: int, h: int, w: int) -> Float[Array, "B {h} {w} C"]:
+    """The way back from :func:`patches`."""
+    return x.reshape(len(x), h // p, w // p, p, p, -1).swapaxes(2, 3).reshape(len(x), h, w, -1)
+
+
+def normed(
+    x: Float[Array, "B N D"], shift: Float[Array, "b 1 D"], scale: Float[Array, "b 1 D"]
+) -> Float[Array, "B N D"]:
+    """Each token normalised over its features, then moved by what the condition says."""
+    mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(var + 1e-6) * (1 + scale) + shift
+
+
+class Block(nn.Module):
+    """Attention, then an MLP four times as wide, each behind a norm and with a gate; the condition sets both."""
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"], c: Float[Array, "b 1 D"]) -> tuple[Float[Array, "B N D"], None]:
+        d = x.shape[-1]
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = jnp.split(Zero(6 * d, name="condition")(c), 6, -1)
+        x = x + gate * SelfAttention(self.heads, dtype=self.dtype, name="attention")(normed(x, shift, scale))
+        y = Dense(4 * d, dtype=self.dtype, name="fc0")(normed(x, shift_mlp, scale_mlp))
+        return x + gate_mlp * Dense(d, dtype=self.dtype, name="fc1")(nn.gelu(y)), None
+
+
+class DiT(nn.Module):
+    """Images ``[B, H, W, C]`` to ``[B, H, W, outputs]``; ``at`` [H], [W] are the coordinates of rows and columns."""
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    classes: int
+    outputs: int
+    remat: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B H W C"],
+        t: Int[Array, " b"],
+        cond: Float[Array, "B n"] | None,
+        at: tuple[Num[Array, " H"], Num[Array, " W"]],
+    ) -> Float[Array, "B H W _"]:
+        p, (h, w) = self.patch, x.shape[1:3]
+        c = nn.silu(Conditioning(self.width, self.classes, name="condition")(t, cond))[:, None]
+        y = Dense(self.width, dtype=self.dtype, name="patches")(patches(x, p))
+        y = y + positions(*(places[::p] / p for places in at), self.width)
+        # One block, compiled once; its parameters have an axis more.
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        blocks = nn.scan(block, {"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=self.depth)
+        y, _ = blocks(self.heads, self.dtype, name="blocks")(y, c)
+        y = normed(y, *jnp.split(Zero(2 * self.width, name="last_condition")(c), 2, -1))
+        y = Zero(p * p * self.outputs, dtype=self.dtype, name="last")(y)
+        return image(y.astype(jnp.float32), p, h, w)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Denoiser. ``apply(params, x, t, cond, memory, key) -> (prediction, memory)``; the fields as given are DiT-S/2.
+
+    ``width`` features in ``heads`` heads, ``depth`` blocks, patches of ``patch`` x ``patch``: sides of x are multiples.
+    ``classes``: columns of ``cond``, 0 for an unconditional model. ``learned_variance``: the prediction has 2 C
+    channels. ``remat`` "block": the gradient keeps what enters a block, and not what is inside. ``dtype``: of the
+    products; sums over blocks, norms and parameters stay float32. ``timesteps``: T of the diffusion; t enters as it is.
+    """
+
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    patch: int = 2
+    classes: int = 0
+    learned_variance: bool = True
+    remat: str = "none"
+    dtype: str = "float32"
+    image_channels: int = 4
+    timesteps: int = 1000
+
+    def __post_init__(self):
+        for field, names in {"remat": ("none", "block"), "dtype": ("float32", "bfloat16")}.items():
+            if getattr(self, field) not in names:
+                raise unknown(f"value of config.model.{field}", getattr(self, field), names)
+        if self.width % self.heads or self.width % 4:
+            raise UserError(f"config.model.width is {self.width}; take a multiple of 4 and of the {self.heads} heads")
+
+    @property
+    def halo(self) -> None:
+        """Every pixel depends on the whole image."""
+        return None
+
+    @property
+    def network(self) -> DiT:
+        outputs = (2 if self.learned_variance else 1) * self.image_channels
+        how = {"classes": self.classes, "outputs": outputs, "remat": self.remat == "block", "dtype": self.dtype}
+        return DiT(self.width, self.depth, self.heads, self.patch, **how)
+
+    def init_params(self, key: Key[Array, ""]) -> dict:
+        size = (self.patch, self.patch)
+        x = jax.ShapeDtypeStruct((1, *size, self.image_channels), jnp.float32)
+        t = jax.ShapeDtypeStruct((1,), jnp.int32)
+        at = tuple(jax.ShapeDtypeStruct((n,), jnp.int32) for n in size)
+        return self.network.lazy_init(key, x, t, None, at)["params"]
+
+    def apply(
+        self,
+        params: dict,
+        x: Float[Array, "B H W C"],
+        t: Int[Array, " b"],
+        cond: Float[Array, "B n"] | None,
+        memory: Any,
+        key: Any,
+        at: arrays.Coords | None = None,
+        extent: tuple[int, ...] | None = None,
+    ) -> tuple[Float[Array, "B H W _"], Any]:
+        """Prediction at x_t, of C or 2 C channels. ``t``: one index per image, or one for all; ``key`` is not used."""
+        if any(n % self.patch for n in x.shape[1:3]):
+            raise UserError(
+                f"images of {x.shape[1]}x{x.shape[2]} have no whole number of {self.patch}x{self.patch} patches; "
+                "change config.model.patch or pad the data"
+            )
+        places = tuple(a.reshape(-1) for a in at or arrays.coords(x.shape[1:3]))
+        return self.network.apply({"params": params}, x, t, cond, places), memory

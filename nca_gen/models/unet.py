@@ -1,0 +1,140 @@
+"""The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752), GeCA's second rival.
+
+Its blocks are those of Dhariwal & Nichol 2021 (arXiv 2105.05233): the condition is added, and not a scale; convolutions
+halve and double; attention is also in the middle. GeCA's paper says of its LDM-B no more than 17.3 M parameters. The
+fields of :class:`Model` as given are our reading: 17,302,916 without labels and without a learned variance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from nca_gen import arrays
+from nca_gen.errors import UserError, unknown
+from nca_gen.nn.blocks import GROUPS, Attention, Norm, Residual, conv, doubled
+from nca_gen.nn.embeddings import Conditioning
+
+
+class UNet(nn.Module):
+    """Fields ``[B, *S, C]`` to ``[B, *S, outputs]``, in any number of dimensions."""
+
+    width: int
+    multipliers: tuple[int, ...]
+    blocks: int
+    attention: tuple[int, ...]
+    head: int
+    classes: int
+    outputs: int
+    remat: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B *S C"], t: Int[Array, " b"], cond: Float[Array, "B n"] | None
+    ) -> Float[Array, "B *S _"]:
+        how = {"dtype": self.dtype}
+        residual, attention = (nn.remat(part) if self.remat else part for part in (Residual, Attention))
+        c = nn.silu(Conditioning(4 * self.width, self.classes, self.width, name="condition")(t, cond))
+
+        def block(x: Array, level: int, name: str) -> Array:
+            x = residual(self.width * self.multipliers[level], **how, name=name)(x, c)
+            return attention(self.head, **how, name=f"{name}_attention")(x) if 2**level in self.attention else x
+
+        x = conv(x, self.width, **how, name="first")(x)
+        kept, last = [x], len(self.multipliers) - 1
+        for level in range(last + 1):
+            for i in range(self.blocks):
+                kept.append(x := block(x, level, f"down_{level}_{i}"))
+            if level < last:
+                kept.append(x := conv(x, x.shape[-1], stride=2, **how, name=f"down_{level}")(x))
+        middle = x.shape[-1]
+        x = residual(middle, **how, name="middle_0")(x, c)
+        x = attention(self.head, **how, name="middle_attention")(x)
+        x = residual(middle, **how, name="middle_1")(x, c)
+        for level in range(last, -1, -1):
+            for i in range(self.blocks + 1):
+                x = block(jnp.concatenate([x, kept.pop()], -1), level, f"up_{level}_{i}")
+            if level:
+                x = conv(x, x.shape[-1], **how, name=f"up_{level}")(doubled(x))
+        x = nn.silu(Norm(**how, name="last_norm")(x))
+        return conv(x, self.outputs, zero=True, **how, name="last")(x).astype(jnp.float32)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Denoiser. ``apply(params, x, t, cond, memory, key) -> (prediction, memory)`` in any number of dimensions.
+
+    ``width`` channels times one of ``multipliers`` at each level, of which each halves the sides of the one before;
+    ``blocks`` residual blocks on the way down, one more on the way up. ``attention``: after which factors of halving
+    (1, 2, 4, ..) the blocks attend, in heads of ``head`` channels. ``classes``: columns of ``cond``, 0 for an
+    unconditional model. ``learned_variance``: the prediction has 2 C channels. ``remat`` "block": the gradient keeps
+    what enters a block, and not what is inside. ``dtype``: of products and activations; moments and parameters stay
+    float32. ``timesteps``: T of the diffusion; t enters as it is.
+    """
+
+    width: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    blocks: int = 2
+    attention: tuple[int, ...] = (1, 2)
+    head: int = 32
+    classes: int = 0
+    learned_variance: bool = True
+    remat: str = "none"
+    dtype: str = "float32"
+    image_channels: int = 4
+    ndim: int = 2
+    timesteps: int = 1000
+
+    def __post_init__(self):
+        for field, names in {"remat": ("none", "block"), "dtype": ("float32", "bfloat16")}.items():
+            if getattr(self, field) not in names:
+                raise unknown(f"value of config.model.{field}", getattr(self, field), names)
+        if self.width % GROUPS or self.width % self.head:
+            raise UserError(
+                f"config.model.width is {self.width}; take a multiple of {GROUPS} and of the head's {self.head}"
+            )
+
+    @property
+    def halo(self) -> None:
+        """Every cell depends on the whole image."""
+        return None
+
+    @property
+    def network(self) -> UNet:
+        outputs = (2 if self.learned_variance else 1) * self.image_channels
+        shape = (self.width, tuple(self.multipliers), self.blocks, tuple(self.attention), self.head)
+        return UNet(*shape, self.classes, outputs, self.remat == "block", self.dtype)
+
+    def init_params(self, key: Key[Array, ""]) -> dict:
+        size = (2 ** (len(self.multipliers) - 1),) * self.ndim
+        x = jax.ShapeDtypeStruct((1, *size, self.image_channels), jnp.float32)
+        return self.network.lazy_init(key, x, jax.ShapeDtypeStruct((1,), jnp.int32), None)["params"]
+
+    def apply(
+        self,
+        params: dict,
+        x: Float[Array, "B *S C"],
+        t: Int[Array, " b"],
+        cond: Float[Array, "B n"] | None,
+        memory: Any,
+        key: Any,
+        at: arrays.Coords | None = None,
+        extent: tuple[int, ...] | None = None,
+    ) -> tuple[Float[Array, "B *S _"], Any]:
+        """Prediction at x_t, of C or 2 C channels. ``t``: one index per image, or one for all.
+
+        ``key``, ``at`` and ``extent`` are not used: the network draws nothing and knows no place.
+        """
+        whole = 2 ** (len(self.multipliers) - 1)
+        if any(n % whole for n in x.shape[1:-1]):
+            raise UserError(
+                f"images of {'x'.join(map(str, x.shape[1:-1]))} cannot be halved {len(self.multipliers) - 1} times; "
+                f"pad the data to a multiple of {whole} or shorten config.model.multipliers"
+            )
+        return self.network.apply({"params": params}, x, t, cond), memory

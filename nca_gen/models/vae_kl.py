@@ -1,0 +1,82 @@
+"""The KL autoencoder of latent diffusion (Rombach et al. 2022): as published with Stable Diffusion, or as small."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from nca_gen.errors import UserError, unknown
+from nca_gen.io import weights
+from nca_gen.nn import port
+from nca_gen.nn.autoencoder_kl import AutoencoderKL, renamed
+
+Latent = Float[Array, "B h w L"]
+Image = Float[Array, "B H W C"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Autoencoder. Images in [-1, 1] of any size that :attr:`factor` divides; fields of :class:`AutoencoderKL`.
+
+    The defaults are the published network (sd-vae-ft-ema), 83,653,863 parameters.
+    """
+
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    layers: int = 2
+    latent_channels: int = 4
+    groups: int = 32
+    attention: bool = True
+    patch: int = 1
+    image_channels: int = 3
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.dtype not in ("float32", "bfloat16"):
+            raise unknown("value of config.model.dtype", self.dtype, ("float32", "bfloat16"))
+
+    @property
+    def network(self) -> AutoencoderKL:
+        return AutoencoderKL(**asdict(self))
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of a place of the latent."""
+        return self.network.factor
+
+    def init_params(self, key: Key[Array, ""]) -> dict:
+        like = self.network.example()
+        return self.network.init(key, jnp.zeros(like.shape, like.dtype))["params"]
+
+    def encode(self, params: dict, image: Image) -> tuple[Latent, Latent]:
+        """Mean and log-variance of the latent, the latter in [-30, 20]."""
+        if any(side % self.factor for side in image.shape[1:3]):
+            size = "{} x {}".format(*image.shape[1:3])
+            raise UserError(
+                f"images are {size}, not multiples of {self.factor} as this network needs; set config.data.patch"
+            )
+        return self.network.apply({"params": params}, image, method="encode")
+
+    def decode(self, params: dict, z: Latent) -> Image:
+        """The image of a latent that is not standardised."""
+        return self.network.apply({"params": params}, z, method="decode")
+
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """Parameters from a file with diffusers' names, of today or before.
+
+        Raises UserError for a file that cannot be read, or holds another network.
+        """
+        state = renamed(weights.read(path))
+        try:
+            return port.variables(state, self.network, self.network.example())["params"]
+        except UserError as error:
+            raise UserError(f"{path}: {error}; give a KL autoencoder of diffusers, and its config.model") from None
+
+    def state(self, params: dict) -> dict[str, Any]:
+        """``params`` by diffusers' names, for :func:`nca_gen.io.weights.write`."""
+        return port.state({"params": jax.device_get(params)})

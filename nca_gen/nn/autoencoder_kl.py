@@ -1,0 +1,227 @@
+"""The KL autoencoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752, appendix G), with diffusers' names.
+
+Each level but the last halves the image; between the levels and the latent lies a block with attention over all places.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from math import gcd
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nca_gen import arrays
+
+LOGVAR = (-30.0, 20.0)
+QUIET = -6.0  # log-variance before training: unit noise would drown a signal that is not there yet
+FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of diffusers before 0.18
+
+
+class Norm(nn.Module):
+    """GroupNorm in float32, whatever goes through. Fewer channels than ``groups`` can share have as many as divide."""
+
+    groups: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        B, H, W, C = x.shape
+        scale = self.param("scale", nn.initializers.ones, (C,))
+        bias = self.param("bias", nn.initializers.zeros, (C,))
+        groups = gcd(self.groups, C)
+        y = x.astype(jnp.float32).reshape(B, H * W, groups, C // groups)
+        mean = y.mean((1, 3), keepdims=True)
+        rate = jax.lax.rsqrt(jnp.square(y - mean).mean((1, 3), keepdims=True) + 1e-6)
+        affine = scale.reshape(groups, -1), bias.reshape(groups, -1)
+        return ((y - mean) * (rate * affine[0]) + affine[1]).reshape(x.shape).astype(x.dtype)
+
+
+def conv(width: int, taps: int, dtype: Any, name: str | None = None, **more: Any) -> nn.Conv:
+    return nn.Conv(width, (taps, taps), **{"padding": taps // 2} | more, dtype=dtype, name=name)
+
+
+class Resnet(nn.Module):
+    """x + two convolutions of it, each after norm and SiLU; where the width changes, x through a 1 x 1 one."""
+
+    width: int
+    groups: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W _"]) -> Float[Array, "B H W C"]:
+        y = x
+        for i in (1, 2):
+            y = nn.silu(Norm(self.groups, name=f"norm{i}")(y))
+            y = conv(self.width, 3, self.dtype, f"conv{i}")(y)
+        return y + (x if x.shape == y.shape else conv(self.width, 1, self.dtype, "conv_shortcut")(x))
+
+
+class Attention(nn.Module):
+    """x + what every place gathers from all, with one head."""
+
+    groups: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        B, H, W, C = x.shape
+        rows = Norm(self.groups, name="group_norm")(x).reshape(B, H * W, C)
+        affine = partial(nn.Dense, C, dtype=self.dtype)
+        q, k, v = (affine(name=name)(rows) for name in ("to_q", "to_k", "to_v"))
+        logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32) * C**-0.5
+        gathered = jnp.einsum("bqk,bkc->bqc", nn.softmax(logits).astype(v.dtype), v)
+        return x + affine(name="to_out.0")(gathered).reshape(x.shape)
+
+
+class Middle(nn.Module):
+    """Block, attention, block."""
+
+    groups: int
+    dtype: Any
+    attention: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        x = Resnet(x.shape[-1], self.groups, self.dtype, name="resnets.0")(x)
+        if self.attention:
+            x = Attention(self.groups, self.dtype, name="attentions.0")(x)
+        return Resnet(x.shape[-1], self.groups, self.dtype, name="resnets.1")(x)
+
+
+class Down(nn.Module):
+    """Blocks of one width, then, unless it is the last, half the places."""
+
+    width: int
+    layers: int
+    groups: int
+    dtype: Any
+    last: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W _"]) -> Float[Array, "B h w C"]:
+        for i in range(self.layers):
+            x = Resnet(self.width, self.groups, self.dtype, name=f"resnets.{i}")(x)
+        if self.last:
+            return x
+        # Padded on the right and below alone.
+        return conv(self.width, 3, self.dtype, "downsamplers.0.conv", strides=2, padding=((0, 1), (0, 1)))(x)
+
+
+class Up(nn.Module):
+    """Blocks of one width, then, unless it is the last, twice the places."""
+
+    width: int
+    layers: int
+    groups: int
+    dtype: Any
+    last: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w _"]) -> Float[Array, "B H W C"]:
+        for i in range(self.layers):
+            x = Resnet(self.width, self.groups, self.dtype, name=f"resnets.{i}")(x)
+        if self.last:
+            return x
+        return conv(self.width, 3, self.dtype, "upsamplers.0.conv")(x.repeat(2, 1).repeat(2, 2))
+
+
+class Encoder(nn.Module):
+    """To the moments: mean and log-variance, side by side."""
+
+    widths: tuple[int, ...]
+    layers: int
+    latent: int
+    groups: int
+    attention: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W _"]) -> Float[Array, "B h w M"]:
+        x = conv(self.widths[0], 3, self.dtype, "conv_in")(x)
+        for i, width in enumerate(self.widths):
+            last = i == len(self.widths) - 1
+            x = Down(width, self.layers, self.groups, self.dtype, last, name=f"down_blocks.{i}")(x)
+        x = Middle(self.groups, self.dtype, self.attention, name="mid_block")(x)
+        return conv(2 * self.latent, 3, self.dtype, "conv_out")(nn.silu(Norm(self.groups, name="conv_norm_out")(x)))
+
+
+class Decoder(nn.Module):
+    """From the latent to the image; one block a level more than the encoder has."""
+
+    widths: tuple[int, ...]
+    layers: int
+    channels: int
+    groups: int
+    attention: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "B h w _"]) -> Float[Array, "B H W C"]:
+        x = conv(self.widths[-1], 3, self.dtype, "conv_in")(z)
+        x = Middle(self.groups, self.dtype, self.attention, name="mid_block")(x)
+        for i, width in enumerate(self.widths[::-1]):
+            last = i == len(self.widths) - 1
+            x = Up(width, self.layers + 1, self.groups, self.dtype, last, name=f"up_blocks.{i}")(x)
+        return conv(self.channels, 3, self.dtype, "conv_out")(nn.silu(Norm(self.groups, name="conv_norm_out")(x)))
+
+
+class AutoencoderKL(nn.Module):
+    """Images ``[B, H, W, image_channels]`` in [-1, 1], latents ``[B, h, w, latent_channels]``; h = H / :attr:`factor`.
+
+    ``patch`` x ``patch`` pixels are the channels of one place of the first level: what a laptop can afford. The
+    published network is the default; its ``dtype`` is that of the convolutions, norms and softmax stay float32.
+    """
+
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    layers: int = 2
+    latent_channels: int = 4
+    groups: int = 32
+    attention: bool = True
+    patch: int = 1
+    image_channels: int = 3
+    dtype: str = "float32"
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of a place of the latent."""
+        return self.patch * 2 ** (len(self.multipliers) - 1)
+
+    def setup(self):
+        widths, dtype = tuple(self.width * m for m in self.multipliers), jnp.dtype(self.dtype)
+        shared = dict(groups=self.groups, attention=self.attention, dtype=dtype)
+        self.encoder = Encoder(widths, self.layers, self.latent_channels, **shared)
+        self.decoder = Decoder(widths, self.layers, self.image_channels * self.patch**2, **shared)
+        # Of the moments, the second half is log-variance.
+        quiet = lambda key, shape, dtype: jnp.where(jnp.arange(*shape) < shape[0] // 2, 0.0, QUIET).astype(dtype)  # noqa: E731
+        self.quant_conv = conv(2 * self.latent_channels, 1, dtype, bias_init=quiet)
+        self.post_quant_conv = conv(self.latent_channels, 1, dtype)
+
+    def encode(self, image: Float[Array, "B H W C"]) -> tuple[Float[Array, "B h w L"], Float[Array, "B h w L"]]:
+        """Mean and log-variance of the latent, the latter within ``LOGVAR``."""
+        moments = self.quant_conv(self.encoder(arrays.blocked(image, self.patch))).astype(jnp.float32)
+        mean, logvar = jnp.split(moments, 2, -1)
+        return mean, jnp.clip(logvar, *LOGVAR)
+
+    def decode(self, z: Float[Array, "B h w L"]) -> Float[Array, "B H W C"]:
+        return arrays.unblocked(self.decoder(self.post_quant_conv(z)).astype(jnp.float32), self.patch)
+
+    def __call__(self, image: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        return self.decode(self.encode(image)[0])
+
+    def example(self) -> jax.ShapeDtypeStruct:
+        """The smallest image."""
+        return jax.ShapeDtypeStruct((1, self.factor, self.factor, self.image_channels), jnp.float32)
+
+
+def renamed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``state`` with the attention as diffusers has it today: older files have other names, or 1 x 1 convolutions."""
+    formerly = re.compile(rf"(.*attentions\.\d+)\.({'|'.join(FORMER)})\.(weight|bias)")
+    name = lambda n: f"{m[1]}.{FORMER[m[2]]}.{m[3]}" if (m := formerly.fullmatch(n)) else n  # noqa: E731
+    flat = lambda n, x: x.reshape(x.shape[:2]) if ".attentions." in n and x.shape[2:] == (1, 1) else x  # noqa: E731
+    return {name(n): flat(n, x) for n, x in state.items()}

@@ -1,0 +1,69 @@
+"""The parts of diffusion U-Nets (Dhariwal & Nichol 2021, arXiv 2105.05233), in any number of dimensions."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nca_gen.nn.attention import SelfAttention
+
+GROUPS = 32
+
+spread = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # as torch's layers start
+Norm = partial(nn.GroupNorm, GROUPS, epsilon=1e-5)
+
+
+def conv(x: Array, width: int, taps: int = 3, *, stride: int = 1, zero: bool = False, **how: Any) -> nn.Conv:
+    """A convolution for fields like ``x``, whose border is padded with zeros; ``zero``: starts as the zero map."""
+    n = x.ndim - 2
+    start = nn.initializers.zeros if zero else spread
+    return nn.Conv(width, (taps,) * n, stride, taps // 2, kernel_init=start, **how)
+
+
+def doubled(x: Float[Array, "B *S C"]) -> Float[Array, "B *T C"]:
+    """Twice as large along every space axis: each value in the place of 2, 4 or 8."""
+    for axis in range(1, x.ndim - 1):
+        x = jnp.repeat(x, 2, axis)
+    return x
+
+
+class Residual(nn.Module):
+    """Two convolutions of 3 taps an axis, each behind a norm, and ``c``, after its SiLU, added between them.
+
+    Starts as the shortcut.
+    """
+
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *S _"], c: Float[Array, "b E"]) -> Float[Array, "B *S _"]:
+        how = {"dtype": self.dtype}
+        y = nn.silu(Norm(**how, name="norm0")(x))
+        y = conv(x, self.width, **how, name="conv0")(y)
+        c = nn.Dense(self.width, kernel_init=spread, **how, name="condition")(c)
+        y = y + c.reshape(len(c), *[1] * (x.ndim - 2), -1)
+        y = nn.silu(Norm(**how, name="norm1")(y))
+        y = conv(x, self.width, zero=True, **how, name="conv1")(y)
+        if x.shape[-1] != self.width:
+            x = conv(x, self.width, 1, **how, name="shortcut")(x)
+        return x + y
+
+
+class Attention(nn.Module):
+    """Of every cell to all, in heads of ``head`` features, behind a norm, added to what came in; starts as identity."""
+
+    head: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *S D"]) -> Float[Array, "B *S D"]:
+        y = Norm(dtype=self.dtype, name="norm")(x).reshape(len(x), prod(x.shape[1:-1]), -1)
+        heads = x.shape[-1] // self.head
+        y = SelfAttention(heads, spread, zero=True, dtype=self.dtype, name="attention")(y)
+        return x + y.reshape(x.shape)

@@ -1,0 +1,333 @@
+"""GeCA against a plain numpy twin, its published sizes, and what its structure promises."""
+
+from dataclasses import replace
+from functools import cache, partial
+from math import erf
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from nn.test_local_attention import twin as attention
+
+from nca_gen import arrays
+from nca_gen.errors import UserError
+from nca_gen.models.geca import Genes, Model
+
+XS = {"embed": 384, "heads": 6, "mlp": 64, "hidden": 32}
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
+def small(**changes):
+    fields = {"embed": 16, "heads": 2, "mlp": 24, "hidden": 5, "steps": 3, "classes": 3, "image_channels": 2}
+    return Model(**fields | changes)
+
+
+@partial(jax.jit, static_argnums=0)
+def apply(model, params, x, t, cond, memory, key):
+    return model.apply(params, x, t, cond, memory, key)
+
+
+@cache
+def params(model):
+    return tiny.params(model)
+
+
+def start(*size, n=2, seed=0):
+    labels = np.array([[1, 0, 1], [0, 1, 0]], np.float32)
+    return jnp.asarray(tiny.images(seed, n, *size, 2)), jnp.array([3, 800]), jnp.asarray(labels), arrays.keys(0, n)
+
+
+def leaves(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("fields", "count"),
+    [
+        ({"classes": 11}, 13_312_584),
+        ({"classes": 5}, 13_307_976),
+        (XS | {"classes": 11}, 2_255_720),
+        (XS | {"classes": 5}, 2_253_416),
+        ({"classes": 0}, 13_312_584 - 599_808),
+    ],
+)
+def test_published_parameters(fields, count):
+    assert leaves(jax.eval_shape(Model(**fields).init_params, jax.random.key(0))) == count
+
+
+def test_where_the_parameters_are():
+    """The facts' table of GeCA-S."""
+    tree = jax.eval_shape(Model(classes=11).init_params, jax.random.key(0))
+    block, last = tree["block"], tree["last"]
+    assert leaves(tree["condition"]["time"]) == 787_968
+    assert leaves(tree["condition"]["label"]) == 599_808
+    assert leaves(tree["embedding"]) == 59_136
+    assert leaves(block["condition"]) == 3_543_552
+    assert leaves((block["norm0"], block["norm1"])) == 3_072
+    assert (leaves(block["qkv"]), leaves(block["proj"])) == (1_769_472, 590_592)
+    assert leaves((block["fc0"], block["fc1"])) == 4_722_432
+    assert (leaves(last["condition"]), leaves(last["linear"])) == (1_181_184, 55_368)
+
+
+def affine(x, layer):
+    return x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer.get("bias", 0.0), np.float64)
+
+
+def norm(x, eps):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def features(t):
+    return [f(t * 10000 ** (-k / 128)) for f in (np.cos, np.sin) for k in range(128)]
+
+
+def twin(model, p, x, t, labels, out, hidden, fire):
+    """The facts, section 3, word for word, in float64: everything again in every step."""
+    x, size, width = np.asarray(x, np.float64), x.shape[1:-1], model.embed
+    place = np.arange(np.prod(size)).reshape(size)[..., None]
+    j = np.arange(width)
+    code = np.where(j % 2 == 0, np.sin(place * 10000.0 ** (-j / width)), np.cos(place * 10000.0 ** (-j / width)))
+    for k in range(model.steps):
+        time = np.array([features(float(n)) for n in t])
+        c = affine(silu(affine(time, p["condition"]["time"]["fc0"])), p["condition"]["time"]["fc1"])
+        c = c + affine(affine(labels, p["condition"]["label"]["fc0"]), p["condition"]["label"]["fc1"])
+        c = silu(c).reshape(len(x), *[1] * len(size), width)
+        shift0, scale0, gate0, shift1, scale1, gate1 = np.split(affine(c, p["block"]["condition"]), 6, -1)
+        e = affine(np.concatenate([x, out, hidden], -1), p["embedding"]) + code
+        own = lambda e, layer: norm(e, 1e-5) * np.asarray(layer["scale"]) + np.asarray(layer["bias"])  # noqa: E731
+        a = own(e, p["block"]["norm0"]) * (1 + scale0) + shift0
+        q, k_, v = np.split(affine(a, p["block"]["qkv"]), 3, -1)
+        heads = (z.reshape(*z.shape[:-1], model.heads, -1) for z in (q, k_, v))
+        e = e + gate0 * affine(attention(*heads, model.border).reshape(e.shape), p["block"]["proj"])
+        b = affine(own(e, p["block"]["norm1"]) * (1 + scale1) + shift1, p["block"]["fc0"])
+        b = b * (1 + np.vectorize(erf)(b / np.sqrt(2))) / 2
+        e = e + gate1 * affine(b, p["block"]["fc1"])
+        shift, scale = np.split(affine(c, p["last"]["condition"]), 2, -1)
+        d = fire[k] * affine(norm(e, 1e-6) * (1 + scale) + shift, p["last"]["linear"])
+        out, hidden = out + d[..., : model.out], hidden + d[..., model.out :]
+    return out, hidden
+
+
+CASES = [
+    ({}, (6, 5)),
+    slow({"border": "mask", "learned_variance": False, "hidden_seed": "centre"}, (4, 5)),
+    slow({"fire_rate": 1.0, "heads": 4, "steps": 2, "ndim": 3}, (3, 2, 4)),
+]
+
+
+@pytest.mark.parametrize(("changes", "size"), CASES)
+def test_the_numpy_twin_agrees(changes, size):
+    model = small(**changes)
+    x, t, labels, key = start(*size)
+    mine, genes = apply(model, params(model), x, t, labels, (), key)
+    born = model.newborn(x, key)
+    fire = tiny.masks(model, key, size)
+    out, hidden = twin(
+        model, params(model), x, t, np.asarray(labels), np.asarray(born.out), np.asarray(born.hidden), fire
+    )
+    assert mine.shape[-1] == (2 if model.learned_variance else 1) * 2
+    assert np.abs(out).max() > 0.3
+    np.testing.assert_allclose(mine, out, atol=2e-4)
+    np.testing.assert_array_equal(genes.out, mine)
+    np.testing.assert_allclose(genes.hidden, hidden, atol=2e-4)
+
+
+@pytest.mark.parametrize("seed", [slow("zeros"), "centre"])
+def test_newborn_cells(seed):
+    """Zero but for the centre of the whole, where a tile that has it draws the same."""
+    model = small(hidden_seed=seed)
+    x, *_, key = start(6, 7)
+    genes = model.newborn(x, key)
+    middle = np.zeros((6, 7), bool)
+    middle[3, 3] = True
+    np.testing.assert_array_equal((np.asarray(genes.out) != 0).all((0, -1)), middle)
+    np.testing.assert_array_equal((np.asarray(genes.out) != 0).any((0, -1)), middle)
+    assert (np.asarray(genes.hidden) != 0).any() == (seed == "centre")
+    tile = model.newborn(x[:, 2:, 1:5], key, arrays.coords((4, 4), (2, 1)), (6, 7))
+    jax.tree.map(np.testing.assert_array_equal, tile, Genes(genes.out[:, 2:, 1:5], genes.hidden[:, 2:, 1:5]))
+
+
+@pytest.mark.slow
+def test_the_centre_is_standard_normal():
+    model = replace(small(), hidden_seed="centre", hidden=64)
+    genes = model.newborn(jnp.zeros((500, 1, 1, 2)), arrays.keys(0, 500))
+    for drawn in (np.asarray(genes.out), np.asarray(genes.hidden)):
+        assert drawn.mean() == pytest.approx(0, abs=0.06)
+        assert drawn.std() == pytest.approx(1, abs=0.05)
+    assert np.corrcoef(np.asarray(genes.out[:, 0, 0, 0]), np.asarray(genes.hidden[:, 0, 0, 0]))[0, 1] < 0.15
+
+
+def test_genes_are_inherited():
+    """A call that goes on from another is what the twin says; a field that is None, or no genes, is born anew."""
+    model = small()
+    x, t, labels, key = start(6, 5)
+    fire, born = tiny.masks(model, key, (6, 5)), model.newborn(x, key)
+    genes = twin(model, params(model), x, t, np.asarray(labels), *map(np.asarray, born), fire)
+    again = twin(model, params(model), x, t, np.asarray(labels), *genes, fire)
+    kept = Genes(*(jnp.asarray(g, jnp.float32) for g in genes))
+    said, left = apply(model, params(model), x, t, labels, kept, key)
+    np.testing.assert_allclose(said, again[0], atol=5e-4)
+    np.testing.assert_allclose(left.hidden, again[1], atol=5e-4)
+    for memory, out, hidden in [((), *born), (Genes(None, kept.hidden), born.out, kept.hidden), (kept, *kept)]:
+        cells = model.begin(x, memory, key)
+        np.testing.assert_array_equal(cells.out, out)
+        np.testing.assert_array_equal(cells.hidden, hidden)
+
+
+@pytest.mark.slow
+def test_any_number_of_steps_with_the_same_parameters():
+    """Without fire masks 2 + 3 steps are 5."""
+    model = small(fire_rate=1.0, steps=5)
+    x, t, labels, key = start(4, 4)
+    whole, _ = apply(model, params(small()), x, t, labels, (), key)
+    _, genes = apply(replace(model, steps=2), params(small()), x, t, labels, (), key)
+    again, _ = apply(replace(model, steps=3), params(small()), x, t, labels, genes, key)
+    np.testing.assert_allclose(again, whole, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_no_condition_is_the_null_condition():
+    model = small()
+    x, t, labels, key = start(4, 4)
+    none, zero, some = (apply(model, params(model), x, t, c, (), key)[0] for c in (None, 0 * labels, labels))
+    np.testing.assert_allclose(none, zero, atol=1e-5)
+    assert np.abs(some - zero).max() > 1e-2
+
+
+@pytest.mark.slow
+def test_one_time_for_all_or_one_each():
+    model = small()
+    x, _, labels, key = start(4, 4)
+    one, each = (apply(model, params(model), x, jnp.array(t), labels, (), key)[0] for t in ([5], [5, 5]))
+    np.testing.assert_allclose(one, each, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_every_step_fires_anew():
+    """Cells that do not fire do not change; with the same key the same cells fire."""
+    model = small(steps=1)
+    x, t, labels, key = start(8, 8)
+    _, genes = apply(model, params(model), x, t, labels, (), key)
+    np.testing.assert_array_equal(
+        (np.asarray(genes.hidden) != 0).any(-1, keepdims=True), tiny.masks(model, key, (8, 8))[0]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("border", ["mask", "zero"])
+def test_a_tile_with_its_halo_is_the_whole(border):
+    """Cells at their absolute coordinates: code, noise, masks and answers are those of the whole image."""
+    model = small(border=border)
+    x, t, labels, key = start(14, 12)
+    whole, _ = apply(model, params(model), x, t, labels, (), key)
+    at, h = arrays.coords((9, 8), (3, 2)), model.halo
+    call = jax.jit(lambda p, x: model.apply(p, x, t, labels, (), key, at, (14, 12))[0])
+    tile = call(params(model), x[:, 3:12, 2:10])
+    np.testing.assert_allclose(tile[:, h:-h, h:-h], whole[:, 3 + h : 12 - h, 2 + h : 10 - h], atol=1e-5)
+
+
+def gradient(model):
+    x, t, labels, key = start(6, 5)
+    loss = lambda p: jnp.mean(jnp.square(model.apply(p, x, t, labels, (), key)[0] - 1))  # noqa: E731
+    return jax.jit(jax.grad(loss))(params(small()))
+
+
+@cache
+def plain():
+    return gradient(small(remat="none"))
+
+
+@pytest.mark.parametrize("remat", [slow("out"), slow("fc0"), slow("nested")])
+def test_the_gradient_is_the_same_whatever_is_kept(remat):
+    scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(plain()))
+    close = partial(np.testing.assert_allclose, atol=1e-5 * scale, rtol=1e-4)
+    jax.tree.map(close, gradient(small(remat=remat)), plain())
+
+
+@pytest.mark.slow
+def test_the_gradient_is_the_slope():
+    """Central difference along a random direction of all parameters, in the twin's float64."""
+    model = small(remat="none")
+    x, t, labels, key = start(6, 5)
+    fire, born = tiny.masks(model, key, (6, 5)), [np.asarray(v) for v in model.newborn(x, key)]
+    loss = lambda p: np.mean((twin(model, p, x, t, np.asarray(labels), *born, fire)[0] - 1) ** 2)  # noqa: E731
+    p = jax.tree.map(lambda v: np.asarray(v, np.float64), params(small()))
+    rng = np.random.default_rng(0)
+    way = jax.tree.map(lambda v: rng.standard_normal(v.shape), p)
+    moved = lambda h: jax.tree.map(lambda v, w: v + h * w, p, way)  # noqa: E731
+    slope = (loss(moved(1e-6)) - loss(moved(-1e-6))) / 2e-6
+    pairs = zip(*map(jax.tree.leaves, (plain(), way)), strict=True)
+    assert sum(float((np.float64(g) * w).sum()) for g, w in pairs) == pytest.approx(slope, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_bf16_is_close():
+    """Products in 8 bits of mantissa, forward and back."""
+    x, t, labels, key = start(6, 5)
+    exact, rough = (apply(small(dtype=d), params(small()), x, t, labels, (), key)[0] for d in ("float32", "bfloat16"))
+    assert rough.dtype == np.float32
+    assert 1e-4 < np.sqrt(np.mean((exact - rough) ** 2)) / np.std(exact) < 0.03
+    flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
+    error = flat(gradient(small(dtype="bfloat16"))) - flat(plain())
+    assert 1e-4 < np.sqrt(np.mean(error**2)) / np.std(flat(plain())) < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_four_devices_say_what_one_says(dtype):
+    model = small(dtype=dtype, steps=2)
+    x, t, labels, key = start(8, 6)
+    mesh = jax.make_mesh((2, 2), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+
+    @jax.jit
+    def both(p, x):
+        def loss(p):
+            out, _ = model.apply(p, x, t, labels, (), key)
+            return jnp.mean(jnp.square(out - 1)), out
+
+        (_, out), grads = jax.value_and_grad(loss, has_aux=True)(p)
+        return out, grads["block"]["fc0"]["kernel"]
+
+    several = both(params(small()), jax.device_put(x, NamedSharding(mesh, P("data", "space"))))
+    for a, b in zip(several, both(params(small()), x), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 if dtype == "float32" else 2e-2)
+
+
+@pytest.mark.slow
+def test_it_starts_as_the_zero_map():
+    """What comes out is what went in: the newborn cells."""
+    model = small()
+    x, t, labels, key = start(4, 4)
+    born = tiny.born(model)
+    out, genes = apply(model, born, x, t, labels, (), key)
+    fresh = model.newborn(x, key)
+    np.testing.assert_array_equal(out, fresh.out)
+    np.testing.assert_array_equal(genes.hidden, fresh.hidden)
+    for layer in (born["block"]["condition"], born["last"]["condition"], born["last"]["linear"]):
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(layer))
+    kernel = np.asarray(born["block"]["qkv"]["kernel"])
+    assert np.abs(kernel).max() == pytest.approx(np.sqrt(6 / (16 + 48)), rel=0.05)  # Xavier
+    assert np.asarray(born["condition"]["time"]["fc0"]["kernel"]).std() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"border": "zeros"}, "did you mean zero"),
+        ({"hidden_seed": "center"}, "did you mean centre"),
+        ({"remat": "steps"}, "did you mean step"),
+        ({"dtype": "bf16"}, "did you mean bfloat16"),
+        ({"embed": 15}, "multiple of the 2 heads"),
+    ],
+)
+def test_wrong_fields(changes, line):
+    with pytest.raises(UserError, match=line):
+        small(**changes)

@@ -1,0 +1,98 @@
+"""The U-Net against a plain numpy twin; the counts of LDM-B. What it shares with DiT is in test_rivals.py."""
+
+from functools import partial
+from itertools import product
+
+import jax
+import numpy as np
+import pytest
+import rivals
+import tiny
+
+from nca_gen.errors import UserError
+from nca_gen.models import unet
+
+
+@pytest.mark.parametrize(
+    ("changes", "published"),
+    [
+        ({"learned_variance": False}, 17_302_916),
+        pytest.param({}, 17_302_916 + 4 * (9 * 64 + 1), marks=pytest.mark.slow),
+        pytest.param({"classes": 5}, 17_305_224 + (5 + 1) * 256 + (256 + 1) * 256, marks=pytest.mark.slow),
+    ],
+)
+def test_17m_parameters(changes, published):
+    tree = jax.eval_shape(unet.Model(**changes).init_params, jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(tree)) == published
+
+
+def conv(x, layer, stride=1):
+    """Tap by tap, any number of space axes, zeros around."""
+    kernel, space = layer["kernel"], x.shape[1:-1]
+    x = np.pad(x, [(0, 0), *[(kernel.shape[0] // 2,) * 2] * len(space), (0, 0)])
+    out = sum(
+        x[(slice(None), *(slice(i, i + n, stride) for i, n in zip(tap, space, strict=True)))] @ kernel[tap]
+        for tap in product(*map(range, kernel.shape[:-2]))
+    )
+    return out + layer["bias"]
+
+
+def norm(x, layer):
+    groups = np.stack(np.split(x, 32, -1))
+    axes = tuple(range(2, groups.ndim))
+    groups = (groups - groups.mean(axes, keepdims=True)) / np.sqrt(groups.var(axes, keepdims=True) + 1e-5)
+    return np.concatenate(list(groups), -1) * layer["scale"] + layer["bias"]
+
+
+def residual(p, x, c):
+    y = conv(rivals.silu(norm(x, p["norm0"])), p["conv0"])
+    y = y + rivals.affine(c, p["condition"]).reshape(len(c), *[1] * (x.ndim - 2), -1)
+    y = conv(rivals.silu(norm(y, p["norm1"])), p["conv1"])
+    return y + (conv(x, p["shortcut"]) if "shortcut" in p else x)
+
+
+def attend(p, x, head):
+    y = norm(x, p["norm"]).reshape(len(x), -1, x.shape[-1])
+    return x + rivals.attention(p["attention"], y, x.shape[-1] // head).reshape(x.shape)
+
+
+def twin(p, x, t, cond, width, head):
+    """Two levels of one block, by name."""
+    c = rivals.silu(rivals.told(p["condition"], t, cond, width))
+    first = conv(x, p["first"])
+    upper = attend(p["down_0_0_attention"], residual(p["down_0_0"], first, c), head)
+    halved = conv(upper, p["down_0"], stride=2)
+    lower = residual(p["down_1_0"], halved, c)
+    y = residual(p["middle_0"], lower, c)
+    y = residual(p["middle_1"], attend(p["middle_attention"], y, head), c)
+    for i, seen in enumerate((lower, halved)):
+        y = residual(p[f"up_1_{i}"], np.concatenate([y, seen], -1), c)
+    for axis in range(1, y.ndim - 1):
+        y = y.repeat(2, axis)
+    y = conv(y, p["up_1"])
+    for i, seen in enumerate((upper, first)):
+        y = residual(p[f"up_0_{i}"], np.concatenate([y, seen], -1), c)
+        y = attend(p[f"up_0_{i}_attention"], y, head)
+    return conv(rivals.silu(norm(y, p["last_norm"])), p["last"])
+
+
+@pytest.mark.parametrize("shape", [(4, 6), pytest.param((2, 4, 6), marks=pytest.mark.slow)], ids=str)
+def test_the_numpy_twin_agrees(shape):
+    model, (x, t, cond) = rivals.small_unet(ndim=len(shape)), rivals.start(*shape)
+    params = tiny.params(model)
+    expected = twin(rivals.wide(params), x, t, cond, model.width, model.head)
+    assert np.abs(expected).max() > 0.1
+    mine = rivals.call(model, params, x, t, cond)[0]
+    np.testing.assert_allclose(mine, expected, atol=2e-4 * np.abs(expected).max())
+
+
+def test_wrong_width():
+    with pytest.raises(UserError, match=r"config.model.width is 48; take a multiple of 32"):
+        rivals.small_unet(width=48)
+
+
+def test_images_must_halve():
+    model, (x, t, cond) = rivals.small_unet(multipliers=(1, 1, 1)), rivals.start(4, 6)
+    params = jax.eval_shape(model.init_params, jax.random.key(0))
+    with pytest.raises(UserError, match="images of 4x6 cannot be halved 2 times; pad the data to a multiple of 4"):
+        jax.eval_shape(partial(rivals.call, model), params, x, t, cond)

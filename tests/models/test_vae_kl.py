@@ -1,0 +1,73 @@
+"""The KL autoencoder: published counts, shapes, what it sees, files."""
+
+import jax
+import numpy as np
+import pytest
+
+from nca_gen.errors import UserError
+from nca_gen.io import weights
+from nca_gen.models import vae_kl
+from nca_gen.nn import port
+
+SMALL = vae_kl.Model(width=4, multipliers=(1, 2), layers=1, groups=2, patch=2)
+
+
+def count(model):
+    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(model.init_params, jax.random.key(0))))
+
+
+def params(model=SMALL, seed=0):
+    state = port.random_state(model.network, model.network.example(), seed)
+    return port.variables(state, model.network, model.network.example())["params"]
+
+
+def test_parameters_of_the_published_network():
+    assert count(vae_kl.Model()) == 83_653_863
+
+
+def test_pixels_enter_as_channels():
+    """A patch of 2 costs 3 x 3 x 9 more inputs and outputs at each end; nothing else changes."""
+    plain = vae_kl.Model(width=4, multipliers=(1, 2), layers=1, groups=2)
+    assert count(SMALL) - count(plain) == 2 * 9 * 9 * 4 + 9
+    assert (plain.factor, SMALL.factor) == (2, 4)
+
+
+def test_half_the_places_a_level():
+    image = jax.ShapeDtypeStruct((2, 24, 32, 3), np.float32)
+    mean, logvar = jax.eval_shape(SMALL.encode, params(), image)
+    assert mean.shape == logvar.shape == (2, 6, 8, 4)
+    assert jax.eval_shape(SMALL.decode, params(), mean).shape == image.shape
+
+
+def test_log_variance_is_bounded():
+    some = params()
+    bias = np.zeros(8, np.float32)
+    bias[4:] = [-1e3, 1e3, 0, 0]
+    some["quant_conv"] = {"kernel": np.zeros((1, 1, 8, 8), np.float32), "bias": bias}
+    _, logvar = jax.jit(SMALL.encode)(some, np.zeros((1, 8, 8, 3), np.float32))
+    np.testing.assert_array_equal(logvar[0, 0, 0], [-30, 20, 0, 0])
+
+
+@pytest.mark.parametrize("size", [(10, 8), (8, 10)])
+def test_sizes_that_do_not_divide(size):
+    with pytest.raises(UserError, match=r"not multiples of 4 .* config\.data\.patch"):
+        jax.eval_shape(SMALL.encode, params(), jax.ShapeDtypeStruct((1, *size, 3), np.float32))
+
+
+def test_a_file_and_back(tmp_path):
+    weights.write(tmp_path / "a.safetensors", SMALL.state(params()))
+    jax.tree.map(np.testing.assert_array_equal, SMALL.load(tmp_path / "a.safetensors"), params())
+
+
+def test_wrong_files(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read weights .*no such file"):
+        SMALL.load(tmp_path / "none.safetensors")
+    other = vae_kl.Model(width=8, multipliers=(1, 2), layers=1, groups=2, patch=2)
+    weights.write(tmp_path / "b.safetensors", other.state(params(other)))
+    with pytest.raises(UserError, match=r"b\.safetensors: the weights are of another network: .*config\.model"):
+        SMALL.load(tmp_path / "b.safetensors")
+
+
+def test_unknown_precision():
+    with pytest.raises(UserError, match="did you mean float32"):
+        vae_kl.Model(dtype="float31")
