@@ -51,7 +51,7 @@ def batches(
     def crop(slot: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         example = source[owner[slot % len(owner)]]
         v, u, vertical, horizontal = rng.random(4)
-        image = _cut(example["image"], patch, v, u)
+        image = _cut(_drawn(example, rng), patch, v, u)
         image = image[:: -1 if vertical < up_down else 1, :: -1 if horizontal < left_right else 1]
         return {"image": image} | ({"label": example["label"]} if "label" in example else {})
 
@@ -67,15 +67,22 @@ def batches(
 
 
 def patches(source: Sequence[Example], *, patch: tuple[int, int], n: int, seed: int) -> Float[np.ndarray, "n h w C"]:
-    """A fixed set of ``n`` random crops in [-1, 1), never flipped: for evaluation.
+    """The images of :func:`examples`."""
+    return examples(source, patch=patch, n=n, seed=seed)["image"]
+
+
+def examples(source: Sequence[Example], *, patch: tuple[int, int], n: int, seed: int) -> dict[str, np.ndarray]:
+    """A fixed set of ``n`` random crops in [-1, 1), never flipped, for evaluation; and their labels, if any.
 
     No image is visited twice before each has been visited once for every patch that fits into it.
     """
     rng = np.random.default_rng(seed)
     owner = _owners(source, patch)
     visits = np.concatenate([rng.permutation(owner) for _ in range(-(-n // len(owner)))])[:n]
-    cuts = [_cut(source[i]["image"], patch, v, u) for i, (v, u) in zip(visits, rng.random((n, 2)), strict=True)]
-    return images.to_float(np.stack(cuts))
+    found = [source[i] for i in visits]
+    cuts = [_cut(row["image"], patch, v, u) for row, (v, u) in zip(found, rng.random((n, 2)), strict=True)]
+    labels = {"label": np.stack([row["label"] for row in found])} if "label" in found[0] else {}
+    return {"image": images.to_float(np.stack(cuts))} | labels
 
 
 def _owners(source: Sequence[Example], patch: tuple[int, int]) -> np.ndarray:
@@ -87,6 +94,14 @@ def _owners(source: Sequence[Example], patch: tuple[int, int]) -> np.ndarray:
         name, size = source[small[0]]["name"], tuple(sizes[small[0]].tolist())
         raise UserError(f"{len(small)} images are smaller than config.data.patch={tuple(patch)}: {name} has {size}")
     return np.repeat(np.arange(len(sizes)), np.rint(sizes.prod(1) / np.prod(patch)).astype(int))
+
+
+def _drawn(example: Example, rng: np.random.Generator) -> images.Image:
+    """The image, or where only its distribution is known (``moments``) a sample of one of its variants."""
+    if "moments" not in example:
+        return example["image"]
+    mean, logvar = example["moments"][rng.integers(len(example["moments"]))]
+    return mean + np.exp(logvar / 2) * rng.standard_normal(mean.shape, np.float32)
 
 
 def _cut(image: images.Image, patch: tuple[int, int], v: float, u: float) -> Any:

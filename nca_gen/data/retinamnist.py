@@ -16,14 +16,22 @@ from nca_gen.io import images
 
 
 def splits(
-    path: str, size: int = 28, reduce: int = 1, cache: str = "", strict: bool = False, memory_gb: int | float = 2.0
+    path: str,
+    size: int = 28,
+    reduce: int = 1,
+    pad: int = 0,
+    cache: str = "",
+    strict: bool = False,
+    memory_gb: int | float = 2.0,
 ) -> dict[str, Source]:
-    """1080, 120, 400 images, uint8 ``[size, size, 3]``, size 28, 64, 128 or 224; label: grade 0..4, int32 ``[1]``.
+    """1080, 120, 400 images, uint8 RGB, of ``size`` 28, 64, 128 or 224 pixels a side; label: grade 0..4, int32 ``[1]``.
 
-    ``reduce`` takes an area mean. ``cache`` and ``memory_gb``: see :func:`nca_gen.data.records.splits`; ``strict``
-    changes nothing, there is one file. Patients are not known: each image is its own.
+    ``reduce`` takes an area mean; then ``pad`` black pixels come on every side, black as what lies around the eye:
+    size 28 with pad 2 is 32 x 32, which halves five times. ``cache`` and ``memory_gb``: see
+    :func:`nca_gen.data.records.splits`; ``strict`` changes nothing, there is one file. Patients are not known: each
+    image is its own.
     """
-    return records.splits(Retinamnist, (size, reduce), path, cache, strict, memory_gb)
+    return records.splits(Retinamnist, (size, reduce, pad), path, cache, strict, memory_gb)
 
 
 class Retinamnist(records.Builder):
@@ -34,11 +42,12 @@ class Retinamnist(records.Builder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        size, k = self.variant
-        return records.info(self, (size // k, size // k, 3), labels=1, homepage="https://medmnist.com")
+        size, k, pad = self.variant
+        side = size // k + 2 * pad
+        return records.info(self, (side, side, 3), labels=1, homepage="https://medmnist.com")
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        size, _ = self.variant
+        size, *_ = self.variant
         file = Path(dl_manager.manual_dir) / f"retinamnist{'' if size == 28 else f'_{size}'}.npz"
         if not file.is_file():
             raise UserError(f"no {file}: {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
@@ -54,7 +63,8 @@ class Retinamnist(records.Builder):
     def _generate_examples(
         self, split: str, pixels: np.ndarray, labels: np.ndarray
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        k = self.variant[1]
+        _, k, pad = self.variant
         names = [f"{split}/{i}" for i in range(len(pixels))]
-        items = [(name, name, lambda x=x: images.reduce(x, k)) for name, x in zip(names, pixels, strict=True)]
+        framed = lambda x: np.pad(images.reduce(x, k), ((pad, pad), (pad, pad), (0, 0)))  # noqa: E731
+        items = [(name, name, lambda x=x: framed(x)) for name, x in zip(names, pixels, strict=True)]
         yield from self.examples(split, items, labels.astype(np.int32))

@@ -19,12 +19,16 @@ SPLITS = ("train", "val", "test")
 
 
 class Example(TypedDict):
-    """One source image as it is stored. ``label`` holds one number for each label column: int32 or float32 ``[L]``."""
+    """One source image as it is stored. ``label`` holds one number for each label column: int32 or float32 ``[L]``.
+
+    ``moments``, of latents: mean and log-variance of each of V variants, of which a batch draws; ``image`` is a mean.
+    """
 
     image: Image
     name: str
     patient: str  # whoever or whatever the image is of; the name where nothing is known
     label: NotRequired[np.ndarray]
+    moments: NotRequired[np.ndarray]  # [V, 2, H, W, C]
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,18 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from nca_gen import arrays
+from nca_gen.diffusion import variance
 from nca_gen.diffusion.process import Diffusion
 from nca_gen.errors import UserError, unknown
+from nca_gen.tasks.optimizer import ema_decay, optimizer
 
 LOSSES = {
     "l1_l2": lambda d: jnp.mean(jnp.square(d)) + jnp.mean(jnp.abs(d)),  # Diff-NCA, section 3.2
     "l2": lambda d: jnp.mean(jnp.square(d)),
     "l1": lambda d: jnp.mean(jnp.abs(d)),
 }
+DROPS = ("row", "entry")
+_DROP = -4  # the step that names which conditions are dropped; -1 is the noise, -2 the times
 
 
 class State(NamedTuple):
@@ -31,57 +35,16 @@ class State(NamedTuple):
     key: Key[Array, ""]
 
 
-def optimizer(
-    lr: float = 1e-4,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    warmup: int = 0,
-    decay: float = 1.0,
-    cosine_steps: int = 0,
-    clip: float = 0.0,
-    muon: float = 0.0,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW and its learning rate: ``lr * decay^step``, or a cosine to 0 at ``cosine_steps``, after a linear warm-up.
-
-    ``clip`` bounds the global gradient norm; 0 is off. ``muon``, not 0, is the peak rate at which kernels learn under
-    Muon (Jordan et al. 2024: momentum, orthogonalised); all else keeps Adam at ``lr``, with Nesterov's momentum.
-    """
-
-    def schedule(peak: float) -> optax.Schedule:
-        main = (
-            optax.cosine_decay_schedule(peak, cosine_steps - warmup)
-            if cosine_steps
-            else optax.exponential_decay(peak, transition_steps=1, decay_rate=decay)
-        )
-        return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup]) if warmup else main
-
-    def kernels(params: PyTree) -> PyTree:  # all axes but the last are inputs
-        axes = lambda p: optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1)  # noqa: E731
-        return jax.tree.map(lambda p: axes(p) if p.ndim > 1 else None, params)
-
-    rate = schedule(lr)
-    if muon:
-        adam = {"adam_b1": b1, "adam_b2": b2, "adam_learning_rate": rate, "adam_weight_decay": weight_decay}
-        kernel = {"weight_decay": weight_decay, "muon_weight_dimension_numbers": kernels}
-        main = optax.contrib.muon(schedule(muon), eps=eps, **kernel, **adam)
-    else:
-        main = optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay)
-    clipping = optax.clip_by_global_norm(clip) if clip else optax.identity()
-    return optax.chain(clipping, main), rate
-
-
-def ema_decay(step: Int[Array, ""], decay: float, warmup: bool) -> Float[Array, ""]:
-    """``decay``, or with a warm-up min(decay, (1 + step) / (10 + step)): early averages forget the start."""
-    return jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else jnp.asarray(decay)
-
-
 @dataclass(frozen=True)
 class Task:
     """``init(key, batch) -> State``; ``step(state, batch) -> (State, metrics)``, pure.
 
-    batch: {"image": [B, *S, C] in [-1, 1]}.
+    batch: {"image": [B, *S, C] in [-1, 1], or latents}, and {"label": [B, L]} for a model of ``classes``, which are 0/1
+    columns or a grade, see :func:`nca_gen.arrays.multi_hot`.
+    ``label_drop``: what becomes 0 with probability ``drop``, so that the model also learns without a condition: "row"
+    the whole condition of an image, "entry" each class for itself, as published for GeCA.
+    ``vb``: the weight of the variational bound, in bits, where the model says a variance
+    (:func:`nca_gen.diffusion.variance.bits`).
     """
 
     model: Any
@@ -90,10 +53,19 @@ class Task:
     loss: str = "l1_l2"
     ema: float = 0.99
     ema_warmup: bool = False
+    label_drop: str = "row"
+    drop: float = 0.1
+    vb: float = 1.0
 
     def __post_init__(self):
-        if self.loss not in LOSSES:
-            raise unknown("value of config.task.loss", self.loss, LOSSES)
+        for field, names in (("loss", LOSSES), ("label_drop", DROPS)):
+            if getattr(self, field) not in names:
+                raise unknown(f"value of config.task.{field}", getattr(self, field), names)
+
+    @property
+    def classes(self) -> int:
+        """Of the model's condition; 0 where it takes none."""
+        return getattr(self.model, "classes", 0)
 
     def init(self, key: Key[Array, ""], batch: dict | None = None) -> State:
         """The state before the first step. Raises UserError where the images of ``batch`` do not fit the model."""
@@ -104,6 +76,8 @@ class Task:
                 raise UserError(
                     f"the images have {given} channels; set --config.model.image_channels={given} (it is {channels})"
                 )
+            if self.classes and "label" not in batch:
+                raise UserError("these images have no labels; set --config.model.classes=0 to learn without")
         params = self.model.init_params(key)
         transform, _ = optimizer(**self.optimizer)
         # A copy, because a donated state must not hold one buffer twice.
@@ -117,13 +91,24 @@ class Task:
         offset = arrays.cell_uniform(key[:1], -2, (), 1)[0, 0]
         return jnp.floor((jnp.arange(B) / B + offset) % 1.0 * self.diffusion.timesteps).astype(jnp.int32)
 
+    def conditions(self, batch: dict, key: Key[Array, " B"]) -> Float[Array, "B K"] | None:
+        """The labels of ``batch`` without those that are dropped; None for a model of no classes."""
+        if not self.classes:
+            return None
+        cond = arrays.multi_hot(batch["label"], self.classes)
+        entries = self.classes if self.label_drop == "entry" else 1
+        return cond * (arrays.cell_uniform(key, _DROP, (), entries) >= self.drop)
+
     def objective(self, params: PyTree, batch: dict, key: Key[Array, " B"]) -> Float[Array, ""]:
         """Loss at a random time of every image (see :meth:`times`)."""
         x0, t = self.diffusion.encode(batch["image"]), self.times(key)
         at = arrays.coords(x0.shape[1:-1])
         eps = arrays.cell_normal(key, -1, at, x0.shape[-1])
-        prediction, _ = self.model.apply(params, self.diffusion.noised(x0, eps, t), t, None, (), key)
-        return LOSSES[self.loss](prediction - self.diffusion.target(x0, eps, t))
+        x = self.diffusion.noised(x0, eps, t)
+        said, _ = self.model.apply(params, x, t, self.conditions(batch, key), (), key)
+        said, v = variance.parted(said, x.shape[-1])
+        loss = LOSSES[self.loss](said - self.diffusion.target(x0, eps, t))
+        return loss if v is None else loss + self.vb * variance.bits(self.diffusion, x0, x, said, v, t)
 
     def step(self, state: State, batch: dict) -> tuple[State, dict[str, Float[Array, ""]]]:
         here = jax.random.fold_in(state.key, state.step)

@@ -138,3 +138,12 @@ def test_errors_say_what_to_do():
         take(1, processes=4)
     with pytest.raises(UserError, match="did you mean horizontal"):
         take(1, flips="horizontl")
+
+
+def test_labels_of_the_images_that_are_shown():
+    """``examples`` are ``patches`` with the labels of the images that they were cut from."""
+    whole = [np.full((8, 8, 1), 10 * i, np.uint8) for i in range(5)]
+    source = [{"image": x, "label": np.array([i]), "name": f"{i}", "patient": f"{i}"} for i, x in enumerate(whole)]
+    found = pipeline.examples(source, patch=(4, 4), n=33, seed=2)
+    np.testing.assert_array_equal((found["image"][:, 0, 0] + 1) * 12.8, found["label"])
+    np.testing.assert_array_equal(pipeline.patches(source, patch=(4, 4), n=33, seed=2), found["image"])

@@ -139,6 +139,20 @@ def test_retinamnist_keeps_split_pixels_and_grades(places):
             np.testing.assert_array_equal(e["image"], images.reduce(data[f"{split}_images"][int(i)], 2))
 
 
+@pytest.mark.parametrize("size", [28, 64, 128, 224])
+def test_retinamnist_of_every_size_is_framed_in_black(places, size):
+    root, where = places
+    data = {f"{s}_images": noise(1, size, size, 3) for s in ("train", "val", "test")}
+    data |= {f"{s}_labels": np.uint8([[i]]) for i, s in enumerate(("train", "val", "test"))}
+    np.savez(root / f"retinamnist{'' if size == 28 else f'_{size}'}.npz", **data)
+    for split, source in retinamnist.splits(**where, size=size, pad=2).items():
+        assert source.shapes == [(size + 4, size + 4, 3)]
+        image = source[0]["image"].copy()
+        np.testing.assert_array_equal(image[2:-2, 2:-2], data[f"{split}_images"][0])
+        image[2:-2, 2:-2] = 0
+        assert not image.any()
+
+
 @pytest.mark.parametrize(
     ("module", "expected"),
     [(celeba, "list_eval_partition.txt"), (bcss, "images/TCGA-"), (retinamnist, "retinamnist.npz")],

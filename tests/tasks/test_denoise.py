@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from nca_gen import arrays
+from nca_gen.diffusion import variance
 from nca_gen.diffusion.process import Diffusion
 from nca_gen.errors import UserError
 from nca_gen.tasks import denoise
@@ -300,3 +301,92 @@ def test_channels_must_fit():
 def test_unknown_loss():
     with pytest.raises(UserError, match="did you mean l1_l2"):
         task(loss="l1l2")
+
+
+@dataclass(frozen=True)
+class Told:
+    """A denoiser that knows classes: w x_t + b of its class, and with ``learned`` a variance."""
+
+    classes: int = 3
+    learned: bool = False
+    image_channels: int = 3
+
+    def init_params(self, key):
+        return {"w": jnp.float32(0.5), "b": jnp.arange(self.classes, dtype=jnp.float32) + 1, "v": jnp.float32(-0.4)}
+
+    def apply(self, params, x, t, cond, memory, key):
+        said = params["w"] * x + (cond @ params["b"])[:, None, None, None]
+        return jnp.concatenate([said, params["v"] + 0 * x], -1) if self.learned else said, memory
+
+
+def told(learned=False, loss="l2", **fields):
+    return denoise.Task(Told(learned=learned), Diffusion("cosine", tiny.T), {"lr": 1e-2}, loss=loss, **fields)
+
+
+GRADES = jnp.array([[2], [0], [1], [2]])
+
+
+def test_grades_reach_the_model():
+    """Nothing dropped: w x + b of the grade, by hand; 0/1 columns say the same."""
+    mine, key, x0 = told(drop=0.0), arrays.keys(1, 4), np.float64(batch()["image"])
+    t, eps = np.asarray(mine.times(key)), np.float64(noise(key, (8, 8)))
+    a, s = (np.sqrt(v[t])[:, None, None, None] for v in (mine.diffusion.abar, 1 - mine.diffusion.abar))
+    d = 0.5 * (a * x0 + s * eps) + np.array([3, 1, 2, 3])[:, None, None, None] - eps
+    params, loss = mine.model.init_params(None), jax.jit(mine.objective)
+    assert float(loss(params, batch() | {"label": GRADES}, key)) == pytest.approx(np.mean(d**2), rel=1e-5)
+    columns = jax.nn.one_hot(GRADES[:, 0], 3)
+    assert float(loss(params, batch() | {"label": columns}, key)) == pytest.approx(np.mean(d**2), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", denoise.DROPS)
+def test_what_is_dropped(kind):
+    """A tenth of the images, or of the entries, each for itself: binomial, and another every step."""
+    mine, n = told(label_drop=kind), 6000
+    both = {"label": jnp.ones((n, 3))}
+    cond = np.stack([mine.conditions(both, arrays.keys(seed, n)) for seed in (0, 1)])
+    assert set(np.unique(cond)) == {0, 1}
+    whole = (cond == cond[..., :1]).all()
+    assert whole == (kind == "row")
+    drawn = cond[..., 0] if whole else cond
+    assert abs(np.mean(drawn == 0) - 0.1) < 4 * np.sqrt(0.09 / drawn.size)
+    assert abs(np.corrcoef(drawn[0].ravel(), drawn[1].ravel())[0, 1]) < 4 / np.sqrt(drawn[0].size)
+    if not whole:  # with three labels at once there are fewer images without any
+        assert np.mean(cond.sum(-1) == 0) < 0.01
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_the_bound_is_added(weight):
+    """Half the channels are the variance; the loss is the error of the others and the bound, in bits."""
+    plain, mine = told(drop=0.0), told(learned=True, drop=0.0, vb=weight)
+    key, params, given = arrays.keys(1, 4), plain.model.init_params(None), batch() | {"label": GRADES}
+    x0, t, eps = given["image"], plain.times(key), noise(key, (8, 8))
+    x = plain.diffusion.noised(x0, eps, t)
+    said, _ = plain.model.apply(params, x, t, jax.nn.one_hot(GRADES[:, 0], 3), (), key)
+    bits = float(variance.bits(plain.diffusion, x0, x, said, jnp.full(x.shape, -0.4), t))
+    losses = [float(jax.jit(one.objective)(params, given, key)) for one in (plain, mine)]
+    assert losses[1] - losses[0] == pytest.approx(weight * bits, rel=1e-3)
+    assert bits > 0
+    # What is said of the image learns from its error alone.
+    grads = [jax.jit(jax.grad(one.objective))(params, given, key) for one in (plain, mine)]
+    np.testing.assert_allclose(grads[1]["b"], grads[0]["b"], rtol=1e-5)
+    assert float(grads[1]["v"]) != 0
+
+
+def test_labels_must_fit():
+    with pytest.raises(UserError, match=r"no labels; set --config\.model\.classes=0"):
+        told().init(root(), batch())
+    with pytest.raises(UserError, match=r"config\.model\.classes=2"):
+        told().conditions({"label": jnp.ones((4, 2))}, arrays.keys(0, 4))
+    with pytest.raises(UserError, match="did you mean entry"):
+        told(label_drop="entri")
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_latents_are_images_of_other_channels(channels):
+    mine = denoise.Task(Told(image_channels=4), Diffusion("cosine", tiny.T), {"lr": 1e-2})
+    given = batch(channels=channels) | {"label": GRADES}
+    if channels == 4:
+        assert int(mine.init(root(), given).step) == 0
+    else:
+        with pytest.raises(UserError, match=r"config\.model\.image_channels=3"):
+            mine.init(root(), given)

@@ -1,0 +1,149 @@
+"""Images as an autoencoder sees them: what --mode=encode has written, mean and log-variance of every latent.
+
+The folder has an ``index.json``, shards ``train-00000-of-00004.npz`` with the rows ``arr_0`` (moments ``[n, V, 2, h, w,
+c]`` float32 of V flipped variants), ``name``, ``patient`` and perhaps ``label``, and the autoencoder itself, so that it
+can be moved. Latents come standardised, (z - mean) / std of each channel over the training split, and are drawn from
+their distribution each time a batch wants them (see :mod:`nca_gen.data.pipeline`).
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from nca_gen.data.source import SPLITS, Example, Source, fits
+from nca_gen.errors import UserError
+from nca_gen.io import npy, weights
+from nca_gen.io.images import Unreadable
+
+INDEX, AUTOENCODER = "index.json", "autoencoder.safetensors"
+VERSION = 1
+BATCH = 8  # latents decoded at a time
+AGAIN = "run --mode=encode again on the autoencoder's workdir"
+
+
+def splits(path: str | Path, strict: bool = False, memory_gb: int | float = 2.0) -> dict[str, Source]:
+    """The three splits of the latents in ``path``, a folder or the workdir that has it.
+
+    Examples have ``image``, the standardised mean ``[h, w, c]``, and ``moments`` ``[V, 2, h, w, c]``, the standardised
+    means and log-variances of the variants. ``strict`` changes nothing: a damaged shard is an error. Up to
+    ``memory_gb`` stay in memory, more are read from disk. Raises UserError where the folder is missing, unfinished or
+    damaged.
+    """
+    del strict
+    facts = index(path)
+    mean, std = (np.float32(facts["scale"][name]) for name in ("mean", "std"))
+    shape = tuple(facts["shape"])
+    sizes = (facts["variants"] * 2, *shape)
+    resident = fits([sizes] * sum(facts["counts"].values()), 4, memory_gb)
+
+    def source(split: str) -> Source:
+        shards = [shard(folder(path) / name, resident) for name in facts["shards"][split]]
+        at = [(s, i) for s, rows in enumerate(shards) for i in range(len(rows["name"]))]
+        if len(at) != facts["counts"][split]:
+            raise UserError(f"{folder(path)} holds {len(at)} of {facts['counts'][split]} rows of {split}: {AGAIN}")
+
+        def load(i: int) -> Example:
+            s, row = at[i]
+            found = {field: values[row] for field, values in shards[s].items()}
+            moments = np.array(found.pop("arr_0"))
+            moments[:, 0] = (moments[:, 0] - mean) / std
+            moments[:, 1] -= 2 * np.log(std)
+            text = {field: str(found.pop(field)) for field in ("name", "patient")}
+            return {"image": moments[0, 0], "moments": moments} | text | found
+
+        return Source(load, [shape] * len(at), resident)
+
+    return {split: source(split) for split in SPLITS}
+
+
+def source(path: str | Path) -> dict[str, Any]:
+    """The section ``data`` of the config that the latents were encoded from: of the pixels."""
+    return _tuples(index(path)["config"]["data"])
+
+
+def decoder(path: str | Path) -> Callable[[Float32[np.ndarray, "n h w c"]], Float32[np.ndarray, "n H W 3"]]:
+    """What turns standardised latents into images in [-1, 1], a few at a time, on all devices of this process."""
+    import jax.numpy as jnp
+
+    from nca_gen.nn import port
+    from nca_gen.nn.autoencoder_kl import AutoencoderKL
+
+    facts, file = index(path), folder(path) / AUTOENCODER
+    fields = {name: value for name, value in _tuples(facts["config"]["model"]).items() if name != "name"}
+    network = AutoencoderKL(**fields)
+    params = port.variables(weights.read(file), network, network.example())
+    mean, std = (np.float32(facts["scale"][name]) for name in ("mean", "std"))
+    image = lambda params, z: network.apply(params, z * std + mean, method="decode")  # noqa: E731
+    return batched(lambda params, z: jnp.clip(image(params, z), -1.0, 1.0), params, BATCH)
+
+
+def batched(f: Callable, params: Any, batch: int) -> Callable[[np.ndarray], np.ndarray]:
+    """``f(params, x)`` for any number of rows x, ``batch`` at a time, dealt over the devices of this process."""
+    import jax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    devices = Mesh(jax.local_devices()[: gcd(batch, jax.local_device_count())], "data")
+    everywhere, dealt = (NamedSharding(devices, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    params, f = jax.device_put(params, everywhere), jax.jit(f)
+
+    def all_of(x: np.ndarray) -> np.ndarray:
+        x = np.asarray(x, np.float32)
+        parts = [x[np.arange(i, i + batch) % len(x)] for i in range(0, len(x), batch)]  # the last one is filled up
+        return np.concatenate([f(params, jax.device_put(part, dealt)) for part in parts])[: len(x)]
+
+    return all_of
+
+
+def folder(path: str | Path) -> Path:
+    """Where the latents of ``path`` are: it, or in a workdir its ``latents``."""
+    root = Path(path).expanduser()
+    return root / "latents" if (root / "latents").is_dir() else root
+
+
+def index(path: str | Path) -> dict[str, Any]:
+    """``index.json`` of finished latents. Raises UserError where there are none, or not yet all."""
+    file = folder(path) / INDEX
+    if not str(path) or not file.is_file():
+        raise UserError(
+            f"no latents in {str(path)!r}: make them with --mode=encode --workdir=RUN, RUN an autoencoder's, and point "
+            "--config.data.path at RUN"
+        )
+    try:
+        facts = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}): {AGAIN}") from None
+    if facts.get("version") != VERSION:
+        raise UserError(f"{file} has format {facts.get('version')} and this program reads {VERSION}: {AGAIN}")
+    if "scale" not in facts:
+        raise UserError(f"{file.parent} is not finished: {AGAIN}")
+    return facts
+
+
+def shard(path: Path, resident: bool = True) -> dict[str, np.ndarray]:
+    """The columns of a shard, checked; ``arr_0`` in memory if ``resident``, else mapped. UserError if damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (bad := archive.testzip()) is not None:
+                raise ValueError(f"{bad} has changed")
+        with np.load(path, allow_pickle=False) as columns:
+            found = {name: columns[name] for name in columns if name != "arr_0"}
+        moments = npy.mapped(path)
+        return {"arr_0": np.array(moments) if resident else moments} | found
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, Unreadable) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(f"{path} is damaged ({reason.lower()}): delete it, and {AGAIN}") from None
+
+
+def _tuples(value: Any) -> Any:
+    """What JSON read, with the tuples that a config has."""
+    if isinstance(value, dict):
+        return {name: _tuples(inner) for name, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

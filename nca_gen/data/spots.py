@@ -1,0 +1,38 @@
+"""Drawn eyes: a bright disc with as many dark spots as its grade says. Labelled images where there are no files yet."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nca_gen.data.source import SPLITS, Example, Source, assign
+from nca_gen.io import images
+
+
+def splits(
+    size: int = 32, patients: int = 40, grades: int = 5, seed: int = 0, strict: bool = True
+) -> dict[str, Source]:
+    """Two eyes each of ``patients``, uint8 RGB ``[size, size, 3]``; label: grade 0 .. ``grades`` - 1, int32 ``[1]``.
+
+    Grades go round among the patients, and both eyes of one have the same; a tenth of the patients each is "val" and
+    "test". The same arguments give the same pixels. ``strict`` changes nothing: there are no files.
+    """
+    examples = [
+        eye(np.random.default_rng([seed, patient, side]), size, patient % grades)
+        | {"name": f"{patient:03d}_{name}", "patient": f"{patient:03d}"}
+        for patient in range(patients)
+        for side, name in enumerate(("left", "right"))
+    ]
+    where = assign([example["patient"] for example in examples])
+    mine = {s: [e for e, there in zip(examples, where, strict=True) if there == s] for s in SPLITS}
+    return {s: Source(lambda i, some=some: some[i], [(size, size, 3)] * len(some)) for s, some in mine.items()}
+
+
+def eye(rng: np.random.Generator, size: int, grade: int) -> Example:
+    """An image and its label: a disc of four tenths of ``size``, ``grade`` spots of a tenth of that, and some noise."""
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    shade = np.where(np.hypot(y, x) < 0.4, 0.7, 0.05)
+    for distance, angle in zip(rng.uniform(0.05, 0.3, grade), rng.uniform(0, 2 * np.pi, grade), strict=True):
+        shade -= 0.5 * (np.hypot(y - distance * np.sin(angle), x - distance * np.cos(angle)) < 0.04)
+    colours = shade[..., None] * np.array([1.0, 0.6, 0.3]) + rng.normal(0, 0.02, (size, size, 3))
+    image = images.from_float(np.float32(2 * np.clip(colours, 0, 1) - 1))
+    return {"image": image, "label": np.array([grade], np.int32), "name": "", "patient": ""}

@@ -1,0 +1,228 @@
+"""The autoencoding task: images through a small latent and back (Rombach et al. 2022, section 3.1 and appendix G).
+
+loss = reconstruction + perceptual + ``kl`` * KL + ``adversarial`` * weight * -mean D(reconstruction), where images are
+means over values and the KL is that of an image over its number of values: the published sums, divided by that number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from nca_gen import arrays
+from nca_gen.data import pipeline
+from nca_gen.errors import UserError, unknown
+from nca_gen.io import images
+from nca_gen.metrics import lpips, ms_ssim
+from nca_gen.nn import random_features
+from nca_gen.nn.patch_discriminator import PatchDiscriminator
+from nca_gen.tasks.optimizer import ema_decay, optimizer
+
+LOSSES = {"l1": lambda d: jnp.mean(jnp.abs(d)), "l2": lambda d: jnp.mean(jnp.square(d))}
+SCORES = ("psnr", "l1", "ms_ssim", "kl", "latent_mean", "latent_std")
+SHOWN = 8  # pairs in a row of reconstructions
+SEEN = 24  # pixels a side, for a logit
+LARGEST = 1e4  # factor by which the adaptive weight follows the reconstruction's gradient
+
+ruler = cache(lpips.load)
+PERCEPTUAL = {
+    "none": lambda a, b: jnp.zeros(len(a)),
+    "random": random_features.between,
+    "lpips": lambda a, b: lpips.between("vgg", ruler("vgg"), a, b),
+}
+
+
+class State(NamedTuple):
+    """Everything that training changes: two players, each with its optimiser. ``key`` never changes.
+
+    Without an adversarial term there is no critic: its fields are ().
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    ema: PyTree
+    optimizer: Any
+    critic: PyTree
+    critic_optimizer: Any
+    key: Key[Array, ""]
+
+
+def divergence(mean: Float[Array, "B h w L"], logvar: Float[Array, "B h w L"]) -> Float[Array, " B"]:
+    """KL of N(mean, exp(logvar)) from the standard normal, in nats per image."""
+    return 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar, (1, 2, 3))
+
+
+def hinge(real: Float[Array, "..."], fake: Float[Array, "..."]) -> Float[Array, ""]:
+    """The critic's loss (Lim & Ye 2017, arXiv 1705.02894), halved: real logits above 1, others below -1."""
+    return 0.5 * (jnp.mean(jax.nn.relu(1.0 - real)) + jnp.mean(jax.nn.relu(1.0 + fake)))
+
+
+@dataclass(frozen=True)
+class Task:
+    """``init(key, batch) -> State``; ``step(state, batch) -> (State, metrics)``, pure.
+
+    batch: {"image": [B, H, W, C] in [-1, 1]}. ``perceptual``: "lpips" (VGG16, published weights), "random" (no file) or
+    "none". ``adversarial``, not 0: the weight of a critic of patches, ``critic`` wide, from step ``start`` on; with
+    ``adaptive`` times the ratio of the gradients of reconstruction and critic at the last layer (Esser et al. 2021,
+    arXiv 2012.09841, equation 7).
+    """
+
+    model: Any
+    optimizer: dict
+    loss: str = "l1"
+    kl: float = 1e-6
+    perceptual: str = "none"
+    perceptual_weight: float = 1.0
+    adversarial: float = 0.0
+    start: int = 0
+    adaptive: bool = True
+    critic: int = 64
+    ema: float = 0.999
+    ema_warmup: bool = True
+
+    def __post_init__(self):
+        for field, known in (("loss", LOSSES), ("perceptual", PERCEPTUAL)):
+            if getattr(self, field) not in known:
+                raise unknown(f"value of config.task.{field}", getattr(self, field), known)
+
+    def init(self, key: Key[Array, ""], batch: dict | None = None) -> State:
+        """The state before the first step. Raises UserError where the images of ``batch`` do not fit the model."""
+        channels = self.model.image_channels
+        if batch is not None and (given := batch["image"].shape[-1]) != channels:
+            raise UserError(
+                f"the images have {given} channels; set --config.model.image_channels={given} (it is {channels})"
+            )
+        if batch is not None and self.adversarial and min(batch["image"].shape[1:3]) < SEEN:
+            raise UserError(f"the critic needs images of {SEEN} pixels a side: enlarge config.data.patch")
+        params = self.model.init_params(key)
+        ema = jax.tree.map(jnp.copy, params)  # a donated state must not hold one buffer twice
+        transform, _ = optimizer(**self.optimizer)
+        critic, critic_optimizer = (), ()
+        if self.adversarial:
+            critic = self.network.init(jax.random.fold_in(key, 1), jnp.zeros((1, 32, 32, channels)))["params"]
+            critic_optimizer = transform.init(critic)
+        return State(jnp.zeros((), jnp.int32), params, ema, transform.init(params), critic, critic_optimizer, key)
+
+    @property
+    def network(self) -> PatchDiscriminator:
+        return PatchDiscriminator(self.critic)
+
+    def logits(self, critic: PyTree, image: Float[Array, "B H W C"]) -> Float[Array, "B h w 1"]:
+        return self.network.apply({"params": critic}, image)
+
+    def forward(
+        self, params: PyTree, image: Float[Array, "B H W C"], key: Key[Array, " B"]
+    ) -> tuple[Float[Array, "B H W C"], Float[Array, ""]]:
+        """Images from a sample of their latents, and the KL, in nats per image."""
+        mean, logvar = self.model.encode(params, image)
+        noise = arrays.cell_normal(key, -1, arrays.coords(mean.shape[1:-1]), mean.shape[-1])
+        return self.model.decode(params, mean + jnp.exp(logvar / 2) * noise), divergence(mean, logvar).mean()
+
+    def reconstruction(self, fake: Float[Array, "B H W C"], image: Float[Array, "B H W C"]) -> Float[Array, ""]:
+        """How far apart, with the perceptual term."""
+        seen = PERCEPTUAL[self.perceptual](fake, image).mean()
+        return LOSSES[self.loss](fake - image) + self.perceptual_weight * seen
+
+    def step(self, state: State, batch: dict) -> tuple[State, dict[str, Float[Array, ""]]]:
+        image = batch["image"]
+        here = jax.random.fold_in(state.key, state.step)
+        key = jax.vmap(lambda i: jax.random.fold_in(here, i))(jnp.arange(len(image)))
+        (fake, kl), pull = jax.vjp(lambda p: self.forward(p, image, key), state.params)
+        share = self.kl * len(image) / image.size  # of an image's KL in the loss
+        lost, cotangent = jax.value_and_grad(self.reconstruction)(fake, image)
+        metrics, rivals = {"reconstruction": lost, "kl": kl}, (state.critic, state.critic_optimizer)
+        lost = lost + share * kl
+        if self.adversarial:
+            cotangent, rivals, more = self.contest(state, image, fake, cotangent, lambda g: pull((g, jnp.zeros(())))[0])
+            metrics |= more
+            lost = lost + more["adversarial_weight"] * more["adversarial"]
+        (grads,) = pull((cotangent, jnp.asarray(share)))
+        transform, rate = optimizer(**self.optimizer)
+        updates, opt = transform.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = ema_decay(state.step, self.ema, self.ema_warmup)
+        ema = jax.tree.map(lambda e, p: p + decay * (e - p), state.ema, params)
+        metrics = {"loss": lost, **metrics, "grad_norm": optax.tree.norm(grads), "lr": rate(state.step)}
+        return State(state.step + 1, params, ema, opt, *rivals, state.key), metrics
+
+    def contest(
+        self, state: State, image: Array, fake: Array, cotangent: Array, pull: Any
+    ) -> tuple[Array, tuple[PyTree, Any], dict[str, Float[Array, ""]]]:
+        """From ``start`` on: ``cotangent`` and what fools the critic, the critic after its own step, and metrics.
+
+        ``pull``: what a cotangent of the reconstruction is for the parameters.
+        """
+
+        def fight():
+            fool = lambda y: -self.logits(state.critic, y).mean()  # noqa: E731
+            tell = lambda p: hinge(self.logits(p, image), self.logits(p, fake))  # noqa: E731
+            (fooled, push), (told, grads) = jax.value_and_grad(fool)(fake), jax.value_and_grad(tell)(state.critic)
+            transform, _ = optimizer(**self.optimizer)
+            updates, opt = transform.update(grads, state.critic_optimizer, state.critic)
+            return (optax.apply_updates(state.critic, updates), opt), push, fooled, told
+
+        def wait():
+            zero = jnp.zeros(())
+            return (state.critic, state.critic_optimizer), jnp.zeros_like(fake), zero, zero
+
+        on = state.step >= self.start
+        rivals, push, fooled, told = jax.lax.cond(on, fight, wait)
+        weight = jnp.where(on, self.adversarial, 0.0)
+        if self.adaptive:
+            # Only the last kernel's gradient is computed: nothing else of ``pull`` is asked for.
+            last = lambda g: optax.tree.norm(pull(g)["decoder"]["conv_out"]["kernel"])  # noqa: E731
+            weight *= jnp.clip(last(cotangent) / (last(push) + 1e-4), 0.0, LARGEST)
+        metrics = {"adversarial": fooled, "critic": told, "adversarial_weight": weight}
+        return cotangent + weight * push, rivals, metrics
+
+    def eval_params(self, state: State) -> PyTree:
+        """The averaged parameters of the autoencoder."""
+        return state.ema
+
+
+@partial(jax.jit, static_argnums=0)
+def look(model: Any, params: PyTree, image: Array) -> tuple[Array, Array, Array]:
+    """The reconstruction from the latent's mean, that mean, and its log-variance."""
+    mean, logvar = model.encode(params, image)
+    return model.decode(params, mean), mean, logvar
+
+
+def score(config: Any, task: Task, params: PyTree, splits: dict) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """``config.eval.metrics`` of reconstructions, by the means of the latents, and pictures of them.
+
+    Of ``config.eval.n`` images of ``config.eval.split``:
+
+    ``psnr`` in dB, mean over images; ``l1`` of values in [-1, 1]; ``ms_ssim`` of each image with its reconstruction, 1
+    at best; ``kl`` in nats per image; ``latent_mean`` and ``latent_std`` over all values of the latents that training
+    sees. Pictures: originals, and below them what became of them. Raises UserError for an unknown metric.
+    """
+    for name in config.eval.metrics:
+        if name not in SCORES:
+            raise unknown("metric of an autoencoder", name, SCORES)
+    patch, n, batch = tuple(config.data.patch), config.eval.n, config.train.batch
+    real = pipeline.patches(splits[config.eval.split], patch=patch, n=n, seed=config.seed)
+    parts = [look(task.model, params, real[np.arange(i, i + batch) % n]) for i in range(0, n, batch)]
+    fake, mean, logvar = (np.concatenate(part)[:n] for part in zip(*parts, strict=True))
+    fake = np.clip(fake, -1.0, 1.0)
+    error = fake - real
+    some = [slice(i, i + batch) for i in range(0, n, batch)]
+    bits = lambda x: (x + 1) * 127.5  # noqa: E731
+    scores = {
+        "psnr": lambda: 10 * np.log10(4 / np.maximum(np.square(error).mean((1, 2, 3)), 1e-10)),
+        "l1": lambda: np.abs(error),
+        "ms_ssim": lambda: np.concatenate([ms_ssim.similarity(bits(real[s]), bits(fake[s])) for s in some]),
+        "kl": lambda: divergence(jnp.asarray(mean), jnp.asarray(logvar)),
+        "latent_mean": lambda: mean,
+        "latent_std": lambda: np.sqrt(np.var(mean) + np.exp(logvar).mean()),
+    }
+    rows = [np.concatenate([x[i : i + SHOWN] for x in (real, fake)]) for i in range(0, min(n, 2 * SHOWN), SHOWN)]
+    whole = [row for row in rows if len(row) == 2 * min(n, SHOWN)]
+    pictures = {"reconstructions": images.grid(np.concatenate(whole), min(n, SHOWN))}
+    return {name: float(np.mean(scores[name]())) for name in config.eval.metrics}, pictures

@@ -1,0 +1,210 @@
+"""The classifying task: learn which diseases an image shows, one of them or any number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, Num, PyTree
+
+from nca_gen import arrays
+from nca_gen.data.source import Example
+from nca_gen.errors import UserError, unknown
+from nca_gen.io import images
+from nca_gen.metrics import classification
+from nca_gen.tasks.optimizer import optimizer
+
+FLIPS = {"all": (0.5, 0.5), "horizontal": (0.0, 0.5), "none": (0.0, 0.0)}  # probabilities: upside down, left to right
+
+PROTOCOL = {
+    name: f"{what}; one class against the rest, averaged over the classes; an image each; higher is better"
+    for name, what in {
+        "sensitivity": "share of those who have a class that is found",
+        "specificity": "share of those who have it not that is left in peace",
+        "auc": "area under the ROC curve",
+        "f1": "harmonic mean of sensitivity and precision",
+        "f1_sen_spe": "harmonic mean of sensitivity and specificity",
+        "map": "average precision, not interpolated",
+    }.items()
+}
+
+
+class State(NamedTuple):
+    """Everything that training changes. ``key`` never changes: randomness is named by (key, step, row)."""
+
+    step: Int[Array, ""]
+    params: PyTree
+    statistics: PyTree
+    optimizer: Any
+    key: Key[Array, ""]
+
+
+def geometric(
+    x: Float[Array, "B H W C"], key: Key[Array, " B"], flips: str, rotation: float, zoom: float
+) -> Float[Array, "B H W C"]:
+    """Each image flipped, turned about its centre and cut to a part of itself, as its key says.
+
+    The angle is uniform within ``rotation`` degrees either way; the part is a window of the image's shape whose side
+    is uniform in [``zoom``, 1] of the image's, anywhere inside it. Bilinear; beyond the border its nearest pixel
+    continues. With no flips, rotation 0 and zoom 1 the image comes back as it is.
+    """
+    H, W = x.shape[1:3]
+    u = arrays.cell_uniform(key, 0, (), 6)  # [B, 6]
+    sign = 1.0 - 2.0 * (u[:, :2] < jnp.array(FLIPS[flips]))
+    angle = jnp.deg2rad(rotation) * (2 * u[:, 2] - 1)
+    side = 1 - (1 - zoom) * u[:, 3]
+    shift = (u[:, 4:] - 0.5) * (1 - side)[:, None]  # of the window's centre, in sides of the image
+    centre = jnp.array([(H - 1) / 2, (W - 1) / 2])
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(H), jnp.arange(W), indexing="ij"), -1) - centre
+
+    def one(image: Array, sign: Array, angle: Array, side: Array, shift: Array) -> Array:
+        turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
+        # Sums by hand: a product of matrices may be rounded to fewer digits than places in an image have.
+        y, x = (side * sum(turn[i, j] * sign[j] * grid[..., j] for j in (0, 1)) for i in (0, 1))
+        return sampled(image, y + centre[0] + shift[0] * H, x + centre[1] + shift[1] * W)
+
+    return jax.vmap(one)(x, sign, angle, side, shift)
+
+
+def sampled(image: Float[Array, "H W C"], y: Float[Array, "*S"], x: Float[Array, "*S"]) -> Float[Array, "*S C"]:
+    """``image`` between its pixels, bilinear; places outside are moved to the border."""
+    H, W = image.shape[:2]
+    y, x = jnp.clip(y, 0, H - 1), jnp.clip(x, 0, W - 1)
+    i, j = (jnp.clip(jnp.floor(v).astype(jnp.int32), 0, max(n - 2, 0)) for v, n in ((y, H), (x, W)))
+    v, u = (y - i)[..., None], (x - j)[..., None]
+    below, beside = jnp.minimum(i + 1, H - 1), jnp.minimum(j + 1, W - 1)
+    upper = (1 - u) * image[i, j] + u * image[i, beside]
+    lower = (1 - u) * image[below, j] + u * image[below, beside]
+    return (1 - v) * upper + v * lower
+
+
+@dataclass(frozen=True)
+class Task:
+    """``init(key, batch) -> State``; ``step(state, batch) -> (State, metrics)``, pure.
+
+    batch: {"image": [B, H, W, C] in [-1, 1], "label": [B, L] 0/1 columns, or [B, 1] a grade}. ``labels``: "single",
+    softmax cross-entropy, or "multi", binary cross-entropies of the classes. Those who have a class weigh
+    ``pos_weight`` in it: nothing for 1, one number for all, or one a class. ``augment``: "none" or "geometric", see
+    :func:`geometric` for ``flips``, ``rotation`` and ``zoom``.
+    """
+
+    model: Any
+    optimizer: dict
+    labels: str = "single"
+    augment: str = "none"
+    flips: str = "horizontal"
+    rotation: float = 15.0
+    zoom: float = 0.8
+    pos_weight: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        allowed = {"labels": ("single", "multi"), "augment": ("none", "geometric"), "flips": tuple(FLIPS)}
+        for field, names in allowed.items():
+            if getattr(self, field) not in names:
+                raise unknown(f"value of config.task.{field}", getattr(self, field), names)
+        if not 0 < self.zoom <= 1:
+            raise UserError(f"config.task.zoom is {self.zoom}: give a side in (0, 1], 1 for the whole image")
+        if len(self.pos_weight) not in (0, 1, self.model.classes):
+            raise UserError(f"config.task.pos_weight has {len(self.pos_weight)} numbers: give none, 1, or one a class")
+
+    def init(self, key: Key[Array, ""], batch: dict | None = None) -> State:
+        """The state before the first step. Raises UserError where ``batch`` has no labels, or others than the model."""
+        if batch is not None and "label" not in batch:
+            raise UserError("the images have no labels: put a labels.csv with a label column beside them")
+        if batch is not None:
+            jax.eval_shape(partial(arrays.multi_hot, classes=self.model.classes), batch["label"])
+        params = self.model.init_params(key)
+        transform, _ = optimizer(**self.optimizer)
+        start = transform.init(params)
+        return State(jnp.zeros((), jnp.int32), params, self.model.init_statistics(), start, key)
+
+    def loss(self, logits: Float[Array, "B K"], target: Float[Array, "B K"]) -> Float[Array, ""]:
+        """Mean over the images, and over the classes where there may be several."""
+        weight = jnp.asarray(self.pos_weight or (1.0,), jnp.float32)
+        if self.labels == "single":
+            return -(weight * target * jax.nn.log_softmax(logits)).sum(-1).mean()
+        there, absent = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+        return -(weight * target * there + (1 - target) * absent).mean()
+
+    def step(self, state: State, batch: dict) -> tuple[State, dict[str, Float[Array, ""]]]:
+        x = batch["image"]
+        if self.augment == "geometric":
+            key = arrays.fold(jnp.broadcast_to(state.key, x.shape[:1]), state.step)
+            key = jax.vmap(jax.random.fold_in)(key, jnp.arange(len(x)))
+            x = geometric(x, key, self.flips, self.rotation, self.zoom)
+        target = arrays.multi_hot(batch["label"], self.model.classes)
+
+        def objective(params: PyTree) -> tuple[Array, PyTree]:
+            logits, statistics = self.model.apply(params, state.statistics, x, train=True)
+            return self.loss(logits, target), statistics
+
+        (loss, statistics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        transform, rate = optimizer(**self.optimizer)
+        updates, opt = transform.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate(state.step)}
+        return State(state.step + 1, params, statistics, opt, state.key), metrics
+
+    def eval_params(self, state: State) -> PyTree:
+        """Parameters and statistics, which both are needed to tell a class."""
+        return {"params": state.params, "statistics": state.statistics}
+
+
+def columns(label: Num[np.ndarray, "N L"], classes: int, labels: str) -> Float[np.ndarray, "N K"]:
+    """The labels of images as 0/1 columns. Raises UserError for what ``labels`` ("single", "multi") does not allow."""
+    table = np.asarray(arrays.multi_hot(label, classes))
+    if not np.isin(table, (0, 1)).all() or (label.shape[1] == 1 and (table.sum(1) != 1).any()):
+        raise UserError(f"labels must be 0/1 columns, or one grade from 0 to {classes - 1} (config.model.classes - 1)")
+    if labels == "single" and (table.sum(1) != 1).any():
+        raise UserError("some images have several classes, or none: set --config.task.labels=multi")
+    return table
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def probability(model: Any, labels: str, params: PyTree, x: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+    """Of every class, at what :meth:`Task.eval_params` gave; of single labels they sum to 1."""
+    logits, _ = model.apply(params["params"], params["statistics"], x)
+    return jax.nn.softmax(logits) if labels == "single" else jax.nn.sigmoid(logits)
+
+
+def predicted(
+    task: Task, params: PyTree, source: Sequence[Example], size: tuple[int, int], batch: int
+) -> tuple[Float[np.ndarray, "N K"], Float[np.ndarray, "N K"]]:
+    """Probabilities and true 0/1 columns of the images of ``source``, which are ``size`` = (height, width).
+
+    Raises UserError for images of another size, and without labels.
+    """
+    params, found, labels = jax.device_put(jax.device_get(params)), [], []
+    for start in range(0, len(source), batch):
+        rows = [source[i] for i in range(start, min(start + batch, len(source)))]
+        for row in rows:
+            if row["image"].shape[:2] != size or "label" not in row:
+                what = "no label" if "label" not in row else f"size {row['image'].shape[:2]}"
+                raise UserError(f"{row['name']} has {what}; a classifier needs labels, and images of {size}")
+        x = images.to_float(np.stack([row["image"] for row in rows]))
+        x = np.concatenate([x, np.zeros((batch - len(x), *x.shape[1:]), x.dtype)])  # one shape: compiled once
+        found.append(np.asarray(probability(task.model, task.labels, params, x))[: len(rows)])
+        labels.append(np.stack([row["label"] for row in rows]))
+    return np.concatenate(found), columns(np.concatenate(labels), task.model.classes, task.labels)
+
+
+def score(
+    config: Any, task: Task, params: PyTree, splits: dict[str, Sequence[Example]]
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """The figures ``config.eval.metrics`` on ``config.eval.split``: macro averages over the classes; no pictures.
+
+    Of single images, as ``PROTOCOL`` says; one that no class defines is left out.
+    """
+    size = tuple(config.data.patch)
+    for name in config.eval.metrics:
+        if name not in classification.FIGURES:
+            raise unknown("value of config.eval.metrics", name, classification.FIGURES)
+    found, truth = predicted(task, params, splits[config.eval.split], size, config.train.batch)
+    values = classification.macro(classification.figures(found, truth, task.labels == "multi"))
+    return {name: values[name] for name in config.eval.metrics if np.isfinite(values[name])}, {}

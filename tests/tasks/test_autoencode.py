@@ -1,0 +1,205 @@
+"""The autoencoding task against sums by hand: loss, both players' gradients, scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from nca_gen import arrays
+from nca_gen.errors import UserError
+from nca_gen.nn import random_features
+from nca_gen.tasks import autoencode
+
+B, SIZE = 2, 24
+IMAGE = np.random.RandomState(0).uniform(-1, 1, (B, SIZE, SIZE, 3)).astype(np.float32)
+KEY = jax.random.key(0, impl="threefry2x32")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Two by two pixels are a place: mean and log-variance are sums of them, as the pixels are of the latent."""
+
+    image_channels: int = 3
+
+    def init_params(self, key):
+        draw = lambda *shape: jnp.asarray(0.3 * np.random.RandomState(sum(shape)).standard_normal(shape), jnp.float32)  # noqa: E731
+        return {"encoder": {"kernel": draw(12, 8)}, "decoder": {"conv_out": {"kernel": draw(4, 12)}}}
+
+    def encode(self, params, image):
+        return jnp.split(arrays.blocked(image, 2) @ params["encoder"]["kernel"], 2, -1)
+
+    def decode(self, params, z):
+        return arrays.unblocked(z @ params["decoder"]["conv_out"]["kernel"], 2)
+
+
+MODEL = Linear()
+
+
+def task(**fields):
+    return autoencode.Task(MODEL, {"lr": 1e-2}, **{"kl": 0.1, "critic": 2} | fields)
+
+
+def state(task):
+    return jax.jit(task.init)(KEY)
+
+
+def stepped(task):
+    return jax.jit(task.step)(state(task), {"image": jnp.asarray(IMAGE)})
+
+
+def by_hand(task, params, critic=None, weight=0.0):
+    """(loss, (reconstruction, KL of an image, -mean logit, what came back)) of step 0, in one straight line."""
+    key = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(KEY, 0), i))(jnp.arange(B))
+    mean, logvar = MODEL.encode(params, jnp.asarray(IMAGE))
+    noise = arrays.cell_normal(key, -1, arrays.coords(mean.shape[1:3]), 4)
+    fake = MODEL.decode(params, mean + jnp.exp(0.5 * logvar) * noise)
+    kl = jnp.sum(jnp.square(mean) + jnp.exp(logvar) - 1 - logvar) / 2 / B
+    lost = {"l1": jnp.abs, "l2": jnp.square}[task.loss](fake - IMAGE).mean()
+    if task.perceptual == "random":
+        lost += task.perceptual_weight * random_features.between(fake, jnp.asarray(IMAGE)).mean()
+    fooled = -task.logits(critic, fake).mean() if critic else 0.0
+    return lost + task.kl * kl / IMAGE[0].size + weight * fooled, (lost, kl, fooled, fake)
+
+
+@pytest.mark.parametrize("fields", [{}, {"loss": "l2", "perceptual": "random", "perceptual_weight": 0.7}])
+def test_one_player(fields):
+    """Its numbers and its gradient."""
+    this = task(**fields)
+    params = state(this).params
+    after, metrics = stepped(this)
+    (loss, (lost, kl, *_)), grads = jax.jit(jax.value_and_grad(lambda p: by_hand(this, p), has_aux=True))(params)
+    for name, value in {"loss": loss, "reconstruction": lost, "kl": kl, "grad_norm": optax.tree.norm(grads)}.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4)
+    moved = jax.tree.map(lambda a, b: np.asarray(a - b), after.params, params)
+    for step, grad in zip(jax.tree.leaves(moved), jax.tree.leaves(grads), strict=True):  # Adam's first: one lr downhill
+        some = np.abs(grad) > 1e-4 * np.abs(grad).max()
+        np.testing.assert_allclose(step[some], -1e-2 * np.sign(grad[some]), rtol=0.05)
+    assert after.critic == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_two_players(adaptive):
+    """The autoencoder's gradient has the critic's part in it, by the ratio of both at the last kernel if adaptive."""
+    this = task(adversarial=0.3, adaptive=adaptive)
+    before = state(this)
+    after, metrics = stepped(this)
+
+    @jax.jit
+    def expected(params, critic):
+        def at_last(i):
+            return lambda kernel: by_hand(this, changed(params, kernel), critic)[1][i]
+
+        changed = lambda p, k: p | {"decoder": p["decoder"] | {"conv_out": p["decoder"]["conv_out"] | {"kernel": k}}}  # noqa: E731
+        kernel = params["decoder"]["conv_out"]["kernel"]
+        lost, fooled = (optax.tree.norm(jax.grad(at_last(i))(kernel)) for i in (0, 2))
+        weight = 0.3 * (jnp.clip(lost / (fooled + 1e-4), 0, 1e4) if adaptive else 1.0)
+        loss, grads = jax.value_and_grad(lambda p: by_hand(this, p, critic, weight), has_aux=True)(params)
+        fake = loss[1][3]
+        tell = lambda c: autoencode.hinge(this.logits(c, jnp.asarray(IMAGE)), this.logits(c, fake))  # noqa: E731
+        told, up = jax.value_and_grad(tell)(critic)
+        return weight, loss[0], optax.tree.norm(grads), told, up
+
+    weight, loss, size, told, up = expected(before.params, before.critic)
+    for name, value in {"adversarial_weight": weight, "loss": loss, "grad_norm": size, "critic": told}.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-3)
+    moved = jax.tree.map(lambda a, b: np.asarray(a - b), after.critic, before.critic)
+    for step, grad in zip(jax.tree.leaves(moved), jax.tree.leaves(up), strict=True):
+        some = np.abs(grad) > 1e-3 * np.abs(grad).max()
+        np.testing.assert_allclose(step[some], -1e-2 * np.sign(grad[some]), rtol=0.05)
+
+
+def test_the_critic_waits():
+    """Before its first step nothing of it moves, nor does it move the autoencoder; then it does both."""
+    this = task(adversarial=0.3, start=1)
+    step, before = jax.jit(this.step), state(this)
+    after, metrics = step(before, {"image": jnp.asarray(IMAGE)})
+    jax.tree.map(np.testing.assert_array_equal, after.critic, before.critic)
+    assert metrics["adversarial_weight"] == 0
+    plain = metrics["reconstruction"] + 0.1 * metrics["kl"] / IMAGE[0].size
+    np.testing.assert_allclose(metrics["loss"], plain, rtol=1e-6)
+    then, metrics = step(after, {"image": jnp.asarray(IMAGE)})
+    assert metrics["adversarial_weight"] > 0
+    assert all(np.any(then.critic[name]["kernel"] != after.critic[name]["kernel"]) for name in ("main.0", "main.11"))
+
+
+def test_divergence_is_an_integral():
+    """Of p log(p/q), numerically."""
+    mean, std = 0.7, 0.4
+    p, q = norm(mean, std), norm()
+    by_quadrature, _ = quad(lambda x: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), -4, 5)
+    full = lambda v: np.full((1, 2, 3, 4), v, np.float32)  # noqa: E731
+    np.testing.assert_allclose(
+        autoencode.divergence(*map(jnp.asarray, (full(mean), full(2 * np.log(std))))), 24 * by_quadrature, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("real", "fake", "loss"), [(1, -1, 0), (2, -3, 0), (0, 0, 1), (-1, 1, 2), (1, 0, 0.5)])
+def test_hinge(real, fake, loss):
+    assert autoencode.hinge(jnp.full(3, real, jnp.float32), jnp.full(5, fake, jnp.float32)) == loss
+
+
+@dataclass(frozen=True)
+class Dimmed:
+    """A latent that is the image, of variance 1/4; what comes back is ``by`` brighter."""
+
+    by: float
+    image_channels: int = 3
+
+    def encode(self, params, image):
+        return image, jnp.full_like(image, np.log(0.25))
+
+    def decode(self, params, z):
+        return z + self.by
+
+
+def scored(by, **changes):
+    config = tiny.config(**{"eval.metrics": autoencode.SCORES, "eval.n": 6} | changes)
+    return autoencode.score(config, autoencode.Task(Dimmed(by), {}), {}, tiny.splits())
+
+
+def test_scores_of_what_is_known():
+    scores, pictures = scored(0.0)
+    real = tiny.splits()["test"][0]["image"] / 128.0 - 1  # 6 crops of 16 x 16 of it
+    assert tuple(scores) == autoencode.SCORES
+    assert scores["l1"] == 0
+    np.testing.assert_allclose(scores["ms_ssim"], 1)
+    values = 16 * 16 * 3
+    kl = 0.5 * values * (scores["latent_std"] ** 2 + scores["latent_mean"] ** 2 - 1 - np.log(0.25))
+    np.testing.assert_allclose(scores["kl"], kl, rtol=1e-4)
+    assert abs(scores["latent_std"] ** 2 - 0.25 - real.var()) < 0.1
+    assert pictures["reconstructions"].dtype == np.uint8
+    top, bottom = np.split(pictures["reconstructions"][:, :, :3], [17])
+    np.testing.assert_array_equal(top[:16], bottom[-16:])
+
+
+def test_scores_of_a_brighter_image():
+    """By 1/16 wherever there is room for it."""
+    scores, _ = scored(-1 / 16, **{"eval.metrics": ("psnr", "l1")})
+    assert scores["l1"] <= 1 / 16
+    np.testing.assert_allclose(scores["l1"], 1 / 16, rtol=0.1)
+    np.testing.assert_allclose(scores["psnr"], 10 * np.log10(4 * 16**2), rtol=0.02)
+
+
+def test_what_a_user_can_mend(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="did you mean l1"):
+        task(loss="l11")
+    with pytest.raises(UserError, match=r"config\.task\.perceptual"):
+        task(perceptual="vgg")
+    with pytest.raises(UserError, match=r"config\.model\.image_channels=1"):
+        task().init(KEY, {"image": IMAGE[..., :1]})
+    with pytest.raises(UserError, match="24 pixels a side"):
+        task(adversarial=1.0).init(KEY, {"image": IMAGE[:, :16]})
+    with pytest.raises(UserError, match="metric of an autoencoder"):
+        scored(0.0, **{"eval.metrics": ("fid",)})
+    monkeypatch.setenv("NCA_GEN_WEIGHTS", str(tmp_path))
+    with pytest.raises(UserError, match=r"no vgg16-397923af\.pth"):
+        replace(task(), perceptual="lpips").reconstruction(jnp.asarray(IMAGE), jnp.asarray(IMAGE))

@@ -1,0 +1,186 @@
+"""--mode=encode: what is written is what the autoencoder says, once, whatever happens in between."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from nca_gen import build, encode
+from nca_gen.data import latents
+from nca_gen.data.source import Source
+from nca_gen.errors import UserError
+from nca_gen.io import images, weights
+from nca_gen.models import vae_kl
+from nca_gen.nn import port
+from nca_gen.runtime import checkpoint
+
+MODEL = vae_kl.Model(width=4, multipliers=(1,), layers=1, groups=2, attention=False, patch=4)
+LABELS = {"train": 5, "val": 3, "test": 4}
+
+
+def splits():
+    """Fields of 12 x 17: two pieces of 8 x 8 each, and a rest."""
+
+    def source(split, n):
+        rng = np.random.default_rng(n)
+        fields = rng.integers(0, 256, (n, 12, 17, 3), np.uint8)
+        load = lambda i: {"image": fields[i], "name": f"{split}{i}", "patient": f"p{i // 2}", "label": np.int32([i])}  # noqa: E731
+        return Source(load, [f.shape for f in fields])
+
+    return {split: source(split, n) for split, n in LABELS.items()}
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch):
+    monkeypatch.setattr(build, "splits", lambda config: splits())
+
+
+@pytest.fixture(scope="module")
+def params():
+    state = port.random_state(MODEL.network, MODEL.network.example(), 0)
+    return port.variables(state, MODEL.network, MODEL.network.example())["params"]
+
+
+@pytest.fixture
+def config(params, tmp_path):
+    weights.write(tmp_path / "w.safetensors", MODEL.state(params))
+    c = ConfigDict({"seed": 3, "mesh": {"data": 1, "space": 1}})
+    c.model = {"name": "vae_kl"} | vars(MODEL)
+    c.task = {"name": "autoencode"}
+    c.optimizer = {"lr": 1e-3}
+    c.data = {"name": "folder", "path": "", "patch": (8, 8), "flips": "none"}
+    c.encode = {"weights": str(tmp_path / "w.safetensors"), "flips": "horizontal", "batch": 4, "shard": 4}
+    return c
+
+
+def test_moments_of_every_piece(config, params, tmp_path):
+    root = encode.encode(config, tmp_path)
+    facts = latents.index(root)
+    assert facts["counts"] == {"train": 10, "val": 6, "test": 8}
+    assert [len(facts["shards"][split]) for split in LABELS] == [3, 2, 2]
+    assert facts["shape"] == [2, 2, 4]
+    scale = {name: np.float32(values) for name, values in facts["scale"].items()}
+    found, pixels = latents.splits(root), splits()
+    look = jax.jit(MODEL.encode)
+    for split in ("train", "test"):
+        for i, example in enumerate(found[split]):
+            whole, corner = pixels[split][i // 2], 8 * (i % 2)
+            assert example["name"] == f"{split}{i // 2}@0,{corner}"
+            assert example["patient"] == whole["patient"]
+            np.testing.assert_array_equal(example["label"], whole["label"])
+            piece = images.to_float(whole["image"][:8, corner : corner + 8])
+            for variant, x in enumerate((piece, piece[:, ::-1])):
+                mean, logvar = (np.asarray(m[0]) for m in look(params, jnp.asarray(x[None])))
+                moments = example["moments"][variant]
+                np.testing.assert_allclose(moments[0] * scale["std"] + scale["mean"], mean, atol=1e-4)
+                np.testing.assert_allclose(moments[1] + 2 * np.log(scale["std"]), logvar, atol=1e-4)
+            np.testing.assert_array_equal(example["image"], example["moments"][0, 0])
+
+
+def files(root):
+    return {p.name: p.read_bytes() for p in root.iterdir()}
+
+
+def test_a_run_that_was_killed_goes_on(config, tmp_path, monkeypatch):
+    """After it every file is as if nothing had happened; nothing is encoded twice."""
+    whole = files(encode.encode(config, tmp_path / "whole"))
+    calls, savez = [], np.savez
+
+    def dies(file, **columns):
+        calls.append(file.name)
+        if len(calls) == 3:
+            file.write(b"half of")
+            raise KeyboardInterrupt
+        savez(file, **columns)
+
+    monkeypatch.setattr(np, "savez", dies)
+    with pytest.raises(KeyboardInterrupt):
+        encode.encode(config, tmp_path / "cut")
+    with pytest.raises(UserError, match="is not finished"):
+        latents.splits(tmp_path / "cut")
+    kept = {p.name for p in (tmp_path / "cut" / "latents").glob("*.npz")}
+    assert len(kept) == 2
+    calls.clear()
+    monkeypatch.setattr(np, "savez", lambda file, **columns: (calls.append(file.name), savez(file, **columns)))
+    again = files(encode.encode(config, tmp_path / "cut"))
+    assert not kept & {name.split("/")[-1].removesuffix(".new") for name in calls}
+    assert again.keys() == whole.keys()
+    for name in whole:
+        assert again[name] == whole[name], name
+    calls.clear()
+    encode.encode(config, tmp_path / "cut")
+    assert not calls
+
+
+def test_processes_share_the_shards(config, tmp_path, monkeypatch):
+    whole = files(encode.encode(config, tmp_path / "one"))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(encode.mesh, "anywhere", lambda flag: flag)
+    seen = []
+    for process in (1, 0):  # the first one looks last, when all is there
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        (tmp_path / "two" / "latents").mkdir(parents=True, exist_ok=True)
+        encode.encode(config, tmp_path / "two") if process else None
+        seen.append({p.name for p in (tmp_path / "two" / "latents").glob("*.npz")})
+    assert len(seen[0]) == 3  # of 7
+    encode.encode(config, tmp_path / "two")
+    two = files(tmp_path / "two" / "latents")
+    for name in seen[0]:
+        assert two[name] == whole[name]
+
+
+def test_other_latents_are_left_alone(config, params, tmp_path):
+    root = encode.encode(config, tmp_path)
+    weights.write(tmp_path / "w.safetensors", MODEL.state(jax.tree.map(lambda x: 2 * x, params)))
+    with pytest.raises(UserError, match=r"latents of another origin: .*weights.* delete it"):
+        encode.encode(config, tmp_path)
+    config.encode.weights = ""
+    before = files(root)
+    task = build.task(config)
+    with checkpoint.manager(tmp_path) as saved:
+        key = jax.random.key(0, impl="threefry2x32")
+        state = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(task.init, key)._replace(key=np.int32(0))
+        )
+        checkpoint.save(saved, 7, state._replace(key=key), rollbacks=0, config="")
+    with pytest.raises(UserError, match=r'another origin: .*, not {"step": 7}'):
+        encode.encode(config, tmp_path)
+    assert files(root) == before
+    root.rename(tmp_path / "away")
+    assert latents.index(encode.encode(config, tmp_path))["origin"] == {"step": 7}
+
+
+def test_the_folder_is_all_that_is_needed(config, params, tmp_path):
+    """Moved elsewhere, with the rest gone, it still decodes: what the autoencoder itself says, in [-1, 1]."""
+    root = encode.encode(config, tmp_path / "run").rename(tmp_path / "elsewhere")
+    (tmp_path / "w.safetensors").unlink()
+    some = np.stack([example["image"] for example in latents.splits(root)["train"]])
+    scale = {name: np.float32(values) for name, values in latents.index(root)["scale"].items()}
+    theirs = jax.jit(MODEL.decode)(params, jnp.asarray(some * scale["std"] + scale["mean"]))
+    mine = latents.decoder(root)(some)
+    np.testing.assert_allclose(mine, np.clip(theirs, -1, 1), atol=1e-4)
+    assert mine.shape == (10, 8, 8, 3)
+    assert latents.source(root) == config.data.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encode.flips": "vertical"}, r"config\.encode\.flips"),
+        ({"data.patch": (16, 16)}, r"train0 of 12 x 17 is smaller than config\.data\.patch"),
+        ({"data.patch": (6, 8)}, "not multiples of 4"),
+        ({"encode.weights": "/nowhere"}, "cannot read weights"),
+        ({"encode.weights": ""}, "there is no checkpoint"),
+    ],
+)
+def test_what_a_user_can_mend(changes, message, config, tmp_path):
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        encode.encode(config, tmp_path / "none")
+    assert not list(tmp_path.glob("none/latents/*.npz"))
+
+
+def test_another_kind_of_run(tmp_path):
+    with pytest.raises(UserError, match="is for autoencoders"):
+        encode.encode(ConfigDict({"seed": 0}), tmp_path)
