@@ -10,7 +10,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt32
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, Num, UInt32
+
+from nca_gen.errors import UserError
 
 Coords = tuple[Int[Array, "..."], ...]  # one integer array per spatial axis, broadcastable together
 
@@ -105,3 +108,17 @@ def unblocked(x: Float[Array, "B *S D"], k: int) -> Float[Array, "B *T C"]:
     order = [axis for i in range(n) for axis in (1 + i, 1 + n + i)]
     sides = [size * k for size in x.shape[1 : n + 1]]
     return x.transpose(0, *order, 2 * n + 1).reshape(len(x), *sides, -1)
+
+
+def multi_hot(label: Num[Array | np.ndarray, "B L"], classes: int) -> Float[Array, "B K"]:
+    """The labels of images as conditions: ``classes`` columns of 0 or 1 as they are, a grade as its one-hot row.
+
+    Raises UserError for any other number of columns. A grade that is no class gives NaN, which stops a training; zeros,
+    the null condition, would go unseen.
+    """
+    if label.shape[-1] == classes:
+        return jnp.asarray(label, jnp.float32)
+    if label.shape[-1] == 1:
+        grade = jnp.asarray(label)[:, :1]
+        return jnp.where((grade >= 0) & (grade < classes), jax.nn.one_hot(grade[:, 0], classes), jnp.nan)
+    raise UserError(f"the images have {label.shape[-1]} labels each; set --config.model.classes={label.shape[-1]}")

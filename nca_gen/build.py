@@ -41,5 +41,19 @@ def splits(config):
     return make(**fields(config, "data", make, beside=("patch", "flips")))
 
 
+def decoder(config):
+    """What makes images of what a model of latents generates; None where it generates images."""
+    module = named("data", "splits", config.data.name)
+    return module.decoder(config.data.path) if hasattr(module, "decoder") else None
+
+
+def pixels(config, learned=None):
+    """Splits of real images (``learned``, if these are), and what makes images of what a model generates."""
+    if (decode := decoder(config)) is None:
+        return learned or splits(config), lambda x: x
+    source = named("data", "splits", config.data.name).source
+    return splits(type(config)({"data": source(config.data.path)})), decode
+
+
 def metric(name):
     return named("metrics", "score", name)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from nca_gen.errors import UserError
 from nca_gen.generate import draw, how, restore
 from nca_gen.io import images, sets
 from nca_gen.metrics import neighbours
+from nca_gen.metrics.notes import collecting
 from nca_gen.pipelines import diff_nca
 from nca_gen.runtime import report
 from nca_gen.runtime.log import replace, say
@@ -28,48 +29,107 @@ from nca_gen.runtime.log import replace, say
 FRAMES = 24  # pictures of a growing image
 SHOWN = 8  # images in a film or a row of neighbours
 PAIRS = 3  # of rows in a page of neighbours
+ROWS = 4  # of noises in a strip of growth
+STRETCH = 25  # denoising steps, at the most, that are compiled as one where time is taken
 DEFAULT = {"images": ("swd", "drift"), "volumes": ("total_variation",), "slides": ("pfid",)}  # of sets without a config
 
 
-def evaluate(config: Any, task: Any, params: dict, splits: dict, workdir: str | Path, step: int) -> dict[str, float]:
-    """Scores ``config.eval.n`` samples against held-out patches and rewrites the report; returns the scores.
+class Compared(NamedTuple):
+    """What samples are held against: images, and in the units of the model's data the held-out ``patches``."""
 
-    Everything is drawn from ``config.seed``, so two evaluations of one checkpoint are equal. Of several hosts the
-    first does it alone.
+    real: Float[np.ndarray, "n h w C"]
+    train: Float[np.ndarray, "m h w C"]
+    patches: Float[np.ndarray, "n *S C"]
+    cond: Float[np.ndarray, "n K"] | None  # of the real images: sample i has the labels of real image i
+    decode: Callable[[np.ndarray], np.ndarray]  # from these units to images
+
+
+def compared(config: Any, task: Any, splits: dict) -> Compared:
+    """``config.eval.n`` held-out and ``config.eval.train`` training images, drawn from ``config.seed``."""
+    n, size, seed, split = config.eval.n, tuple(config.data.patch), config.seed, config.eval.split
+    pixels, decode = build.pixels(config, splits)
+    patches = pipeline.patches(splits[split], patch=size, n=n, seed=seed)
+    sides = decode(patches[:1]).shape[1:-1]
+    real = pipeline.examples(pixels[split], patch=sides, n=n, seed=seed)
+    train = pipeline.patches(pixels["train"], patch=sides, n=config.eval.train, seed=seed)
+    classes = getattr(task.model, "classes", 0)
+    cond = np.asarray(arrays.multi_hot(real["label"], classes)) if classes else None
+    return Compared(real["image"], train, patches, cond, decode)
+
+
+def evaluate(config: Any, task: Any, params: dict, splits: dict, workdir: str | Path, step: int) -> dict[str, float]:
+    """Scores ``params`` and rewrites the report; returns the scores.
+
+    As the task's module says (``score``), else by ``config.eval.n`` samples against held-out patches. Everything is
+    drawn from ``config.seed``, so two evaluations of one checkpoint are equal. Of several hosts the first does it all.
     """
     params = jax.device_get(params)
     if jax.process_index():
         return {}
-    n, size, seed, split = config.eval.n, tuple(config.data.patch), config.seed, config.eval.split
-    start = time.perf_counter()
-    generated = draw(task, params, config, n, size, seed)
-    seconds = time.perf_counter() - start
-    real = pipeline.patches(splits[split], patch=size, n=n, seed=seed)
-    train = pipeline.patches(splits["train"], patch=size, n=config.eval.train, seed=seed)
-    clipped = np.clip(generated, -1.0, 1.0)
-    facts = judge.judge(config.eval.metrics, clipped, real, train, seed)
-
     folder = Path(workdir, "eval", f"{step:08d}")
     folder.mkdir(parents=True, exist_ok=True)
-    images.write(folder / "real.png", images.grid(real[: config.sample.n]))
-    images.write(folder / "samples.png", images.grid(generated[: config.sample.n]))
-    images.write(folder / "neighbours.png", nearest(clipped, train))
-    if config.sample.large:
-        large = draw(task, params, config, 1, tuple(config.sample.large), seed)
-        images.write(folder / "large.png", images.picture(large[0]))
-    nca_film(folder, task, params, real[:SHOWN], seed)
-    diffusion_film(folder, task, params, config, size)
-    facts |= {
-        "step": step,
-        "split": split,
-        "sampler": f"{config.sample.sampler}, {config.sample.steps} steps, clip {config.sample.clip}",
-        "seconds": seconds,
-        "images_per_second": n / seconds,
-    }
+    start = time.perf_counter()
+    module = build.named("tasks", "Task", config.task.name)
+    if score := getattr(module, "score", None):
+        with collecting() as said:
+            scores, pictures = score(config, task, params, splits)
+        for name, picture in pictures.items():
+            images.write(folder / f"{name}.png", picture)
+        facts = {"scores": scores, "pictures": list(pictures), "seed": config.seed}
+        counts = {"real": config.eval.get("n") or len(splits[config.eval.split])}
+        facts |= {"protocol": getattr(module, "PROTOCOL", {}), "networks": {}, "counts": counts}
+        facts["notes"] = {config.task.name: said} if said else {}
+        facts["seconds"] = time.perf_counter() - start
+    else:
+        facts = sampled(config, task, params, compared(config, task, splits), folder)
+    facts |= {"step": step, "split": config.eval.split}
     replace(folder / "scores.json", json.dumps(facts, indent=2))
     report.write(workdir)
-    say("  ".join(f"{name} {facts['scores'][name]:.4g}" for name in facts["protocol"] if name in facts["scores"]))
+    names = facts["protocol"] or facts["scores"]
+    say("  ".join(f"{name} {facts['scores'][name]:.4g}" for name in names if name in facts["scores"]))
     return facts["scores"]
+
+
+def sampled(config: Any, task: Any, params: dict, held: Compared, folder: Path) -> dict[str, Any]:
+    """Samples and their scores, with the pictures in ``folder``; what is known about them, for scores.json."""
+    n, size, seed, shown = config.eval.n, tuple(config.data.patch), config.seed, config.sample.n
+    first = lambda k: None if held.cond is None else held.cond[:k]  # noqa: E731
+    start = time.perf_counter()
+    generated = held.decode(draw(task, params, config, n, size, seed, cond=held.cond))
+    seconds = time.perf_counter() - start
+    clipped = np.clip(generated, -1.0, 1.0)
+    facts = judge.judge(config.eval.metrics, clipped, held.real, held.train, seed)
+
+    images.write(folder / "real.png", images.grid(held.real[:shown]))
+    images.write(folder / "samples.png", images.grid(generated[:shown]))
+    images.write(folder / "neighbours.png", nearest(clipped, held.train))
+    if config.sample.large:
+        large = draw(task, params, config, 1, tuple(config.sample.large), seed, cond=first(1))
+        images.write(folder / "large.png", images.picture(held.decode(large)[0]))
+    if held.cond is not None:
+        images.write(folder / "grades.png", grades(config, task, params, held))
+    if diff_nca.grows(task.model):
+        nca_film(folder, task, params, held, seed)
+    restless = diffusion_film(folder, task, params, config, size, held)
+    more = [f"{field} {config.sample[field]}" for field in diff_nca.MORE if config.sample.get(field)]
+    settings = [f"{config.sample.steps} steps", f"clip {config.sample.clip}", *more]
+    return (
+        facts
+        | {"sampler": ", ".join([config.sample.sampler, *settings])}
+        | {"seconds": seconds, "images_per_second": n / seconds}
+        | ({"hidden_rms": restless} if restless else {})
+    )
+
+
+def grades(config: Any, task: Any, params: dict, held: Compared) -> UInt8[np.ndarray, "h w K"]:
+    """A row of samples a class; a column has one noise, under every class in turn."""
+    classes, size = held.cond.shape[1], tuple(config.data.patch)
+    columns = min(SHOWN, max(1, config.sample.n // classes))
+    rows = [
+        draw(task, params, config, columns, size, config.seed, cond=diff_nca.conditions(task.model, (k,), columns))
+        for k in range(classes)
+    ]
+    return images.grid(held.decode(np.concatenate(rows)), columns)
 
 
 def nearest(generated: sets.Images, train: sets.Images) -> UInt8[np.ndarray, "h w K"]:
@@ -86,28 +146,40 @@ def nearest(generated: sets.Images, train: sets.Images) -> UInt8[np.ndarray, "h 
     )
 
 
-def nca_film(folder: Path, task: Any, params: dict, real: Float[np.ndarray, "n *S C"], seed: int) -> None:
+def nca_film(folder: Path, task: Any, params: dict, held: Compared, seed: int) -> None:
     """What the cells take held-out patches for, step by step of one call, from half-way noise."""
+    some = held.patches[:SHOWN]
     t = jnp.full(1, task.diffusion.timesteps // 2)
-    key, x0 = arrays.keys(seed, len(real)), task.diffusion.encode(jnp.asarray(real))
+    key, x0 = arrays.keys(seed, len(some)), task.diffusion.encode(jnp.asarray(some))
     x = task.diffusion.noised(x0, arrays.cell_normal(key, -1, arrays.coords(x0.shape[1:-1]), x0.shape[-1]), t)
-    minds = np.asarray(diff_nca.growth(task.model, task.diffusion, params, x, t, key))
-    noisy = np.asarray(task.diffusion.decode(x))
+    told = None if held.cond is None else jnp.asarray(held.cond[: len(some)])
+    films = np.asarray(diff_nca.growth(task.model, task.diffusion, params, x, t, key, told))
+    decoded = held.decode(films.reshape(-1, *films.shape[2:]))
+    minds = decoded.reshape(*films.shape[:2], *decoded.shape[1:])
+    noisy, real = held.decode(np.asarray(task.diffusion.decode(x))), held.decode(some)
     some = np.linspace(0, len(minds) - 1, SHOWN).round().astype(int)
     rows = [np.concatenate([noisy[i : i + 1], minds[some, i], real[i : i + 1]]) for i in range(min(3, len(real)))]
     images.write(folder / "nca_strip.png", images.grid(np.concatenate(rows), SHOWN + 2))
     images.animation(folder / "nca.webp", [images.grid(m, 4) for m in minds], fps=4)
 
 
-def diffusion_film(folder: Path, task: Any, params: dict, config: Any, size: tuple[int, ...]) -> None:
-    """Samples on their way from noise: in the strip x_t above, and below the image that the model has in mind."""
+def diffusion_film(
+    folder: Path, task: Any, params: dict, config: Any, size: tuple[int, ...], held: Compared
+) -> list[float]:
+    """Samples on their way from noise: in the strip x_t above, and below the image that the model has in mind.
+
+    Returns the RMS of the hidden state that they hand on, on the way.
+    """
     key = arrays.keys(config.seed, SHOWN)
-    carries = list(diff_nca.trajectory(task.model, task.diffusion, params, key, size, frames=FRAMES, **how(config)))
-    decoded = lambda x: np.asarray(task.diffusion.decode(x))  # noqa: E731
+    told = None if held.cond is None else np.resize(held.cond, (SHOWN, held.cond.shape[1]))
+    way = diff_nca.trajectory(task.model, task.diffusion, params, key, size, frames=FRAMES, cond=told, **how(config))
+    carries = list(way)
+    decoded = lambda x: held.decode(np.asarray(task.diffusion.decode(x)))  # noqa: E731
     xs, x0s = (np.stack([decoded(getattr(c, name)) for c in carries]) for name in ("x", "x0"))
     some = np.linspace(0, len(xs) - 1, SHOWN + 2).round().astype(int)
     images.write(folder / "diffusion_strip.png", images.grid(np.concatenate([xs[some, 0], x0s[some, 0]]), len(some)))
     images.animation(folder / "diffusion.webp", [images.grid(x, 4) for x in xs], fps=8)
+    return diff_nca.hidden_rms(carries)
 
 
 def pairs(specs: Sequence[str], timesteps: int) -> list[tuple[str, int]]:
@@ -122,35 +194,55 @@ def pairs(specs: Sequence[str], timesteps: int) -> list[tuple[str, int]]:
     return found
 
 
-def sweep(config: Any, task: Any, params: dict, splits: dict, workdir: str | Path, step: int) -> dict[str, Any]:
-    """Scores and seconds of ``config.eval.n`` samples by each of ``config.eval.samplers``; returns what it writes.
+def tables(config: Any, timesteps: int) -> dict[str, list[dict[str, Any]]]:
+    """What ``config.eval`` asks to be compared: rows of settings of the sampler, by the name of their table.
 
-    ``samplers.json`` and a strip of samples each, into the folder of the evaluation at ``step``. All start from the
-    same noise. Samplers take their steps in stretches of the greatest common divisor of all, so that each is compiled
-    once and not while it is timed.
+    "samplers": each of ``samplers``. "heredity": each of ``heredity`` at each of ``guidance``; one alone is compared
+    with the other as it is in ``config.sample``. Raises UserError for what there is not.
     """
-    todo = pairs(config.eval.samplers, task.diffusion.timesteps)
-    stretch = math.gcd(*(steps for _, steps in todo))
+    inherits, scales = (tuple(config.eval.get(field, ())) for field in ("heredity", "guidance"))
+    for name in inherits:
+        diff_nca.choose(diff_nca.KEPT, "config.eval.heredity", name)
+    whole = config.sample.get("heredity", "none"), config.sample.get("guidance", 1.0)
+    both = [(h, g) for g in scales or whole[1:] for h in inherits or whole[:1]] if inherits or scales else []
+    found = {
+        "samplers": [{"sampler": s, "steps": n} for s, n in pairs(config.eval.get("samplers", ()), timesteps)],
+        "heredity": [{"heredity": h, "guidance": float(g)} for h, g in both],
+    }
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def sweep(
+    config: Any, task: Any, params: dict, splits: dict, workdir: str | Path, step: int, name: str = "samplers"
+) -> dict[str, Any]:
+    """Scores and seconds of ``config.eval.n`` samples by each row of a table of :func:`tables`; returns what it writes.
+
+    ``name``.json and a strip of samples each, into the folder of the evaluation at ``step``. All start from the
+    same noise. Samplers take their steps in stretches of a common divisor, so that each is compiled once and not while
+    it is timed.
+    """
+    todo = tables(config, task.diffusion.timesteps)[name]
+    counts = [row.get("steps", config.sample.steps) for row in todo]
+    stretch = diff_nca.divisor(math.gcd(*counts), STRETCH)
     n, size, seed, split = config.eval.n, tuple(config.data.patch), config.seed, config.eval.split
-    real = pipeline.patches(splits[split], patch=size, n=n, seed=seed)
-    train = pipeline.patches(splits["train"], patch=size, n=config.eval.train, seed=seed)
+    held = compared(config, task, splits)
     folder = Path(workdir, "eval", f"{step:08d}")
     folder.mkdir(parents=True, exist_ok=True)
     rows, facts = [], {}
-    for sampler, steps in todo:
-        drawn = partial(draw, task, params, config, n, size, seed, sampler=sampler)
+    for row, steps in zip(todo, counts, strict=True):
+        drawn = partial(draw, task, params, config, n, size, seed, cond=held.cond, **row)
         drawn(steps=stretch)
         start = time.perf_counter()
-        generated = drawn(steps=steps, frames=steps // stretch)
+        generated = held.decode(drawn(steps=steps, frames=steps // stretch))
         seconds = time.perf_counter() - start
-        facts = judge.judge(config.eval.metrics, np.clip(generated, -1.0, 1.0), real, train, seed)
-        picture = f"sampler_{sampler}_{steps}.png"
+        facts = judge.judge(config.eval.metrics, np.clip(generated, -1.0, 1.0), held.real, held.train, seed)
+        picture = f"{'_'.join(map(str, (next(iter(row)), *row.values())))}.png"
         images.write(folder / picture, images.grid(generated[:SHOWN], SHOWN))
-        row = {"sampler": sampler, "steps": steps, "seconds": seconds, "images_per_second": n / seconds}
-        rows.append(row | {"picture": picture, "scores": facts["scores"]})
+        more = {"seconds": seconds, "images_per_second": n / seconds, "picture": picture, "scores": facts["scores"]}
+        rows.append(row | more)
     kept = {k: facts[k] for k in ("protocol", "counts", "seed")}
     facts = {"rows": rows, "step": step, "split": split, "clip": config.sample.clip} | kept
-    replace(folder / "samplers.json", json.dumps(facts, indent=2))
+    replace(folder / f"{name}.json", json.dumps(facts, indent=2))
     report.write(workdir)
     return facts
 
@@ -158,11 +250,10 @@ def sweep(config: Any, task: Any, params: dict, splits: dict, workdir: str | Pat
 def ladder(facts: dict[str, Any]) -> list[str]:
     """The lines of a table of what :func:`sweep` found."""
     names = [name for name in facts["protocol"] if name in facts["rows"][0]["scores"]]
-    head = (
-        f"{'sampler':<16}{'steps':>6}" + "".join(f"{name:>14}" for name in names) + f"{'seconds':>10}{'images/s':>10}"
-    )
+    first, second, *_ = facts["rows"][0]
+    head = f"{first:<16}{second:>10}" + "".join(f"{name:>14}" for name in names) + f"{'seconds':>10}{'images/s':>10}"
     rows = [
-        f"{row['sampler']:<16}{row['steps']:>6}"
+        f"{row[first]:<16}{row[second]:>10}"
         + "".join(f"{row['scores'][name]:>14.4g}" for name in names)
         + f"{row['seconds']:>10.2f}{row['images_per_second']:>10.3g}"
         for row in facts["rows"]
@@ -170,20 +261,41 @@ def ladder(facts: dict[str, Any]) -> list[str]:
     return [head, *rows]
 
 
-def main(config: Any, workdir: str | Path) -> dict[str, Any]:
-    """Scores the newest good checkpoint of ``workdir``, and a table of samplers where ``config.eval.samplers`` asks.
+def overgrowth(config: Any, task: Any, params: dict, workdir: str | Path, step: int) -> Path:
+    """A strip of samples by ``config.eval.growth`` steps of the cells a call, a column each: every row has one noise.
 
-    Raises UserError where there is no checkpoint.
+    growth.png, with growth.json beside it, in the folder of the evaluation at ``step``.
+    """
+    size, decode = tuple(config.data.patch), build.decoder(config) or (lambda x: x)
+    cond = diff_nca.conditions(task.model, (), ROWS)
+    grown = [draw(task, params, config, ROWS, size, config.seed, cond=cond, growth=(m,)) for m in config.eval.growth]
+    folder = Path(workdir, "eval", f"{step:08d}")
+    picture = np.stack([decode(x) for x in grown], 1)
+    images.write(folder / "growth.png", images.grid(picture.reshape(-1, *picture.shape[2:]), len(grown)))
+    replace(folder / "growth.json", json.dumps({"growth": list(config.eval.growth), "own": task.model.steps}))
+    report.write(workdir)
+    return folder / "growth.png"
+
+
+def main(config: Any, workdir: str | Path) -> dict[str, Any]:
+    """Scores the newest good checkpoint of ``workdir``, and makes what else ``config.eval`` asks for.
+
+    ``samplers``, ``heredity`` and ``guidance``: :func:`tables`. ``growth``: :func:`overgrowth`. Raises UserError where
+    there is no checkpoint.
     """
     task, params, step = restore(config, workdir)
-    wanted = pairs(config.eval.get("samplers", ()), task.diffusion.timesteps)
+    wanted = tables(config, task.diffusion.timesteps) if hasattr(task, "diffusion") else {}
     splits = build.splits(config)
     evaluate(config, task, params, splits, workdir, step)
-    found = sweep(config, task, params, splits, workdir, step) if wanted else None
+    found = {name: sweep(config, task, params, splits, workdir, step, name) for name in wanted}
+    grown = overgrowth(config, task, params, workdir, step) if config.eval.get("growth") else None
     facts = told(json.loads(Path(workdir, "eval", f"{step:08d}", "scores.json").read_text()), workdir)
-    for line in ladder(found) if found else ():
-        say(line)
-    return facts | ({"samplers": found["rows"]} if found else {})
+    for table in found.values():
+        for line in ladder(table):
+            say(line)
+    if grown:
+        say(f"cells that grew for {', '.join(map(str, config.eval.growth))} steps a call: {grown}")
+    return facts | {name: table["rows"] for name, table in found.items()}
 
 
 def told(facts: dict[str, Any], workdir: str | Path | None) -> dict[str, Any]:

@@ -32,7 +32,10 @@ def restore(config: Any, workdir: str | Path) -> tuple[Any, dict, int]:
 def draw(
     task: Any, params: dict, config: Any, n: int, size: tuple[int, ...], seed: int, **more: Any
 ) -> Float[np.ndarray, "n *S C"]:
-    """``n`` pictures of ``size`` under a progress bar, in [-1, 1] and a little beyond; rows over config.mesh.space."""
+    """``n`` pictures of ``size`` under a progress bar, in [-1, 1] and a little beyond; rows over config.mesh.space.
+
+    They are latents where the model learned latents. ``more``: arguments of :func:`nca_gen.pipelines.diff_nca.images`.
+    """
     batch, settings = config.sample.batch, how(config) | {"space": config.mesh.space} | more
     todo = diff_nca.images(task.model, task.diffusion, params, seed, n, size, batch, **settings)
     return np.concatenate(
@@ -48,13 +51,20 @@ def generate(config: Any, workdir: str | Path) -> Path:
     asked = config.get("generate", {"name": "sample", "torus": False})  # runs of before had no other
     pipeline = build.named("pipelines", "paint", asked["name"])
     task, params, step = restore(config, workdir)
+    decode = build.decoder(config)
+    if asked["name"] != "sample" and (decode or not hasattr(task.model, "strip")):
+        raise UserError(
+            f"config.generate.name={asked['name']} is for diff_nca and fourier_diff_nca of pixels: use sample"
+        )
     if asked["torus"]:
+        if not hasattr(task.model, "border"):
+            raise UserError("a torus is for automata, whose cells know a border; leave out config.generate.torus")
         if any(side % task.diffusion.block for side in config.sample.size):
             raise UserError(f"a torus has whole cells: make config.sample.size multiples of {task.diffusion.block}")
         task = replace(task, model=replace(task.model, border="wrap"))
     folder = Path(workdir, "generated", "_".join(map(str, _title(config, asked, pipeline.title(config), step))))
     folder.mkdir(parents=True, exist_ok=True)
-    for line in pipeline.paint(task, params, config, folder):
+    for line in pipeline.paint(task, params, config, folder, **({"decode": decode} if decode else {})):
         say(f"step {step}: {line}")
     return folder
 
@@ -68,6 +78,10 @@ def _title(config: Any, asked: Any, title: list[str], step: int) -> Iterator[str
     yield f"{config.sample.sampler}{config.sample.steps}"
     if config.sample.clip != "none":
         yield config.sample.clip
+    for field, usual in (("guidance", 1.0), ("heredity", "none"), ("growth", ()), ("labels", ())):
+        value = config.sample.get(field, usual)
+        if value != usual:
+            yield field + ("-".join(map(str, value)) if isinstance(value, tuple) else str(value))
     if asked["torus"]:
         yield "torus"
     yield f"seed{config.seed}"

@@ -6,17 +6,15 @@ Everything heavy is imported by the verb that needs it, so that --help and a mis
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import json
 import os
-import runpy
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nca_gen.config import load, override, pages, saved
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import cache
 
@@ -25,6 +23,10 @@ modes
   train      train, or resume what the workdir holds; evaluate when due and at the end (default)
   generate   sample from the newest checkpoint of the workdir
   evaluate   score the newest checkpoint of the workdir and rewrite its report
+  encode     latents of a data set by the trained autoencoder of the workdir, for a model to be trained on
+  expand     enlarge a labelled training set by the model of the workdir
+  classify   train classifiers on a labelled data set and on its expansions; compare them over folds
+  study      one table of several runs: how good, how large, how fast
   describe   parameters, reach, FLOP and memory of the model
   bench      time and peak memory of a training step and of sampling
   check      read the data set through; say what is in it and what is wrong with it
@@ -71,7 +73,7 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
         raise UserError(f"--{given[0]} is for --mode=evaluate")
     if not args.samples and (given := [flag for flag in ("reference", "train") if vars(args)[flag]]):
         raise UserError(f"--{given[0]} goes with --samples=PATH; the sets of a workdir are those of its config")
-    if args.mode in ("train", "generate", "evaluate") and not (args.workdir or args.samples):
+    if args.mode not in ("describe", "bench", "check") and not (args.workdir or args.samples):
         hint = ", or --samples=PATH --reference=PATH to score images" if args.mode == "evaluate" else ""
         raise UserError(f"--mode={args.mode} needs --workdir=DIR, where the run is kept{hint}")
     if args.metrics and not args.samples:
@@ -91,96 +93,8 @@ def configure(args: Namespace, rest: list[str]) -> Any:
     elif args.workdir and kept.is_file():
         config = saved(kept)
     else:
-        raise UserError(f"name a config with --config=FILE, one of: {_configs()}")
-    return override(config, rest)
-
-
-def load(spec: str) -> Any:
-    """The ConfigDict of ``FILE:form,form``: the file's ``get_config()``, edited by each form, a function of the file.
-
-    Raises UserError for a file or a form that does not exist.
-    """
-    path, _, forms = spec.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"there is no config {path}; name one of: {_configs()}")
-    page = runpy.run_path(path, run_name="config")
-    known = {k: v for k, v in page.items() if getattr(v, "__module__", "") == "config" and not k.startswith("_")}
-    if "get_config" not in known:
-        raise UserError(f"{path} is no config: it has no get_config()")
-    config = known.pop("get_config")()
-    for form in filter(None, forms.split(",")):
-        if form not in known:
-            raise unknown(f"form of {path}:", form, known)
-        known[form](config)
-    return config
-
-
-def saved(path: Path) -> Any:
-    """The ConfigDict that a run left behind, with tuples for the lists of JSON: configs hold no lists."""
-    from ml_collections import ConfigDict
-
-    def restored(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: restored(v) for k, v in value.items()}
-        return tuple(map(restored, value)) if isinstance(value, list) else value
-
-    try:
-        return ConfigDict(restored(json.loads(path.read_text())))
-    except ValueError as e:
-        raise UserError(f"{path} is damaged ({e}); name the config with --config=FILE") from e
-
-
-def override(config: Any, rest: list[str]) -> Any:
-    """``config``, locked, with every ``--config.a.b=value`` (or ``--config.a.b value``) of ``rest`` applied.
-
-    Raises UserError for a field that does not exist, a value of another type, and whatever is no override.
-    """
-    fields = dict(_fields("config", config))
-    words = iter(rest)
-    for word in words:
-        if not word.startswith("-"):
-            raise UserError(f"unexpected argument {word!r}; flags are written --name=value")
-        path, equals, text = word.removeprefix("--").partition("=")
-        if not path.startswith("config."):
-            raise unknown("flag", word.partition("=")[0], FLAGS)
-        if path not in fields:
-            section, _, name = path.rpartition(".")
-            namesakes = [f for f in fields if f.endswith(f".{name}")]
-            siblings = [f for f in fields if f.startswith(f"{section}.")]
-            raise unknown("field", path, namesakes or siblings or fields)
-        if not equals and (text := next(words, None)) is None:
-            raise UserError(f"{path} needs a value, like --{path}={fields[path]}")
-        config.update_from_flattened_dict({path.removeprefix("config."): _value(path, text, fields[path])})
-    return config.lock()
-
-
-def _configs() -> str:
-    return ", ".join(sorted(map(str, Path("configs").glob("*.py"))))
-
-
-def _fields(path: str, config: Any) -> Iterator[tuple[str, Any]]:
-    """Every leaf with its dotted path."""
-    for name, value in config.items():
-        inner = f"{path}.{name}"
-        yield from _fields(inner, value) if hasattr(value, "items") else [(inner, value)]
-
-
-def _value(path: str, text: str, old: Any) -> Any:
-    """``text`` as a value of ``old``'s type: anything is a str, 1e5 an int, 3 a float, true a bool, 64,64 a tuple."""
-    if isinstance(old, str):
-        return text
-    try:
-        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-        if isinstance(old, (int, float)) and type(old)(value) == value:
-            value = type(old)(value)
-    except (SyntaxError, ValueError, TypeError, OverflowError):
-        value = tuple(text.split(",")) if isinstance(old, tuple) else text
-    if isinstance(old, tuple):
-        value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    members = (*value, *old) if isinstance(old, tuple) else (value, old)
-    if old is not None and len(set(map(type, members))) > 1:
-        raise UserError(f"{path} is of type {type(old).__name__}, like {old!r}; got {text!r}")
-    return value
+        raise UserError(f"name a config with --config=FILE, one of: {pages()}")
+    return override(config, rest, FLAGS)
 
 
 def writable(workdir: str) -> str:
@@ -230,6 +144,34 @@ def evaluate(config: Any, args: Namespace) -> None:
         print(json.dumps(facts, indent=2))
 
 
+def encode(config: Any, args: Namespace) -> None:
+    workdir = writable(args.workdir)
+    from nca_gen.encode import encode
+
+    encode(config, workdir)
+
+
+def expand(config: Any, args: Namespace) -> None:
+    workdir = trained(args.workdir)
+    from nca_gen.expand import expand
+
+    expand(config, workdir)
+
+
+def classify(config: Any, args: Namespace) -> None:
+    workdir = writable(args.workdir)
+    from nca_gen.classify import classify
+
+    classify(config, workdir)
+
+
+def study(config: Any, args: Namespace) -> None:
+    workdir = writable(args.workdir)
+    from nca_gen.study import study
+
+    study(config, workdir)
+
+
 def describe(config: Any, args: Namespace) -> None:
     from nca_gen.describe import describe
 
@@ -253,7 +195,7 @@ def check(config: Any, args: Namespace) -> None:
         print(json.dumps(report, indent=2))
 
 
-VERBS = {f.__name__: f for f in (train, generate, evaluate, describe, bench, check)}
+VERBS = {f.__name__: f for f in (train, generate, evaluate, encode, expand, classify, study, describe, bench, check)}
 
 
 def run(argv: list[str]) -> int:

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nca_gen import arrays
+from nca_gen.errors import UserError
 
 WHOLE = {1: (41,), 2: (23, 18), 3: (9, 7, 12)}
 TILE = {1: (7,), 2: (5, 6), 3: (4, 1, 3)}
@@ -180,3 +181,12 @@ def test_blocks_are_neighbouring_pixels(shape):
         region = tuple(slice(2 * j, 2 * j + 2) for j in i)
         np.testing.assert_array_equal(cells[(slice(None), *i)], x[(slice(None), *region)].reshape(2, -1))
     np.testing.assert_array_equal(jax.jit(arrays.unblocked, static_argnums=1)(cells, 2), x)
+
+
+def test_labels_as_conditions():
+    """0/1 columns as they are, a grade as one of them; one class of one is a column."""
+    np.testing.assert_array_equal(arrays.multi_hot(np.array([[2], [0]]), 3), [[0, 0, 1], [1, 0, 0]])
+    np.testing.assert_array_equal(arrays.multi_hot(np.array([[1, 0, 1]]), 3), [[1, 0, 1]])
+    np.testing.assert_array_equal(arrays.multi_hot(np.array([[1], [0]]), 1), [[1], [0]])
+    with pytest.raises(UserError, match=r"2 labels each; set --config\.model\.classes=2"):
+        arrays.multi_hot(np.zeros((4, 2)), 3)

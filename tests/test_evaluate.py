@@ -260,3 +260,136 @@ def test_sets_of_two_kinds_do_not_meet(folders, tmp_path):
     np.save(tmp_path / "volumes.npy", np.zeros((2, 4, 8, 8, 1), np.uint8))
     with pytest.raises(UserError, match=r"different kinds: .*a holds images, .*volumes.npy holds volumes"):
         verb.compare(str(root / "a"), str(tmp_path / "volumes.npy"), None, None, None)
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """config, task, parameters and folder of one evaluation of a conditional model that has cells."""
+    workdir, config = tmp_path_factory.mktemp("run"), tiny.conditional()
+    task = build.task(config)
+    params = tiny.params(task.model)
+    verb.evaluate(config, task, params, tiny.graded(), workdir, 20)
+    return config, task, params, workdir / "eval" / "00000020"
+
+
+def test_a_sample_has_the_grade_of_the_image_beside_it(graded):
+    """The class of the brightest colour of real image i is the condition of sample i."""
+    config, task, params, folder = graded
+    shown = cells(folder / "real.png", 3, 3).reshape(9, 16, 16, 3)[:8]
+    cond = np.eye(3, dtype=np.float32)[shown[:, 0, 0].argmax(-1)]
+    assert len(set(map(tuple, cond.tolist()))) > 1
+    settings = how(config) | {"cond": cond}
+    drawn = np.concatenate(
+        list(diff_nca.images(task.model, task.diffusion, params, 3, 8, (16, 16), config.sample.batch, **settings))
+    )
+    samples = cells(folder / "samples.png", 3, 3).reshape(9, 16, 16, 3)[:8]
+    np.testing.assert_array_equal(samples, images.from_float(drawn))
+
+
+@pytest.mark.slow
+def test_a_row_of_samples_a_class(graded):
+    """Two columns of one noise each: with 8 samples and 3 classes."""
+    config, task, params, folder = graded
+    page = cells(folder / "grades.png", 3, 2)
+    for k in range(3):
+        cond = np.eye(3, dtype=np.float32)[[k, k]]
+        [drawn] = diff_nca.images(task.model, task.diffusion, params, 3, 2, (16, 16), 4, cond=cond, **how(config))
+        np.testing.assert_array_equal(page[k], images.from_float(drawn))
+
+
+@pytest.mark.slow
+def test_what_cells_inherit_is_logged(graded):
+    *_, folder = graded
+    told = json.loads((folder / "scores.json").read_text())
+    assert told["sampler"] == "ddpm, 4 steps, clip static, guidance 1.5, heredity hidden"
+    assert len(told["hidden_rms"]) == 4
+    assert all(value > 0 for value in told["hidden_rms"])
+    assert {"nca_strip.png", "nca.webp", "diffusion.webp"} <= {p.name for p in folder.iterdir()}
+    report = (folder.parents[1] / "report.html").read_text()
+    assert "Inherited hidden state" in report
+    assert "Every class" in report
+
+
+@pytest.mark.slow
+def test_the_ablation_of_heredity(graded, capsys):
+    """Two ways to inherit, with and without guidance; then few and many steps of growth from one noise."""
+    _, task, params, folder = graded
+    ablation = {"eval.heredity": ("none", "hidden"), "eval.guidance": (1.0, 1.5)}
+    config, workdir = tiny.conditional(**ablation, **{"eval.growth": (2, 3, 5)}), folder.parents[1]
+    found = verb.sweep(config, task, params, tiny.graded(), workdir, 20, "heredity")
+    assert [(r["heredity"], r["guidance"]) for r in found["rows"]] == [
+        (h, g) for g in (1.0, 1.5) for h in ("none", "hidden")
+    ]
+    assert json.loads((folder / "heredity.json").read_text()) == found
+    own = found["rows"][3]
+    assert own["scores"]["drift"] == pytest.approx(json.loads((folder / "scores.json").read_text())["scores"]["drift"])
+    assert len({r["scores"]["drift"] for r in found["rows"]}) == 4
+    head, *lines = verb.ladder(found)
+    assert head.split() == ["heredity", "guidance", "drift", "seconds", "images/s"]
+    assert lines[3].split()[:2] == ["hidden", "1.5"]
+
+    verb.overgrowth(config, task, params, workdir, 20)
+    strip = cells(folder / "growth.png", 4, 3)
+    usual = diff_nca.conditions(task.model, (), 4)
+    [drawn] = diff_nca.images(task.model, task.diffusion, params, 3, 4, (16, 16), 4, cond=usual, **how(config))
+    np.testing.assert_array_equal(strip[:, 1], images.from_float(drawn))  # 3 steps are its own
+    assert np.abs(strip[:, 0].astype(int) - strip[:, 2]).max() > 2
+    report = (workdir / "report.html").read_text()
+    assert "the hidden state inherited, guidance 1.5" in report
+    assert "2, 3, 5 steps" in report
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows"),
+    [
+        ({}, {}),
+        ({"eval.guidance": (1.0, 2.0)}, {"heredity": [("hidden", 1.0), ("hidden", 2.0)]}),
+        ({"eval.heredity": ("none", "out")}, {"heredity": [("none", 1.5), ("out", 1.5)]}),
+        ({"eval.samplers": ("ddim:3",)}, {"samplers": [("ddim", 3)]}),
+    ],
+)
+def test_what_is_compared(asked, rows):
+    found = verb.tables(tiny.conditional(**asked), tiny.T)
+    assert {name: [tuple(row.values()) for row in table] for name, table in found.items()} == rows
+
+
+def test_an_heir_of_what():
+    with pytest.raises(UserError, match=r"config\.eval\.heredity 'al'"):
+        verb.tables(tiny.conditional(**{"eval.heredity": ("al",)}), tiny.T)
+
+
+@pytest.mark.slow
+def test_latents_are_judged_as_images(tmp_path, monkeypatch):
+    """A decoder that doubles the sides: real images of 32 pixels beside samples of 16 latents, which become 32."""
+    config = tiny.conditional()
+    task = build.task(config)
+    decode = lambda x: np.asarray(x, np.float32).repeat(2, 1).repeat(2, 2) / 2  # noqa: E731
+    large = {
+        name: [row | {"image": row["image"].repeat(2, 0).repeat(2, 1)} for row in source]
+        for name, source in tiny.graded().items()
+    }
+    monkeypatch.setattr(build, "pixels", lambda config, learned=None: (large, decode))
+    verb.evaluate(config, task, tiny.params(task.model), tiny.graded(), tmp_path, 1)
+    folder = tmp_path / "eval" / "00000001"
+    for name in ("real", "samples"):
+        assert cells(folder / f"{name}.png", 3, 3, (32, 32)).shape[2:] == (32, 32, 3)
+    assert cells(folder / "nca_strip.png", 3, 10, (32, 32)).size
+    assert cells(folder / "grades.png", 3, 2, (32, 32)).size
+
+
+def test_a_task_that_scores_itself(tmp_path, monkeypatch):
+    """Its module's ``score`` takes the place of sampling; its pictures are shown."""
+    from nca_gen.tasks import denoise
+
+    def score(config, task, params, splits):
+        return {"sharpness": 2.5, "blur": 0.125}, {"before_and_after": np.zeros((4, 6, 3), np.uint8)}
+
+    monkeypatch.setattr(denoise, "score", score, raising=False)
+    config = tiny.config()
+    assert verb.evaluate(config, build.task(config), {}, {}, tmp_path, 3) == {"sharpness": 2.5, "blur": 0.125}
+    folder = tmp_path / "eval" / "00000003"
+    facts = json.loads((folder / "scores.json").read_text())
+    assert facts["step"] == 3
+    assert images.read(folder / "before_and_after.png").shape == (4, 6, 3)
+    assert "Before and after at step 3" in (tmp_path / "report.html").read_text()
+    assert "sharpness" in "".join(verb.judge.table(facts))

@@ -148,3 +148,39 @@ def test_what_differs_has_another_folder(name, one, other):
         config.update_from_flattened_dict(changes)
         folders.append(title(config))
     assert folders[0] != folders[1]
+
+
+@pytest.fixture(scope="module")
+def cellular(tmp_path_factory):
+    """A run of a conditional model."""
+    root, task = tmp_path_factory.mktemp("cells"), build.task(tiny.conditional())
+    with checkpoint.manager(root) as saved:
+        checkpoint.save(saved, 4, tiny.state(task)._replace(step=np.int32(4)))
+    return root
+
+
+def test_classes_take_turns_and_rows(cellular):
+    """Picture i has class i of those asked for, in turn; in the grid a class is a row."""
+    config = tiny.conditional(**{"sample.n": 6, "sample.labels": (2, 0)})
+    folder = verb.generate(config, cellular)
+    assert folder.name == "00000004_16x16_ddpm4_static_guidance1.5_heredityhidden_labels2-0_seed3"
+    task, cond = build.task(config), np.eye(3, dtype=np.float32)[[2, 0, 2, 0, 2, 0]]
+    settings = verb.how(config) | {"cond": cond}
+    params = tiny.params(task.model, seed=1)
+    drawn = np.concatenate(list(diff_nca.images(task.model, task.diffusion, params, 3, 6, (16, 16), 4, **settings)))
+    kept = np.stack([images.read(folder / f"{i:05d}.png") for i in range(6)])
+    np.testing.assert_array_equal(kept, images.from_float(drawn))
+    beside = images.read(folder.with_name(f"{folder.name}.png"))
+    np.testing.assert_array_equal(beside, images.grid(kept[[0, 2, 4, 1, 3, 5]], 3))
+
+
+def test_latents_become_images(cellular, monkeypatch):
+    """What lies in the folder is decoded; what is made for pixels is refused."""
+    decode = lambda x: np.asarray(x, np.float32).repeat(2, 1).repeat(2, 2)  # noqa: E731
+    monkeypatch.setattr(build, "decoder", lambda config: decode)
+    config = tiny.conditional(**{"sample.n": 4, "seed": 5})
+    folder = verb.generate(config, cellular)
+    assert [images.read(p).shape for p in sorted(folder.glob("*.png"))] == [(32, 32, 3)] * 4
+    config.generate = {"name": "upscale", "torus": False}
+    with pytest.raises(UserError, match="is for diff_nca and fourier_diff_nca of pixels"):
+        verb.generate(config, cellular)

@@ -15,12 +15,13 @@ LINES = [
     {"models", "metrics", "data"},
     {"tasks", "pipelines"},
     {"runtime"},
-    {"build"},
+    {"build", "config"},
     {"judge"},
     # The verbs, of which one may build on another.
     {"generate", "describe", "check"},
-    {"evaluate"},
-    {"train", "bench"},
+    {"evaluate", "encode"},
+    {"train", "bench", "expand", "study"},
+    {"classify"},
     {"main"},
 ]
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
+from nca_gen import config as configs
 from nca_gen import main
 from nca_gen.errors import UserError
 
@@ -99,8 +100,8 @@ def test_overrides(here, calls, flags, expected):
 
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.text()))
 def test_a_value_is_read_back_as_it_is_printed(value):
-    assert main._value("config.x", str(value), value) == value
-    assert main._value("config.x", repr((value, value)), (value,)) == (value, value)
+    assert configs._value("config.x", str(value), value) == value
+    assert configs._value("config.x", repr((value, value)), (value,)) == (value, value)
 
 
 def test_forms_are_applied_in_turn(here, calls):
@@ -147,7 +148,8 @@ GIVEN = "--config=configs/small.py --workdir=w"
         (f"{GIVEN} --mode=trian", "unknown mode 'trian'; did you mean train?"),
         (
             f"{GIVEN} --mode=x",
-            "unknown mode 'x'; choose one of: bench, check, describe, evaluate, generate, train",
+            "unknown mode 'x'; choose one of: bench, check, classify, describe, encode, evaluate, expand, generate, "
+            "study, train",
         ),
         (f"{GIVEN} --mode", "--mode: expected one argument"),
         (f"{GIVEN} --wrkdir=x", "unknown flag '--wrkdir'; did you mean --workdir?"),

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from nca_gen import arrays
 from nca_gen.data.source import Source
-from nca_gen.models import diff_nca, fourier_diff_nca
+from nca_gen.models import diff_nca, fourier_diff_nca, geca
 
 T = 12
 
@@ -23,6 +23,12 @@ def fourier(**changes):
     """A FourierDiff-NCA that looks at 4 x 4 coefficients: images from 8 x 8 on."""
     small = {"channels": 8, "hidden": 16, "steps": 4, "init": "torch", "timesteps": T, "window": 4, "fourier_steps": 5}
     return fourier_diff_nca.Model(**small | changes)
+
+
+def cells(**changes):
+    """A GeCA of 16 features that knows 3 classes."""
+    small = {"embed": 16, "heads": 2, "mlp": 16, "hidden": 4, "steps": 3, "classes": 3, "image_channels": 3}
+    return geca.Model(**small | {"timesteps": T} | changes)
 
 
 def params(model, seed=0):
@@ -82,6 +88,30 @@ def config(**changes):
     c.mesh = {"data": 1, "space": 1}
     c.update_from_flattened_dict(changes)
     return c
+
+
+def conditional(**changes):
+    """The config of a GeCA that knows 3 grades."""
+    c = config()
+    model = {"embed": 16, "heads": 2, "mlp": 16, "hidden": 4, "steps": 3, "classes": 3, "image_channels": 3}
+    c.model = {"name": "geca"} | model
+    c.diffusion.prediction = "eps"
+    c.sample.update(sampler="ddpm", guidance=1.5, heredity="hidden", growth=(), labels=(), large=())
+    c.eval.update(heredity=(), guidance=(), growth=(), metrics=("drift",))
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def graded():
+    """Twelve images a split of 16 x 16, one colour for each of 3 grades."""
+
+    def source(name):
+        colours = np.eye(3, dtype=np.uint8)[np.random.default_rng(len(name)).integers(0, 3, 12)]
+        images = np.broadcast_to(200 * colours[:, None, None] + 20, (12, 16, 16, 3))
+        row = lambda i: {"image": images[i], "label": colours[i].argmax(keepdims=True).astype(np.int32)}  # noqa: E731
+        return Source(lambda i: row(i) | {"name": f"{name}{i}", "patient": f"{i}"}, [(16, 16, 3)] * 12)
+
+    return {name: source(name) for name in ("train", "val", "test")}
 
 
 def splits(channels=3):

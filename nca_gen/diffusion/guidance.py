@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
+from nca_gen import arrays
+from nca_gen.diffusion import variance
 from nca_gen.diffusion.process import Diffusion
 from nca_gen.diffusion.samplers import Denoiser
 
+Conditional = Callable[..., tuple[Float[Array, "B *S C"], Any]]  # (x, t, cond, memory, key) -> (prediction, memory)
+NULL = 1  # names the keys of the null rows
 
-def classifier_free(conditional: Denoiser, unconditional: Denoiser, scale: float) -> Denoiser:
-    """p_null + scale (p_cond - p_null) (Ho & Salimans 2022). memory is a pair, one for each half.
 
-    scale 0 is unconditional, 1 conditional, above 1 guided.
+def rows(cond: Any, null: Any) -> Any:
+    """[cond 0, null 0, cond 1, null 1, ..]: the two of an image lie side by side, on one device."""
+    return jnp.stack([cond, null], 1).reshape(-1, *cond.shape[1:])
+
+
+def both(key: Key[Array, " B"]) -> Key[Array, " R"]:
+    """The keys of conditional and null :func:`rows`: apart, so that the halves fire and are born independently."""
+    return rows(key, arrays.fold(key, NULL))
+
+
+def classifier_free(denoise: Conditional, cond: Float[Array, "B K"] | None, scale: float) -> Denoiser:
+    """p_null + scale (p_cond - p_null) (Ho & Salimans 2022), both by one call on 2 B :func:`rows`.
+
+    scale 0 is unconditional, 1 conditional and one call on B rows, above 1 guided. Each half has randomness and a
+    memory of its own; the null condition is zeros; a variance is that of the conditional half.
     """
+    if scale == 1:
+        return lambda x, t, memory, key: denoise(x, t, cond, memory, key)
 
-    def denoise(x, t, memory, key):
-        cond, memory_cond = conditional(x, t, memory[0], key)
-        null, memory_null = unconditional(x, t, memory[1], key)
-        return null + scale * (cond - null), (memory_cond, memory_null)
+    def guided(x, t, memory, key):
+        t = jnp.broadcast_to(t, len(x))
+        words, memory = denoise(rows(x, x), rows(t, t), rows(cond, jnp.zeros_like(cond)), memory, both(key))
+        (said, v), (null, _) = (variance.parted(half, x.shape[-1]) for half in (words[::2], words[1::2]))
+        said = null + scale * (said - null)
+        return said if v is None else jnp.concatenate([said, v], -1), memory
 
-    return denoise
+    return guided
 
 
 def constrained(
@@ -31,11 +52,13 @@ def constrained(
     """Passes the image of the implied x0 through ``clip``, and says what follows in the denoiser's own coordinate."""
 
     def constrained_denoise(x, t, memory, key):
-        prediction, memory = denoise(x, t, memory, key)
-        a, s = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in diffusion.levels(t))
+        said, memory = denoise(x, t, memory, key)
+        prediction, v = variance.parted(said, x.shape[-1])
+        a, s = (level.reshape(-1, *[1] * (x.ndim - 1)) for level in diffusion.levels(t))
         x0 = diffusion.encode(clip(diffusion.decode(diffusion.predict.x0(prediction, x, a, s))))
         eps = (x - a * x0) / s
-        return diffusion.predict.target(x0, eps, a, s), memory
+        prediction = diffusion.predict.target(x0, eps, a, s)
+        return prediction if v is None else jnp.concatenate([prediction, v], -1), memory
 
     return constrained_denoise
 

@@ -1,8 +1,9 @@
 """Samplers: how to step from x_t to x_u, u < t, given the denoiser's word at x_t.
 
 A sampler is one pure step over a :class:`Carry`; :func:`sample` scans it over descending times. The
-denoiser is ``(x, t, memory, key) -> (prediction, memory)``; guidance, heredity, inpainting and clipping
-wrap it or the step. In the letters of the papers: a, s signal and noise level; lambda = log(a / s).
+denoiser is ``(x, t, memory, key) -> (prediction, memory)``, and says twice the channels of x where it knows the
+variance too (:mod:`variance`); guidance, heredity, inpainting and clipping wrap it or the step. In the letters of the
+papers: a, s signal and noise level; lambda = log(a / s).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from nca_gen import arrays
+from nca_gen.diffusion import variance
 from nca_gen.diffusion.process import Diffusion
 
 Denoiser = Callable[..., tuple[Float[Array, "B *S C"], Any]]
@@ -34,7 +36,7 @@ class Carry(NamedTuple):
     gap: Float[Array, ""]
 
 
-Step = Callable[..., Float[Array, "B *S C"]]  # (diffusion, carry, x0, t, u, noise) -> x_u
+Step = Callable[..., Float[Array, "B *S C"]]  # (diffusion, carry, x0, t, u, noise, v) -> x_u
 
 
 def _safe_log_snr(a, s):
@@ -42,22 +44,27 @@ def _safe_log_snr(a, s):
     return jnp.log(a) - jnp.log(jnp.maximum(s, 1e-10))
 
 
-def ddpm(diffusion: Diffusion, carry: Carry, x0, t, u, noise) -> Float[Array, "B *S C"]:
-    """Ancestral sampling with the posterior variance (Ho et al. 2020, eq. 7), exact between any t > u."""
+def ddpm(diffusion: Diffusion, carry: Carry, x0, t, u, noise, v=None) -> Float[Array, "B *S C"]:
+    """Ancestral sampling with the posterior variance (Ho et al. 2020, eq. 7), exact between any t > u.
+
+    With ``v`` the variance is the network's (:mod:`variance`).
+    """
     (a, s), (a_u, s_u) = diffusion.levels(t), diffusion.levels(u)
     r = a / a_u
     var = jnp.maximum(s**2 - (r * s_u) ** 2, 0.0)  # of q(x_t | x_u): the beta of this jump
     mean = (r * s_u**2 * carry.x + a_u * var * x0) / s**2
-    return mean + s_u * jnp.sqrt(var) / s * noise
+    if v is None:
+        return mean + s_u * jnp.sqrt(var) / s * noise
+    return mean + variance.deviation(var, s_u / s, v) * noise
 
 
-def ddim(diffusion: Diffusion, carry: Carry, x0, t, u, noise) -> Float[Array, "B *S C"]:
+def ddim(diffusion: Diffusion, carry: Carry, x0, t, u, noise, v=None) -> Float[Array, "B *S C"]:
     """Deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0)."""
     (a, s), (a_u, s_u) = diffusion.levels(t), diffusion.levels(u)
     return a_u * x0 + s_u * (carry.x - a * x0) / s
 
 
-def dpm_solver_pp(diffusion: Diffusion, carry: Carry, x0, t, u, noise) -> Float[Array, "B *S C"]:
+def dpm_solver_pp(diffusion: Diffusion, carry: Carry, x0, t, u, noise, v=None) -> Float[Array, "B *S C"]:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2); first order at its first step and into the clean end."""
     (a, s), (a_u, s_u) = diffusion.levels(t), diffusion.levels(u)
     h = _safe_log_snr(a_u, s_u) - _safe_log_snr(a, s)
@@ -92,10 +99,11 @@ def sample(
         t, u = pair
         k = arrays.fold(key, t)
         batch_t = jnp.full(carry.x.shape[:1], t)
-        prediction, memory = denoise(carry.x, batch_t, carry.memory, k)
+        said, memory = denoise(carry.x, batch_t, carry.memory, k)
+        prediction, v = variance.parted(said, carry.x.shape[-1])
         x0 = diffusion.x0(prediction, carry.x, batch_t)
         noise = arrays.cell_normal(k, -1, at, carry.x.shape[-1])
-        x = step(diffusion, carry, x0, t, u, noise)
+        x = step(diffusion, carry, x0, t, u, noise, v)
         (a, s), (a_u, s_u) = diffusion.levels(t), diffusion.levels(u)
         gap = _safe_log_snr(a_u, s_u) - _safe_log_snr(a, s)
         return Carry(x, memory, x0, gap), None

@@ -1,4 +1,8 @@
-"""Pictures from a trained Diff-NCA or FourierDiff-NCA, of any size, from noise."""
+"""Pictures from a trained denoiser, of any size where it allows that, from noise: the engine of all other pipelines.
+
+Automata, transformers and U-Nets alike; what automata can do beside is asked of the model itself: ``strip``, ``steps``,
+``newborn``.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +21,24 @@ from jaxtyping import Array, Float, Int, Key
 
 from nca_gen import arrays
 from nca_gen.ca.seed import Cells
-from nca_gen.diffusion import guidance, samplers
+from nca_gen.diffusion import guidance, heredity, samplers, variance
 from nca_gen.diffusion.process import Diffusion
-from nca_gen.errors import unknown
+from nca_gen.errors import UserError, unknown
 
 SAMPLERS = {"ddpm": samplers.ddpm, "ddim": samplers.ddim, "dpm_solver_pp": samplers.dpm_solver_pp}
 STRIP = 2048  # cells a core: what a step makes of them are a few MB
+KEPT = heredity.KEPT
 CLIPS = {"none": None, "static": guidance.static_range, "dynamic": guidance.dynamic_range}
+
+
+SETTINGS = ("sampler", "steps", "clip")  # that every config has
+MORE = ("guidance", "heredity", "growth")  # of conditional models and of those with a memory
 
 
 def how(config: Any) -> dict[str, Any]:
     """The settings of the sampler that ``config.sample`` asks for, as :func:`trajectory` takes them."""
-    return {field: config.sample[field] for field in ("sampler", "steps", "clip")}
+    more = {field: config.sample[field] for field in MORE if field in config.sample}
+    return {field: config.sample[field] for field in SETTINGS} | more
 
 
 def title(config: Any) -> list[str]:
@@ -45,23 +55,55 @@ def choose(table: dict, field: str, name: str) -> Any:
 
 def painting(model: Any) -> Any:
     """``model`` where no gradient is taken: on a CPU in strips that fit its caches, see :mod:`nca_gen.ca.strips`."""
-    return replace(model, strip=STRIP * (os.cpu_count() or 1)) if jax.default_backend() == "cpu" else model
+    in_strips = hasattr(model, "strip") and jax.default_backend() == "cpu"
+    return replace(model, strip=STRIP * (os.cpu_count() or 1)) if in_strips else model
+
+
+def conditions(model: Any, labels: Sequence[int], n: int, first: int = 0) -> Float[np.ndarray, "n K"] | None:
+    """The conditions of pictures ``first .. first + n - 1``: each one class, ``labels`` in turn, or () for all classes.
+
+    None for a model that takes no condition. Raises UserError for a class that it does not know.
+    """
+    classes = getattr(model, "classes", 0)
+    if wrong := [k for k in labels if not 0 <= k < classes]:
+        known = f"0 to {classes - 1}" if classes else "none"
+        raise UserError(f"config.sample.labels has {wrong[0]}; the classes of this model are {known}")
+    turn = (np.arange(first, first + n) % (len(labels) or max(classes, 1))).tolist()
+    return np.eye(classes, dtype=np.float32)[[labels[i] for i in turn] if labels else turn] if classes else None
 
 
 @cache
-def _segment(model: Any, diffusion: Diffusion, sampler: str, clip: str) -> Any:
+def _segment(model: Any, diffusion: Diffusion, sampler: str, clip: str, scale: float, inherits: str) -> Any:
     """One compiled stretch of sampling; cached, so that every batch and every evaluation shares it."""
     model = painting(model)
     step, bound = choose(SAMPLERS, "config.sample.sampler", sampler), choose(CLIPS, "config.sample.clip", clip)
 
     @jax.jit
-    def run(params: dict, carry: samplers.Carry, times: Int[Array, " n"], key: Key[Array, " B"]) -> samplers.Carry:
-        denoise = lambda x, t, memory, k: model.apply(params, x, t, None, memory, k)  # noqa: E731
+    def run(
+        params: dict,
+        carry: samplers.Carry,
+        times: Int[Array, " n"],
+        key: Key[Array, " B"],
+        cond: Float[Array, "B K"] | None,
+    ) -> samplers.Carry:
+        said = partial(model.apply, params)
+        denoise = guidance.classifier_free(said, cond, 1.0 if cond is None else scale)
+        denoise = heredity.inherited(denoise, heredity.KEPT[inherits])
         if bound:
             denoise = guidance.constrained(denoise, diffusion, bound)
         return samplers.sample(step, diffusion, denoise, carry, times, key)
 
     return run
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _born(model: Any, inherits: str, guided: bool, x: Float[Array, "B *S C"], key: Key[Array, " B"]) -> Any:
+    """What the first step finds in its memory: its own newborn, for what the next ones find of the step before."""
+    if not hasattr(model, "newborn"):
+        return ()
+    if guided:
+        x, key = guidance.rows(x, x), guidance.both(key)
+    return heredity.heirs(model.newborn(x, key), heredity.KEPT[inherits])
 
 
 def trajectory(
@@ -74,6 +116,10 @@ def trajectory(
     sampler: str = "ddpm",
     steps: int = 300,
     clip: str = "none",
+    cond: Float[Array | np.ndarray, "B K"] | None = None,
+    guidance: float = 1.0,
+    heredity: str = "none",
+    growth: Sequence[int] = (),
     frames: int = 1,
     lay: NamedSharding | None = None,
 ) -> Iterator[samplers.Carry]:
@@ -82,18 +128,36 @@ def trajectory(
     A side of ``size`` pixels that a block does not divide is grown up to the next one. ``lay``: how the images lie on
     the devices, see :func:`spread`; default as ``key`` does.
 
+    ``cond``: a condition an image; None, and for each row of zeros, is none at all. ``guidance``: how far to go from
+    there towards it (:func:`nca_gen.diffusion.guidance.classifier_free`). ``heredity``: which part of a model's memory
+    a step finds as the step before left it (:mod:`nca_gen.diffusion.heredity`). ``growth``: steps of an automaton a
+    call, over equal stretches of sampling, from noise on; default its own. UserError for what this model cannot do.
+
     Equal for every value of ``frames``, to the rounding of float32: randomness is keyed by the diffusion index. One
     image a key.
     """
-    run = _segment(model, diffusion, sampler, clip)
+    choose(KEPT, "config.sample.heredity", heredity)
+    if heredity != "none" and not hasattr(model, "newborn"):
+        raise UserError(f"config.sample.heredity={heredity}: this model hands nothing on; set it to none")
+    if growth and not hasattr(model, "steps"):
+        raise UserError("config.sample.growth is for automata, which grow in steps; leave it empty: ()")
     times = diffusion.respaced(steps)
     cells = tuple(-(-side // diffusion.block) for side in size)
+    grown = [replace(model, steps=n) for n in growth] or [model]
+    runs = [_segment(one, diffusion, sampler, clip, float(guidance), heredity) for one in grown]
     laid = lambda carry: jax.device_put(carry, jax.tree.map(partial(_over, lay), carry)) if lay else carry  # noqa: E731
-    carry = laid(samplers.begin(samplers.initial_noise(key, cells, model.image_channels)))
-    stops = np.unique(np.linspace(0, steps, frames + 1).round().astype(int))
-    for start, stop in pairwise(stops):
-        carry = laid(run(params, carry, times[start : stop + 1], key))  # or XLA's layout would be compiled for anew
-        yield carry
+    x = samplers.initial_noise(key, cells, model.image_channels)
+    if cond is not None:
+        cond = jnp.asarray(cond)
+        cond = jax.device_put(cond, NamedSharding(lay.mesh, PartitionSpec(*lay.spec[:1]))) if lay else cond
+    guided = cond is not None and guidance != 1
+    carry = laid(samplers.begin(x, _born(model, heredity, guided, x, arrays.fold(key, int(times[0])))))
+    stops, turns = (np.linspace(0, steps, n + 1).round().astype(int) for n in (frames, len(runs)))
+    for start, stop in pairwise(np.union1d(stops, turns)):
+        run = runs[np.searchsorted(turns, start, "right") - 1]
+        carry = laid(run(params, carry, times[start : stop + 1], key, cond))  # or XLA's layout would be compiled anew
+        if stop in stops:
+            yield carry
 
 
 def _over(lay: NamedSharding, x: Array) -> NamedSharding:
@@ -148,18 +212,35 @@ def images(
     *,
     space: int = 1,
     devices: Sequence[jax.Device] | None = None,
+    cond: Float[np.ndarray, "n K"] | None = None,
     **how: Any,
 ) -> Iterator[Float[np.ndarray, "b *S C"]]:
     """Pictures ``first .. first + n - 1`` in batches. Picture i depends on ``seed`` and i, not on how it is batched.
 
+    And on row i - ``first`` of ``cond``. They are in the units of the data: latents where the model learned latents.
     Nor on how it is :func:`spread`. With ``devices`` of several hosts, all must call this, and each gets all pictures.
     """
     rows = -(-size[0] // diffusion.block)
     for start in range(first, first + n, batch):
         key = arrays.keys(seed, min(batch, first + n - start), start)
         key, here, lay = spread(key, params, rows, space, devices)
-        drawn = sample(model, diffusion, here, key, size, lay=lay, **how)
+        mine = None if cond is None else cond[start - first :][: len(key)]
+        drawn = sample(model, diffusion, here, key, size, lay=lay, cond=mine, **how)
         yield np.asarray(jax.device_put(drawn, NamedSharding(lay.mesh, PartitionSpec())))
+
+
+def hidden_rms(carries: Sequence[samplers.Carry]) -> list[float]:
+    """RMS of the hidden state that is handed on, over the time of denoising; empty where it is not.
+
+    Training starts every call from newborn cells, sampling by heredity chains hundreds: it may run away.
+    """
+    handed = [h for c in carries if (h := getattr(c.memory, "hidden", None)) is not None]
+    return [float(jnp.sqrt(jnp.mean(jnp.square(h)))) for h in handed]
+
+
+def grows(model: Any) -> bool:
+    """Whether ``model`` is an automaton, of which :func:`growth` can be seen."""
+    return hasattr(model, "rule")
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -170,14 +251,19 @@ def growth(
     x: Float[Array, "B *S C"],
     t: Int[Array, " b"],
     key: Key[Array, " B"],
+    cond: Float[Array, "B K"] | None = None,
 ) -> Float[Array, "n B *T K"]:
     """The clean image that the cells have in mind after each step of one call at x_t, from before the first on."""
-    rule = model.rule(params, t, key, arrays.coords(x.shape[1:-1]), x.shape[1:-1])
+    at, extent = arrays.coords(x.shape[1:-1]), x.shape[1:-1]
+    if hasattr(model, "newborn"):
+        born, rule = model.begin(x, (), key), model.rule(params, t, key, at, extent, cond)
+    else:
+        born, rule = model.begin(params, x, t), model.rule(params, t, key, at, extent)
 
     def step(cells: Cells, _: None) -> tuple[Cells, Array]:
         cells = rule(cells)
         return cells, cells.out
 
-    born = model.begin(params, x, t)
     _, outs = jax.lax.scan(step, born, length=model.steps)
-    return jax.vmap(lambda out: diffusion.decode(diffusion.x0(out, x, t)))(jnp.concatenate([born.out[None], outs]))
+    words = variance.parted(jnp.concatenate([born.out[None], outs]), x.shape[-1])[0]
+    return jax.vmap(lambda out: diffusion.decode(diffusion.x0(out, x, t)))(words)

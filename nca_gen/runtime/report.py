@@ -10,7 +10,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ ARROWS = {"lower": "↓", "higher": "↑", "near 1": "→ 1", "near 0": "→ 0"}
 ENDS = ("_low", "_high")  # of the names of the ends of an interval
 COLUMN = 540  # pixels of half the page: what small pictures are enlarged to
 LARGE = 640  # pixels of the one that is shown alone
+GRADES = "A row of samples for each class. A column began as one and the same noise."
 EARLIER = 6  # at most so many older evaluations show their samples
 
 Columns = dict[str, dict[int | float, Any]]  # name -> {step: value}, by ascending step
@@ -85,7 +86,8 @@ def write(workdir: str | os.PathLike[str]) -> Path:
     folder = Path(workdir)
     path, draft = folder / "report.html", folder / ".report.html.tmp"
     run = read(folder)
-    about = (header, samples, growth, charts, neighbours, scores, samplers, speed, environment, again)
+    about = (header, samples, pictures, growth, overgrowth, charts, neighbours, scores)
+    about += (samplers, heredity, speed, environment, again)
     title = joined([text(at(run.config, *name) or "") for name in (("model", "name"), ("data", "name"))], " · ")
     footer = "<footer>Written by nca_gen from the files beside it. One file: send it on, read it offline.</footer>"
     html = page(title or "A run", [*(part(run) for part in about), footer])
@@ -283,12 +285,21 @@ def samples(run: Run) -> str:
     return joined(
         [
             section("Samples", grid(pair)),
+            section("Every class", card(newest(run, "grades")[0], GRADES, 2 * COLUMN, "strip")),
             section("One large image", card(large, f"Generated{then}, larger than a training patch{patch}.", LARGE)),
             oversized(run),
             section("Samples over training", grid(past, "past"), "The same picture at earlier evaluations."),
         ],
         "\n",
     )
+
+
+def pictures(run: Run) -> str:
+    """What a task shows of itself in place of samples, by the names that it gives them."""
+    names = next((e.result["pictures"] for e in reversed(run.evaluations) if e.result.get("pictures")), [])
+    found = {str(name): newest(run, Path(str(name)).name) for name in names}
+    cards = (card(path, f"{text(name.replace('_', ' ').capitalize())}{when}.") for name, (path, when) in found.items())
+    return section("Pictures", grid(cards))
 
 
 def oversized(run: Run) -> str:
@@ -323,7 +334,29 @@ def growth(run: Run) -> str:
         "<b>The steps of the automaton</b> within one of them: on the left a held-out patch half way in noise, on the "
         "right the patch itself, and in between what the cells take it for as word spreads from neighbour to neighbour."
     )
-    return section("How an image grows", film("diffusion", diffusion) + film("nca", nca))
+    return section("How an image grows", film("diffusion", diffusion) + film("nca", nca) + restlessness(run))
+
+
+def restlessness(run: Run) -> str:
+    """The RMS of the hidden state that cells inherit from one diffusion step to the next."""
+    sizes = next((e.result["hidden_rms"] for e in reversed(run.evaluations) if e.result.get("hidden_rms")), [])
+    course = {round(100 * (i + 1) / len(sizes), 1): value for i, value in enumerate(sizes)}
+    drawn = chart({"hidden": course}, "hidden", "Inherited hidden state, RMS, by percent of sampling", dots=True)
+    return grid([drawn])
+
+
+def overgrowth(run: Run) -> str:
+    """Samples by few to many steps of the cells a call."""
+    told = ((e.folder, read_object(e.folder / "growth.json")) for e in reversed(run.evaluations))
+    folder, found = next(((f, r) for f, r in told if isinstance(r.get("growth"), list)), (Path(), {}))
+    path = folder / "growth.png"
+    caption = (
+        f"Left to right, the cells take {text(plain(found.get('growth', [])))} steps in every call; they learned with "
+        f"{number(found.get('own'))}. Every row began as one noise."
+    )
+    return section(
+        "Too young, grown up, overgrown", card(path if readable(path) else None, caption, 2 * COLUMN, "strip")
+    )
 
 
 def charts(run: Run) -> str:
@@ -411,27 +444,40 @@ def measured(evaluation: Evaluation, name: str) -> str:
 
 def samplers(run: Run) -> str:
     """What fewer denoising steps cost in scores and save in seconds: a table, and below it the same samples by each."""
-    done = ((e.folder, read_object(e.folder / "samplers.json")) for e in reversed(run.evaluations))
+    return section("Fewer steps", *variants(run, "samplers", lambda sampler, steps: f"{sampler}, {steps} steps"))
+
+
+def heredity(run: Run) -> str:
+    """What becomes of the scores where cells inherit nothing, or more or less, with and without guidance."""
+    named = {"none": "nothing", "hidden": "the hidden state", "out": "the prediction", "both": "all of it"}
+    said = lambda inherits, scale: f"{named.get(inherits, inherits)} inherited, guidance {scale}"  # noqa: E731
+    return section("Heredity", *variants(run, "heredity", said))
+
+
+def variants(run: Run, name: str, said: Callable[[str, str], str]) -> tuple[str, str]:
+    """A table of the newest ``name``.json, with the samples of its rows, and what to know; two settings a row."""
+    done = ((e.folder, read_object(e.folder / f"{name}.json")) for e in reversed(run.evaluations))
     folder, found = next(((f, r) for f, r in done if isinstance(r.get("rows"), list)), (Path(), {"rows": []}))
-    rows = [row for row in found["rows"] if isinstance(row, dict)]
+    rows = [row for row in found["rows"] if isinstance(row, dict) and len(row) > 1]
     if not rows:
-        return ""
-    shown = headlines(found | {"scores": table(rows[0], "scores")})
-    names = ["Sampler", "Steps", *(f"{text(s.name)} {s.arrow}" for s in shown), "Seconds", "Images per second"]
+        return "", ""
+    shown, (one, other, *_) = headlines(found | {"scores": table(rows[0], "scores")}), rows[0]
+    settings = [text(setting.capitalize()) for setting in (one, other)]
+    names = [*settings, *(f"{text(s.name)} {s.arrow}" for s in shown), "Seconds", "Images per second"]
     lines, strips = [], []
     for row in rows:
-        values = [row.get("steps"), *(at(row, "scores", s.name) for s in shown)]
+        values = [row.get(other), *(at(row, "scores", s.name) for s in shown)]
         values += [row.get("seconds"), row.get("images_per_second")]
         cells = joined(f"<td>{number(value)}</td>" for value in values)
-        lines.append(f'<tr class="whole"><td>{text(row.get("sampler"))}</td>{cells}</tr>')
+        lines.append(f'<tr class="whole"><td>{text(row.get(one))}</td>{cells}</tr>')
         path = folder / Path(str(row.get("picture"))).name
-        caption = f"<b>{text(row.get('sampler'))}, {number(row.get('steps'))} steps</b>"
+        caption = f"<b>{said(text(row.get(one)), number(row.get(other)))}</b>"
         strips.append(card(path if path.suffix in MIME and readable(path) else None, caption, COLUMN, "strip"))
     head = joined(f"<th>{name}</th>" for name in names)
     n = at(found, "counts", "generated")
     intro = f"{number(n)} samples by each, from the same noise." if finite(n) else ""
     body = f'<div class="card table"><table><thead><tr>{head}</tr></thead><tbody>{joined(lines)}</tbody></table></div>'
-    return section("Fewer steps", body + grid(strips), intro)
+    return body + grid(strips), intro
 
 
 def speed(run: Run) -> str:

@@ -14,27 +14,67 @@ KEY = arrays.keys(0, 2)
 T = jnp.array([30, 30])
 
 
-def conditional(x, t, memory, key):
-    return jnp.sin(3 * x), memory + 1
+COND = jnp.array([[1.0, 0.0], [0.0, 1.0]])
 
 
-def unconditional(x, t, memory, key):
-    return jnp.cos(2 * x), memory * 2
+def denoiser(calls):
+    """Says sin 3x for class 0, x^3 for class 1, cos 2x without; remembers by its own rows."""
+
+    def denoise(x, t, cond, memory, key):
+        calls.append((x, t, cond, key))
+        known = cond.sum(-1)[:, None, None, None]
+        first = cond[:, 0][:, None, None, None]
+        said = known * (first * jnp.sin(3 * x) + (1 - first) * x**3) + (1 - known) * jnp.cos(2 * x)
+        return jnp.concatenate([said, said + 7], -1) if memory is None else said, memory
+
+    return denoise
 
 
-@pytest.mark.parametrize(
-    ("scale", "expected"),
-    [
-        (0.0, jnp.cos(2 * X)),
-        (0.5, (jnp.cos(2 * X) + jnp.sin(3 * X)) / 2),
-        (1.0, jnp.sin(3 * X)),
-        (3.0, 3 * jnp.sin(3 * X) - 2 * jnp.cos(2 * X)),
-    ],
-)
-def test_guidance_is_the_line_through_both(scale, expected):
-    prediction, memory = guidance.classifier_free(conditional, unconditional, scale)(X, T, (10, 20), KEY)
-    np.testing.assert_allclose(prediction, expected, atol=1e-6)
-    assert memory == (11, 40)  # each half remembers for itself
+TOLD = jnp.stack([jnp.sin(3 * X[0]), X[1] ** 3])
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 1.5, 3.0])
+def test_guidance_is_the_line_through_both(scale):
+    calls = []
+    said, _ = guidance.classifier_free(denoiser(calls), COND, scale)(X, T, (), KEY)
+    np.testing.assert_allclose(said, (1 - scale) * jnp.cos(2 * X) + scale * TOLD, atol=1e-5)
+    assert len(calls) == 1
+    assert len(calls[0][0]) == (2 if scale == 1 else 4)
+
+
+def test_both_halves_of_an_image_lie_side_by_side():
+    """So that a batch dealt to devices stays where it is; and the null half draws numbers of its own."""
+    calls = []
+    guidance.classifier_free(denoiser(calls), COND, 2.0)(X, T[:1], (), KEY)
+    [(x, t, cond, key)] = calls
+    np.testing.assert_array_equal(x, np.repeat(X, 2, 0))
+    np.testing.assert_array_equal(cond, [[1, 0], [0, 0], [0, 1], [0, 0]])
+    np.testing.assert_array_equal(t, [30] * 4)
+    words = jax.random.key_data(key)
+    np.testing.assert_array_equal(words[::2], jax.random.key_data(KEY))
+    assert len({tuple(w) for w in words.tolist()}) == 4
+
+
+def test_each_half_remembers_for_itself():
+    def denoise(x, t, cond, memory, key):
+        return x, memory * 2 + cond.sum(-1)
+
+    _, memory = guidance.classifier_free(denoise, COND, 2.0)(X, T, jnp.array([1.0, 2, 3, 4]), KEY)
+    np.testing.assert_array_equal(memory, [3, 4, 7, 8])
+
+
+def test_a_variance_is_not_guided():
+    said, _ = guidance.classifier_free(denoiser([]), COND, 3.0)(X, T, None, KEY)
+    np.testing.assert_allclose(said[..., :3], 3 * TOLD - 2 * jnp.cos(2 * X), atol=1e-5)
+    np.testing.assert_allclose(said[..., 3:], TOLD + 7, atol=1e-6)
+
+
+def test_a_variance_is_not_clipped():
+    diffusion = Diffusion("cosine", 60, "x0")
+    denoise = lambda *_: (jnp.concatenate([3 * X, 5 * X], -1), ())  # noqa: E731
+    said, _ = guidance.constrained(denoise, diffusion, guidance.static_range)(X, T, (), KEY)
+    np.testing.assert_allclose(said[..., :3], np.clip(3 * X, -1, 1), atol=1e-5)
+    np.testing.assert_array_equal(said[..., 3:], 5 * X)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])

@@ -332,3 +332,24 @@ def test_numbers_and_durations():
     assert [markup.duration(s) for s in (1.25, 93, 150, 3600, 9000, 90000, 400000)] == [
         *("1.2 s", "93 s", "2.5 min", "60 min", "2.5 hours", "25 hours", "4.6 days")
     ]
+
+
+def test_heredity_growth_and_pictures(tmp_path):
+    """Two settings a row with their samples; the strip of growth; what a task shows; a curve of the hidden state."""
+    folder = tmp_path / "eval" / "00000010"
+    folder.mkdir(parents=True)
+    for name in ("heredity_out_1.5", "growth", "grades", "before"):
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+    row = {"heredity": "out", "guidance": 1.5, "picture": "heredity_out_1.5.png", "scores": {"kid": 0.0442}}
+    protocol = {"protocol": {"kid": "Lower is better."}, "counts": {"generated": 20}}
+    (folder / "heredity.json").write_text(json.dumps(protocol | {"rows": [row | {"seconds": 7.5}]}))
+    (folder / "growth.json").write_text(json.dumps({"growth": [2, 12, 32], "own": 12}))
+    facts = {"scores": {"kid": 0.01}, "pictures": ["before"], "hidden_rms": [0.5, 1.5, 3.25]}
+    (folder / "scores.json").write_text(json.dumps(protocol | facts))
+    html = report.write(tmp_path).read_text()
+    for said in ("Heredity", "0.0442", "the prediction inherited, guidance 1.5", "2, 12, 32 steps", "learned with\n12"):
+        assert said.replace("\n", " ") in html
+    assert "Every class" in html
+    assert "Before at step 10" in html
+    assert "Inherited hidden state" in html
+    assert "3.25" in html

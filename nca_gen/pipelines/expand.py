@@ -1,0 +1,160 @@
+"""A training set several times over, by a generator: every label as often as in the photographs, and none a copy.
+
+Picture i bears the labels of training image i mod n; its try t is a function of (seed, i, t) alone. Tries go in rounds:
+all pictures are drawn once, those that are too near to a training image once more, and so on. A round is cut into
+batches, which are dealt to processes and written whole or not at all; what a batch holds depends on the rounds before
+and on nothing else. So however often a run is killed and on however many processes it goes on, the result is the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64, Int, Key, Shaped
+
+from nca_gen.errors import UserError
+from nca_gen.io import images
+from nca_gen.metrics import neighbours
+from nca_gen.pipelines import diff_nca
+
+COMPARED = 64  # pixels a side at which images are compared, or a little more
+PROTOCOL = (
+    f"Distance: root mean square over pixels in [-1, 1] and channels, of area means of {COMPARED} to {2 * COMPARED - 1}"
+    " pixels a side (smaller images as they are), to the nearest training image, mirrored or not. Threshold: the "
+    "{quantile:g}-quantile of the same distance of held-out real images, which are no copies. What is nearer is drawn "
+    "again, up to {tries} tries in all; of a picture that never passes, the try furthest from training images is kept."
+)
+
+
+class Yardstick(NamedTuple):
+    """What pictures are held against, and how near is too near."""
+
+    references: Float[np.ndarray, "R h w C"]
+    threshold: float
+
+
+def shrunk(image: Shaped[np.ndarray, "H W C"]) -> Float[np.ndarray, "h w C"]:
+    """An image in [-1, 1] as it is compared: area means of ``COMPARED`` pixels a side, or up to twice that."""
+    return images.reduce(images.to_float(image), max(1, min(image.shape[:2]) // COMPARED))
+
+
+def yardstick(
+    train: Sequence[Shaped[np.ndarray, "..."]], held: Sequence[Shaped[np.ndarray, "..."]], quantile: int | float
+) -> Yardstick:
+    """From training and ``held``-out images ``[H, W, C]`` of one shape. A mirrored copy is a copy.
+
+    A generator of new images loses the share ``quantile`` of its pictures. Raises UserError for images of several
+    shapes, and for a quantile outside 0..1.
+    """
+    if not 0 <= quantile <= 1:
+        raise UserError(f"config.expand.quantile={quantile} is no share: give 0 to 1")
+    shapes = {image.shape for image in (*train, *held)}
+    if len(shapes) > 1:
+        raise UserError(f"expanding needs whole images of one shape; these have {len(shapes)}, such as {min(shapes)}")
+    references, others = (np.stack([shrunk(image) for image in some]) for some in (train, held))
+    for axis in (1, 2):
+        references = np.concatenate([references, np.flip(references, axis)])
+    return Yardstick(references, float(np.quantile(neighbours.nearest(others, references)[0], quantile)))
+
+
+def distances(pictures: Float[np.ndarray, "n H W C"], references: Float[np.ndarray, "R h w C"]) -> Float64[Any, " n"]:
+    """Of every picture to the nearest reference. Raises UserError where they differ in shape."""
+    small = np.stack([shrunk(picture) for picture in pictures])
+    if small.shape[1:] != references.shape[1:]:
+        raise UserError(
+            f"pictures of {pictures.shape[1:]} do not have the shape of the training images; set config.sample.size"
+        )
+    return neighbours.nearest(small, references)[0]
+
+
+def keys(seed: int, pictures: Int[np.ndarray, " n"], attempt: int) -> Key[Array, " n"]:
+    """One key a picture: a function of (seed, picture, attempt)."""
+    root = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), attempt)
+    return jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.asarray(pictures))
+
+
+def draw(
+    task: Any,
+    params: dict,
+    labels: Float[np.ndarray, "n L"],
+    pictures: Int[np.ndarray, " b"],
+    attempt: int,
+    *,
+    seed: int,
+    size: tuple[int, ...],
+    batch: int,
+    space: int = 1,
+    **how: Any,
+) -> Float[np.ndarray, "b *S C"]:
+    """Try ``attempt`` of ``pictures``, by the engine of :mod:`diff_nca`, in the units of the model's data.
+
+    Picture i is drawn under the condition ``labels[i mod n]``. At most ``batch`` at a time; a smaller number is filled
+    up to a power of two, so that few shapes are compiled.
+    """
+    rows = np.resize(pictures, min(batch, 1 << (len(pictures) - 1).bit_length()))
+    cells = -(-size[0] // task.diffusion.block)
+    key, here, lay = diff_nca.spread(keys(seed, rows, attempt), params, cells, space)
+    cond = jnp.asarray(labels[rows % len(labels)])
+    drawn = diff_nca.sample(task.model, task.diffusion, here, key, size, lay=lay, cond=cond, **how)
+    return np.asarray(drawn)[: len(pictures)]
+
+
+def rounds(
+    n: int,
+    folder: Path,
+    drawn: Callable[[Int[np.ndarray, " b"], int], Float[np.ndarray, "b H W C"]],
+    measured: Callable[[Float[np.ndarray, "b H W C"]], Float64[np.ndarray, " b"]],
+    threshold: float,
+    *,
+    batch: int,
+    tries: int,
+    deal: tuple[int, int] = (0, 1),
+    meet: Callable[[], Any] = lambda: None,
+    progress: Callable[[int, int, int], Any] = lambda attempt, done, left: None,
+) -> tuple[Float64[np.ndarray, " n"], list[int]]:
+    """Draws, measures and writes ``n`` pictures into ``folder``: their distances, and how many each round found near.
+
+    ``drawn(pictures, attempt)`` are images in [-1, 1], ``measured(images)`` their distances; below ``threshold`` is too
+    near. Process ``deal[0]`` of ``deal[1]`` does its share of each round's batches; all ``meet`` at the end of a round.
+    What is there already is not drawn again. ``progress`` hears, before the first batch of a round and after each: the
+    round, how many pictures were drawn now, and how many this process still has to draw in this round.
+    """
+    (folder / "parts").mkdir(parents=True, exist_ok=True)
+    best, todo, near = np.full(n, -np.inf), np.arange(n), []
+    while len(todo) and len(near) < tries:
+        attempt = len(near)
+        cuts = [todo[start : start + batch] for start in range(0, len(todo), batch)]
+        parts = [(folder / "parts" / f"{attempt}_{b:05d}.json", some) for b, some in enumerate(cuts)]
+        mine = [(path, some) for path, some in parts[deal[0] :: deal[1]] if not path.is_file()]
+        left = sum(len(some) for _, some in mine)
+        progress(attempt, 0, left)
+        for path, some in mine:
+            stored = images.from_float(drawn(some, attempt))
+            distance = measured(images.to_float(stored))
+            for i, image, d in zip(some, stored, distance, strict=True):
+                if d > best[i]:  # the furthest try stays
+                    draft = folder / f".{name(i)}"
+                    images.write(draft, image)
+                    draft.replace(folder / name(i))
+            draft = path.with_suffix(".new")
+            draft.write_text(json.dumps(distance.tolist()))
+            draft.replace(path)
+            left -= len(some)
+            progress(attempt, len(some), left)
+        meet()
+        distance = np.concatenate([json.loads(path.read_text()) for path, _ in parts])
+        best[todo] = np.maximum(best[todo], distance)
+        todo = todo[distance < threshold]
+        near.append(len(todo))
+    return best, near
+
+
+def name(picture: int | np.integer) -> str:
+    """The file of a picture."""
+    return f"{picture:06d}.png"

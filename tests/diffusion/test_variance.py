@@ -1,0 +1,150 @@
+"""The learned variance: an independent numpy, and Gaussian data, of which the best mean and variance are known."""
+
+import math
+from functools import partial
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nca_gen import arrays
+from nca_gen.diffusion import samplers, variance
+from nca_gen.diffusion.process import Diffusion
+
+LINEAR = Diffusion("linear", 1000)
+S = 0.3  # the variance of the data, whose mean is 0
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def in_bits(diffusion, x0, x, eps, v, t):
+    """One image of one pixel after the other, as the papers word it."""
+    total = []
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    for i, step in enumerate(t):
+        before = abar[step - 1] if step else 1.0
+        beta = 1 - abar[step] / before
+        tilde = lambda n: (1 - abar[n - 1]) / (1 - abar[n]) * (1 - abar[n] / abar[n - 1])  # noqa: E731
+        low, high = math.log(tilde(max(step, 1))), math.log(beta)
+        mean = lambda clean, x, a=abar[step], b=before, beta=beta: (  # noqa: E731
+            math.sqrt(b) * beta / (1 - a) * clean + math.sqrt(1 - beta) * (1 - b) / (1 - a) * x
+        )
+        for p in np.ndindex(x0.shape[1:]):
+            guess = (x[i][p] - math.sqrt(1 - abar[step]) * eps[i][p]) / math.sqrt(abar[step])
+            f = (v[i][p] + 1) / 2
+            deviation = math.exp((f * high + (1 - f) * low) / 2)
+            if step:
+                q, sigma = mean(x0[i][p], x[i][p]), math.exp(low / 2)
+                distance = (sigma**2 + (q - mean(guess, x[i][p])) ** 2) / deviation**2
+                total.append(math.log(deviation / sigma) + (distance - 1) / 2)
+            else:
+                cdf = lambda y, g=guess, d=deviation: 0.5 * (1 + math.erf((y - g) / d / math.sqrt(2)))  # noqa: E731
+                total.append(-math.log(max(cdf(x0[i][p] + 1 / 255) - cdf(x0[i][p] - 1 / 255), 1e-12)))
+    return np.mean(total) / math.log(2)
+
+
+def test_bits_by_hand():
+    x0, eps, said = np.tanh(normal(5, 2, 3, 2)), normal(5, 2, 3, 2, seed=1), normal(5, 2, 3, 2, seed=2)
+    v, t = 0.7 * normal(5, 2, 3, 2, seed=3), np.array([0, 1, 40, 500, 999])
+    said = eps + 0.1 * said
+    x = np.asarray(LINEAR.noised(jnp.asarray(x0, jnp.float32), jnp.asarray(eps, jnp.float32), jnp.asarray(t)))
+    given = [jnp.asarray(y, jnp.float32) for y in (x0, x, said, v)]
+    got = float(jax.jit(partial(variance.bits, LINEAR))(*given, jnp.asarray(t)))
+    assert got == pytest.approx(in_bits(LINEAR, x0, x, said, v, t), rel=2e-4)
+    one = [float(variance.bits(LINEAR, *(y[i : i + 1] for y in given), jnp.asarray(t[i : i + 1]))) for i in range(5)]
+    assert got == pytest.approx(np.mean(one), rel=1e-4)
+
+
+def test_bits_teach_the_variance_alone():
+    x0, said, v = (jnp.asarray(normal(2, 4, 4, 1, seed=i), jnp.float32) for i in range(3))
+    t = jnp.array([0, 300])
+    of = jax.jit(jax.grad(lambda said, v: variance.bits(LINEAR, x0, x0 + 0.1, said, v, t), (0, 1)))
+    to_said, to_v = of(said, v)
+    assert not np.any(to_said)
+    assert np.all(np.isfinite(to_v))
+    assert np.any(to_v[1])
+
+
+def best_v(t, u):
+    """Where the step from t to u has the variance of x_u given x_t alone: beta~ and what is not known of x0."""
+    abar = lambda n: LINEAR.abar[n] if n >= 0 else 1.0  # noqa: E731
+    beta = 1 - abar(t) / abar(u)
+    tilde = (1 - abar(u)) / (1 - abar(t)) * beta
+    unknown = S * (1 - abar(t)) / (abar(t) * S + 1 - abar(t))
+    share = np.sqrt(abar(u)) * beta / (1 - abar(t))
+    return 2 * (np.log(tilde + share**2 * unknown) - np.log(tilde)) / (np.log(beta) - np.log(tilde)) - 1
+
+
+@pytest.mark.parametrize("t", [3, 60, 700])
+def test_the_bound_is_least_at_the_best_variance(t):
+    """With the best eps there is no other stationary point than v*, and it lies within (-1, 1)."""
+    n = 256
+    x0, eps = np.sqrt(S) * normal(1, n, n, 1), normal(1, n, n, 1, seed=1)
+    x = LINEAR.noised(jnp.asarray(x0, jnp.float32), jnp.asarray(eps, jnp.float32), jnp.array([t]))
+    a, s = (float(y) for y in LINEAR.levels(jnp.array(t)))
+    said = s * x / (a**2 * S + s**2)  # E[eps | x_t]
+    bound = lambda v: variance.bits(LINEAR, x0, x, said, jnp.full(x.shape, v), jnp.array([t]))  # noqa: E731
+    x0 = jnp.asarray(x0, jnp.float32)
+    v = best_v(t, t - 1)
+    assert -1 < v < 1
+    slope = jax.jit(jax.grad(bound))
+    assert float(slope(v - 0.3)) < 0 < float(slope(v + 0.3))
+    assert abs(float(slope(v))) < 0.1 * float(slope(v + 0.3))
+
+
+def test_few_steps_of_the_best_variance_are_enough():
+    """Of a normal distribution the steps back are normal: mean and variance known, five steps sample it exactly."""
+    times = LINEAR.respaced(5)
+    table = np.zeros(1000, np.float32)
+    for t, u in pairwise(times[:-1]):
+        table[t] = best_v(t, u)
+
+    def denoise(x, t, memory, key, learned):
+        a, s = (level[:, None, None, None] for level in LINEAR.levels(t))
+        said = s * x / (a**2 * S + s**2)
+        v = jnp.broadcast_to(jnp.asarray(table)[t][:, None, None, None], x.shape)
+        return jnp.concatenate([said, v], -1) if learned else said, memory
+
+    @partial(jax.jit, static_argnums=0)
+    def spread(learned):
+        start = samplers.begin(samplers.initial_noise(arrays.keys(0, 4), (64, 64), 1))
+        said = partial(denoise, learned=learned)
+        return samplers.sample(samplers.ddpm, LINEAR, said, start, times, arrays.keys(1, 4)).x.std()
+
+    assert float(spread(True)) == pytest.approx(np.sqrt(S), rel=4 / np.sqrt(2 * 4 * 64**2))
+    assert float(spread(False)) < 0.9 * np.sqrt(S)  # with beta~ they fall short
+
+
+@pytest.mark.parametrize("v", [None, -1.0])
+def test_the_least_variance_is_the_plain_step(v):
+    x, x0, noise = (jnp.asarray(normal(1, 4, 4, 2, seed=i), jnp.float32) for i in range(3))
+    v = None if v is None else jnp.full(x.shape, v)
+    plain = samplers.ddpm(LINEAR, samplers.begin(x), x0, jnp.array(400), jnp.array(300), noise)
+    got = samplers.ddpm(LINEAR, samplers.begin(x), x0, jnp.array(400), jnp.array(300), noise, v)
+    np.testing.assert_allclose(got, plain, atol=1e-6)
+
+
+def test_the_greatest_is_beta_and_the_clean_end_has_none():
+    x = jnp.zeros((1, 2, 2, 1))
+    step = lambda t, u, v: samplers.ddpm(  # noqa: E731
+        LINEAR, samplers.begin(x), x, jnp.array(t), jnp.array(u), x + 1.0, x + v
+    )
+    beta = 1 - LINEAR.abar[400] / LINEAR.abar[300]
+    np.testing.assert_allclose(step(400, 300, 1.0), np.sqrt(beta), rtol=1e-5)
+    np.testing.assert_array_equal(step(0, -1, 3.0), 0)
+
+
+def test_a_network_without_a_variance():
+    said = jnp.ones((1, 2, 2, 3))
+    assert variance.parted(said, 3) == (said, None)
+
+
+def test_respaced_as_published():
+    """250 of 1000: original indices round(k * 999 / 249), and no others."""
+    times = LINEAR.respaced(250)
+    assert times[:-1][::-1].tolist() == [round(k * 999 / 249) for k in range(250)]
+    assert times[-1] == -1

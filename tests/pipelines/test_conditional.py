@@ -1,0 +1,161 @@
+"""Pictures of classes, by cells that inherit: against a loop by hand that asks each half for itself."""
+
+from dataclasses import replace
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from nca_gen import arrays
+from nca_gen.diffusion import guidance, samplers
+from nca_gen.diffusion.process import Diffusion
+from nca_gen.errors import UserError
+from nca_gen.models.geca import Genes
+from nca_gen.pipelines import diff_nca
+
+MODEL = tiny.cells()
+PARAMS = tiny.params(MODEL)
+DIFFUSION = Diffusion("linear", tiny.T)
+COND = np.eye(3, dtype=np.float32)[[2, 0, 1, 1]]
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
+def way(cond=COND, n=4, model=MODEL, **how):
+    how = {"steps": 3, "cond": cond} | how
+    return list(diff_nca.trajectory(model, DIFFUSION, PARAMS, arrays.keys(1, n), (8, 6), **how))
+
+
+@cache
+def call(steps):
+    """A call of the model, on one half."""
+    return jax.jit(replace(MODEL, steps=steps).apply)
+
+
+def by_hand(scale, kept, growth=(3, 3, 3)):
+    """Ancestral steps 11 -> 6 -> 0 -> -1 with a memory for each half; the memories of the last step too."""
+    key = arrays.keys(1, 4)
+    x = samplers.initial_noise(key, (8, 6), 3)
+    memory = {"cond": Genes(None, None), "null": Genes(None, None)}
+    for t, u, steps in zip([11, 6, 0], [6, 0, -1], growth, strict=True):
+        k = arrays.fold(key, t)
+        halves = {"cond": (jnp.asarray(COND), k), "null": (jnp.zeros_like(COND), arrays.fold(k, guidance.NULL))}
+        said = {}
+        for half, (cond, mine) in halves.items():
+            said[half], genes = call(steps)(PARAMS, x, jnp.full(4, t), cond, memory[half], mine)
+            memory[half] = Genes(*(g if f in kept else None for f, g in zip(genes._fields, genes, strict=True)))
+        eps = said["null"][..., :3] + scale * (said["cond"][..., :3] - said["null"][..., :3])
+        x0 = DIFFUSION.x0(eps, x, jnp.full(4, t))
+        z = arrays.cell_normal(k, -1, arrays.coords((8, 6)), 3)
+        v = said["cond"][..., 3:]
+        x = samplers.ddpm(DIFFUSION, samplers.begin(x), x0, jnp.array(t), jnp.array(u), z, v)
+    return x, memory
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "scale"),
+    [
+        ("hidden", ("hidden",), 1.5),
+        *(slow("none", (), 1.5), slow("out", ("out",), 2.0), slow("both", ("out", "hidden"), 1.5)),
+    ],
+)
+def test_each_half_inherits_its_own(name, kept, scale):
+    [end] = way(heredity=name, guidance=scale)
+    x, memory = by_hand(scale, kept)
+    np.testing.assert_allclose(end.x, x, atol=2e-4)
+    assert isinstance(end.memory, Genes)
+    for field, got in zip(Genes._fields, end.memory, strict=True):
+        assert (got is not None) == (field in kept)
+        if got is not None:
+            for half, rows in (("cond", got[::2]), ("null", got[1::2])):
+                np.testing.assert_allclose(rows, getattr(memory[half], field), atol=2e-4)
+
+
+def test_without_guidance_there_is_one_half():
+    [end] = way(heredity="both", guidance=1.0)
+    assert end.memory.hidden.shape == (4, 8, 6, 4)
+    [free] = way(cond=None, heredity="both", guidance=1.5)
+    assert free.memory.hidden.shape == (4, 8, 6, 4)
+    assert np.abs(end.x - free.x).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_the_first_step_is_every_ones_own():
+    """With nothing to inherit yet, one step is the same whatever will be kept; with more steps it matters."""
+    ends = {name: way(heredity=name, guidance=1.5, steps=1)[0].x for name in diff_nca.KEPT}
+    for x in ends.values():
+        np.testing.assert_allclose(x, ends["none"], atol=1e-5)
+    later = {name: way(heredity=name, guidance=1.5)[0].x for name in diff_nca.KEPT}
+    for name in ("hidden", "out", "both"):
+        assert np.abs(later[name] - later["none"]).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_a_picture_does_not_depend_on_its_batch():
+    """Nor on the devices: 4 are dealt over 4, 2 over 2, and rows of cells over the rest; each keeps its class."""
+    how = {"steps": 3, "guidance": 1.5, "heredity": "hidden"}
+    draw = partial(diff_nca.images, MODEL, DIFFUSION, PARAMS, 1, size=(8, 6), **how)
+    [whole] = draw(n=4, batch=4, cond=COND)
+    np.testing.assert_allclose(whole, DIFFUSION.decode(way(**how)[-1].x), atol=1e-4)
+    parts = np.concatenate(list(draw(n=3, batch=2, first=1, cond=COND[1:], space=2)))
+    np.testing.assert_allclose(parts, whole[1:], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_cells_may_grow_for_more_and_fewer_steps():
+    [end] = way(heredity="hidden", guidance=1.5, growth=(2, 5, 3))
+    np.testing.assert_allclose(end.x, by_hand(1.5, ("hidden",), (2, 5, 3))[0], atol=2e-4)
+    [same], [own] = (way(heredity="hidden", guidance=1.5, growth=g) for g in ((3,), ()))
+    np.testing.assert_array_equal(same.x, own.x)
+    assert len(way(growth=(2, 5), frames=1)) == 1
+
+
+def test_how_large_the_hidden_state_becomes():
+    """One number a picture on the way: the root of the mean of its squares, of both halves."""
+    carries = way(heredity="hidden", guidance=1.5, frames=3)
+    rms = diff_nca.hidden_rms(carries)
+    expected = [np.sqrt(np.mean(np.float64(c.memory.hidden) ** 2)) for c in carries]
+    np.testing.assert_allclose(rms, expected, rtol=1e-5)
+    assert len(set(rms)) == 3
+    forgotten = Genes(carries[0].memory.hidden, None)
+    assert diff_nca.hidden_rms([c._replace(memory=forgotten) for c in carries]) == []
+    assert diff_nca.hidden_rms([c._replace(memory=()) for c in carries]) == []
+
+
+def test_growth_ends_where_a_call_ends():
+    x, t, key = jnp.asarray(tiny.images(0, 4, 8, 6, 3)), jnp.array([4]), arrays.keys(0, 4)
+    film = diff_nca.growth(MODEL, DIFFUSION, PARAMS, x, t, key, jnp.asarray(COND))
+    assert film.shape == (MODEL.steps + 1, 4, 8, 6, 3)
+    said, _ = call(3)(PARAMS, x, t, jnp.asarray(COND), Genes(None, None), key)
+    np.testing.assert_allclose(film[-1], DIFFUSION.x0(said[..., :3], x, t), atol=1e-4)
+    first = DIFFUSION.x0(MODEL.newborn(x, key).out[..., :3], x, t)
+    np.testing.assert_allclose(film[0], first, atol=1e-5)
+
+
+def test_classes_take_turns():
+    turn = lambda labels, n, first=0: diff_nca.conditions(MODEL, labels, n, first).argmax(1).tolist()  # noqa: E731
+    assert turn((), 5) == [0, 1, 2, 0, 1]
+    assert turn((), 3, 4) == [1, 2, 0]
+    assert turn((2, 0), 5) == [2, 0, 2, 0, 2]
+    assert diff_nca.conditions(tiny.diff(), (), 5) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "how", "said"),
+    [
+        (MODEL, {"heredity": "hiden"}, "config.sample.heredity 'hiden'; did you mean hidden"),
+        (tiny.diff(), {"heredity": "hidden"}, "hands nothing on; set it to none"),
+        (object(), {"growth": (3,)}, "leave it empty"),
+    ],
+)
+def test_what_a_model_cannot_do(model, how, said):
+    with pytest.raises(UserError, match=said):
+        way(cond=None, model=model, **how)
+
+
+@pytest.mark.parametrize(("model", "said"), [(MODEL, "0 to 2"), (tiny.diff(), "none")])
+def test_a_class_that_is_unknown(model, said):
+    with pytest.raises(UserError, match=f"has 3; the classes of this model are {said}"):
+        diff_nca.conditions(model, (1, 3) if said != "none" else (3,), 4)

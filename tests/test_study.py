@@ -1,0 +1,105 @@
+"""--mode=study: rows of runs under one measure, resumed, with stand-ins that are named."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+from ml_collections import ConfigDict
+
+from nca_gen import build, judge, study
+from nca_gen.errors import UserError
+from nca_gen.evaluate import compared
+from nca_gen.pipelines import diff_nca
+from nca_gen.runtime import checkpoint, log
+
+SPECS = ("swd", "neighbours")
+
+
+def settings(**changes):
+    c = tiny.config()
+    c.model = {"name": "dit", "width": 16, "depth": 1, "heads": 2, "patch": 4, "image_channels": 3}
+    c.update_from_flattened_dict({"sample.sampler": "ddim", "sample.clip": "none", "sample.steps": 2} | changes)
+    return c
+
+
+def run(root, seed=0):
+    """A run of one checkpoint and two lines of a curve: 40 steps of 4 images at 8 images a second."""
+    config = settings()
+    with checkpoint.manager(root) as saved:
+        checkpoint.save(saved, 40, tiny.state(build.task(config), seed)._replace(step=np.int32(40)))
+    log.save_config(root, config)
+    (root / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": s, "images_per_second": 8.0}) + "\n" for s in (20, 40))
+    )
+    (root / "environment.json").write_text(json.dumps({"parameters": 1234}))
+    return str(root)
+
+
+def config(runs, **changes):
+    c = ConfigDict({"seed": 5, "study": {"runs": tuple(runs), "n": 8, "train": 12, "split": "test", "metrics": SPECS}})
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return [run(root / "one"), run(root / "two", 7)]
+
+
+@pytest.fixture(scope="module")
+def found(runs, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("study")
+    return workdir, study.study(config(runs), workdir)
+
+
+def test_a_row_has_the_scores_of_the_run_and_its_cost(runs, found):
+    workdir, facts = found
+    first, second = facts["rows"]
+    mine = settings(**{"seed": 5, "eval.n": 8, "eval.train": 12})
+    task = build.task(mine)
+    held, params = compared(mine, task, build.splits(mine)), tiny.params(task.model, 1)
+    how = diff_nca.how(mine)
+    drawn = np.concatenate(list(diff_nca.images(task.model, task.diffusion, params, 5, 8, (16, 16), 4, **how)))
+    expected = judge.judge(SPECS, np.clip(drawn, -1, 1), held.real, held.train, 5)
+    assert first["scores"] == pytest.approx(expected["scores"], rel=1e-5)
+    assert second["scores"]["swd"] != first["scores"]["swd"]
+    assert (first["name"], first["parameters"], first["step"], first["training_seconds"]) == ("one", 1234, 40, 20)
+    assert first["images_per_second"] > 0
+    assert json.loads((workdir / "study.json").read_text()) == facts
+
+
+def test_the_table_has_a_line_a_run(found):
+    workdir, facts = found
+    head, _, one, two, *notes = study.table(facts)
+    assert head == "| Run | Parameters | Steps | Training, s | Images/s | swd | neighbours |"
+    assert one.startswith("| one | 1,234 | 40 | 20 |")
+    assert two.startswith("| two | ")
+    assert any(note.startswith("swd: ") for note in notes)
+    html = (workdir / "study.html").read_text()
+    assert html.count("<img") == html.count('<tr class="whole">') == 2
+
+
+def test_rows_are_kept(runs, found, monkeypatch):
+    workdir, facts = found
+    monkeypatch.setattr(study, "draw", lambda *_: pytest.fail("the row is there"))
+    assert study.study(config(runs), workdir) == facts
+
+
+def test_a_stand_in_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("NCA_GEN_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kid, diversity, gap = study.metrics()
+    assert judge.asked(kid).label == "kernel_mmd@inception-random"
+    assert judge.asked(kid).options == {"subsets": 100, "size": 0.25}
+    assert (diversity, judge.asked(gap).label) == ("ms_ssim", "fld@inception-random")
+    facts = {"rows": [{"protocol": {judge.asked(s).label: "" for s in (kid, diversity, gap)}}]}
+    assert study.headings(facts)[-1] == "fld@inception-random_gg"
+
+
+@pytest.mark.parametrize("runs", [(), ("",), ("nowhere",)])
+def test_no_runs(tmp_path, runs):
+    with pytest.raises(UserError, match=r"config\.study\.runs"):
+        study.study(config(runs), tmp_path)
