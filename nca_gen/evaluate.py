@@ -182,15 +182,23 @@ def diffusion_film(
     return diff_nca.hidden_rms(carries)
 
 
-def pairs(specs: Sequence[str], timesteps: int) -> list[tuple[str, int]]:
-    """Samplers and their numbers of steps, of ``name:steps``. Raises UserError for what ``timesteps`` do not allow."""
+def settings(specs: Sequence[str], timesteps: int) -> list[dict[str, Any]]:
+    """Samplers, their numbers of steps and, for automata, their growth, of ``name:steps`` or ``name:steps:M-M-..``.
+
+    Raises UserError for what ``timesteps`` do not allow.
+    """
     found = []
     for spec in specs:
-        name, _, steps = spec.partition(":")
+        name, steps, growth = (*spec.split(":"), "", "")[:3]
         diff_nca.choose(diff_nca.SAMPLERS, "config.eval.samplers", name)
-        if not steps.isdecimal() or not 1 <= int(steps) <= timesteps:
-            raise UserError(f"config.eval.samplers has {spec!r}; give 1 to {timesteps} steps, like {name}:{timesteps}")
-        found.append((name, int(steps)))
+        cells = growth.split("-") if growth else []
+        if not steps.isdecimal() or not 1 <= int(steps) <= timesteps or not all(m.isdecimal() and int(m) for m in cells):
+            raise UserError(
+                f"config.eval.samplers has {spec!r}; give 1 to {timesteps} steps, like {name}:{timesteps}, and then, if "
+                f"you like, steps of the cells, from noise on, like {name}:{timesteps}:4-8"
+            )
+        row = {"sampler": name, "steps": int(steps)}
+        found.append(row | {"growth": tuple(map(int, cells))} if cells else row)
     return found
 
 
@@ -206,7 +214,7 @@ def tables(config: Any, timesteps: int) -> dict[str, list[dict[str, Any]]]:
     whole = config.sample.get("heredity", "none"), config.sample.get("guidance", 1.0)
     both = [(h, g) for g in scales or whole[1:] for h in inherits or whole[:1]] if inherits or scales else []
     found = {
-        "samplers": [{"sampler": s, "steps": n} for s, n in pairs(config.eval.get("samplers", ()), timesteps)],
+        "samplers": settings(config.eval.get("samplers", ()), timesteps),
         "heredity": [{"heredity": h, "guidance": float(g)} for h, g in both],
     }
     return {name: rows for name, rows in found.items() if rows}
@@ -223,20 +231,22 @@ def sweep(
     """
     todo = tables(config, task.diffusion.timesteps)[name]
     counts = [row.get("steps", config.sample.steps) for row in todo]
-    stretch = diff_nca.divisor(math.gcd(*counts), STRETCH)
+    stages = [len(row.get("growth", "1")) for row in todo]
+    stretch = diff_nca.divisor(math.gcd(*(n // m for n, m in zip(counts, stages, strict=True))) or 1, STRETCH)
     n, size, seed, split = config.eval.n, tuple(config.data.patch), config.seed, config.eval.split
     held = compared(config, task, splits)
     folder = Path(workdir, "eval", f"{step:08d}")
     folder.mkdir(parents=True, exist_ok=True)
     rows, facts = [], {}
-    for row, steps in zip(todo, counts, strict=True):
+    for row, steps, m in zip(todo, counts, stages, strict=True):
         drawn = partial(draw, task, params, config, n, size, seed, cond=held.cond, **row)
-        drawn(steps=stretch)
+        drawn(steps=stretch * m, frames=m)
         start = time.perf_counter()
         generated = held.decode(drawn(steps=steps, frames=steps // stretch))
         seconds = time.perf_counter() - start
         facts = judge.judge(config.eval.metrics, np.clip(generated, -1.0, 1.0), held.real, held.train, seed)
-        picture = f"{'_'.join(map(str, (next(iter(row)), *row.values())))}.png"
+        words = ("-".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in row.values())
+        picture = f"{'_'.join((next(iter(row)), *words))}.png"
         images.write(folder / picture, images.grid(generated[:SHOWN], SHOWN))
         more = {"seconds": seconds, "images_per_second": n / seconds, "picture": picture, "scores": facts["scores"]}
         rows.append(row | more)
@@ -251,9 +261,9 @@ def ladder(facts: dict[str, Any]) -> list[str]:
     """The lines of a table of what :func:`sweep` found."""
     names = [name for name in facts["protocol"] if name in facts["rows"][0]["scores"]]
     first, second, *_ = facts["rows"][0]
-    head = f"{first:<16}{second:>10}" + "".join(f"{name:>14}" for name in names) + f"{'seconds':>10}{'images/s':>10}"
+    head = f"{first:<28}{second:>10}" + "".join(f"{name:>14}" for name in names) + f"{'seconds':>10}{'images/s':>10}"
     rows = [
-        f"{row[first]:<16}{row[second]:>10}"
+        f"{report.variant(row):<28}{row[second]:>10}"
         + "".join(f"{row['scores'][name]:>14.4g}" for name in names)
         + f"{row['seconds']:>10.2f}{row['images_per_second']:>10.3g}"
         for row in facts["rows"]

@@ -196,12 +196,12 @@ def test_samplers_by_their_steps(done, capsys):
     ("spec", "said"),
     [
         ("ddmp:4", "config.eval.samplers 'ddmp'.*did you mean ddpm"),
-        *[(spec, f"'{spec}'; give 1 to 12 steps, like ddim:12") for spec in ("ddim:13", "ddim:0", "ddim", "ddim:x")],
+        *[(spec, f"'{spec}'; give 1 to 12 steps, like ddim:12") for spec in ("ddim:13", "ddim:0", "ddim", "ddim:x", "ddim:4:0")],
     ],
 )
 def test_a_sampler_that_cannot_be(spec, said):
     with pytest.raises(UserError, match=said):
-        verb.pairs(["ddpm:12", spec], tiny.T)
+        verb.settings(["ddpm:12", spec], tiny.T)
 
 
 @pytest.mark.slow
@@ -339,13 +339,30 @@ def test_the_ablation_of_heredity(graded, capsys):
     assert "2, 3, 5 steps" in report
 
 
+@pytest.mark.slow
+def test_fewer_steps_of_the_cells(graded):
+    """In a table of samplers, beside fewer steps of denoising."""
+    _, task, params, folder = graded
+    config, workdir = tiny.conditional(**{"eval.samplers": ("ddpm:4", "ddpm:4:2-3")}), folder.parents[1]
+    found = verb.sweep(config, task, params, tiny.graded(), workdir, 20)
+    held = verb.compared(config, task, tiny.graded())
+    for growth, row in zip(((), (2, 3)), found["rows"], strict=True):
+        drawn = verb.draw(
+            task, params, config, config.eval.n, (16, 16), config.seed, cond=held.cond, steps=4, growth=growth
+        )
+        expected = drift.score(np.clip(drawn, -1, 1), held.real, None, config.seed)
+        assert row["scores"] == pytest.approx(expected, abs=1e-5)
+    assert verb.ladder(found)[2].startswith("ddpm, 2-3 cell steps")
+    assert "ddpm, 2-3 cell steps, 4 steps" in (workdir / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("asked", "rows"),
     [
         ({}, {}),
         ({"eval.guidance": (1.0, 2.0)}, {"heredity": [("hidden", 1.0), ("hidden", 2.0)]}),
         ({"eval.heredity": ("none", "out")}, {"heredity": [("none", 1.5), ("out", 1.5)]}),
-        ({"eval.samplers": ("ddim:3",)}, {"samplers": [("ddim", 3)]}),
+        ({"eval.samplers": ("ddim:3", "ddim:4:2-3")}, {"samplers": [("ddim", 3), ("ddim", 4, (2, 3))]}),
     ],
 )
 def test_what_is_compared(asked, rows):

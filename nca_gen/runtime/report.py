@@ -454,6 +454,13 @@ def heredity(run: Run) -> str:
     return section("Heredity", *variants(run, "heredity", said))
 
 
+def variant(row: dict[str, Any]) -> str:
+    """The first setting of a row, and how many steps cells took where that was set."""
+    growth = row.get("growth")
+    cells = f", {'-'.join(map(str, growth))} cell steps" if growth else ""
+    return f"{next(iter(row.values()))}{cells}"
+
+
 def variants(run: Run, name: str, said: Callable[[str, str], str]) -> tuple[str, str]:
     """A table of the newest ``name``.json, with the samples of its rows, and what to know; two settings a row."""
     done = ((e.folder, read_object(e.folder / f"{name}.json")) for e in reversed(run.evaluations))
@@ -469,9 +476,9 @@ def variants(run: Run, name: str, said: Callable[[str, str], str]) -> tuple[str,
         values = [row.get(other), *(at(row, "scores", s.name) for s in shown)]
         values += [row.get("seconds"), row.get("images_per_second")]
         cells = joined(f"<td>{number(value)}</td>" for value in values)
-        lines.append(f'<tr class="whole"><td>{text(row.get(one))}</td>{cells}</tr>')
+        lines.append(f'<tr class="whole"><td>{text(variant(row))}</td>{cells}</tr>')
         path = folder / Path(str(row.get("picture"))).name
-        caption = f"<b>{said(text(row.get(one)), number(row.get(other)))}</b>"
+        caption = f"<b>{said(text(variant(row)), number(row.get(other)))}</b>"
         strips.append(card(path if path.suffix in MIME and readable(path) else None, caption, COLUMN, "strip"))
     head = joined(f"<th>{name}</th>" for name in names)
     n = at(found, "counts", "generated")
