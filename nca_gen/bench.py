@@ -81,6 +81,8 @@ def bench(config: Any, workdir: str | Path | None = None, json: bool = False) ->
     network alone), "peer" (both beside eager PyTorch's alone), "rivals" (calls of several models), "hole" (inpainting),
     "judge" (features and FID). Raises UserError for any other.
     """
+    if "diffusion" not in config:
+        raise UserError(f"bench measures denoisers; {config.model.name} is none: --mode=describe tells what it takes")
     for part in config.bench.what:
         if part not in PARTS:
             raise unknown("part of config.bench.what", part, PARTS)

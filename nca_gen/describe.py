@@ -31,11 +31,10 @@ def matmul_flop(jaxpr: Any) -> int:
 
 def examples(task: Any, n: int, size: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a batch for ``task``: ``n`` images of ``size``, with labels where the model is told of them."""
-    channels = task.model.image_channels // task.diffusion.block ** len(size)
-    batch = {"image": jax.ShapeDtypeStruct((n, *size, channels), jnp.float32)}
-    if task.classes:
-        batch["label"] = jax.ShapeDtypeStruct((n, task.classes), jnp.float32)
-    return batch
+    block = task.diffusion.block if hasattr(task, "diffusion") else 1
+    channels, classes = getattr(task.model, "image_channels", 3), getattr(task.model, "classes", 0)
+    batch = {"image": jax.ShapeDtypeStruct((n, *size, channels // block ** len(size)), jnp.float32)}
+    return batch | ({"label": jax.ShapeDtypeStruct((n, classes), jnp.float32)} if classes else {})
 
 
 def call_gflop(task: Any, shape: tuple[int, ...]) -> float:
@@ -47,25 +46,32 @@ def call_gflop(task: Any, shape: tuple[int, ...]) -> float:
 
 
 def facts(config: Any) -> dict[str, Any]:
-    """Parameters per module, reach, cost of a call on one image of ``config.data.patch``, memory of a training step."""
+    """Parameters per module and memory of a training step; of a denoiser also its reach and the cost of a call.
+
+    A call is on one image of ``config.data.patch``.
+    """
     task = build.task(config)
     model, size = task.model, tuple(config.data.patch)
     key = jax.random.key(0, impl="threefry2x32")
-    state = jax.eval_shape(task.init, key)
     batch = examples(task, config.train.batch, size)
+    state = jax.eval_shape(task.init, key, batch)
     memory = jax.jit(task.step, donate_argnums=0).lower(state, batch).compile().memory_analysis()
     leaves, _ = jax.tree.flatten_with_path(state.params)
     sizes: dict[str, int] = {}
     for path, leaf in leaves:  # two names deep: the side, and its layer
         name = ".".join(entry.key for entry in path[:2])
         sizes[name] = sizes.get(name, 0) + leaf.size
-    return {
+    image = batch["image"].shape[1:]
+    known = {
         "model": config.model.name,
         "parameters": sizes,
         "trainable": sum(sizes.values()),
-        "halo": "global" if model.halo is None else model.halo * task.diffusion.block,
-        "image": list(batch["image"].shape[1:]),
-        "gflop_per_call": call_gflop(task, batch["image"].shape[1:]),
+        "image": list(image),
+    }
+    if hasattr(task, "diffusion"):
+        known["halo"] = "global" if model.halo is None else model.halo * task.diffusion.block
+        known["gflop_per_call"] = call_gflop(task, image)
+    return known | {
         "training_batch": config.train.batch,
         "training_step_peak_mb": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6,
     }
@@ -87,9 +93,10 @@ def describe(config: Any, json: bool = False) -> dict[str, Any]:
     table.add_section()
     table.add_row("all", f"{known['trainable']:,}")
     show(table)
-    reach = known["halo"] if known["halo"] == "global" else f"{known['halo']} pixels around it"
     image, batch = "x".join(map(str, known["image"])), known["training_batch"]
-    print(f"a call sees        {reach}")
-    print(f"a call on {image:<8} {known['gflop_per_call']:.3f} GFLOP (matrix products)")
+    if "halo" in known:
+        reach = known["halo"] if known["halo"] == "global" else f"{known['halo']} pixels around it"
+        print(f"a call sees        {reach}")
+        print(f"a call on {image:<8} {known['gflop_per_call']:.3f} GFLOP (matrix products)")
     print(f"a training step    {known['training_step_peak_mb']:.0f} MB at batch {batch}, as compiled for this device")
     return known

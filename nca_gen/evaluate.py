@@ -192,7 +192,11 @@ def settings(specs: Sequence[str], timesteps: int) -> list[dict[str, Any]]:
         name, steps, growth = (*spec.split(":"), "", "")[:3]
         diff_nca.choose(diff_nca.SAMPLERS, "config.eval.samplers", name)
         cells = growth.split("-") if growth else []
-        if not steps.isdecimal() or not 1 <= int(steps) <= timesteps or not all(m.isdecimal() and int(m) for m in cells):
+        if (
+            not steps.isdecimal()
+            or not 1 <= int(steps) <= timesteps
+            or not all(m.isdecimal() and int(m) for m in cells)
+        ):
             raise UserError(
                 f"config.eval.samplers has {spec!r}; give 1 to {timesteps} steps, like {name}:{timesteps}, and then, if "
                 f"you like, steps of the cells, from noise on, like {name}:{timesteps}:4-8"

@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,10 @@ import tiny
 
 from nca_gen import arrays, build
 from nca_gen import describe as verb
+from nca_gen.config import load
 from nca_gen.describe import describe, facts, matmul_flop
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def flop(f, *args):
@@ -160,3 +164,11 @@ def test_table(capsys, monkeypatch, halo, reach):
     assert any("sees" in line and reach in line for line in lines)
     assert any("16x16x3" in line and "0.123 GFLOP" in line for line in lines)
     assert any("57 MB at batch 2" in line for line in lines)
+
+
+def test_a_classifier_is_no_denoiser():
+    """It has parameters and takes memory; how far it sees is not asked."""
+    known = facts(load(f"{ROOT}/configs/classifier.py:smoke"))
+    assert known["trainable"] == sum(known["parameters"].values()) > 0
+    assert known["training_step_peak_mb"] > 0
+    assert "halo" not in known

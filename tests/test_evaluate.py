@@ -169,6 +169,7 @@ def test_the_verb_scores_the_newest_checkpoint(done, tmp_path, monkeypatch, caps
     assert json.loads((tmp_path / "eval" / "00000007" / "scores.json").read_text())["step"] == 7
 
 
+@pytest.mark.slow
 def test_samplers_by_their_steps(done, capsys):
     """Each row has the scores and the first samples of its own pictures, which all start from the same noise."""
     config, task, params, _, folder = done
@@ -196,7 +197,10 @@ def test_samplers_by_their_steps(done, capsys):
     ("spec", "said"),
     [
         ("ddmp:4", "config.eval.samplers 'ddmp'.*did you mean ddpm"),
-        *[(spec, f"'{spec}'; give 1 to 12 steps, like ddim:12") for spec in ("ddim:13", "ddim:0", "ddim", "ddim:x", "ddim:4:0")],
+        *[
+            (spec, f"'{spec}'; give 1 to 12 steps, like ddim:12")
+            for spec in ("ddim:13", "ddim:0", "ddim", "ddim:x", "ddim:4:0")
+        ],
     ],
 )
 def test_a_sampler_that_cannot_be(spec, said):
@@ -272,6 +276,7 @@ def graded(tmp_path_factory):
     return config, task, params, workdir / "eval" / "00000020"
 
 
+@pytest.mark.slow
 def test_a_sample_has_the_grade_of_the_image_beside_it(graded):
     """The class of the brightest colour of real image i is the condition of sample i."""
     config, task, params, folder = graded

@@ -92,6 +92,7 @@ def test_the_expanded_set_trains_as_a_folder(expanded):
         assert example["label"].tolist() == [int(listed[example["name"]]["grade"])]
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_drawn_the_same(expanded, workdir, data, monkeypatch):
     before = content(workdir / "expanded")
     (expanded / "images" / "parts" / "0_00001.json").unlink()
@@ -108,6 +109,7 @@ def test_other_settings_are_refused_in_the_same_folder(expanded, workdir, data):
         verb.expand(config(data, **{"sample.guidance": 2.0}), workdir)
 
 
+@pytest.mark.slow
 def test_a_fold_leaves_its_patients_out(workdir, data, capsys):
     """Of all patients, as a classifier over folds divides them; and says which of them the generator has seen."""
     found = verb.expand(config(data, **{"expand.fold": 1, "expand.times": 1, "expand.tries": 1}), workdir)

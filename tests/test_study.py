@@ -81,12 +81,14 @@ def test_the_table_has_a_line_a_run(found):
     assert html.count("<img") == html.count('<tr class="whole">') == 2
 
 
+@pytest.mark.slow
 def test_rows_are_kept(runs, found, monkeypatch):
     workdir, facts = found
     monkeypatch.setattr(study, "draw", lambda *_: pytest.fail("the row is there"))
     assert study.study(config(runs), workdir) == facts
 
 
+@pytest.mark.slow
 def test_a_stand_in_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("NCA_GEN_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

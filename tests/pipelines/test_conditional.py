@@ -73,6 +73,7 @@ def test_each_half_inherits_its_own(name, kept, scale):
                 np.testing.assert_allclose(rows, getattr(memory[half], field), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_without_guidance_there_is_one_half():
     [end] = way(heredity="both", guidance=1.0)
     assert end.memory.hidden.shape == (4, 8, 6, 4)
@@ -124,6 +125,7 @@ def test_how_large_the_hidden_state_becomes():
     assert diff_nca.hidden_rms([c._replace(memory=()) for c in carries]) == []
 
 
+@pytest.mark.slow
 def test_growth_ends_where_a_call_ends():
     x, t, key = jnp.asarray(tiny.images(0, 4, 8, 6, 3)), jnp.array([4]), arrays.keys(0, 4)
     film = diff_nca.growth(MODEL, DIFFUSION, PARAMS, x, t, key, jnp.asarray(COND))

@@ -117,6 +117,7 @@ def test_two_players(adaptive):
         np.testing.assert_allclose(step[some], -1e-2 * np.sign(grad[some]), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_the_critic_waits():
     """Before its first step nothing of it moves, nor does it move the autoencoder; then it does both."""
     this = task(adversarial=0.3, start=1)
