@@ -198,8 +198,8 @@ def settings(specs: Sequence[str], timesteps: int) -> list[dict[str, Any]]:
             or not all(m.isdecimal() and int(m) for m in cells)
         ):
             raise UserError(
-                f"config.eval.samplers has {spec!r}; give 1 to {timesteps} steps, like {name}:{timesteps}, and then, if "
-                f"you like, steps of the cells, from noise on, like {name}:{timesteps}:4-8"
+                f"config.eval.samplers has {spec!r}; give 1 to {timesteps} steps, like {name}:{timesteps}, and perhaps "
+                f"steps of the cells, from noise on, like {name}:{timesteps}:4-8"
             )
         row = {"sampler": name, "steps": int(steps)}
         found.append(row | {"growth": tuple(map(int, cells))} if cells else row)
