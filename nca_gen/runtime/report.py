@@ -342,7 +342,7 @@ def restlessness(run: Run) -> str:
     sizes = next((e.result["hidden_rms"] for e in reversed(run.evaluations) if e.result.get("hidden_rms")), [])
     course = {round(100 * (i + 1) / len(sizes), 1): value for i, value in enumerate(sizes)}
     drawn = chart({"hidden": course}, "hidden", "Inherited hidden state, RMS, by percent of sampling", dots=True)
-    return grid([drawn])
+    return grid([drawn], "few")
 
 
 def overgrowth(run: Run) -> str:
