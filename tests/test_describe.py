@@ -166,6 +166,7 @@ def test_table(capsys, monkeypatch, halo, reach):
     assert any("57 MB at batch 2" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_classifier_is_no_denoiser():
     """It has parameters and takes memory; how far it sees is not asked."""
     known = facts(load(f"{ROOT}/configs/classifier.py:smoke"))

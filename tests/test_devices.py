@@ -105,6 +105,7 @@ def splits(first, *others):
 
 
 @pytest.mark.parametrize(("model", "space"), splits(4, 2))
+@pytest.mark.slow
 def test_an_image_split_over_devices_is_the_image(model, space):
     np.testing.assert_allclose(painting.paint(*model, space=space), unsplit(*model)[:1], **SAME)
 

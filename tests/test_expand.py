@@ -66,6 +66,7 @@ def expanded(workdir, data):
     return verb.expand(config(data), workdir)
 
 
+@pytest.mark.slow
 def test_every_label_is_there_five_times_as_often_with_its_patient(expanded, workdir, data):
     train = list(folder.splits(str(data))["train"])
     found = rows(workdir / "expanded" / "train_syn_0.csv")
@@ -82,6 +83,7 @@ def test_every_label_is_there_five_times_as_often_with_its_patient(expanded, wor
     assert facts["drawn"] == 80 + facts["too_near"][0]
 
 
+@pytest.mark.slow
 def test_the_expanded_set_trains_as_a_folder(expanded):
     splits = folder.splits(str(expanded))
     everyone = [example for source in splits.values() for example in source]
@@ -104,6 +106,7 @@ def test_what_is_missing_is_drawn_the_same(expanded, workdir, data, monkeypatch)
     verb.expand(config(data), workdir)
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_in_the_same_folder(expanded, workdir, data):
     with pytest.raises(UserError, match=r"another --config\.expand\.name"):
         verb.expand(config(data, **{"sample.guidance": 2.0}), workdir)

@@ -159,6 +159,7 @@ def cellular(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_classes_take_turns_and_rows(cellular):
     """Picture i has class i of those asked for, in turn; in the grid a class is a row."""
     config = tiny.conditional(**{"sample.n": 6, "sample.labels": (2, 0)})

@@ -54,6 +54,7 @@ def found(runs, tmp_path_factory):
     return workdir, study.study(config(runs), workdir)
 
 
+@pytest.mark.slow
 def test_a_row_has_the_scores_of_the_run_and_its_cost(runs, found):
     workdir, facts = found
     first, second = facts["rows"]
@@ -70,6 +71,7 @@ def test_a_row_has_the_scores_of_the_run_and_its_cost(runs, found):
     assert json.loads((workdir / "study.json").read_text()) == facts
 
 
+@pytest.mark.slow
 def test_the_table_has_a_line_a_run(found):
     workdir, facts = found
     head, _, one, two, *notes = study.table(facts)

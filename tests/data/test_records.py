@@ -196,6 +196,7 @@ def test_other_broken_sets(places):
         celeba.splits(where["path"], cache=str(root / "list_eval_partition.txt"))
 
 
+@pytest.mark.slow
 def test_tensorflow_is_not_imported(places):
     root, where = places
     write_celeba(root, 6)

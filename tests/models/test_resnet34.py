@@ -27,6 +27,7 @@ def test_the_statistics_start_as_a_standard_normal():
     assert all(np.all(np.asarray(x) == (path[-1].key == "var")) for path, x in leaves)
 
 
+@pytest.mark.slow
 def test_published_weights_but_the_head(tmp_path):
     network = resnet.resnet34(7, width=2)
     state = port.random_state(network, jnp.zeros((1, 32, 32, 3)), 0)

@@ -25,6 +25,7 @@ def answer(name, x, t, cond, **changes):
 
 
 @both
+@pytest.mark.slow
 def test_prediction_and_memory(name):
     """2 C channels of float32 with a learned variance; what the model does not know passes through."""
     model, (x, t, cond) = MAKE[name](), rivals.start(4, 6)

@@ -13,6 +13,7 @@ def test_parameters_are_as_many_as_published(make, published):
     assert seeded.count(make(), 28) + make().width == published  # and the mask token
 
 
+@pytest.mark.slow
 def test_the_class_token_has_the_digits_of_torch():
     seeded.agree(seeded.layers(dinov2.vit_s14(), 28), {"cls": (0.01372047, 1.005347, -1.120496)})
 

@@ -26,6 +26,7 @@ def sample(model, size, steps, diffusion=DIFFUSION):
 @pytest.mark.parametrize(
     ("one", "other", "calls"), [((96, 96), (78, 64), 4), slow((512, 512), (1000, 333), 2), slow((17, 512), (31, 9), 3)]
 )
+@pytest.mark.slow
 def test_sizes_agree_where_they_share_all_that_is_heard(one, other, calls):
     """A cell hears ``steps`` cells a call: what is that far from an edge that they do not share is the same."""
     model = tiny.diff(norm="cell", steps=2)

@@ -61,6 +61,7 @@ def by_hand(scale, kept, growth=(3, 3, 3)):
         *(slow("none", (), 1.5), slow("out", ("out",), 2.0), slow("both", ("out", "hidden"), 1.5)),
     ],
 )
+@pytest.mark.slow
 def test_each_half_inherits_its_own(name, kept, scale):
     [end] = way(heredity=name, guidance=scale)
     x, memory = by_hand(scale, kept)

@@ -32,6 +32,7 @@ def test_doubled():
     np.testing.assert_array_equal(new, [[False, True, False, True], [True, True, True, True]])
 
 
+@pytest.mark.slow
 def test_the_old_pixels_stay_bit_for_bit():
     large = enlarge(**HOW)
     np.testing.assert_array_equal(large[::2, ::2], IMAGE)

@@ -354,7 +354,7 @@ def test_what_is_dropped(kind):
         assert np.mean(cond.sum(-1) == 0) < 0.01
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.25])
+@pytest.mark.parametrize("weight", [pytest.param(1.0, marks=pytest.mark.slow), 0.25])
 def test_the_bound_is_added(weight):
     """Half the channels are the variance; the loss is the error of the others and the bound, in bits."""
     plain, mine = told(drop=0.0), told(learned=True, drop=0.0, vb=weight)
