@@ -111,6 +111,7 @@ def test_an_image_split_over_devices_is_the_image(model, space):
 
 
 @pytest.mark.parametrize(("model", "space"), splits(1, 2))
+@pytest.mark.slow
 def test_a_batch_split_over_devices_is_the_batch(model, space):
     """One image a device, and two halves of two."""
     np.testing.assert_allclose(painting.paint(*model, n=4, space=space), unsplit(*model), **SAME)

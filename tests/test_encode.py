@@ -130,6 +130,7 @@ def test_processes_share_the_shards(config, tmp_path, monkeypatch):
         assert two[name] == whole[name]
 
 
+@pytest.mark.slow
 def test_other_latents_are_left_alone(config, params, tmp_path):
     root = encode.encode(config, tmp_path)
     weights.write(tmp_path / "w.safetensors", MODEL.state(jax.tree.map(lambda x: 2 * x, params)))

@@ -153,6 +153,7 @@ def test_one_metric_and_nothing_large(done, tmp_path):
     assert not (tmp_path / "eval" / "00000001" / "large.png").exists()
 
 
+@pytest.mark.slow
 def test_the_verb_scores_the_newest_checkpoint(done, tmp_path, monkeypatch, capsys):
     """From the averaged weights of a workdir, with what the config says about data."""
     config, task, _, _, _ = done
@@ -233,6 +234,7 @@ def folders(tmp_path_factory):
     return root, {name: images.to_float(some) for name, some in arrays.items()}
 
 
+@pytest.mark.slow
 def test_two_folders_are_scored_like_arrays(folders, tmp_path):
     root, x = folders
     paths = [str(root / name) for name in "abt"]

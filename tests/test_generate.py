@@ -175,6 +175,7 @@ def test_classes_take_turns_and_rows(cellular):
     np.testing.assert_array_equal(beside, images.grid(kept[[0, 2, 4, 1, 3, 5]], 3))
 
 
+@pytest.mark.slow
 def test_latents_become_images(cellular, monkeypatch):
     """What lies in the folder is decoded; what is made for pixels is refused."""
     decode = lambda x: np.asarray(x, np.float32).repeat(2, 1).repeat(2, 2)  # noqa: E731

@@ -17,6 +17,7 @@ def whole(tmp_path_factory):
     return toy.digest(toy.run(workdir)), toy.curve(workdir)
 
 
+@pytest.mark.slow
 def test_killed_between_two_checkpoints(tmp_path, whole):
     """The child dies by SIGKILL at step 6: two steps and a line of the log are lost with it."""
     dead = toy.child(tmp_path, signal=signal.SIGKILL, config={"train.eval_every": 6})

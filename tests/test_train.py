@@ -143,6 +143,7 @@ def test_rollback_goes_on_with_other_keys_and_other_data(tmp_path, plain, capsys
     assert all(math.isfinite(x["loss"]) for x in after)
 
 
+@pytest.mark.slow
 def test_rollback_reorders_the_data_by_itself(tmp_path):
     """The same task without randomness: what differs after a rollback is the data alone."""
     calm = toy.run(tmp_path / "a", toy.Task(noise=0.0))
@@ -150,6 +151,7 @@ def test_rollback_reorders_the_data_by_itself(tmp_path):
     assert abs(calm.params["kernel"] - back.params["kernel"]).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_a_run_resumed_after_a_rollback_keeps_its_course(tmp_path):
     task, changes = toy.Task(nan_at=3), {"train.on_divergence": "rollback"}
     whole = toy.run(tmp_path / "a", task, **changes)
@@ -164,6 +166,7 @@ def test_rollbacks_are_counted_and_end(tmp_path):
     assert all(x["step"] < 6 for x in toy.curve(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_led_to_the_same_end_twice_is_not_tried_again(tmp_path, capsys):
     changes = {"train.on_divergence": "rollback", "train.checkpoint_every": 2, "train.max_rollbacks": 3}
     with pytest.raises(UserError):

@@ -60,7 +60,8 @@ figcaption b { color: var(--ink); font-weight: 600; }
 figure + .few { max-width: 26rem; margin-top: 1.1rem; }
 .strip { overflow-x: auto; min-width: 0; }
 .strip img { max-width: none; width: max(100%, 44rem); }
-@media (min-width: 52rem) { .film:has(> img) { grid-template-columns: fit-content(17rem) 1fr; } .strip img { width: 100%; } }
+@media (min-width: 52rem) { .film:has(> img) { grid-template-columns: fit-content(17rem) 1fr; }
+  .strip img { width: 100%; } }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--soft); font-size: 10.5px; font-family: inherit; font-variant-numeric: tabular-nums; }
 svg .rule { stroke: var(--line); fill: none; }

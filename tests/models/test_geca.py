@@ -141,6 +141,7 @@ def test_the_numpy_twin_agrees(changes, size):
 
 
 @pytest.mark.parametrize("seed", [slow("zeros"), "centre"])
+@pytest.mark.slow
 def test_newborn_cells(seed):
     """Zero but for the centre of the whole, where a tile that has it draws the same."""
     model = small(hidden_seed=seed)

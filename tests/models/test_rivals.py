@@ -50,6 +50,7 @@ def test_starts_with_nothing_to_say(name):
 
 
 @both
+@pytest.mark.slow
 def test_images_times_and_labels_matter(name):
     """Each image answers to its own."""
     x, t, cond = rivals.start(4, 6)

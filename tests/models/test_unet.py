@@ -77,6 +77,7 @@ def twin(p, x, t, cond, width, head):
 
 
 @pytest.mark.parametrize("shape", [(4, 6), pytest.param((2, 4, 6), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
 def test_the_numpy_twin_agrees(shape):
     model, (x, t, cond) = rivals.small_unet(ndim=len(shape)), rivals.start(*shape)
     params = tiny.params(model)
@@ -91,6 +92,7 @@ def test_wrong_width():
         rivals.small_unet(width=48)
 
 
+@pytest.mark.slow
 def test_images_must_halve():
     model, (x, t, cond) = rivals.small_unet(multipliers=(1, 1, 1)), rivals.start(4, 6)
     params = jax.eval_shape(model.init_params, jax.random.key(0))

@@ -32,6 +32,7 @@ def test_pixels_enter_as_channels():
     assert (plain.factor, SMALL.factor) == (2, 4)
 
 
+@pytest.mark.slow
 def test_half_the_places_a_level():
     image = jax.ShapeDtypeStruct((2, 24, 32, 3), np.float32)
     mean, logvar = jax.eval_shape(SMALL.encode, params(), image)

@@ -15,6 +15,7 @@ DIGITS = {  # of torchvision 0.28.0
 }
 
 
+@pytest.mark.slow
 def test_every_layer_has_the_digits_of_torchvision():
     """At a size where a pool's last window reaches over the edge."""
     seeded.agree(seeded.layers(squeezenet.SqueezeNet(), 66), DIGITS)

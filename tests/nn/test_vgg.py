@@ -13,6 +13,7 @@ DIGITS = {  # of torchvision 0.28.0
 }
 
 
+@pytest.mark.slow
 def test_every_layer_has_the_digits_of_torchvision():
     seeded.agree(seeded.layers(vgg.VGG16(head=False), 35), DIGITS)
 

@@ -114,6 +114,7 @@ def test_cells_may_grow_for_more_and_fewer_steps():
     assert len(way(growth=(2, 5), frames=1)) == 1
 
 
+@pytest.mark.slow
 def test_how_large_the_hidden_state_becomes():
     """One number a picture on the way: the root of the mean of its squares, of both halves."""
     carries = way(heredity="hidden", guidance=1.5, frames=3)

@@ -125,6 +125,7 @@ def test_clips():
 
 
 @pytest.mark.parametrize(("model", "prediction"), [(LOCAL, "v"), slow(LOCAL, "eps"), slow(tiny.fourier(), "v")])
+@pytest.mark.slow
 def test_growth_ends_where_a_call_ends(model, prediction):
     """The last frame is the image that a call implies; the first that of cells that have not said anything."""
     diffusion, params = Diffusion("cosine", tiny.T, prediction), tiny.params(model)
@@ -141,6 +142,7 @@ BLOCKS = tiny.diff(norm="cell", image_channels=12, channels=26)
 STAINED = Diffusion("cosine", tiny.T, "v", mean=(0.3, 0.0, -0.3), std=(0.3, 0.5, 0.4), block=2)
 
 
+@pytest.mark.slow
 def test_blocks_of_pixels():
     """A cell of 2 x 2 pixels: a picture of odd size is the corner of the next even one, and decoded."""
     params, key = tiny.params(BLOCKS), arrays.keys(0, 2)

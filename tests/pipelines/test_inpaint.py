@@ -276,6 +276,7 @@ def config(tmp_path, **generate):
     return c
 
 
+@pytest.mark.slow
 def test_files(tmp_path, stored):
     """A box and the mask that is the same: the same files, in which the known pixels are those of the input."""
     hole = holed(SIZE, ((3, 9), (10, 17)))

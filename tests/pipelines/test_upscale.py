@@ -89,6 +89,7 @@ def test_other_factors_are_refused(factor):
         enlarge(factor, **HOW)
 
 
+@pytest.mark.slow
 def test_files(tmp_path):
     stored = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
     images.write(tmp_path / "in.png", stored)

@@ -280,6 +280,7 @@ def test_an_empty_workdir(tmp_path):
     assert "0 steps" in page.text
 
 
+@pytest.mark.slow
 def test_a_long_run_gives_a_small_page(workdir):
     log(workdir / "metrics.jsonl", [{"step": s, "loss": 1 + s % 7, "lr": 1e-3} for s in range(5_000)])
     few = len(read(workdir)[0])

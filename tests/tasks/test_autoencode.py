@@ -73,6 +73,7 @@ def by_hand(task, params, critic=None, weight=0.0):
     "fields",
     [{}, pytest.param({"loss": "l2", "perceptual": "random", "perceptual_weight": 0.7}, marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_one_player(fields):
     """Its numbers and its gradient."""
     this = task(**fields)

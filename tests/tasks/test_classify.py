@@ -136,6 +136,7 @@ def test_a_window_of_a_ramp(monkeypatch):
     np.testing.assert_allclose(found[~inside], (2 * 8 + 3 * (4 + (x - 4) / 2))[~inside], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_image_s_augmentation_is_its_own():
     """A function of (key, step, row): not of how many others there are."""
     x, key = jnp.asarray(batch()["image"]), arrays.keys(1, 6)
