@@ -1,5 +1,6 @@
 """SqueezeNet against torchvision's digits; number by number in tests/peers."""
 
+import pytest
 import seeded
 
 from nca_gen.nn import squeezenet

@@ -1,5 +1,6 @@
 """VGG16 against torchvision's digits; number by number, and the head, in tests/peers."""
 
+import pytest
 import seeded
 
 from nca_gen.nn import vgg
