@@ -265,10 +265,12 @@ def ladder(facts: dict[str, Any]) -> list[str]:
     """The lines of a table of what :func:`sweep` found."""
     names = [name for name in facts["protocol"] if name in facts["rows"][0]["scores"]]
     first, second, *_ = facts["rows"][0]
-    head = f"{first:<28}{second:>10}" + "".join(f"{name:>14}" for name in names) + f"{'seconds':>10}{'images/s':>10}"
+    wide = {name: max(14, len(name) + 2) for name in names}
+    scores = "".join(f"{name:>{wide[name]}}" for name in names)
+    head = f"{first:<28}{second:>10}{scores}{'seconds':>10}{'images/s':>10}"
     rows = [
         f"{report.variant(row):<28}{row[second]:>10}"
-        + "".join(f"{row['scores'][name]:>14.4g}" for name in names)
+        + "".join(f"{row['scores'][name]:>{wide[name]}.4g}" for name in names)
         + f"{row['seconds']:>10.2f}{row['images_per_second']:>10.3g}"
         for row in facts["rows"]
     ]
