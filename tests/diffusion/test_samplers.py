@@ -62,6 +62,7 @@ def exact(diffusion, x, t, u):
 
 @pytest.mark.parametrize("prediction", ["eps", *(pytest.param(p, marks=pytest.mark.slow) for p in ("x0", "v"))])
 @pytest.mark.parametrize(("name", "steps"), [("ddpm", 1000), ("ddim", 1000), ("dpm_solver_pp", 300)])
+@pytest.mark.slow
 def test_moments_of_a_gaussian(name, steps, prediction):
     """Mean and deviation per channel, to four standard errors and the 2.5 % that finite steps cost."""
     diffusion = Diffusion("cosine", 1000, prediction)

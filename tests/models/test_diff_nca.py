@@ -289,6 +289,7 @@ def test_wrong_fields(changes, line):
         pytest.param(tiny.fourier, {}, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_strips_change_nothing(kind, changes):
     """Three columns at a time, of 11; where position enters, what a cell knows of its neighbour's comes in the halo."""
     whole, strips = (kind(norm="cell", strip=n, **changes) for n in (0, 2 * 9 * 3))

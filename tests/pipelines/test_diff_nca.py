@@ -73,6 +73,7 @@ def test_more_pictures_than_steps():
     assert len(way) == 6
 
 
+@pytest.mark.slow
 def test_a_picture_does_not_depend_on_its_batch(eight):
     """Nor on where one begins to count, nor on being spread: 8 are dealt over 4 devices, 3 over 3."""
     np.testing.assert_allclose(draw(6, 3, first=2), eight[2:], atol=1e-5)

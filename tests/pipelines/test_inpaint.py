@@ -100,6 +100,7 @@ def test_a_filling_by_hand(known):
 
 
 @pytest.mark.parametrize("model", [LOCAL, slow(tiny.diff(norm="group")), slow(tiny.fourier())])
+@pytest.mark.slow
 def test_a_full_hole_is_a_picture_from_noise(model):
     mine = fill(model, np.ones(SIZE, bool))
     plain = diff_nca.sample(model, DIFFUSION, params(model), KEY, SIZE, **HOW)

@@ -64,6 +64,7 @@ def test_loss_by_hand(prediction, loss):
     assert float(got) == pytest.approx(expected[loss], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_automaton_that_knows_nothing_has_a_loss_of_1_80():
     """E eps^2 + E|eps| = 1 + sqrt(2 / pi); and exactly the sums over the noise that it was given."""
     model = tiny.diff(init="zero", steps=1)
