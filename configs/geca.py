@@ -161,7 +161,7 @@ def _rival(config, **fields):
 
 
 def laptop(config):
-    """An hour on 4 cores: a small one of each model, cells of 2 x 2."""
+    """A small one of each model, cells of 2 x 2: of GeCA 0.6 steps a second on one core."""
     small = {
         "geca": {"embed": 192, "heads": 6, "mlp": 384, "hidden": 32, "steps": 8},
         "dit": {"width": 192, "depth": 8, "heads": 6},

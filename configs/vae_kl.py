@@ -108,7 +108,7 @@ def sd(config):
 
 
 def laptop(config):
-    """A quarter of an hour on 4 cores; photographs of the eye are recognised after 300 steps, at 32 dB."""
+    """For 4 cores; photographs of the eye come back at 32 dB after 300 steps, without their finest vessels."""
     config.model.update(width=48, multipliers=(1, 2), layers=1, groups=8, patch=4)
     config.task.update(kl=1e-3, perceptual="random", perceptual_weight=0.1, ema=0.995)
     config.optimizer.update(lr=1e-3, muon=0.02, warmup=50, cosine_steps=1000)

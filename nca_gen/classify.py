@@ -403,7 +403,7 @@ def page(facts: dict[str, Any]) -> str:
         heads, *rows = [[text(word) for word in line] for line in lines]
         body = joined(f'<tr class="whole"><td>{"</td><td>".join(row)}</td></tr>' for row in rows)
         head = f"<thead><tr><th>{'</th><th>'.join(heads)}</th></tr></thead>"
-        return f'<div class="card table" style="max-width: none"><table>{head}<tbody>{body}</tbody></table></div>'
+        return f'<div class="card table"><table>{head}<tbody>{body}</tbody></table></div>'
 
     values = {row: about["classes"]["map"] for row, about in facts["rows"].items()}
     each = [["augmentation", *next(iter(values.values()))]]

@@ -69,7 +69,7 @@ svg polyline { fill: none; stroke: var(--violet); stroke-width: 2; stroke-linejo
 svg polyline.raw { stroke-width: 1; opacity: .38; }
 svg polygon { opacity: .2; }
 svg polygon, svg circle { fill: var(--violet); }
-.table { max-width: 46rem; overflow-x: auto; }
+.table { min-width: min(100%, 46rem); width: fit-content; max-width: 100%; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .5rem 0 .5rem 1.2rem; vertical-align: baseline; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
