@@ -67,9 +67,8 @@ def _row(split: str, example: Example) -> Row:
     low, high, mean = (float(f(image)) for f in (np.min, np.max, np.mean))
     pixels = digest(f"{image.shape} {image.dtype} ".encode() + image.tobytes())
     label = tuple(np.ravel(example.get("label", ())).tolist())
-    return Row(
-        split, example["name"], example["patient"], image.shape, str(image.dtype), low, high, mean, pixels, label
-    )
+    depth = "latent" if "moments" in example else str(image.dtype)
+    return Row(split, example["name"], example["patient"], image.shape, depth, low, high, mean, pixels, label)
 
 
 def _summary(rows: Sequence[Row]) -> dict[str, Any]:

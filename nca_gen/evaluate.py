@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,6 +31,7 @@ FRAMES = 24  # pictures of a growing image
 SHOWN = 8  # images in a film or a row of neighbours
 PAIRS = 3  # of rows in a page of neighbours
 ROWS = 4  # of noises in a strip of growth
+SPEC = re.compile(r"\w+:(?P<steps>\d+)(:(?P<growth>[1-9]\d*(-[1-9]\d*)*))?(:(?P<dtype>float32|bfloat16))?")
 STRETCH = 25  # denoising steps, at the most, that are compiled as one where time is taken
 DEFAULT = {"images": ("swd", "drift"), "volumes": ("total_variation",), "slides": ("pfid",)}  # of sets without a config
 
@@ -183,26 +185,23 @@ def diffusion_film(
 
 
 def settings(specs: Sequence[str], timesteps: int) -> list[dict[str, Any]]:
-    """Samplers, their numbers of steps and, for automata, their growth, of ``name:steps`` or ``name:steps:M-M-..``.
+    """Samplers, their numbers of steps, and perhaps the growth of automata and a dtype, of ``name:steps:M-M:dtype``.
 
     Raises UserError for what ``timesteps`` do not allow.
     """
     found = []
     for spec in specs:
-        name, steps, growth = (*spec.split(":"), "", "")[:3]
+        name = spec.partition(":")[0]
         diff_nca.choose(diff_nca.SAMPLERS, "config.eval.samplers", name)
-        cells = growth.split("-") if growth else []
-        if (
-            not steps.isdecimal()
-            or not 1 <= int(steps) <= timesteps
-            or not all(m.isdecimal() and int(m) for m in cells)
-        ):
+        asked = SPEC.fullmatch(spec)
+        if not asked or not 1 <= int(asked["steps"]) <= timesteps:
             raise UserError(
                 f"config.eval.samplers has {spec!r}; give 1 to {timesteps} steps, like {name}:{timesteps}, and perhaps "
-                f"steps of the cells, from noise on, like {name}:{timesteps}:4-8"
+                f"steps of the cells, from noise on, and the dtype of products, like {name}:{timesteps}:4-8:bfloat16"
             )
-        row = {"sampler": name, "steps": int(steps)}
-        found.append(row | {"growth": tuple(map(int, cells))} if cells else row)
+        row = {"sampler": name, "steps": int(asked["steps"])}
+        row |= {"growth": tuple(map(int, asked["growth"].split("-")))} if asked["growth"] else {}
+        found.append(row | ({"dtype": asked["dtype"]} if asked["dtype"] else {}))
     return found
 
 

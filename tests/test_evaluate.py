@@ -16,7 +16,7 @@ from nca_gen.generate import how
 from nca_gen.io import images
 from nca_gen.metrics import drift, neighbours, swd
 from nca_gen.pipelines import diff_nca
-from nca_gen.runtime import checkpoint
+from nca_gen.runtime import checkpoint, report
 
 PICTURES = {"real.png", "samples.png", "large.png", "neighbours.png", "nca_strip.png", "nca.webp"} | {
     "diffusion_strip.png",
@@ -200,13 +200,24 @@ def test_samplers_by_their_steps(done, capsys):
         ("ddmp:4", "config.eval.samplers 'ddmp'.*did you mean ddpm"),
         *[
             (spec, f"'{spec}'; give 1 to 12 steps, like ddim:12")
-            for spec in ("ddim:13", "ddim:0", "ddim", "ddim:x", "ddim:4:0")
+            for spec in ("ddim:13", "ddim:0", "ddim", "ddim:x", "ddim:4:0", "ddim:4:float16", "ddim:4:2-")
         ],
     ],
 )
 def test_a_sampler_that_cannot_be(spec, said):
     with pytest.raises(UserError, match=said):
         verb.settings(["ddpm:12", spec], tiny.T)
+
+
+def test_what_a_row_of_samplers_may_set():
+    plain, low, grown, all_of_it = verb.settings(
+        ["ddpm:12", "ddim:3:bfloat16", "ddim:4:2-8", "ddim:4:6:float32"], tiny.T
+    )
+    assert plain == {"sampler": "ddpm", "steps": 12}
+    assert low == {"sampler": "ddim", "steps": 3, "dtype": "bfloat16"}
+    assert grown == {"sampler": "ddim", "steps": 4, "growth": (2, 8)}
+    assert all_of_it == {"sampler": "ddim", "steps": 4, "growth": (6,), "dtype": "float32"}
+    assert [report.variant(row) for row in (plain, all_of_it)] == ["ddpm", "ddim, 6 cell steps, float32"]
 
 
 @pytest.mark.slow

@@ -120,6 +120,7 @@ def trajectory(
     guidance: float = 1.0,
     heredity: str = "none",
     growth: Sequence[int] = (),
+    dtype: str = "",
     frames: int = 1,
     lay: NamedSharding | None = None,
 ) -> Iterator[samplers.Carry]:
@@ -131,7 +132,8 @@ def trajectory(
     ``cond``: a condition an image; None, and for each row of zeros, is none at all. ``guidance``: how far to go from
     there towards it (:func:`nca_gen.diffusion.guidance.classifier_free`). ``heredity``: which part of a model's memory
     a step finds as the step before left it (:mod:`nca_gen.diffusion.heredity`). ``growth``: steps of an automaton a
-    call, over equal stretches of sampling, from noise on; default its own. UserError for what this model cannot do.
+    call, over equal stretches of sampling, from noise on; default its own. ``dtype``: of the products; default the
+    model's own. UserError for what this model cannot do.
 
     Equal for every value of ``frames``, to the rounding of float32: randomness is keyed by the diffusion index. One
     image a key.
@@ -143,6 +145,7 @@ def trajectory(
         raise UserError("config.sample.growth is for automata, which grow in steps; leave it empty: ()")
     times = diffusion.respaced(steps)
     cells = tuple(-(-side // diffusion.block) for side in size)
+    model = replace(model, dtype=dtype) if dtype else model
     grown = [replace(model, steps=n) for n in growth] or [model]
     runs = [_segment(one, diffusion, sampler, clip, float(guidance), heredity) for one in grown]
     laid = lambda carry: jax.device_put(carry, jax.tree.map(partial(_over, lay), carry)) if lay else carry  # noqa: E731

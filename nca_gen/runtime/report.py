@@ -455,10 +455,10 @@ def heredity(run: Run) -> str:
 
 
 def variant(row: dict[str, Any]) -> str:
-    """The first setting of a row, and how many steps cells took where that was set."""
-    growth = row.get("growth")
+    """The first setting of a row, and how many steps cells took and in which dtype, where that was set."""
+    growth, dtype = row.get("growth"), row.get("dtype")
     cells = f", {'-'.join(map(str, growth))} cell steps" if growth else ""
-    return f"{next(iter(row.values()))}{cells}"
+    return f"{next(iter(row.values()))}{cells}{f', {dtype}' if dtype else ''}"
 
 
 def variants(run: Run, name: str, said: Callable[[str, str], str]) -> tuple[str, str]:

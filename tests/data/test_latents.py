@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from nca_gen import check
 from nca_gen.data import latents, pipeline
 from nca_gen.errors import UserError
 
@@ -50,6 +51,14 @@ def test_rows_come_standardised_from_memory_or_disk(folder, memory_gb):
         np.testing.assert_allclose(np.exp(example["moments"][:, 1] / 2), np.exp(logvar / 2) / STD, rtol=1e-5)
         assert example["name"] == example["patient"] == f"train-{i // 3}.npz:{i % 3}"
         assert example["label"] == i % 3
+
+
+def test_latents_may_go_beyond_the_range_of_pixels(folder):
+    found = check.inspect(latents.splits(folder))
+    train = found["splits"]["train"]
+    assert train["depth"] == ["latent"]
+    assert max(map(abs, train["range"])) > 1
+    assert not any("not within" in problem for problem in found["problems"])
 
 
 def test_a_workdir_is_as_good_as_its_folder(folder, tmp_path_factory):

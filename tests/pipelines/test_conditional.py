@@ -115,6 +115,15 @@ def test_cells_may_grow_for_more_and_fewer_steps():
 
 
 @pytest.mark.slow
+def test_pictures_in_another_dtype_than_the_model_has():
+    [asked], [built], [own] = way(dtype="bfloat16"), way(model=replace(MODEL, dtype="bfloat16")), way()
+    np.testing.assert_array_equal(asked.x, built.x)
+    assert np.abs(asked.x - own.x).max() > 1e-4
+    with pytest.raises(UserError, match=r"config\.model\.dtype .bfloat17.; did you mean bfloat16"):
+        way(dtype="bfloat17")
+
+
+@pytest.mark.slow
 def test_how_large_the_hidden_state_becomes():
     """One number a picture on the way: the root of the mean of its squares, of both halves."""
     carries = way(heredity="hidden", guidance=1.5, frames=3)
