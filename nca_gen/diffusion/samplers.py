@@ -65,10 +65,13 @@ def ddim(diffusion: Diffusion, carry: Carry, x0, t, u, noise, v=None) -> Float[A
 
 
 def dpm_solver_pp(diffusion: Diffusion, carry: Carry, x0, t, u, noise, v=None) -> Float[Array, "B *S C"]:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2); first order at its first step and into the clean end."""
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2); first order at its first step and into t = 0 and the clean end.
+
+    The log-SNR leaps towards t = 0: over that step the last two predictions say nothing of a slope.
+    """
     (a, s), (a_u, s_u) = diffusion.levels(t), diffusion.levels(u)
     h = _safe_log_snr(a_u, s_u) - _safe_log_snr(a, s)
-    second = (carry.gap > 0) & (u >= 0)
+    second = (carry.gap > 0) & (u > 0)
     r = jnp.where(second, carry.gap, 1.0) / h
     D = jnp.where(second, x0 + (x0 - carry.x0) / (2 * r), x0)
     return s_u / s * carry.x - a_u * jnp.expm1(-h) * D

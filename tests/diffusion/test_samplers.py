@@ -111,6 +111,18 @@ def test_the_first_step_of_dpm_solver_is_ddim():
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.parametrize(("u", "same"), [(0, True), (10, False)])
+def test_the_step_into_zero_is_ddim(u, same):
+    """With a slope to go by, and elsewhere one that is used."""
+    diffusion, (x, before, x0) = Diffusion("linear", 1000, "x0"), (noise(8, seed) for seed in range(3))
+    carry = samplers.begin(x)._replace(x0=before, gap=jnp.asarray(0.5))
+    a, b = (
+        step(diffusion, carry, x0, jnp.asarray(52), jnp.asarray(u), jnp.zeros_like(x))
+        for step in (samplers.ddim, samplers.dpm_solver_pp)
+    )
+    assert (np.abs(a - b).max() < 1e-5) == same
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_into_the_clean_end(name):
     """The last step, to t = -1, is the denoiser's word itself: no noise is added."""
