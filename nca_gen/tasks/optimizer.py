@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from nca_gen.errors import UserError
+
 
 def optimizer(
     lr: float = 1e-4,
@@ -24,7 +26,13 @@ def optimizer(
 
     ``clip`` bounds the global gradient norm; 0 is off. ``muon``, not 0, is the peak rate at which kernels learn under
     Muon (Jordan et al. 2024: momentum, orthogonalised); all else keeps Adam at ``lr``, with Nesterov's momentum.
+    Raises UserError for a cosine that would end before the warm-up.
     """
+    if cosine_steps and cosine_steps <= warmup:
+        raise UserError(
+            f"config.optimizer.cosine_steps={cosine_steps} ends before the warm-up of {warmup} steps: "
+            "make it longer, or config.optimizer.warmup shorter"
+        )
 
     def schedule(peak: float) -> optax.Schedule:
         main = (

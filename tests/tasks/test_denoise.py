@@ -133,6 +133,12 @@ def test_learning_rates():
     np.testing.assert_allclose(both[16:], 0, atol=1e-8)
 
 
+@pytest.mark.parametrize("cosine_steps", [3, 4])
+def test_a_cosine_that_ends_before_the_warm_up(cosine_steps):
+    with pytest.raises(UserError, match=f"cosine_steps={cosine_steps} ends before the warm-up of 4 steps"):
+        denoise.optimizer(cosine_steps=cosine_steps, warmup=4)
+
+
 def test_clipping_is_of_the_whole_gradient():
     """A gradient of norm 5 with ``clip`` 1 moves like a fifth of it without; a short one is left alone."""
     params = {"a": jnp.zeros(3), "b": jnp.zeros((2, 2))}
