@@ -95,22 +95,16 @@ def unsplit(kind="diff", norm="cell", size=(16, 12)):
     return painting.paint(kind, norm, 4, size, devices=1)
 
 
-LOCAL, *_ = MODELS = [("diff", "cell"), ("diff", "group"), ("fourier", "cell"), ("fourier", "group")]
+MODELS = [("diff", "cell"), ("diff", "group"), ("fourier", "cell"), ("fourier", "group")]
 
 
-def splits(first, *others):
-    """A model and ``space``: quickly the local model by the first, slowly all models by all."""
-    rest = [case for case in itertools.product(MODELS, [first, *others]) if case != (LOCAL, first)]
-    return [(LOCAL, first), *(pytest.param(*case, marks=pytest.mark.slow) for case in rest)]
-
-
-@pytest.mark.parametrize(("model", "space"), splits(4, 2))
+@pytest.mark.parametrize(("model", "space"), list(itertools.product(MODELS, (4, 2))))
 @pytest.mark.slow
 def test_an_image_split_over_devices_is_the_image(model, space):
     np.testing.assert_allclose(painting.paint(*model, space=space), unsplit(*model)[:1], **SAME)
 
 
-@pytest.mark.parametrize(("model", "space"), splits(1, 2))
+@pytest.mark.parametrize(("model", "space"), list(itertools.product(MODELS, (1, 2))))
 @pytest.mark.slow
 def test_a_batch_split_over_devices_is_the_batch(model, space):
     """One image a device, and two halves of two."""

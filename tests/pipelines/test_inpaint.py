@@ -99,8 +99,8 @@ def test_a_filling_by_hand(known):
     np.testing.assert_allclose(mine, np.where(hole, x, image), atol=1e-5)
 
 
-@pytest.mark.parametrize("model", [LOCAL, slow(tiny.diff(norm="group")), slow(tiny.fourier())])
 @pytest.mark.slow
+@pytest.mark.parametrize("model", [LOCAL, tiny.diff(norm="group"), tiny.fourier()])
 def test_a_full_hole_is_a_picture_from_noise(model):
     mine = fill(model, np.ones(SIZE, bool))
     plain = diff_nca.sample(model, DIFFUSION, params(model), KEY, SIZE, **HOW)

@@ -69,11 +69,8 @@ def by_hand(task, params, critic=None, weight=0.0):
     return lost + task.kl * kl / IMAGE[0].size + weight * fooled, (lost, kl, fooled, fake)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{}, pytest.param({"loss": "l2", "perceptual": "random", "perceptual_weight": 0.7}, marks=pytest.mark.slow)],
-)
 @pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, {"loss": "l2", "perceptual": "random", "perceptual_weight": 0.7}])
 def test_one_player(fields):
     """Its numbers and its gradient."""
     this = task(**fields)
