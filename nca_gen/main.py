@@ -117,21 +117,21 @@ def trained(workdir: str) -> str:
 
 def train(config: Any, args: Namespace) -> None:
     workdir = writable(args.workdir)
-    from nca_gen.train import train
+    from nca_gen.verbs.train import train
 
     train(config, workdir)
 
 
 def generate(config: Any, args: Namespace) -> None:
     workdir = trained(args.workdir)
-    from nca_gen.generate import generate
+    from nca_gen.verbs.generate import generate
 
     generate(config, workdir)
 
 
 def evaluate(config: Any, args: Namespace) -> None:
     workdir = args.workdir and (writable if args.samples else trained)(args.workdir)
-    from nca_gen import evaluate
+    from nca_gen.verbs import evaluate
 
     # With --json, standard output is for machines only; the table goes beside it.
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
@@ -146,47 +146,47 @@ def evaluate(config: Any, args: Namespace) -> None:
 
 def encode(config: Any, args: Namespace) -> None:
     workdir = writable(args.workdir)
-    from nca_gen.encode import encode
+    from nca_gen.verbs.encode import encode
 
     encode(config, workdir)
 
 
 def expand(config: Any, args: Namespace) -> None:
     workdir = trained(args.workdir)
-    from nca_gen.expand import expand
+    from nca_gen.verbs.expand import expand
 
     expand(config, workdir)
 
 
 def classify(config: Any, args: Namespace) -> None:
     workdir = writable(args.workdir)
-    from nca_gen.classify import classify
+    from nca_gen.verbs.classify import classify
 
     classify(config, workdir)
 
 
 def study(config: Any, args: Namespace) -> None:
     workdir = writable(args.workdir)
-    from nca_gen.study import study
+    from nca_gen.verbs.study import study
 
     study(config, workdir)
 
 
 def describe(config: Any, args: Namespace) -> None:
-    from nca_gen.describe import describe
+    from nca_gen.verbs.describe import describe
 
     describe(config, json=args.json)
 
 
 def bench(config: Any, args: Namespace) -> None:
     workdir = args.workdir and writable(args.workdir)
-    from nca_gen.bench import bench
+    from nca_gen.verbs.bench import bench
 
     bench(config, workdir, args.json)
 
 
 def check(config: Any, args: Namespace) -> None:
-    from nca_gen.check import check
+    from nca_gen.verbs.check import check
 
     # With --json, standard output is for machines only; the table goes beside it.
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import tiny
 
-from nca_gen.diffusion.process import Diffusion
-from nca_gen.pipelines import diff_nca
+from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.pipelines import sampling
 from nca_gen.runtime import mesh
 
 KINDS = {"diff": tiny.diff, "fourier": tiny.fourier}
@@ -18,7 +18,7 @@ def paint(kind="diff", norm="cell", n=1, size=(16, 12), devices=None, space=1):
     """``n`` pictures of a model, of one batch, over the first ``devices`` of all hosts, rows over ``space`` of them."""
     model, diffusion = KINDS[kind](norm=norm), Diffusion("cosine", tiny.T, "v")
     how = {"sampler": "ddpm", "steps": 4, "clip": "static", "space": space, "devices": jax.devices()[:devices]}
-    [drawn] = diff_nca.images(model, diffusion, tiny.params(model), 1, n, tuple(size), n, **how)
+    [drawn] = sampling.images(model, diffusion, tiny.params(model), 1, n, tuple(size), n, **how)
     return drawn
 
 

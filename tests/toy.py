@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from nca_gen import arrays
 from nca_gen.errors import UserError
 from nca_gen.runtime import checkpoint
-from nca_gen.train import train
+from nca_gen.verbs.train import train
 
 
 class State(NamedTuple):

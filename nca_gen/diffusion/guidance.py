@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from nca_gen import arrays
 from nca_gen.diffusion import variance
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.diffusion.samplers import Denoiser
 
 Conditional = Callable[..., tuple[Float[Array, "B *S C"], Any]]  # (x, t, cond, memory, key) -> (prediction, memory)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from nca_gen import arrays
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.diffusion.samplers import Denoiser, Step
 
 _KNOWN = -3  # the step that names the noise of known pixels; -1 is the sampler's

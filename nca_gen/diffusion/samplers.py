@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from nca_gen import arrays
 from nca_gen.diffusion import variance
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 
 Denoiser = Callable[..., tuple[Float[Array, "B *S C"], Any]]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 
 BIN = 1 / 255  # half the width of a level of x0, as published for pixels in [-1, 1]
 FLOOR = 1e-12  # of the probability of a level

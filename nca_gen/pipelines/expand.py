@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Float64, Int, Key, Shaped
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.metrics import neighbours
-from nca_gen.pipelines import diff_nca
+from nca_gen.pipelines import sampling
 
 COMPARED = 64  # pixels a side at which images are compared, or a little more
 PROTOCOL = (
@@ -99,9 +99,9 @@ def draw(
     """
     rows = np.resize(pictures, min(batch, 1 << (len(pictures) - 1).bit_length()))
     cells = -(-size[0] // task.diffusion.block)
-    key, here, lay = diff_nca.spread(keys(seed, rows, attempt), params, cells, space)
+    key, here, lay = sampling.spread(keys(seed, rows, attempt), params, cells, space)
     cond = jnp.asarray(labels[rows % len(labels)])
-    drawn = diff_nca.sample(task.model, task.diffusion, here, key, size, lay=lay, cond=cond, **how)
+    drawn = sampling.sample(task.model, task.diffusion, here, key, size, lay=lay, cond=cond, **how)
     return np.asarray(drawn)[: len(pictures)]
 
 

@@ -1,4 +1,4 @@
-"""A gigapixel picture as a file: what it will take, the work (:mod:`nca_gen.pipelines.streaming`), and its progress."""
+"""A gigapixel picture as a file: what it will take, the work (:mod:`nca_gen.tiling.streaming`), and its progress."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from rich.text import Text
 from nca_gen import arrays
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import huge, images
-from nca_gen.pipelines import diff_nca
-from nca_gen.pipelines.streaming import PICTURE, SILENT, Job, denoising, job, program, run, stores, sweep
+from nca_gen.pipelines import sampling
+from nca_gen.tiling.streaming import PICTURE, SILENT, Job, denoising, job, program, run, stores, sweep
 
 FORMATS = {"tiff": (".tiff",), "zarr": (".ome.zarr",), "both": (".tiff", ".ome.zarr")}
 
@@ -151,7 +151,7 @@ def identity(job: Job, params: dict, seed: int) -> str:
     return digest.hexdigest()[:10]
 
 
-title = diff_nca.title
+title = sampling.title
 
 
 def paint(task: Any, params: dict, config: Any, folder: Path) -> list[str]:

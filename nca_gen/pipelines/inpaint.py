@@ -23,10 +23,10 @@ from rich.progress import track
 
 from nca_gen import arrays
 from nca_gen.diffusion import guidance, inpaint, samplers
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.errors import UserError
 from nca_gen.io import images
-from nca_gen.pipelines import diff_nca
+from nca_gen.pipelines import sampling
 
 
 class Windows(NamedTuple):
@@ -117,10 +117,10 @@ def _segment(
     model: Any, diffusion: Diffusion, sampler: str, clip: str, known: str, blend: float, extent: tuple[int, ...]
 ) -> Any:
     """One compiled way from noise to the hole's cells, [B, 1, .., M, D]: to a sampler they are an image of one row."""
-    model = diff_nca.painting(model)
-    step = diff_nca.choose(diff_nca.SAMPLERS, "config.sample.sampler", sampler)
-    bound = diff_nca.choose(diff_nca.CLIPS, "config.sample.clip", clip)
-    shown = diff_nca.choose(inpaint.KNOWN, "config.generate.known", known)
+    model = sampling.painting(model)
+    step = sampling.choose(sampling.SAMPLERS, "config.sample.sampler", sampler)
+    bound = sampling.choose(sampling.CLIPS, "config.sample.clip", clip)
+    shown = sampling.choose(inpaint.KNOWN, "config.generate.known", known)
 
     @jax.jit
     def run(
@@ -235,7 +235,7 @@ def fillings(
     done = []
     title = f"painting {n} of {' x '.join(map(str, hole.shape))}"
     for first in track(range(0, n, batch), title, transient=True, disable=not sys.stdout.isatty()):
-        key, here, _ = diff_nca.spread(arrays.keys(seed, min(batch, n - first), first), params)
+        key, here, _ = sampling.spread(arrays.keys(seed, min(batch, n - first), first), params)
         done.append(fill(model, diffusion, here, key, image, hole, **how))
     return np.concatenate(done)
 
@@ -340,7 +340,7 @@ def paint(task: Any, params: dict, config: Any, folder: Path) -> list[str]:
     asked = config.generate
     stored = given(task, asked.image)
     image, hole = images.to_float(stored), holes(asked.mask, asked.box, stored.shape[:2])
-    how = diff_nca.how(config) | {"known": asked.known}
+    how = sampling.how(config) | {"known": asked.known}
     begun = time.perf_counter()
     model, diffusion = task.model, task.diffusion
     made = fillings(model, diffusion, params, config.seed, asked.samples, image, hole, config.sample.batch, **how)

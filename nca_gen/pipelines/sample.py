@@ -12,9 +12,9 @@ import numpy as np
 from rich.progress import track
 
 from nca_gen.io import images
-from nca_gen.pipelines import diff_nca
+from nca_gen.pipelines import sampling
 
-title = diff_nca.title
+title = sampling.title
 
 
 def paint(
@@ -32,10 +32,10 @@ def paint(
     path = lambda i: folder / f"{i:05d}{suffix}"  # noqa: E731
     batches = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
     missing = [todo for todo in batches if not all(path(i).is_file() for i in todo)]
-    how, labels = diff_nca.how(config), tuple(config.sample.get("labels", ()))
-    cond = diff_nca.conditions(task.model, labels, n)
+    how, labels = sampling.how(config), tuple(config.sample.get("labels", ()))
+    cond = sampling.conditions(task.model, labels, n)
     sampled = partial(
-        diff_nca.images, task.model, task.diffusion, params, config.seed, size=size, space=config.mesh.space, **how
+        sampling.images, task.model, task.diffusion, params, config.seed, size=size, space=config.mesh.space, **how
     )
     for todo in track(missing, f"sampling {n} of {size}", transient=True, disable=not sys.stdout.isatty()):
         mine = None if cond is None else cond[todo.start : todo.stop]

@@ -12,10 +12,10 @@ from jaxtyping import Array, Bool, Float, Key
 from rich.progress import track
 
 from nca_gen import arrays
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.errors import UserError
 from nca_gen.io import images
-from nca_gen.pipelines import diff_nca, inpaint
+from nca_gen.pipelines import inpaint, sampling
 
 NOISE, BLEND = 0.9, 0.02  # of the paper
 
@@ -75,7 +75,7 @@ def paint(task: Any, params: dict, config: Any, folder: Path) -> list[str]:
     """
     asked, begun = config.generate, time.perf_counter()
     stored = inpaint.given(task, asked.image)
-    image, how = images.to_float(stored), diff_nca.how(config) | {"known": asked.known}
+    image, how = images.to_float(stored), sampling.how(config) | {"known": asked.known}
     made = [
         enlarge(task.model, task.diffusion, params, arrays.keys(config.seed, 1, i), image, asked.factor, **how)
         for i in track(range(asked.samples), "enlarging", transient=True, disable=not sys.stdout.isatty())

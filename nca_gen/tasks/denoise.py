@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from nca_gen import arrays
 from nca_gen.diffusion import variance
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.errors import UserError, unknown
 from nca_gen.tasks.optimizer import ema_decay, optimizer
 

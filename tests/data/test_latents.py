@@ -6,9 +6,9 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from nca_gen import check
 from nca_gen.data import latents, pipeline
 from nca_gen.errors import UserError
+from nca_gen.verbs import check
 
 SCALE = {"mean": [1.0, -2.0], "std": [0.5, 4.0]}
 MEAN, STD = (np.float32(SCALE[name]) for name in ("mean", "std"))

@@ -7,7 +7,7 @@ import pytest
 
 from nca_gen import arrays
 from nca_gen.diffusion import guidance
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 4, 3)), jnp.float32)
 KEY = arrays.keys(0, 2)

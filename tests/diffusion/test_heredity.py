@@ -8,7 +8,7 @@ import pytest
 
 from nca_gen import arrays
 from nca_gen.diffusion import heredity, samplers
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 
 
 class Genes(NamedTuple):

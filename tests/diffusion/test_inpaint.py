@@ -7,7 +7,7 @@ import pytest
 
 from nca_gen import arrays
 from nca_gen.diffusion import inpaint
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 
 D = Diffusion("cosine", 60, "v")
 KEY = arrays.keys(0, 2)

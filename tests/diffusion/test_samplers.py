@@ -13,7 +13,7 @@ import pytest
 
 from nca_gen import arrays
 from nca_gen.diffusion import samplers
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 
 MEAN = jnp.array([0.5, -0.3, 0.0])
 VARIANCE = jnp.array([0.04, 0.5, 0.01])

@@ -11,7 +11,7 @@ import pytest
 
 from nca_gen import arrays
 from nca_gen.diffusion import samplers, variance
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 
 LINEAR = Diffusion("linear", 1000)
 S = 0.3  # the variance of the data, whose mean is 0

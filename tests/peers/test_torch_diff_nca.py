@@ -8,7 +8,7 @@ import tiny
 
 from nca_gen import arrays
 from nca_gen.ca.fire import fires
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.tasks.denoise import LOSSES
 
 torch = pytest.importorskip("torch")

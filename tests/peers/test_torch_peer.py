@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from nca_gen import arrays
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.tasks.denoise import LOSSES
 
 torch = pytest.importorskip("torch", reason="the peer needs PyTorch, the package does not")

@@ -10,8 +10,8 @@ import tiny
 
 from nca_gen import arrays
 from nca_gen.diffusion import samplers
-from nca_gen.diffusion.process import Diffusion
-from nca_gen.pipelines import diff_nca
+from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.pipelines import sampling
 
 DIFFUSION = Diffusion("cosine", tiny.T, "v")
 KEY = arrays.keys(0, 1)
@@ -20,7 +20,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
 
 def sample(model, size, steps, diffusion=DIFFUSION):
     how = {"sampler": "ddpm", "steps": steps, "clip": "static"}
-    return np.asarray(diff_nca.sample(model, diffusion, tiny.params(model), KEY, size, **how))[0]
+    return np.asarray(sampling.sample(model, diffusion, tiny.params(model), KEY, size, **how))[0]
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import tiny
 
 from nca_gen import arrays
 from nca_gen.diffusion import guidance, samplers
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.errors import UserError
 from nca_gen.models.geca import Genes
-from nca_gen.pipelines import diff_nca
+from nca_gen.pipelines import sampling
 
 MODEL = tiny.cells()
 PARAMS = tiny.params(MODEL)
@@ -25,7 +25,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
 
 def way(cond=COND, n=4, model=MODEL, **how):
     how = {"steps": 3, "cond": cond} | how
-    return list(diff_nca.trajectory(model, DIFFUSION, PARAMS, arrays.keys(1, n), (8, 6), **how))
+    return list(sampling.trajectory(model, DIFFUSION, PARAMS, arrays.keys(1, n), (8, 6), **how))
 
 
 @cache
@@ -86,10 +86,10 @@ def test_without_guidance_there_is_one_half():
 @pytest.mark.slow
 def test_the_first_step_is_every_ones_own():
     """With nothing to inherit yet, one step is the same whatever will be kept; with more steps it matters."""
-    ends = {name: way(heredity=name, guidance=1.5, steps=1)[0].x for name in diff_nca.KEPT}
+    ends = {name: way(heredity=name, guidance=1.5, steps=1)[0].x for name in sampling.KEPT}
     for x in ends.values():
         np.testing.assert_allclose(x, ends["none"], atol=1e-5)
-    later = {name: way(heredity=name, guidance=1.5)[0].x for name in diff_nca.KEPT}
+    later = {name: way(heredity=name, guidance=1.5)[0].x for name in sampling.KEPT}
     for name in ("hidden", "out", "both"):
         assert np.abs(later[name] - later["none"]).max() > 1e-4
 
@@ -98,7 +98,7 @@ def test_the_first_step_is_every_ones_own():
 def test_a_picture_does_not_depend_on_its_batch():
     """Nor on the devices: 4 are dealt over 4, 2 over 2, and rows of cells over the rest; each keeps its class."""
     how = {"steps": 3, "guidance": 1.5, "heredity": "hidden"}
-    draw = partial(diff_nca.images, MODEL, DIFFUSION, PARAMS, 1, size=(8, 6), **how)
+    draw = partial(sampling.images, MODEL, DIFFUSION, PARAMS, 1, size=(8, 6), **how)
     [whole] = draw(n=4, batch=4, cond=COND)
     np.testing.assert_allclose(whole, DIFFUSION.decode(way(**how)[-1].x), atol=1e-4)
     parts = np.concatenate(list(draw(n=3, batch=2, first=1, cond=COND[1:], space=2)))
@@ -127,19 +127,19 @@ def test_pictures_in_another_dtype_than_the_model_has():
 def test_how_large_the_hidden_state_becomes():
     """One number a picture on the way: the root of the mean of its squares, of both halves."""
     carries = way(heredity="hidden", guidance=1.5, frames=3)
-    rms = diff_nca.hidden_rms(carries)
+    rms = sampling.hidden_rms(carries)
     expected = [np.sqrt(np.mean(np.float64(c.memory.hidden) ** 2)) for c in carries]
     np.testing.assert_allclose(rms, expected, rtol=1e-5)
     assert len(set(rms)) == 3
     forgotten = Genes(carries[0].memory.hidden, None)
-    assert diff_nca.hidden_rms([c._replace(memory=forgotten) for c in carries]) == []
-    assert diff_nca.hidden_rms([c._replace(memory=()) for c in carries]) == []
+    assert sampling.hidden_rms([c._replace(memory=forgotten) for c in carries]) == []
+    assert sampling.hidden_rms([c._replace(memory=()) for c in carries]) == []
 
 
 @pytest.mark.slow
 def test_growth_ends_where_a_call_ends():
     x, t, key = jnp.asarray(tiny.images(0, 4, 8, 6, 3)), jnp.array([4]), arrays.keys(0, 4)
-    film = diff_nca.growth(MODEL, DIFFUSION, PARAMS, x, t, key, jnp.asarray(COND))
+    film = sampling.growth(MODEL, DIFFUSION, PARAMS, x, t, key, jnp.asarray(COND))
     assert film.shape == (MODEL.steps + 1, 4, 8, 6, 3)
     said, _ = call(3)(PARAMS, x, t, jnp.asarray(COND), Genes(None, None), key)
     np.testing.assert_allclose(film[-1], DIFFUSION.x0(said[..., :3], x, t), atol=1e-4)
@@ -148,11 +148,11 @@ def test_growth_ends_where_a_call_ends():
 
 
 def test_classes_take_turns():
-    turn = lambda labels, n, first=0: diff_nca.conditions(MODEL, labels, n, first).argmax(1).tolist()  # noqa: E731
+    turn = lambda labels, n, first=0: sampling.conditions(MODEL, labels, n, first).argmax(1).tolist()  # noqa: E731
     assert turn((), 5) == [0, 1, 2, 0, 1]
     assert turn((), 3, 4) == [1, 2, 0]
     assert turn((2, 0), 5) == [2, 0, 2, 0, 2]
-    assert diff_nca.conditions(tiny.diff(), (), 5) is None
+    assert sampling.conditions(tiny.diff(), (), 5) is None
 
 
 @pytest.mark.parametrize(
@@ -171,4 +171,4 @@ def test_what_a_model_cannot_do(model, how, said):
 @pytest.mark.parametrize(("model", "said"), [(MODEL, "0 to 2"), (tiny.diff(), "none")])
 def test_a_class_that_is_unknown(model, said):
     with pytest.raises(UserError, match=f"has 3; the classes of this model are {said}"):
-        diff_nca.conditions(model, (1, 3) if said != "none" else (3,), 4)
+        sampling.conditions(model, (1, 3) if said != "none" else (3,), 4)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.pipelines import expand

@@ -16,10 +16,11 @@ import pytest
 import tiny
 
 from nca_gen import arrays, build
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.errors import UserError
 from nca_gen.io import images, slides
-from nca_gen.pipelines import diff_nca, gigapixel, streaming
+from nca_gen.pipelines import gigapixel, sampling
+from nca_gen.tiling import streaming
 
 DIFFUSION = Diffusion("cosine", tiny.T, "v")
 STAINED = Diffusion("cosine", tiny.T, "v", mean=(0.3, 0.0, -0.3), std=(0.3, 0.5, 0.4), block=2)
@@ -36,7 +37,7 @@ def params(model):
 
 
 def whole(model, size, diffusion=DIFFUSION, **how):
-    return np.asarray(diff_nca.sample(model, diffusion, params(model), arrays.keys(1, 1), size, **HOW | how))[0]
+    return np.asarray(sampling.sample(model, diffusion, params(model), arrays.keys(1, 1), size, **HOW | how))[0]
 
 
 def tiled(folder, model, size, tile, calls=1, diffusion=DIFFUSION, dtype=np.float32, **how):
@@ -106,7 +107,7 @@ def test_a_spectrum_is_heard(tmp_path):
         stage = streaming.listening(job, arrays.keys(1, 1), kept)
         streaming.sweep(stage, list(some), lambda i: None)
         found = streaming._spectrum(kept.shares[0])
-        noise = diff_nca.samplers.initial_noise(arrays.keys(1, 1), ODD, 3)
+        noise = sampling.samplers.initial_noise(arrays.keys(1, 1), ODD, 3)
         full = np.fft.fftn(np.asarray(noise, np.float64), axes=(1, 2), norm="forward")[:, :4, :4]
         close = np.allclose(found, full, atol=1e-7)
         assert close == (len(some) == len(stage.tiles))
@@ -257,8 +258,8 @@ def test_the_command(tmp_path):
     assert "9 tiles of 14 x 11" in said[0]
     stem = next(tmp_path.glob("*.tiff")).stem
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{stem}.ome.zarr", f"{stem}.png", f"{stem}.tiff"]
-    [expected] = diff_nca.images(
-        task().model, task().diffusion, params(task().model), 3, 1, (40, 33), **diff_nca.how(asked())
+    [expected] = sampling.images(
+        task().model, task().diffusion, params(task().model), 3, 1, (40, 33), **sampling.how(asked())
     )
     [level] = (slide := slides.open_slide(tmp_path / f"{stem}.tiff")).levels
     seen = slides._read(slide, level, 0, 0, 40, 33)

@@ -9,13 +9,13 @@ import pytest
 import tiny
 
 from nca_gen import arrays
-from nca_gen.describe import matmul_flop
 from nca_gen.diffusion import samplers
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.errors import UserError
 from nca_gen.io import images
-from nca_gen.pipelines import diff_nca, inpaint
+from nca_gen.pipelines import inpaint, sampling
 from nca_gen.tasks.denoise import Task
+from nca_gen.verbs.describe import matmul_flop
 
 LOCAL, TORUS = tiny.diff(norm="cell", steps=2), tiny.diff(norm="cell", steps=2, border="wrap")
 DIFFUSION = Diffusion("cosine", tiny.T, "v")
@@ -103,7 +103,7 @@ def test_a_filling_by_hand(known):
 @pytest.mark.parametrize("model", [LOCAL, tiny.diff(norm="group"), tiny.fourier()])
 def test_a_full_hole_is_a_picture_from_noise(model):
     mine = fill(model, np.ones(SIZE, bool))
-    plain = diff_nca.sample(model, DIFFUSION, params(model), KEY, SIZE, **HOW)
+    plain = sampling.sample(model, DIFFUSION, params(model), KEY, SIZE, **HOW)
     np.testing.assert_allclose(mine, plain, atol=1e-5)
 
 
@@ -174,7 +174,7 @@ def test_a_torus_of_broken_blocks_is_refused():
 @pytest.mark.slow
 def test_a_full_hole_of_blocks_in_an_odd_image():
     mine = inpaint.fill(BLOCKS, STAINED, params(BLOCKS), KEY, picture(*SIZE), np.ones(SIZE, bool), **HOW)
-    plain = diff_nca.sample(BLOCKS, STAINED, params(BLOCKS), KEY, SIZE, **HOW)
+    plain = sampling.sample(BLOCKS, STAINED, params(BLOCKS), KEY, SIZE, **HOW)
     np.testing.assert_allclose(mine, plain, atol=1e-5)
 
 

@@ -10,7 +10,7 @@ import tiny
 
 from nca_gen import arrays
 from nca_gen.diffusion import samplers
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.pipelines import inpaint, upscale

@@ -13,7 +13,7 @@ import tiny
 
 from nca_gen import arrays
 from nca_gen.diffusion import variance
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.errors import UserError
 from nca_gen.tasks import denoise
 

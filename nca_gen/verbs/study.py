@@ -16,13 +16,13 @@ import numpy as np
 from nca_gen import build, judge
 from nca_gen.config import saved
 from nca_gen.errors import UserError
-from nca_gen.evaluate import compared
-from nca_gen.generate import how, restore
 from nca_gen.io import images
 from nca_gen.metrics import features, lpips
-from nca_gen.pipelines import diff_nca
-from nca_gen.runtime import markup, report
+from nca_gen.pipelines import sampling
+from nca_gen.report import markup, report
 from nca_gen.runtime.log import replace, say
+from nca_gen.verbs.evaluate import compared
+from nca_gen.verbs.generate import how, restore
 
 SHOWN = 32  # samples of each run on the page
 COLUMNS = {
@@ -118,7 +118,7 @@ def draw(task: Any, params: dict, config: Any, cond: np.ndarray | None) -> tuple
     n, batch, clock, found, took = config.eval.n, config.sample.batch, time.perf_counter, [], []
     size, settings = tuple(config.data.patch), how(config) | {"space": config.mesh.space}
     start = clock()
-    for some in diff_nca.images(task.model, task.diffusion, params, config.seed, n, size, batch, cond=cond, **settings):
+    for some in sampling.images(task.model, task.diffusion, params, config.seed, n, size, batch, cond=cond, **settings):
         found.append(some)
         took.append(clock() - start)
         start = clock()

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nca_gen import classify, main
+from nca_gen import main
 from nca_gen.data import spots
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.tasks.classify import Task
+from nca_gen.verbs import classify
 
 
 @dataclass(frozen=True)

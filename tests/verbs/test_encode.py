@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from nca_gen import build, encode
+from nca_gen import build
 from nca_gen.data import latents
 from nca_gen.data.source import Source
 from nca_gen.errors import UserError
@@ -14,6 +14,7 @@ from nca_gen.io import images, weights
 from nca_gen.models import vae_kl
 from nca_gen.nn import port
 from nca_gen.runtime import checkpoint
+from nca_gen.verbs import encode
 
 MODEL = vae_kl.Model(width=4, multipliers=(1,), layers=1, groups=2, attention=False, patch=4)
 LABELS = {"train": 5, "val": 3, "test": 4}

@@ -6,11 +6,11 @@ import pytest
 import tiny
 
 from nca_gen import build, main
-from nca_gen import generate as verb
 from nca_gen.errors import UserError
 from nca_gen.io import images
-from nca_gen.pipelines import diff_nca
+from nca_gen.pipelines import sampling
 from nca_gen.runtime import checkpoint
+from nca_gen.verbs import generate as verb
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_files_are_the_pictures(workdir):
     folder = verb.generate(config, workdir)
     task = build.task(config)
     params, how = tiny.params(task.model, seed=5), verb.how(config)
-    drawn = np.concatenate(list(diff_nca.images(task.model, task.diffusion, params, 3, 8, (16, 16), 4, **how)))
+    drawn = np.concatenate(list(sampling.images(task.model, task.diffusion, params, 3, 8, (16, 16), 4, **how)))
     assert folder == workdir / "generated" / "00000004_16x16_dpm_solver_pp4_static_seed3"
     assert [p.name for p in sorted(folder.iterdir())] == [f"{i:05d}.png" for i in range(8)]
     kept = np.stack([images.read(folder / f"{i:05d}.png") for i in range(8)])
@@ -64,7 +64,7 @@ def test_goes_on_where_it_was_stopped(workdir):
 def test_what_is_there_is_not_drawn_again(workdir, monkeypatch):
     folder = verb.generate(tiny.config(), workdir)
     before = pixels(folder)
-    monkeypatch.setattr(diff_nca, "images", lambda *_, **__: pytest.fail("nothing is missing"))
+    monkeypatch.setattr(sampling, "images", lambda *_, **__: pytest.fail("nothing is missing"))
     assert pixels(verb.generate(tiny.config(), workdir)) == before
 
 
@@ -168,7 +168,7 @@ def test_classes_take_turns_and_rows(cellular):
     task, cond = build.task(config), np.eye(3, dtype=np.float32)[[2, 0, 2, 0, 2, 0]]
     settings = verb.how(config) | {"cond": cond}
     params = tiny.params(task.model, seed=1)
-    drawn = np.concatenate(list(diff_nca.images(task.model, task.diffusion, params, 3, 6, (16, 16), 4, **settings)))
+    drawn = np.concatenate(list(sampling.images(task.model, task.diffusion, params, 3, 6, (16, 16), 4, **settings)))
     kept = np.stack([images.read(folder / f"{i:05d}.png") for i in range(6)])
     np.testing.assert_array_equal(kept, images.from_float(drawn))
     beside = images.read(folder.with_name(f"{folder.name}.png"))

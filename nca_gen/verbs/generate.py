@@ -15,8 +15,8 @@ from rich.progress import track
 
 from nca_gen import build
 from nca_gen.errors import UserError
-from nca_gen.pipelines import diff_nca
-from nca_gen.pipelines.diff_nca import how
+from nca_gen.pipelines import sampling
+from nca_gen.pipelines.sampling import how
 from nca_gen.runtime import checkpoint
 from nca_gen.runtime.log import say
 
@@ -34,10 +34,10 @@ def draw(
 ) -> Float[np.ndarray, "n *S C"]:
     """``n`` pictures of ``size`` under a progress bar, in [-1, 1] and a little beyond; rows over config.mesh.space.
 
-    They are latents where the model learned latents. ``more``: arguments of :func:`nca_gen.pipelines.diff_nca.images`.
+    They are latents where the model learned latents. ``more``: arguments of :func:`nca_gen.pipelines.sampling.images`.
     """
     batch, settings = config.sample.batch, how(config) | {"space": config.mesh.space} | more
-    todo = diff_nca.images(task.model, task.diffusion, params, seed, n, size, batch, **settings)
+    todo = sampling.images(task.model, task.diffusion, params, seed, n, size, batch, **settings)
     return np.concatenate(
         list(track(todo, f"sampling {n} of {size}", -(-n // batch), transient=True, disable=not sys.stdout.isatty()))
     )

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from nca_gen import bench, main
+from nca_gen import main
 from nca_gen.errors import UserError
+from nca_gen.verbs import bench
 
 WORKER = """
 import json, sys, time

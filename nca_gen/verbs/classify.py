@@ -27,10 +27,11 @@ from nca_gen.errors import UserError, accepted, unknown
 from nca_gen.io import images
 from nca_gen.metrics import classification
 from nca_gen.metrics.notes import collecting
-from nca_gen.runtime import checkpoint, log, markup, mesh, report
+from nca_gen.report import markup, report
+from nca_gen.runtime import checkpoint, log, mesh
 from nca_gen.runtime.log import replace, say
 from nca_gen.tasks.classify import columns, predicted
-from nca_gen.train import train
+from nca_gen.verbs.train import train
 
 BASELINE = "geometric"
 POOLS = ("image", "eye", "patient")

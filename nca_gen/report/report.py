@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nca_gen.runtime import curves
-from nca_gen.runtime.markup import (
+from nca_gen.report import curves
+from nca_gen.report.markup import (
     LARGEST,
     MIME,
     command,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nca_gen.diffusion import predictions, schedules
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.errors import UserError
 
 

@@ -9,11 +9,11 @@ import pytest
 import tiny
 
 from nca_gen import build
-from nca_gen import expand as verb
 from nca_gen.data import folder, folds, oct_ml
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.runtime import checkpoint
+from nca_gen.verbs import expand as verb
 
 CHANGES = {"sample.batch": 8, "sample.sampler": "ddim", "sample.clip": "none", "sample.steps": 2, "sample.size": (8, 8)}
 

@@ -51,7 +51,7 @@ def train(
 
         task, splits = task or build.task(config), splits or build.splits(config)
     if evaluate is None:
-        from nca_gen.evaluate import evaluate
+        from nca_gen.verbs.evaluate import evaluate
 
     with (
         log.alone(workdir),

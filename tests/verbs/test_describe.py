@@ -10,11 +10,11 @@ import pytest
 import tiny
 
 from nca_gen import arrays, build
-from nca_gen import describe as verb
 from nca_gen.config import load
-from nca_gen.describe import describe, facts, matmul_flop
+from nca_gen.verbs import describe as verb
+from nca_gen.verbs.describe import describe, facts, matmul_flop
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def flop(f, *args):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nca_gen.runtime import markup, report
+from nca_gen.report import markup, report
 
 PICTURES = ("real", "samples", "large", "neighbours", "nca_strip", "diffusion_strip")
 COMMAND = "python -m nca_gen.main --config=configs/x.py --workdir=/home/someone/runs/a --config.data.name='a <b'"

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from nca_gen.runtime import curves
+from nca_gen.report import curves
 
 
 def drawn(svg: str, kind: str) -> np.ndarray:

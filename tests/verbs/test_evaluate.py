@@ -9,14 +9,15 @@ import pytest
 import tiny
 
 from nca_gen import arrays, build
-from nca_gen import evaluate as verb
 from nca_gen.data import pipeline
 from nca_gen.errors import UserError
-from nca_gen.generate import how
 from nca_gen.io import images
 from nca_gen.metrics import drift, neighbours, swd
-from nca_gen.pipelines import diff_nca
-from nca_gen.runtime import checkpoint, report
+from nca_gen.pipelines import sampling
+from nca_gen.report import report
+from nca_gen.runtime import checkpoint
+from nca_gen.verbs import evaluate as verb
+from nca_gen.verbs.generate import how
 
 PICTURES = {"real.png", "samples.png", "large.png", "neighbours.png", "nca_strip.png", "nca.webp"} | {
     "diffusion_strip.png",
@@ -46,7 +47,7 @@ def cells(path, rows, columns, size=(16, 16)):
 def sampled(config, task, params, n, size):
     return np.concatenate(
         list(
-            diff_nca.images(
+            sampling.images(
                 task.model, task.diffusion, params, config.seed, n, size, config.sample.batch, **how(config)
             )
         )
@@ -119,7 +120,7 @@ def test_the_film_of_one_call(done):
     eps = arrays.cell_normal(key, -1, arrays.coords((16, 16)), 3)
     noisy = task.diffusion.noised(jnp.asarray(patches), eps, t)
     np.testing.assert_array_equal(strip[:, 0], images.from_float(np.asarray(noisy[:3])))
-    minds = np.asarray(diff_nca.growth(task.model, task.diffusion, params, noisy, t, key))
+    minds = np.asarray(sampling.growth(task.model, task.diffusion, params, noisy, t, key))
     np.testing.assert_array_equal(strip[:, 1], images.from_float(minds[0, :3]))
     np.testing.assert_array_equal(strip[:, -2], images.from_float(minds[-1, :3]))
     with PIL.Image.open(folder / "nca.webp") as film:
@@ -298,7 +299,7 @@ def test_a_sample_has_the_grade_of_the_image_beside_it(graded):
     assert len(set(map(tuple, cond.tolist()))) > 1
     settings = how(config) | {"cond": cond}
     drawn = np.concatenate(
-        list(diff_nca.images(task.model, task.diffusion, params, 3, 8, (16, 16), config.sample.batch, **settings))
+        list(sampling.images(task.model, task.diffusion, params, 3, 8, (16, 16), config.sample.batch, **settings))
     )
     samples = cells(folder / "samples.png", 3, 3).reshape(9, 16, 16, 3)[:8]
     np.testing.assert_array_equal(samples, images.from_float(drawn))
@@ -311,7 +312,7 @@ def test_a_row_of_samples_a_class(graded):
     page = cells(folder / "grades.png", 3, 2)
     for k in range(3):
         cond = np.eye(3, dtype=np.float32)[[k, k]]
-        [drawn] = diff_nca.images(task.model, task.diffusion, params, 3, 2, (16, 16), 4, cond=cond, **how(config))
+        [drawn] = sampling.images(task.model, task.diffusion, params, 3, 2, (16, 16), 4, cond=cond, **how(config))
         np.testing.assert_array_equal(page[k], images.from_float(drawn))
 
 
@@ -348,8 +349,8 @@ def test_the_ablation_of_heredity(graded, capsys):
 
     verb.overgrowth(config, task, params, workdir, 20)
     strip = cells(folder / "growth.png", 4, 3)
-    usual = diff_nca.conditions(task.model, (), 4)
-    [drawn] = diff_nca.images(task.model, task.diffusion, params, 3, 4, (16, 16), 4, cond=usual, **how(config))
+    usual = sampling.conditions(task.model, (), 4)
+    [drawn] = sampling.images(task.model, task.diffusion, params, 3, 4, (16, 16), 4, cond=usual, **how(config))
     np.testing.assert_array_equal(strip[:, 1], images.from_float(drawn))  # 3 steps are its own
     assert np.abs(strip[:, 0].astype(int) - strip[:, 2]).max() > 2
     report = (workdir / "report.html").read_text()

@@ -31,11 +31,11 @@ from rich.progress import Progress
 
 from nca_gen.ca import fourier
 from nca_gen.diffusion import guidance, samplers
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.errors import UserError
 from nca_gen.io import huge, images
-from nca_gen.pipelines import tiles
-from nca_gen.pipelines.diff_nca import CLIPS, SAMPLERS, choose, painting
+from nca_gen.pipelines.sampling import CLIPS, SAMPLERS, choose, painting
+from nca_gen.tiling import tiles
 
 MULTISTEP = ("dpm_solver_pp",)  # samplers that read the x0 of the step before
 WORTH = 0.05  # of the cells may be computed twice to save a pass; the first step of a pass is for free

@@ -19,13 +19,13 @@ from jaxtyping import Float, UInt8
 from nca_gen import arrays, build, judge
 from nca_gen.data import pipeline
 from nca_gen.errors import UserError
-from nca_gen.generate import draw, how, restore
 from nca_gen.io import images, sets
 from nca_gen.metrics import neighbours
 from nca_gen.metrics.notes import collecting
-from nca_gen.pipelines import diff_nca
-from nca_gen.runtime import report
+from nca_gen.pipelines import sampling
+from nca_gen.report import report
 from nca_gen.runtime.log import replace, say
+from nca_gen.verbs.generate import draw, how, restore
 
 FRAMES = 24  # pictures of a growing image
 SHOWN = 8  # images in a film or a row of neighbours
@@ -110,10 +110,10 @@ def sampled(config: Any, task: Any, params: dict, held: Compared, folder: Path) 
         images.write(folder / "large.png", images.picture(held.decode(large)[0]))
     if held.cond is not None:
         images.write(folder / "grades.png", grades(config, task, params, held))
-    if diff_nca.grows(task.model):
+    if sampling.grows(task.model):
         nca_film(folder, task, params, held, seed)
     restless = diffusion_film(folder, task, params, config, size, held)
-    more = [f"{field} {config.sample[field]}" for field in diff_nca.MORE if config.sample.get(field)]
+    more = [f"{field} {config.sample[field]}" for field in sampling.MORE if config.sample.get(field)]
     settings = [f"{config.sample.steps} steps", f"clip {config.sample.clip}", *more]
     return (
         facts
@@ -128,7 +128,7 @@ def grades(config: Any, task: Any, params: dict, held: Compared) -> UInt8[np.nda
     classes, size = held.cond.shape[1], tuple(config.data.patch)
     columns = min(SHOWN, max(1, config.sample.n // classes))
     rows = [
-        draw(task, params, config, columns, size, config.seed, cond=diff_nca.conditions(task.model, (k,), columns))
+        draw(task, params, config, columns, size, config.seed, cond=sampling.conditions(task.model, (k,), columns))
         for k in range(classes)
     ]
     return images.grid(held.decode(np.concatenate(rows)), columns)
@@ -155,7 +155,7 @@ def nca_film(folder: Path, task: Any, params: dict, held: Compared, seed: int) -
     key, x0 = arrays.keys(seed, len(some)), task.diffusion.encode(jnp.asarray(some))
     x = task.diffusion.noised(x0, arrays.cell_normal(key, -1, arrays.coords(x0.shape[1:-1]), x0.shape[-1]), t)
     told = None if held.cond is None else jnp.asarray(held.cond[: len(some)])
-    films = np.asarray(diff_nca.growth(task.model, task.diffusion, params, x, t, key, told))
+    films = np.asarray(sampling.growth(task.model, task.diffusion, params, x, t, key, told))
     decoded = held.decode(films.reshape(-1, *films.shape[2:]))
     minds = decoded.reshape(*films.shape[:2], *decoded.shape[1:])
     noisy, real = held.decode(np.asarray(task.diffusion.decode(x))), held.decode(some)
@@ -174,14 +174,14 @@ def diffusion_film(
     """
     key = arrays.keys(config.seed, SHOWN)
     told = None if held.cond is None else np.resize(held.cond, (SHOWN, held.cond.shape[1]))
-    way = diff_nca.trajectory(task.model, task.diffusion, params, key, size, frames=FRAMES, cond=told, **how(config))
+    way = sampling.trajectory(task.model, task.diffusion, params, key, size, frames=FRAMES, cond=told, **how(config))
     carries = list(way)
     decoded = lambda x: held.decode(np.asarray(task.diffusion.decode(x)))  # noqa: E731
     xs, x0s = (np.stack([decoded(getattr(c, name)) for c in carries]) for name in ("x", "x0"))
     some = np.linspace(0, len(xs) - 1, SHOWN + 2).round().astype(int)
     images.write(folder / "diffusion_strip.png", images.grid(np.concatenate([xs[some, 0], x0s[some, 0]]), len(some)))
     images.animation(folder / "diffusion.webp", [images.grid(x, 4) for x in xs], fps=8)
-    return diff_nca.hidden_rms(carries)
+    return sampling.hidden_rms(carries)
 
 
 def settings(specs: Sequence[str], timesteps: int) -> list[dict[str, Any]]:
@@ -192,7 +192,7 @@ def settings(specs: Sequence[str], timesteps: int) -> list[dict[str, Any]]:
     found = []
     for spec in specs:
         name = spec.partition(":")[0]
-        diff_nca.choose(diff_nca.SAMPLERS, "config.eval.samplers", name)
+        sampling.choose(sampling.SAMPLERS, "config.eval.samplers", name)
         asked = SPEC.fullmatch(spec)
         if not asked or not 1 <= int(asked["steps"]) <= timesteps:
             raise UserError(
@@ -213,7 +213,7 @@ def tables(config: Any, timesteps: int) -> dict[str, list[dict[str, Any]]]:
     """
     inherits, scales = (tuple(config.eval.get(field, ())) for field in ("heredity", "guidance"))
     for name in inherits:
-        diff_nca.choose(diff_nca.KEPT, "config.eval.heredity", name)
+        sampling.choose(sampling.KEPT, "config.eval.heredity", name)
     whole = config.sample.get("heredity", "none"), config.sample.get("guidance", 1.0)
     both = [(h, g) for g in scales or whole[1:] for h in inherits or whole[:1]] if inherits or scales else []
     found = {
@@ -235,7 +235,7 @@ def sweep(
     todo = tables(config, task.diffusion.timesteps)[name]
     counts = [row.get("steps", config.sample.steps) for row in todo]
     stages = [len(row.get("growth", "1")) for row in todo]
-    stretch = diff_nca.divisor(math.gcd(*(n // m for n, m in zip(counts, stages, strict=True))) or 1, STRETCH)
+    stretch = sampling.divisor(math.gcd(*(n // m for n, m in zip(counts, stages, strict=True))) or 1, STRETCH)
     n, size, seed, split = config.eval.n, tuple(config.data.patch), config.seed, config.eval.split
     held = compared(config, task, splits)
     folder = Path(workdir, "eval", f"{step:08d}")
@@ -282,7 +282,7 @@ def overgrowth(config: Any, task: Any, params: dict, workdir: str | Path, step: 
     growth.png, with growth.json beside it, in the folder of the evaluation at ``step``.
     """
     size, decode = tuple(config.data.patch), build.decoder(config) or (lambda x: x)
-    cond = diff_nca.conditions(task.model, (), ROWS)
+    cond = sampling.conditions(task.model, (), ROWS)
     grown = [draw(task, params, config, ROWS, size, config.seed, cond=cond, growth=(m,)) for m in config.eval.growth]
     folder = Path(workdir, "eval", f"{step:08d}")
     picture = np.stack([decode(x) for x in grown], 1)

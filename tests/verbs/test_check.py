@@ -6,10 +6,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from nca_gen import check
 from nca_gen.data.source import Source
 from nca_gen.errors import UserError
 from nca_gen.io import images
+from nca_gen.verbs import check
 
 RNG = np.random.default_rng(0)
 

@@ -10,9 +10,9 @@ import tiny
 
 from nca_gen import arrays
 from nca_gen.diffusion import guidance, samplers
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.errors import UserError
-from nca_gen.pipelines import diff_nca
+from nca_gen.pipelines import sampling
 
 LOCAL = tiny.diff(norm="cell")
 PARAMS = tiny.params(LOCAL)
@@ -22,7 +22,7 @@ HOW = {"sampler": "ddpm", "steps": 6, "clip": "static"}
 
 
 def draw(n, batch, first=0, seed=1, **how):
-    parts = list(diff_nca.images(LOCAL, DIFFUSION, PARAMS, seed, n, (8, 12), batch, first, **HOW | how))
+    parts = list(sampling.images(LOCAL, DIFFUSION, PARAMS, seed, n, (8, 12), batch, first, **HOW | how))
     assert [len(p) for p in parts[:-1]] == [batch] * (len(parts) - 1)
     return np.concatenate(parts)
 
@@ -52,12 +52,12 @@ def test_a_picture_by_hand(eight):
     assert eight.std() > 0.1
 
 
-@pytest.mark.parametrize("sampler", [*map(slow, diff_nca.SAMPLERS)])
+@pytest.mark.parametrize("sampler", [*map(slow, sampling.SAMPLERS)])
 def test_pictures_taken_on_the_way_change_nothing(sampler):
     """Three stretches of two steps: bit for bit. A stretch of one step is no loop to XLA, and is rounded otherwise."""
     how = HOW | {"sampler": sampler}
     one, three, five = (
-        list(diff_nca.trajectory(LOCAL, DIFFUSION, PARAMS, arrays.keys(0, 2), (8, 12), frames=n, **how))
+        list(sampling.trajectory(LOCAL, DIFFUSION, PARAMS, arrays.keys(0, 2), (8, 12), frames=n, **how))
         for n in (1, 3, 5)
     )
     assert (len(one), len(three), len(five)) == (1, 3, 5)
@@ -69,7 +69,7 @@ def test_pictures_taken_on_the_way_change_nothing(sampler):
 @pytest.mark.slow
 def test_more_pictures_than_steps():
     """There is one a step, and no empty stretch."""
-    way = list(diff_nca.trajectory(LOCAL, DIFFUSION, PARAMS, arrays.keys(0, 2), (8, 12), frames=99, **HOW))
+    way = list(sampling.trajectory(LOCAL, DIFFUSION, PARAMS, arrays.keys(0, 2), (8, 12), frames=99, **HOW))
     assert len(way) == 6
 
 
@@ -95,7 +95,7 @@ def test_nor_on_the_size_of_the_batch(eight, batch):
     ],
 )
 def test_spread_over_the_most_devices_that_divide(n, rows, space, deals, cuts):
-    key, params, lay = diff_nca.spread(arrays.keys(0, n), {"w": jnp.ones(3)}, rows, space)
+    key, params, lay = sampling.spread(arrays.keys(0, n), {"w": jnp.ones(3)}, rows, space)
     assert lay.mesh.devices.shape == (deals, cuts)
     assert key.addressable_shards[0].data.shape == (n // deals,)
     assert len(params["w"].sharding.device_set) == deals * cuts
@@ -107,7 +107,7 @@ def test_spread_over_the_most_devices_that_divide(n, rows, space, deals, cuts):
 def test_parameters_on_one_device_serve_all(eight):
     """As they come from a checkpoint: committed to the first device."""
     params = jax.device_put(PARAMS, jax.devices()[0])
-    [mine] = diff_nca.images(LOCAL, DIFFUSION, params, 1, 8, (8, 12), 8, **HOW)
+    [mine] = sampling.images(LOCAL, DIFFUSION, params, 1, 8, (8, 12), 8, **HOW)
     np.testing.assert_array_equal(mine, eight)
 
 
@@ -116,13 +116,13 @@ def test_clips():
     """``none`` lets the implied image go where it likes, ``static`` and ``dynamic`` hold it within [-1, 1]."""
     loud = jax.tree.map(lambda x: 3 * x, PARAMS)
     ends = {}
-    for clip in diff_nca.CLIPS:
-        end = diff_nca.sample(LOCAL, DIFFUSION, loud, arrays.keys(0, 2), (8, 12), **HOW | {"clip": clip})
+    for clip in sampling.CLIPS:
+        end = sampling.sample(LOCAL, DIFFUSION, loud, arrays.keys(0, 2), (8, 12), **HOW | {"clip": clip})
         ends[clip] = float(jnp.abs(end).max())
     assert ends["none"] > 1.1
     assert ends["static"] == pytest.approx(1, abs=1e-5)
     assert ends["dynamic"] <= 1 + 1e-5
-    assert diff_nca.CLIPS["static"] is guidance.static_range
+    assert sampling.CLIPS["static"] is guidance.static_range
 
 
 @pytest.mark.parametrize(("model", "prediction"), [(LOCAL, "v"), slow(LOCAL, "eps"), slow(tiny.fourier(), "v")])
@@ -131,7 +131,7 @@ def test_growth_ends_where_a_call_ends(model, prediction):
     """The last frame is the image that a call implies; the first that of cells that have not said anything."""
     diffusion, params = Diffusion("cosine", tiny.T, prediction), tiny.params(model)
     x, t, key = jnp.asarray(tiny.images(0, 2, 8, 12, 3)), jnp.array([4]), arrays.keys(0, 2)
-    film = diff_nca.growth(model, diffusion, params, x, t, key)
+    film = sampling.growth(model, diffusion, params, x, t, key)
     assert len(film) == model.steps + 1
     said, _ = jax.jit(lambda p: model.apply(p, x, t, None, (), key))(params)
     np.testing.assert_allclose(film[-1], diffusion.x0(said, x, t), atol=1e-4)
@@ -147,10 +147,10 @@ STAINED = Diffusion("cosine", tiny.T, "v", mean=(0.3, 0.0, -0.3), std=(0.3, 0.5,
 def test_blocks_of_pixels():
     """A cell of 2 x 2 pixels: a picture of odd size is the corner of the next even one, and decoded."""
     params, key = tiny.params(BLOCKS), arrays.keys(0, 2)
-    odd, even = (diff_nca.sample(BLOCKS, STAINED, params, key, size, **HOW) for size in ((15, 11), (16, 12)))
+    odd, even = (sampling.sample(BLOCKS, STAINED, params, key, size, **HOW) for size in ((15, 11), (16, 12)))
     assert odd.shape == (2, 15, 11, 3)
     np.testing.assert_array_equal(odd, even[:, :15, :11])
-    *_, last = diff_nca.trajectory(BLOCKS, STAINED, params, key, (16, 12), **HOW)
+    *_, last = sampling.trajectory(BLOCKS, STAINED, params, key, (16, 12), **HOW)
     assert last.x.shape == (2, 8, 6, 12)
     pixels = last.x[:, 1, 2] * np.tile(STAINED.std, 4) + np.tile(STAINED.mean, 4)
     np.testing.assert_allclose(even[:, 2:4, 4:6].reshape(2, 12), pixels, atol=1e-6)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 from nca_gen import arrays
 from nca_gen.ca.seed import Cells
 from nca_gen.diffusion import guidance, heredity, samplers, variance
-from nca_gen.diffusion.process import Diffusion
+from nca_gen.diffusion.discrete import Diffusion
 from nca_gen.errors import UserError, unknown
 
 SAMPLERS = {"ddpm": samplers.ddpm, "ddim": samplers.ddim, "dpm_solver_pp": samplers.dpm_solver_pp}

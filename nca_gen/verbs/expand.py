@@ -22,10 +22,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from nca_gen import arrays, build
 from nca_gen.data.folds import folds
 from nca_gen.errors import UserError
-from nca_gen.generate import how, restore
 from nca_gen.pipelines import expand as pipeline
 from nca_gen.runtime import mesh
 from nca_gen.runtime.log import replace, say
+from nca_gen.verbs.generate import how, restore
 
 EVERY = 60  # seconds between two lines where there is no terminal
 

@@ -16,10 +16,10 @@ from nca_gen import build
 from nca_gen.data import latents
 from nca_gen.data.source import SPLITS, Example, Source, progress
 from nca_gen.errors import UserError, unknown
-from nca_gen.generate import restore
 from nca_gen.io import images, weights
 from nca_gen.runtime import mesh
 from nca_gen.runtime.log import replace, say, writing
+from nca_gen.verbs.generate import restore
 
 FLIPS = {"none": [(1, 1)], "horizontal": [(1, 1), (1, -1)], "all": [*product((1, -1), (1, -1))]}  # steps down, right
 Tile = tuple[int, int, int]  # image, and a corner

@@ -7,11 +7,12 @@ import pytest
 import tiny
 from ml_collections import ConfigDict
 
-from nca_gen import build, judge, study
+from nca_gen import build, judge
 from nca_gen.errors import UserError
-from nca_gen.evaluate import compared
-from nca_gen.pipelines import diff_nca
+from nca_gen.pipelines import sampling
 from nca_gen.runtime import checkpoint, log
+from nca_gen.verbs import study
+from nca_gen.verbs.evaluate import compared
 
 SPECS = ("swd", "neighbours")
 
@@ -61,8 +62,8 @@ def test_a_row_has_the_scores_of_the_run_and_its_cost(runs, found):
     mine = settings(**{"seed": 5, "eval.n": 8, "eval.train": 12})
     task = build.task(mine)
     held, params = compared(mine, task, build.splits(mine)), tiny.params(task.model, 1)
-    how = diff_nca.how(mine)
-    drawn = np.concatenate(list(diff_nca.images(task.model, task.diffusion, params, 5, 8, (16, 16), 4, **how)))
+    how = sampling.how(mine)
+    drawn = np.concatenate(list(sampling.images(task.model, task.diffusion, params, 5, 8, (16, 16), 4, **how)))
     expected = judge.judge(SPECS, np.clip(drawn, -1, 1), held.real, held.train, 5)
     assert first["scores"] == pytest.approx(expected["scores"], rel=1e-5)
     assert second["scores"]["swd"] != first["scores"]["swd"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nca_gen.pipelines import tiles
+from nca_gen.tiling import tiles
 
 EXTENTS = [1, 2, 5, 7, 12, 31]
 

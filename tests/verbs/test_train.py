@@ -235,7 +235,7 @@ def test_the_average_can_be_read_back_for_sampling(plain):
 
 
 def test_train_is_short():
-    import nca_gen.train
+    import nca_gen.verbs.train
 
-    with open(nca_gen.train.__file__) as f:
+    with open(nca_gen.verbs.train.__file__) as f:
         assert len(f.readlines()) < 150

@@ -37,14 +37,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nca_gen import arrays, build
-from nca_gen.describe import call_gflop, examples, matmul_flop
 from nca_gen.errors import UserError, unknown
 from nca_gen.metrics import features, fid
 from nca_gen.pipelines import inpaint
-from nca_gen.pipelines.diff_nca import painting
-from nca_gen.runtime import curves, markup, mesh
+from nca_gen.pipelines.sampling import painting
+from nca_gen.report import curves, markup
+from nca_gen.runtime import mesh
+from nca_gen.verbs.describe import call_gflop, examples, matmul_flop
 
-PEERS = Path(__file__).parents[1] / "tests" / "peers"
+PEERS = Path(__file__).parents[2] / "tests" / "peers"
 TOLD = {  # fields of config.model that tests/peers/torch_NAME.py takes
     "diff_nca": ("channels", "hidden", "steps", "norm"),
     "geca": ("image_channels", "hidden", "embed", "heads", "mlp", "steps", "fire_rate", "classes"),
@@ -346,7 +347,7 @@ def changed(config: Any, **changes: Any) -> ConfigDict:
 def ours(config: Any, kind: str, **changes: Any) -> list[str]:
     """The command of a worker of ``kind`` (see :data:`KINDS`) for ``config`` with some fields of the model changed."""
     spec = {"kind": kind, "config": changed(config, **changes).to_dict()}
-    return [sys.executable, "-m", "nca_gen.bench", json_.dumps(spec)]
+    return [sys.executable, "-m", "nca_gen.verbs.bench", json_.dumps(spec)]
 
 
 def measure(cases: dict[str, list[str]], rounds: int) -> list[Row]:

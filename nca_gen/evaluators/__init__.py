@@ -1,0 +1,1 @@
+"""One question each about a trained run: pages of figures, tables and scores."""

@@ -1,0 +1,1 @@
+"""Pages to look at: what a run left behind, as one self-contained file."""
