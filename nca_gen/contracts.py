@@ -1,0 +1,357 @@
+"""What every part of this house can be asked: one page of Protocols, the first file to read.
+
+A system that differs by structure is a model file (:class:`Denoiser`), one that differs by numbers is a page of
+configs/, one that chains trained parts is a :class:`Pipeline`. What a contract leaves out nobody may ask; what only some
+models can do has a contract of its own (:class:`Local`, :class:`Heir`, :class:`Listener`, :class:`Automaton`), and
+``isinstance`` tells them apart.
+
+Axes, as in :mod:`nca_gen.arrays`: ``B`` batch, ``*S`` any number of spatial axes of cells, ``*T`` of pixels, ``C``
+channels, ``K`` classes. A key is a typed threefry key array, one key a sample. Everything here is pure: the same
+arguments give the same arrays, under ``jit`` and on any number of devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key, Num, PyTree, UInt32
+
+from nca_gen.arrays import Coords
+
+Condition = dict[str, Array] | None
+"""What a network is told beside the image: None is nothing at all, else fields by name, each with the batch first.
+
+"label" [B, K] columns of 0 and 1, or a grade's one-hot row; zeros are the null condition. "image" [B, *S, C] a picture
+of the same grid. "level" [B] how noisy that picture is. Others are for the model that reads them.
+"""
+
+Time = Num[Array, " b"]
+"""A time of the process, one a sample or one for all: an index of a discrete process, a real number of another."""
+
+
+class Prediction(Protocol):
+    """In which coordinate of the pair (x0, eps) a network speaks; members of :mod:`nca_gen.diffusion.predictions`.
+
+    ``a`` and ``s`` are the levels of x_t = a x0 + s eps and broadcast against the images.
+    """
+
+    @property
+    def target(self) -> Callable[..., Array]:
+        """(x0, eps, a, s) -> what the network has to learn."""
+        ...
+
+    @property
+    def x0(self) -> Callable[..., Array]:
+        """(prediction, x_t, a, s) -> the clean image that it implies."""
+        ...
+
+
+class Process(Protocol):
+    """q(x_t | x0) = N(a_t x0, s_t^2) and its clock: all that samplers and tasks know of time.
+
+    :mod:`nca_gen.diffusion.discrete` (a table of T levels) and :mod:`nca_gen.diffusion.continuous` (log-SNR; the
+    straight path of rectified flow) satisfy it. Times grow with the noise; any time above 0 is noisy.
+    """
+
+    @property
+    def predict(self) -> Prediction: ...
+
+    @property
+    def span(self) -> float:
+        """What :meth:`told` stays below, for networks that read a fraction of it."""
+        ...
+
+    def levels(self, t: Time) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+        """(a_t, s_t): signal and noise level, (1, 0) at the clean end."""
+        ...
+
+    def times(self, n: int) -> Num[np.ndarray, " {n}+1"]:
+        """``n`` descending times to sample at and, last, the clean end. UserError for an ``n`` that it has not."""
+        ...
+
+    def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Time:
+        """Random times to train at, spread evenly over ``shape``."""
+        ...
+
+    def told(self, t: Time) -> Num[Array, " b"]:
+        """The number that a network reads at t, in [0, span)."""
+        ...
+
+    def weight(self, t: Time) -> Float[Array, " b"]:
+        """The weight of the loss at t."""
+        ...
+
+    def tag(self, t: Time) -> UInt32[Array, " b"]:
+        """Names the randomness at t: equal for equal times, different for different ones."""
+        ...
+
+
+class Place(NamedTuple):
+    """Where the cells of a call lie.
+
+    ``at``: their coordinates, an integer array per axis, broadcastable together. ``extent``: sides of the whole, in
+    cells. ``whole``: what a tile must be told of the rest (:class:`Listener`); None where the call sees all of it.
+    """
+
+    at: Coords
+    extent: tuple[int, ...]
+    whole: Any = None
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A network that says from x_t what x0 (or the noise) was. A frozen dataclass ``Model`` of :mod:`nca_gen.models`.
+
+    ``reads``: channels of x_t. ``predicts``: channels of what it says, ``reads``, or 2 ``reads`` where it also knows the
+    variance of a step (:mod:`nca_gen.diffusion.variance`). ``conditions``: the fields of a :data:`Condition` that it
+    can be told, and the channels of each; empty for an unconditional model. ``ndim``: spatial axes that it takes.
+    """
+
+    @property
+    def reads(self) -> int: ...
+
+    @property
+    def predicts(self) -> int: ...
+
+    @property
+    def conditions(self) -> Mapping[str, int]: ...
+
+    @property
+    def ndim(self) -> int: ...
+
+    def init(self, key: Key[Array, ""]) -> PyTree:
+        """Parameters before training."""
+        ...
+
+    def apply(
+        self,
+        params: PyTree,
+        x: Float[Array, "B *S C"],
+        told: Num[Array, " b"],
+        cond: Condition,
+        memory: Any,
+        key: Key[Array, " B"],
+        place: Place | None = None,
+    ) -> tuple[Float[Array, "B *S O"], Any]:
+        """The prediction at x_t, and what this step hands to the next; () for nothing.
+
+        ``told``: :meth:`Process.told`, one a sample or one for all. ``memory``: what the step before handed on, () at
+        the first. ``place`` None: ``x`` is the whole.
+        """
+        ...
+
+    def inference(self) -> Self:
+        """The model where no gradient is taken, equal and perhaps faster; itself by default."""
+        ...
+
+
+@runtime_checkable
+class Local(Denoiser, Protocol):
+    """A denoiser whose cells hear ``halo`` cells far in a call: tiles, devices and holes ask this and nothing else.
+
+    ``halo`` None: in this setting every cell depends on the whole. Beside the halo a :class:`Listener` hears
+    ``Place.whole``. ``border``: what lies beyond the edge; "wrap" makes a torus.
+    """
+
+    @property
+    def halo(self) -> int | None: ...
+
+    @property
+    def border(self) -> str: ...
+
+    def bordered(self, border: str) -> Self:
+        """The same cells with another ``border``."""
+        ...
+
+
+@runtime_checkable
+class Listener(Local, Protocol):
+    """A local denoiser that also hears one summary of the whole, a sum over tiles (FourierDiff-NCA's spectrum)."""
+
+    def share(self, x: Float[Array, "B *S C"], place: Place, core: Num[Array, "n 2"]) -> Float[Array, "B *K D"]:
+        """What the cells from ``core[:, 0]`` to ``core[:, 1]`` (coordinates of the whole) add to the summary."""
+        ...
+
+    def heard(self, params: PyTree, total: Float[Array, "B *K D"], told: Num[Array, " b"]) -> Any:
+        """``Place.whole`` for every tile, from the sum of all shares."""
+        ...
+
+
+@runtime_checkable
+class Heir(Denoiser, Protocol):
+    """A denoiser whose steps hand something on (GeCA's genes): a NamedTuple of arrays or None, which is born anew."""
+
+    def newborn(self, x: Float[Array, "B *S C"], key: Key[Array, " B"], place: Place | None = None) -> Any:
+        """The memory before the first step."""
+        ...
+
+
+@runtime_checkable
+class Automaton(Denoiser, Protocol):
+    """A denoiser that is ``steps`` steps of one rule of cells, and can take more or fewer."""
+
+    @property
+    def steps(self) -> int: ...
+
+    def grown(self, steps: int) -> Self:
+        """The same cells, ``steps`` steps old when they are asked."""
+        ...
+
+    def growth(
+        self, params: PyTree, x: Float[Array, "B *S C"], told: Num[Array, " b"], cond: Condition, key: Key[Array, " B"]
+    ) -> Float[Array, "n B *S O"]:
+        """What the cells say before the first step of a call and after each."""
+        ...
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """A network to a smaller grid and back; ``factor`` pixels a side become one place of ``latent_channels``."""
+
+    @property
+    def factor(self) -> int: ...
+
+    @property
+    def latent_channels(self) -> int: ...
+
+    def init(self, key: Key[Array, ""]) -> PyTree: ...
+
+    def encode(self, params: PyTree, image: Float[Array, "B *T C"]) -> tuple[Array, Array]:
+        """Mean and log-variance of the latent."""
+        ...
+
+    def decode(self, params: PyTree, z: Float[Array, "B *S L"]) -> Float[Array, "B *T C"]: ...
+
+
+def unchanged(x: np.ndarray) -> np.ndarray:
+    """What is said of samples that are pictures already."""
+    return x
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config", "task", "step", "decode"])
+@dataclass(frozen=True)
+class Part:
+    """A trained network and how it was trained; frozen. Opened by :func:`nca_gen.runtime.run.open_run`.
+
+    ``config``: of its run, read only. ``task``: whose ``model`` the ``params`` are of. ``step``: of training.
+    ``decode``: from the units that it learned (latents, say) to images in [-1, 1].
+    """
+
+    config: Any
+    task: Any
+    params: PyTree
+    step: int = 0
+    decode: Callable[[np.ndarray], np.ndarray] = unchanged
+
+
+Parts = Mapping[str, Part]
+"""Trained parts by name: "model" is the run itself, the others are those of ``config.parts``."""
+
+
+class Task(Protocol):
+    """What is learned: pure, so that the loop knows no more than this. A frozen, hashable dataclass.
+
+    A task of two players updates both inside ``step``. Its state is a NamedTuple whose field ``step`` counts; of its
+    arrays those of the optimiser and of averages belong to it as well.
+    """
+
+    @property
+    def model(self) -> Any: ...
+
+    def init(self, key: Key[Array, ""], batch: Mapping[str, Any] | None = None) -> Any:
+        """The state before the first step. ``batch`` (arrays or their shapes), where given, is checked: UserError where
+        its images or labels do not fit the model."""
+        ...
+
+    def step(self, state: Any, batch: Mapping[str, Array], parts: Parts = {}) -> tuple[Any, dict[str, Array]]:
+        """The next state, and metrics: scalars, among them "loss" and "grad_norm". ``parts`` are not trained."""
+        ...
+
+    def eval_params(self, state: Any) -> PyTree:
+        """The parameters that generate."""
+        ...
+
+
+@runtime_checkable
+class Pipeline(Protocol):
+    """How trained parts generate: ``Pipeline(parts, config)``, a class of a module of :mod:`nca_gen.pipelines`."""
+
+    kind: ClassVar[str]  # "images", "volumes", "slides", or "nothing"
+    parts: Parts
+
+    def draw(
+        self, key: Key[Array, " n"], size: tuple[int, ...], cond: Condition = None
+    ) -> Iterator[Float[np.ndarray, "*T C"]]:
+        """One sample a key, one after the other, in [-1, 1] and perhaps a little beyond. Sample i depends on ``key[i]``
+        and on row i of ``cond``, not on its neighbours. ``size``: in the units of the data that the model learned."""
+        ...
+
+    def write(self, folder: Path) -> list[str]:
+        """All that its config asks for, as files in ``folder``; what is there already is kept. Returns what to say."""
+        ...
+
+
+class Figure(NamedTuple):
+    """A picture of a page: ``file`` in the folder of the evaluation; shown as ``kind``.
+
+    "pair" half a page wide, side by side; "wide" all of it; "strip" too, and scrolls on a phone; "film" an animation,
+    beside ``strip``.
+    """
+
+    file: str
+    caption: str
+    kind: str = "pair"
+    strip: str = ""
+
+
+class Table(NamedTuple):
+    """Rows of a page by heading: numbers or words."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    intro: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What an evaluator found, as ``report`` renders it. ``facts``: all that must be known beside the scores (protocol,
+    counts, notes, ..), for JSON; ``lines`` are for the screen."""
+
+    title: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    lines: Sequence[str] = ()
+    intro: str = ""
+
+
+class Evaluator(Protocol):
+    """One question about a run: a module of :mod:`nca_gen.evaluators`, asked as often as its section of
+    ``config.evals`` says (``every`` steps; 0 only when asked by --mode=evaluate)."""
+
+    def evaluate(self, pipeline: Pipeline, data: Any, folder: Path, /, **section: Any) -> Page:
+        """``data``: a :class:`nca_gen.data.held.Held`, of one evaluation. Pictures go into ``folder``."""
+        ...
+
+
+class Metric(Protocol):
+    """A distance between sets by what is kept of each: a module of :mod:`nca_gen.metrics`.
+
+    So references are cached, hosts and shards merge what they saw, and 50,000 images need not be in memory.
+    """
+
+    def statistics(self, features: Float[np.ndarray, "N D"]) -> Any: ...
+
+    def merge(self, one: Any, other: Any) -> Any:
+        """The statistics of both sets together."""
+        ...
+
+    def distance(self, real: Any, generated: Any) -> float: ...
