@@ -1,0 +1,70 @@
+"""Renders the measurements in .github/results/*.json: all of them into .github/RESULTS.md, some into the README.
+
+python .github/results.py           writes both
+python .github/results.py --check   exits with 1 where a file is not what its measurements say
+
+A measurement is one JSON file: title, note, command, commit, machine, date, columns, rows (numbers or words). In the
+README a table stands between `<!-- results:NAME -->` and `<!-- end -->`; what lies between them is written anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FIELDS = ("title", "note", "command", "commit", "machine", "date", "columns", "rows")
+BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+HEAD = """# Results
+
+Every number here was measured: by the command, at the commit, on the machine and the day that stand below it. Written
+by `.github/results.py` from `.github/results/`; flags are spelt as they were at that commit.
+"""
+
+
+def measurement(path: Path) -> dict[str, Any]:
+    """Reads one measurement. Raises ValueError where a field is missing or a row has another number of cells."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if missing := [name for name in FIELDS if name not in found]:
+        raise ValueError(f"{path} has no {missing[0]}")
+    if any(len(row) != len(found["columns"]) for row in found["rows"]):
+        raise ValueError(f"{path} has a row that is not as long as its columns")
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """Renders the rows of a measurement as Markdown."""
+    lines = [found["columns"], ["---"] * len(found["columns"]), *found["rows"]]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def section(found: dict[str, Any]) -> str:
+    """Renders a measurement with all that must be known of it."""
+    note = f"{found['note']}\n\n" if found["note"] else ""
+    where = f"{found['machine']}, {found['date']}, commit {found['commit']}."
+    return f"\n## {found['title']}\n\n{note}{table(found)}\n{where}\n\n```bash\n{found['command']}\n```\n"
+
+
+def rendered(root: Path = ROOT) -> dict[Path, str]:
+    """Renders RESULTS.md and the README, by their paths."""
+    known = {path.stem: measurement(path) for path in sorted((root / ".github" / "results").glob("*.json"))}
+    readme = root / "README.md"
+    text = BLOCK.sub(lambda block: block[1] + table(known[block[2]]) + block[3], readme.read_text(encoding="utf-8"))
+    return {root / ".github" / "RESULTS.md": HEAD + "".join(map(section, known.values())), readme: text}
+
+
+def main(check: bool) -> int:
+    """Writes what is rendered, or with ``check`` compares it with what is there."""
+    stale = [path for path, text in rendered().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        print(f"{path.relative_to(ROOT)} {'is not what its measurements say' if check else 'is written'}")
+        if not check:
+            path.write_text(rendered()[path], encoding="utf-8")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
