@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Key, Num, PyTree, UInt32
 
-from nca_gen.arrays import Coords
+from nca_gen.arrays import Coords, coords
 
 Condition = dict[str, Array] | None
 """What a network is told beside the image: None is nothing at all, else fields by name, each with the batch first.
@@ -102,6 +102,11 @@ class Place(NamedTuple):
     at: Coords
     extent: tuple[int, ...]
     whole: Any = None
+
+    @classmethod
+    def of(cls, x: Float[Array, "B *S C"]) -> Place:
+        """The place of cells that are the whole."""
+        return cls(coords(x.shape[1:-1]), x.shape[1:-1])
 
 
 @runtime_checkable
