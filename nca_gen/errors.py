@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from inspect import signature
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -30,3 +32,10 @@ def accepted(make: Callable, path: str, given: dict[str, Any]) -> dict[str, Any]
         if field not in takes:
             raise unknown("field", f"{path}.{field}", (f"{path}.{name}" for name in takes))
     return given
+
+
+def chosen(table: Mapping[str, T], field: str, name: str) -> T:
+    """``table[name]``. Raises UserError with the nearest name for a ``name`` that ``field`` cannot have."""
+    if name not in table:
+        raise unknown(f"value of {field}", name, table)
+    return table[name]
