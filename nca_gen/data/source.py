@@ -1,4 +1,4 @@
-"""What every data set is here: sequences of examples, one sequence a split."""
+"""What every data set is here: three splits, each a sequence of examples, of any number of axes and of any size."""
 
 from __future__ import annotations
 
@@ -6,67 +6,187 @@ import hashlib
 import math
 import sys
 import threading
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NotRequired, SupportsIndex, TypedDict
 
 import numpy as np
+from jaxtyping import Num
 
+from nca_gen.contracts import unchanged
 from nca_gen.errors import UserError
-from nca_gen.io.images import Image
+from nca_gen.io import images
 
 SPLITS = ("train", "val", "test")
+Grid = Num[np.ndarray, "*T C"]
+Box = Sequence[tuple[int, int]]
+"""First place and the one after the last, on each spatial axis; it may reach beyond the example."""
 
 
 class Example(TypedDict):
-    """One source image as it is stored. ``label`` holds one number for each label column: int32 or float32 ``[L]``.
+    """One image or volume as it is stored. ``label`` holds one number for each label column: int32 or float32 ``[L]``.
 
     ``moments``, of latents: mean and log-variance of each of V variants, of which a batch draws; ``image`` is a mean.
+    ``window``: the stored values that have become -1 and 1. Other fields lie on the grid of the image and are named by
+    :attr:`Source.fields`; ``context`` is the surroundings of a patch (:meth:`Source.read`).
     """
 
-    image: Image
+    image: Grid
     name: str
     patient: str  # whoever or whatever the image is of; the name where nothing is known
     label: NotRequired[np.ndarray]
-    moments: NotRequired[np.ndarray]  # [V, 2, H, W, C]
+    moments: NotRequired[np.ndarray]  # [V, 2, *S, C]
+    window: NotRequired[tuple[float, float]]
+    label_map: NotRequired[Num[np.ndarray, "*T 1"]]
+    context: NotRequired[Grid]
 
 
 @dataclass(frozen=True)
 class Source(Sequence):
     """Random access to the examples of one split.
 
-    ``shapes`` are known without decoding; ``resident`` tells that decoded images stay in memory;
-    ``unreadable`` lists the (name, reason) of files that belong here and are left out.
+    ``shapes``: ``[*T, C]`` of each, known without decoding, all of one number of axes. ``resident``: decoded images
+    stay in memory. ``unreadable`` lists the (name, reason) of files that belong here and are left out. ``fields`` names
+    what an example has on the grid of its image. ``context_factor`` above 1: patches come with their surroundings, so
+    many times as wide.
+
+    Where an example is too large to be decoded for one patch, ``window(i, field, box, k)`` reads the ``box`` of a field
+    reduced by ``k`` (area mean), beyond the example too, and ``about(i)`` gives what is known without its pixels.
     """
 
     load: Callable[[int], Example]
-    shapes: Sequence[tuple[int, int, int]]
+    shapes: Sequence[tuple[int, ...]]
     resident: bool = True
     unreadable: Sequence[tuple[str, str]] = ()
+    fields: tuple[str, ...] = ()
+    context_factor: int = 1
+    window: Callable[[int, str, Box, int], Grid] | None = None
+    about: Callable[[int], Example] | None = None
 
     def __len__(self) -> int:
+        """The number of examples."""
         return len(self.shapes)
 
     def __getitem__(self, i: SupportsIndex) -> Example:
+        """Example ``i``, whole."""
         return self.load(range(len(self))[i])
+
+    @property
+    def ndim(self) -> int:
+        """The number of spatial axes."""
+        return len(self.shapes[0]) - 1
+
+    @property
+    def grids(self) -> tuple[str, ...]:
+        """The fields of a patch that are cut and flipped together."""
+        return ("image", *self.fields, *(("context",) if self.context_factor > 1 else ()))
+
+    def head(self, i: int) -> Example:
+        """What is known of example ``i`` beside its pixels: name, patient, label."""
+        if self.about:
+            return self.about(i)
+        return {name: value for name, value in self[i].items() if name not in ("image", "moments", *self.fields)}
+
+    def read(self, i: int, box: Box, rng: np.random.Generator | None = None) -> Example:
+        """Example ``i`` within ``box``: the image, every field at the same place, and what is known beside.
+
+        ``context`` is the window of ``context_factor`` times the sides around the same middle, reduced to the size of
+        the patch; beyond the edge of what there is, the nearest place is repeated. ``rng`` draws the image where only
+        its distribution is known (``moments``); without it the image is the mean.
+        """
+        whole: Example = {} if self.window else self[i]
+        about = {name: value for name, value in whole.items() if name not in ("image", "moments", *self.fields)}
+        arrays = {name: whole[name] for name in self.fields if whole} | ({"image": drawn(whole, rng)} if whole else {})
+
+        def cut(name: str, box: Box, k: int = 1) -> Grid:
+            return self.window(i, name, box, k) if self.window else images.reduce(clipped(arrays[name], box), k)
+
+        patch = {name: cut(name, box) for name in ("image", *self.fields)}
+        if self.context_factor > 1:
+            patch["context"] = cut("image", around(box, self.context_factor), self.context_factor)
+        return (self.head(i) if self.window else about) | patch
+
+
+@dataclass(frozen=True, eq=False)
+class Splits(Mapping[str, Source]):
+    """The sources of "train", "val" and "test", which is what ``splits`` of every module of this room returns.
+
+    ``labels``: names of the label columns, () where they have none or there are no labels. ``decode`` makes images in
+    [-1, 1] of a batch of what the sources hold, where these are latents. ``origin`` opens the images that latents were
+    encoded from.
+    """
+
+    sources: Mapping[str, Source]
+    labels: tuple[str, ...] = ()
+    decode: Callable[[np.ndarray], np.ndarray] = unchanged
+    origin: Callable[[], Splits] | None = None
+
+    def __getitem__(self, split: str) -> Source:
+        """The source of a split."""
+        return self.sources[split]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the splits."""
+        return iter(self.sources)
+
+    def __len__(self) -> int:
+        """The number of splits."""
+        return len(self.sources)
+
+    @cached_property
+    def pixels(self) -> Splits:
+        """The splits of the images that these latents were encoded from; these themselves where they are images."""
+        return self.origin() if self.origin else self
+
+
+def of(examples: Sequence[Example]) -> Source:
+    """The source of examples in memory; a source is its own."""
+    if isinstance(examples, Source):
+        return examples
+    return Source(lambda i: examples[i], [example["image"].shape for example in examples])
+
+
+def drawn(example: Example, rng: np.random.Generator | None = None) -> Grid:
+    """The image, or where ``rng`` is given and only the distribution is known a sample of one of its variants."""
+    if rng is None or "moments" not in example:
+        return example["image"]
+    mean, logvar = example["moments"][rng.integers(len(example["moments"]))]
+    return mean + np.exp(logvar / 2) * rng.standard_normal(mean.shape, np.float32)
+
+
+def clipped(array: Grid, box: Box) -> Grid:
+    """The part of ``array`` in ``box``, which meets it; beyond its edges the nearest place is repeated."""
+    inside = [(max(a, 0), min(b, n)) for (a, b), n in zip(box, array.shape, strict=False)]
+    part = array[tuple(slice(a, b) for a, b in inside)]
+    beyond = [(a - start, stop - b) for (start, stop), (a, b) in zip(inside, box, strict=True)]
+    return np.pad(part, [*beyond, (0, 0)], "edge") if np.any(beyond) else part
+
+
+def around(box: Box, factor: int) -> Box:
+    """The box of ``factor`` times the sides around the middle of ``box``; where that is odd, half a place before it."""
+    starts = [a - (factor - 1) * (b - a) // 2 for a, b in box]
+    return [(start, start + factor * (b - a)) for start, (a, b) in zip(starts, box, strict=True)]
 
 
 def remember(load: Callable[[Hashable], Example], gigabytes: int | float) -> Callable[[Hashable], Example]:
     """``load``, which keeps its examples (pixels made read-only) as long as they fit into ``gigabytes``."""
-    held: dict[Hashable, Example] = {}
+    memory: dict[Hashable, Example] = {}
     room, lock = gigabytes * 2**30, threading.Lock()
 
     def get(key: Hashable) -> Example:
         nonlocal room
-        if key in held:
-            return held[key]
+        if key in memory:
+            return memory[key]
         example = load(key)
-        image = example["image"]
-        image.flags.writeable = False
+        arrays = [value for value in example.values() if isinstance(value, np.ndarray)]
+        for array in arrays:
+            array.flags.writeable = False
+        size = sum(array.nbytes for array in arrays)
         with lock:
-            if image.nbytes <= room and key not in held:
-                held[key] = example
-                room -= image.nbytes
+            if size <= room and key not in memory:
+                memory[key] = example
+                room -= size
         return example
 
     return get

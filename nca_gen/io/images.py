@@ -160,15 +160,19 @@ def from_float(x: Float[np.ndarray, "*S"], dtype: Any = np.uint8) -> Shaped[np.n
     return np.clip(np.rint((np.asarray(x, np.float32) + 1.0) * ((top + 1) / 2)), 0, top).astype(dtype)
 
 
-def reduce(image: Num[np.ndarray, "H W C"], k: int) -> Num[np.ndarray, "h w C"]:
-    """Mean of every ``k x k`` block, rounded to the image's type; a remainder right and below is cut off."""
+def reduce(image: Num[np.ndarray, "*T C"], k: int) -> Num[np.ndarray, "*S C"]:
+    """Mean of every block of ``k`` a side, of any number of axes, rounded to the image's type.
+
+    A remainder at the end of an axis is cut off. Raises UserError where not one block fits.
+    """
     if k == 1:
         return image
-    if not 1 <= k <= min(image.shape[:2]):
+    if not 1 <= k <= min(image.shape[:-1]):
         raise UserError(f"an image of shape {image.shape} cannot be reduced by {k}")
-    h, w, c = image.shape[0] // k, image.shape[1] // k, image.shape[2]
-    mean = image[: h * k, : w * k].reshape(h, k, w, k, c).mean((1, 3), np.float64)
-    return (mean if image.dtype == np.float32 else np.rint(mean)).astype(image.dtype)
+    sides = [n // k for n in image.shape[:-1]]
+    blocks = image[tuple(slice(n * k) for n in sides)].reshape(*(m for n in sides for m in (n, k)), image.shape[-1])
+    mean = blocks.mean(tuple(range(1, 2 * len(sides), 2)), np.float64)
+    return (mean if image.dtype.kind == "f" else np.rint(mean)).astype(image.dtype)
 
 
 def resize(image: Num[np.ndarray, "H W C"], size: tuple[int, int]) -> Num[np.ndarray, "h w C"]:

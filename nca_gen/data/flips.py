@@ -1,0 +1,35 @@
+"""Which axes of an image or volume may be mirrored: one rule for training, encoding and classifying."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from nca_gen.errors import UserError, unknown
+
+AXES = ("horizontal", "vertical", "depth")  # the last spatial axis, the one before it, that of the slices
+NAMES = ("all", "none", *AXES)
+
+
+def axes(flips: str | bool, ndim: int = 2) -> tuple[bool, ...]:
+    """For each of ``ndim`` spatial axes whether it may be mirrored.
+
+    ``flips``: "all", "none", or names of ``AXES`` joined by "+" ("depth+horizontal"); True is all, False none. Raises
+    UserError for another word, and for an axis that there is not.
+    """
+    words = {True: "all", False: "none"}.get(flips, flips).split("+")
+    for word in words:
+        if word not in NAMES or (len(words) > 1 and word not in AXES):
+            raise unknown("value of config.data.flips", word, NAMES)
+        if word in AXES[ndim:]:
+            raise UserError(f"config.data.flips={flips!r}: an image of {ndim} axes has no {word} one")
+    return tuple("all" in words or any(word in AXES[i : i + 1] for word in words) for i in reversed(range(ndim)))
+
+
+def probabilities(flips: str | bool, ndim: int = 2) -> tuple[float, ...]:
+    """How often each axis is mirrored in training: half of the time, or never."""
+    return tuple(0.5 * may for may in axes(flips, ndim))
+
+
+def variants(flips: str | bool, ndim: int = 2) -> list[tuple[int, ...]]:
+    """All mirror images as the steps of their slices, 1 or -1 on each axis; the image itself first."""
+    return [*product(*((1, -1) if may else (1,) for may in axes(flips, ndim)))]
