@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The gate: lint, format, tests with warnings as errors; the same on a laptop and in CI. Arguments go to pytest:
+# The gate: lint, format, types, shell scripts, tests with warnings as errors; the same on a laptop and in CI. Arguments
+# go to pytest:
 #   bash launch/test.sh
 #   bash launch/test.sh -m "not slow"
 set -eu
@@ -7,4 +8,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/setup.sh
 .venv/bin/python -m ruff check .
 .venv/bin/python -m ruff format --check .
+.venv/bin/python launch/typecheck.py
+.venv/bin/shellcheck launch/*.sh .ci/run
 exec .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=20 "$@"

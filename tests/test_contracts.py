@@ -1,0 +1,91 @@
+"""Everything that the house is made of, assigned to its contract: the type checker reads this file, see launch/typecheck.py.
+
+What runs here is that ``isinstance`` tells what only some models can do.
+"""
+
+import pytest
+
+from nca_gen.contracts import (
+    Autoencoder,
+    Automaton,
+    Denoiser,
+    Evaluator,
+    Heir,
+    Listener,
+    Local,
+    Metric,
+    Pipeline,
+    Process,
+    Task,
+)
+from nca_gen.diffusion import continuous, discrete
+from nca_gen.diffusion.codec import Codec
+from nca_gen.evaluators import (
+    confusion,
+    films,
+    grades,
+    growth,
+    heredity,
+    nearest,
+    reconstruction,
+    samplers,
+    scores,
+)
+from nca_gen.metrics import fid
+from nca_gen.models import diff_nca, dit, fourier_diff_nca, geca, resnet34, unet, vae_kl
+from nca_gen.pipelines import decode, gigapixel, inpaint, sample, upscale
+from nca_gen.tasks import autoencode, classify, denoise
+from nca_gen.tasks.learner import Learner
+
+denoisers: list[Denoiser] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model(), dit.Model(), unet.Model()]
+local: list[Local] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model()]
+listener: Listener = fourier_diff_nca.Model()
+heir: Heir = geca.Model()
+automata: list[Automaton] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model()]
+autoencoder: Autoencoder = vae_kl.Model()
+processes: list[Process] = [discrete.Process(), continuous.Process()]
+tasks: list[Task] = [
+    denoise.Task(diff_nca.Model(), Learner(), discrete.Process(), Codec()),
+    autoencode.Task(vae_kl.Model(), Learner()),
+    classify.Task(resnet34.Model(classes=2), Learner()),
+]
+pipelines: list[type[Pipeline]] = [
+    sample.Pipeline,
+    decode.Pipeline,
+    inpaint.Pipeline,
+    upscale.Pipeline,
+    gigapixel.Pipeline,
+]
+evaluators: list[Evaluator] = [
+    confusion,
+    films,
+    grades,
+    growth,
+    heredity,
+    nearest,
+    reconstruction,
+    samplers,
+    scores,
+]
+metric: Metric = fid
+
+
+@pytest.mark.parametrize(
+    ("contract", "members"),
+    [
+        (Denoiser, denoisers),
+        (Local, local),
+        (Listener, [listener]),
+        (Heir, [heir]),
+        (Automaton, automata),
+        (Autoencoder, [autoencoder]),
+    ],
+)
+def test_a_model_can_what_its_contract_says_and_nothing_else(contract, members):
+    everything = [*denoisers, autoencoder, resnet34.Model(classes=2)]
+    assert {type(model) for model in everything if isinstance(model, contract)} == {type(model) for model in members}
+
+
+def test_tasks_are_hashable():
+    """They are static arguments of compiled functions."""
+    assert len({hash(task) for task in tasks}) == len(tasks)
