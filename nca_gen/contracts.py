@@ -35,6 +35,7 @@ Time = Num[Array, " b"]
 """A time of the process, one a sample or one for all: an index of a discrete process, a real number of another."""
 
 
+@runtime_checkable
 class Prediction(Protocol):
     """In which coordinate of the pair (x0, eps) a network speaks; members of :mod:`nca_gen.diffusion.predictions`.
 
@@ -52,6 +53,7 @@ class Prediction(Protocol):
         ...
 
 
+@runtime_checkable
 class Process(Protocol):
     """q(x_t | x0) = N(a_t x0, s_t^2) and its clock: all that samplers and tasks know of time.
 
@@ -259,6 +261,7 @@ Parts = Mapping[str, Part]
 """Trained parts by name: "model" is the run itself, the others are those of ``config.parts``."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is learned: pure, so that the loop knows no more than this. A frozen, hashable dataclass.
 
@@ -338,6 +341,7 @@ class Page:
     intro: str = ""
 
 
+@runtime_checkable
 class Evaluator(Protocol):
     """One question about a run: a module of :mod:`nca_gen.evaluators`, asked as often as its section of
     ``config.evals`` says (``every`` steps; 0 only when asked by --mode=evaluate)."""
@@ -347,6 +351,7 @@ class Evaluator(Protocol):
         ...
 
 
+@runtime_checkable
 class Metric(Protocol):
     """A distance between sets by what is kept of each: a module of :mod:`nca_gen.metrics`.
 
