@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, Num, UInt32
+from jaxtyping import Array, Float, Int, Integer, Key, Num, UInt32
 
 from nca_gen.errors import UserError
 
@@ -24,7 +24,7 @@ def keys(seed: int, n: int, first: int = 0) -> Key[Array, " n"]:
     return jax.vmap(lambda i: jax.random.fold_in(root, i))(first + jnp.arange(n))
 
 
-def fold(key: Key[Array, " B"], data: int | Int[Array, ""]) -> Key[Array, " B"]:
+def fold(key: Key[Array, " B"], data: int | Integer[Array, ""]) -> Key[Array, " B"]:
     """A fresh, independent key per sample, named by the integer ``data``."""
     return jax.vmap(lambda k: jax.random.fold_in(k, data))(key)
 

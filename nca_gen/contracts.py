@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -153,7 +153,7 @@ class Denoiser(Protocol):
         """
         ...
 
-    def inference(self) -> Self:
+    def inference(self) -> Denoiser:
         """The model where no gradient is taken, equal and perhaps faster; itself by default."""
         ...
 
@@ -172,7 +172,7 @@ class Local(Denoiser, Protocol):
     @property
     def border(self) -> str: ...
 
-    def bordered(self, border: str) -> Self:
+    def bordered(self, border: str) -> Local:
         """The same cells with another ``border``."""
         ...
 
@@ -206,7 +206,7 @@ class Automaton(Denoiser, Protocol):
     @property
     def steps(self) -> int: ...
 
-    def grown(self, steps: int) -> Self:
+    def grown(self, steps: int) -> Automaton:
         """The same cells, ``steps`` steps old when they are asked."""
         ...
 

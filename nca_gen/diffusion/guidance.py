@@ -1,25 +1,37 @@
-"""Guidance and clipping as wrappers around a denoiser."""
+"""Guidance and clipping as wrappers around a denoiser, and the innermost one around a network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from nca_gen import arrays
+from nca_gen.contracts import Condition, Process
 from nca_gen.diffusion import variance
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion.codec import Codec
+from nca_gen.diffusion.process import levels
 from nca_gen.diffusion.samplers import Denoiser
 
-Conditional = Callable[..., tuple[Float[Array, "B *S C"], Any]]  # (x, t, cond, memory, key) -> (prediction, memory)
+Conditional = Callable[..., tuple[Float[Array, "B *S C"], Any]]  # (x, t, cond, memory, key) -> (output, memory)
 NULL = 1  # names the keys of the null rows
 
 
+def clocked(process: Process, apply: Conditional) -> Conditional:
+    """A network's ``apply(x, told, cond, memory, key, ..)`` as a function of the process's own time t."""
+
+    def at_time(x, t, cond, memory, key, *place):
+        return apply(x, process.told(t), cond, memory, key, *place)
+
+    return at_time
+
+
 def rows(cond: Any, null: Any) -> Any:
-    """[cond 0, null 0, cond 1, null 1, ..]: the two of an image lie side by side, on one device."""
-    return jnp.stack([cond, null], 1).reshape(-1, *cond.shape[1:])
+    """[cond 0, null 0, cond 1, null 1, ..] of every leaf: the two of an image lie side by side, on one device."""
+    return jax.tree.map(lambda c, n: jnp.stack([c, n], 1).reshape(-1, *c.shape[1:]), cond, null)
 
 
 def both(key: Key[Array, " B"]) -> Key[Array, " R"]:
@@ -27,37 +39,39 @@ def both(key: Key[Array, " B"]) -> Key[Array, " R"]:
     return rows(key, arrays.fold(key, NULL))
 
 
-def classifier_free(denoise: Conditional, cond: Float[Array, "B K"] | None, scale: float) -> Denoiser:
+def classifier_free(denoise: Conditional, cond: Condition, scale: float) -> Denoiser:
     """p_null + scale (p_cond - p_null) (Ho & Salimans 2022), both by one call on 2 B :func:`rows`.
 
-    scale 0 is unconditional, 1 conditional and one call on B rows, above 1 guided. Each half has randomness and a
-    memory of its own; the null condition is zeros; a variance is that of the conditional half.
+    scale 0 is unconditional, 1 conditional and one call on B rows, above 1 guided; without a condition there is nothing
+    to guide. Each half has randomness and a memory of its own; the null condition is zeros; a variance is that of the
+    conditional half.
     """
-    if scale == 1:
+    if scale == 1 or cond is None:
         return lambda x, t, memory, key: denoise(x, t, cond, memory, key)
 
     def guided(x, t, memory, key):
         t = jnp.broadcast_to(t, len(x))
-        words, memory = denoise(rows(x, x), rows(t, t), rows(cond, jnp.zeros_like(cond)), memory, both(key))
-        (said, v), (null, _) = (variance.parted(half, x.shape[-1]) for half in (words[::2], words[1::2]))
-        said = null + scale * (said - null)
-        return said if v is None else jnp.concatenate([said, v], -1), memory
+        pairs = rows(cond, jax.tree.map(jnp.zeros_like, cond))
+        outputs, memory = denoise(rows(x, x), rows(t, t), pairs, memory, both(key))
+        (given, v), (null, _) = (variance.parted(half, x.shape[-1]) for half in (outputs[::2], outputs[1::2]))
+        prediction = null + scale * (given - null)
+        return prediction if v is None else jnp.concatenate([prediction, v], -1), memory
 
     return guided
 
 
 def constrained(
-    denoise: Denoiser, diffusion: Diffusion, clip: Callable[[Float[Array, "B *S C"]], Float[Array, "B *S C"]]
+    denoise: Denoiser, process: Process, codec: Codec, clip: Callable[[Float[Array, "B *S C"]], Float[Array, "B *S C"]]
 ) -> Denoiser:
     """Passes the image of the implied x0 through ``clip``, and says what follows in the denoiser's own coordinate."""
 
     def constrained_denoise(x, t, memory, key):
-        said, memory = denoise(x, t, memory, key)
-        prediction, v = variance.parted(said, x.shape[-1])
-        a, s = (level.reshape(-1, *[1] * (x.ndim - 1)) for level in diffusion.levels(t))
-        x0 = diffusion.encode(clip(diffusion.decode(diffusion.predict.x0(prediction, x, a, s))))
+        output, memory = denoise(x, t, memory, key)
+        prediction, v = variance.parted(output, x.shape[-1])
+        a, s = levels(process, t, x.ndim)
+        x0 = codec.encode(clip(codec.decode(process.predict.x0(prediction, x, a, s))))
         eps = (x - a * x0) / s
-        prediction = diffusion.predict.target(x0, eps, a, s)
+        prediction = process.predict.target(x0, eps, a, s)
         return prediction if v is None else jnp.concatenate([prediction, v], -1), memory
 
     return constrained_denoise
@@ -73,3 +87,6 @@ def dynamic_range(x0: Float[Array, "B *S C"], quantile: float = 0.95) -> Float[A
     limit = jnp.quantile(jnp.abs(x0), quantile, axis=tuple(range(1, x0.ndim)), keepdims=True)
     limit = jnp.maximum(limit, 1.0)
     return jnp.clip(x0, -limit, limit) / limit
+
+
+CLIPS = {"none": None, "static": static_range, "dynamic": dynamic_range}

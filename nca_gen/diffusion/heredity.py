@@ -7,6 +7,7 @@ from typing import Any
 
 from nca_gen.diffusion.samplers import Denoiser
 
+# What the cells of one denoising step find of the step before, by the name of it in a config.
 KEPT = {"none": (), "hidden": ("hidden",), "out": ("out",), "both": ("out", "hidden")}
 
 
@@ -19,7 +20,7 @@ def inherited(denoise: Denoiser, kept: Sequence[str]) -> Denoiser:
     """``denoise``, of whose memory the next step finds only what is ``kept``."""
 
     def denoise_and_keep(x, t, memory, key):
-        said, memory = denoise(x, t, memory, key)
-        return said, heirs(memory, kept)
+        output, memory = denoise(x, t, memory, key)
+        return output, heirs(memory, kept)
 
     return denoise_and_keep

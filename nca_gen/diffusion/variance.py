@@ -7,17 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion.discrete import Process
+from nca_gen.diffusion.process import x0_of
 
 BIN = 1 / 255  # half the width of a level of x0, as published for pixels in [-1, 1]
 FLOOR = 1e-12  # of the probability of a level
 
 
-def parted(said: Float[Array, "B *S K"], channels: int) -> tuple[Float[Array, "B *S C"], Float[Array, "B *S C"] | None]:
+def parted(
+    output: Float[Array, "B *S K"], channels: int
+) -> tuple[Float[Array, "B *S C"], Float[Array, "B *S C"] | None]:
     """(prediction, v) of a network that says both in 2 ``channels``, (prediction, None) of one that does not."""
-    if said.shape[-1] == 2 * channels:
-        return said[..., :channels], said[..., channels:]
-    return said, None
+    if output.shape[-1] == 2 * channels:
+        return output[..., :channels], output[..., channels:]
+    return output, None
 
 
 def deviation(beta: Float[Array, ""], ratio: Float[Array, ""], v: Float[Array, "B *S C"]) -> Float[Array, "B *S C"]:
@@ -30,19 +33,20 @@ def deviation(beta: Float[Array, ""], ratio: Float[Array, ""], v: Float[Array, "
 
 
 def bits(
-    diffusion: Diffusion,
+    process: Process,
     x0: Float[Array, "B *S C"],
     x: Float[Array, "B *S C"],
-    said: Float[Array, "B *S C"],
+    prediction: Float[Array, "B *S C"],
     v: Float[Array, "B *S C"],
     t: Int[Array, " B"],
 ) -> Float[Array, ""]:
-    """The variational bound's term of the step t -> t - 1 at x = x_t, mean over elements, in bits (eq. 4 to 7).
+    """The variational bound's term of the step t -> t - 1 at x = x_t, mean over elements, in bits (eq. 4 to 7): of a
+    discrete process, whose steps are all there are.
 
     KL(q(x_u | x_t, x0) | p(x_u | x_t)); at t = 0 minus the log probability of a level of x0, ``2 BIN`` wide. Gradients
     go to ``v`` alone. beta~_0 is 0 and its logarithm needed: it is taken to be beta~_1.
     """
-    abar = diffusion.abar
+    abar = process.abar
     before = np.append(1.0, abar[:-1])
     beta = 1.0 - abar / before
     tilde = (1.0 - before) / (1.0 - abar) * beta
@@ -53,7 +57,7 @@ def bits(
 
     f = (v + 1.0) / 2.0
     logvar = f * log_beta + (1.0 - f) * log_tilde
-    error = share * (x0 - diffusion.x0(jax.lax.stop_gradient(said), x, t))  # of the mean; both know x_t
+    error = share * (x0 - x0_of(process, jax.lax.stop_gradient(prediction), x, t))  # of the mean; both know x_t
     kl = 0.5 * (logvar - log_tilde + jnp.exp(log_tilde - logvar) + jnp.square(error) * jnp.exp(-logvar) - 1.0)
     below, above = (jax.scipy.stats.norm.cdf((error + edge) * jnp.exp(-0.5 * logvar)) for edge in (-BIN, BIN))
     nll = -jnp.log(jnp.maximum(above - below, FLOOR))
