@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nca_gen import arrays
-from nca_gen.data.source import Source
+from nca_gen.data.source import Source, Splits
 from nca_gen.models import diff_nca, fourier_diff_nca, geca
 
 T = 12
@@ -43,14 +43,14 @@ def params(model, seed=0):
             return rng.uniform(-1, 1, leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
         return {"g": 0.6, "norm_scale": 1.0}.get(path[-1].key, 0.0) + 0.2 * rng.standard_normal(leaf.shape)
 
-    shapes = jax.eval_shape(model.init_params, jax.random.key(0))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
     return jax.tree.map_with_path(lambda path, leaf: jnp.asarray(draw(path, leaf), leaf.dtype), shapes)
 
 
 @cache
 def born(model):
     """The model's own start; of a kind of key that compiles quickly."""
-    return jax.jit(model.init_params)(jax.random.key(0, impl="unsafe_rbg"))
+    return jax.jit(model.init)(jax.random.key(0, impl="unsafe_rbg"))
 
 
 def state(task, seed=0):
@@ -77,14 +77,17 @@ def config(**changes):
     c.seed = 3
     c.model = {"name": "diff_nca", "channels": 8, "hidden": 16, "steps": 4, "norm": "cell", "init": "torch"}
     c.model.image_channels = 3
-    c.diffusion = {"schedule": "cosine", "timesteps": T, "prediction": "v", "block": 1}
+    c.codec = {"mean": (0.0,), "std": (1.0,), "block": 1}
+    c.diffusion = {"name": "discrete", "schedule": "cosine", "timesteps": T, "prediction": "v"}
     c.task = {"name": "denoise", "loss": "l2", "ema": 0.9, "ema_warmup": True}
     c.optimizer = {"lr": 1e-3}
     c.data = {"name": "tissue", "patch": (16, 16)}
     c.train = {"steps": 4, "batch": 4}
     sample = {"sampler": "dpm_solver_pp", "steps": 4, "clip": "static", "n": 8, "batch": 4, "size": (16, 16)}
     c.sample = sample | {"large": (24, 40)}
-    c.eval = {"metrics": ("swd", "drift", "neighbours"), "split": "test", "n": 8, "train": 12, "samplers": ()}
+    c.held = {"split": "test", "n": 8, "train": 12}
+    scores = {"scores": {"every": 0, "metrics": ("swd", "drift", "neighbours")}}
+    c.evals = scores | {"nearest": {"every": 0}, "films": {"every": 0}, "samplers": {"every": 0, "rows": ()}}
     c.mesh = {"data": 1, "space": 1}
     c.update_from_flattened_dict(changes)
     return c
@@ -97,7 +100,9 @@ def conditional(**changes):
     c.model = {"name": "geca"} | model
     c.diffusion.prediction = "eps"
     c.sample.update(sampler="ddpm", guidance=1.5, heredity="hidden", growth=(), labels=(), large=())
-    c.eval.update(heredity=(), guidance=(), growth=(), metrics=("drift",))
+    c.evals.scores.metrics = ("drift",)
+    tables = {"heredity": {"every": 0, "inherit": (), "guidance": ()}, "growth": {"every": 0, "steps": ()}}
+    c.evals.update(tables | {"grades": {"every": 0}})
     c.update_from_flattened_dict(changes)
     return c
 
@@ -108,10 +113,14 @@ def graded():
     def source(name):
         colours = np.eye(3, dtype=np.uint8)[np.random.default_rng(len(name)).integers(0, 3, 12)]
         images = np.broadcast_to(200 * colours[:, None, None] + 20, (12, 16, 16, 3))
-        row = lambda i: {"image": images[i], "label": colours[i].argmax(keepdims=True).astype(np.int32)}  # noqa: E731
-        return Source(lambda i: row(i) | {"name": f"{name}{i}", "patient": f"{i}"}, [(16, 16, 3)] * 12)
 
-    return {name: source(name) for name in ("train", "val", "test")}
+        def row(i):
+            label = colours[i].argmax(keepdims=True).astype(np.int32)
+            return {"image": images[i], "label": label, "name": f"{name}{i}", "patient": f"{i}"}
+
+        return Source(row, [(16, 16, 3)] * 12)
+
+    return Splits({name: source(name) for name in ("train", "val", "test")}, ("grade",))
 
 
 def splits(channels=3):
@@ -123,4 +132,4 @@ def splits(channels=3):
         image = coarse.repeat(4, 0).repeat(4, 1)
         return Source(lambda _: {"image": image, "name": name, "patient": name}, [image.shape])
 
-    return {name: field(name) for name in ("train", "val", "test")}
+    return Splits({name: field(name) for name in ("train", "val", "test")})

@@ -97,7 +97,7 @@ class Process:
         return np.linspace(1.0, 0.0, n + 1, dtype=np.float32)
 
     def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "*n"]:
-        """Random times to train at, each uniform in (0, 1], together spread evenly (Kingma et al. 2021, section I.1)."""
+        """Random times to train at, each uniform in (0, 1], together spread evenly (Kingma et al. 2021)."""
         return 1.0 - comb(key, shape)
 
     def told(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
