@@ -67,9 +67,8 @@ def cell_bits(
     n = len(at)
     words = jax.random.key_data(key)
     k0, k1 = (words[:, i].reshape(-1, *[1] * (n + 1)) for i in (0, 1))
-    word = lambda v: jnp.asarray(v).astype(jnp.uint32)  # noqa: E731
-    k0, k1 = threefry(k0, k1, word(step), jnp.arange(channels, dtype=jnp.uint32))
-    axes = [word(c)[..., None] for c in at]
+    k0, k1 = threefry(k0, k1, jnp.asarray(step).astype(jnp.uint32), jnp.arange(channels, dtype=jnp.uint32))
+    axes = [jnp.asarray(c).astype(jnp.uint32)[..., None] for c in at]
     axes = [jnp.uint32(0)] * (n % 2) + axes  # an even number of words: two enter per call
     for c0, c1 in zip(axes[::2], axes[1::2], strict=True):
         k0, k1 = threefry(k0, k1, c0, c1)

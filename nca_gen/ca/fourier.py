@@ -57,8 +57,8 @@ def share(
     """
     f = x / math.prod(extent)
     for c, n, (start, stop) in zip(at, extent, core, strict=True):
-        mine = ((c >= start) & (c < stop)).reshape(-1)
-        f = jnp.tensordot(f, wave(c, size, n) * mine, ((1,), (1,)), precision="highest")
+        counted = ((c >= start) & (c < stop)).reshape(-1)
+        f = jnp.tensordot(f, wave(c, size, n) * counted, ((1,), (1,)), precision="highest")
     return jnp.moveaxis(f, 1, -1)
 
 
@@ -67,6 +67,6 @@ def part(f: Complex[Array, "B *K C"], at: arrays.Coords, extent: tuple[int, ...]
     *first, last = (wave(c, k, n) for c, k, n in zip(at, f.shape[1:-1], extent, strict=True))
     for w in first:
         f = jnp.tensordot(f, w.conj(), ((1,), (0,)), precision="highest")
-    planes = lambda z, axis: jnp.concatenate([z.real, z.imag], axis)  # noqa: E731 # Re(f conj(w)) in real numbers
-    out = jnp.tensordot(planes(f, 1), planes(last, 0), ((1,), (0,)), precision="highest")
+    left, right = (jnp.concatenate([z.real, z.imag], axis) for z, axis in ((f, 1), (last, 0)))
+    out = jnp.tensordot(left, right, ((1,), (0,)), precision="highest")  # Re(f conj(w)) in real numbers
     return jnp.moveaxis(out, 1, -1)

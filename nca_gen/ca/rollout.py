@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,21 +28,38 @@ def repeated(rule: Rule, n: int, remat: bool = True, policy: Callable | None = N
 
 
 def nested(rule: Rule, n: int) -> Rule:
-    """:func:`repeated` twice: the gradient keeps the cells of about 2 sqrt(n) steps, for one more forward pass."""
+    """``rule`` applied ``n`` times; the gradient keeps about 2 sqrt(n) states, for one more forward pass."""
     inner = max(1, round(n**0.5))
     whole, rest = repeated(repeated(rule, inner), n // inner), repeated(rule, n % inner)
     return lambda cells: rest(whole(cells))
 
 
-def trajectory(rule: Rule, n: int, frame: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """cells -> ``frame`` of the cells before the first of ``n`` steps and after each, along a new first axis."""
+def rollout(rule: Rule, n: int, remat: str, saved: Mapping[str, Sequence[str]]) -> Rule:
+    """``rule`` applied ``n`` times; ``remat`` says what the gradient keeps.
 
-    def rolled(cells: Any) -> Any:
-        def step(cells: Any, _: None) -> tuple[Any, Any]:
-            cells = rule(cells)
-            return cells, frame(cells)
+    "none": everything. "nested": :func:`nested`. Any other is a word of ``saved``: the state of each step and, of what
+    the rule computes on the way, the arrays of those names (``jax.ad_checkpoint.checkpoint_name``).
+    """
+    if remat == "nested":
+        return nested(rule, n)
+    if remat == "none":
+        return repeated(rule, n, remat=False)
+    return repeated(rule, n, policy=jax.checkpoint_policies.save_only_these_names(*saved[remat]))
 
-        _, frames = jax.lax.scan(step, cells, length=n)
-        return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), frame(cells), frames)
+
+def trajectory(rule: Rule, n: int, view: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, Any]]:
+    """``rule`` applied ``n`` times, and what ``view`` sees of the cells before the first step and after each.
+
+    cells -> (cells, frames): the leaves of the frames have ``n`` + 1 entries on a first axis. For looking at: no
+    gradient is meant to be taken.
+    """
+
+    def step(cells: Any, _: None) -> tuple[Any, Any]:
+        cells = rule(cells)
+        return cells, view(cells)
+
+    def rolled(cells: Any) -> tuple[Any, Any]:
+        last, frames = jax.lax.scan(step, cells, length=n)
+        return last, jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), view(cells), frames)
 
     return rolled

@@ -19,5 +19,5 @@ class Cells(NamedTuple):
 
 def seed(image: Float[Array, "B *S I"], out: int, hidden: int) -> Cells:
     """Newborn cells around ``image``: ``out`` and ``hidden`` channels are zero."""
-    zeros = lambda c: jnp.zeros((*image.shape[:-1], c), image.dtype)  # noqa: E731
-    return Cells(image, zeros(out), zeros(hidden), jnp.zeros((), jnp.int32))
+    born = [jnp.zeros((*image.shape[:-1], channels), image.dtype) for channels in (out, hidden)]
+    return Cells(image, *born, jnp.zeros((), jnp.int32))

@@ -24,10 +24,13 @@ def in_strips(f: Callable[..., Array], cells: int, *fields: Array) -> Float[Arra
     n = -(-columns // most)
     width = -(-columns // n)  # of equal strips less is done twice than of the widest
 
+    def cut(field: Array, start: Array) -> Array:
+        if field.ndim < 2 or field.shape[-2] == 1:
+            return field
+        return jax.lax.dynamic_slice_in_dim(field, start, width + field.shape[-2] - columns, -2)
+
     def strip(done: Array, start: Array) -> tuple[Array, None]:
-        varies = lambda x: x.ndim > 1 and x.shape[-2] > 1  # noqa: E731
-        cut = lambda x: jax.lax.dynamic_slice_in_dim(x, start, width + x.shape[-2] - columns, -2)  # noqa: E731
-        part = f(*(cut(x) if varies(x) else x for x in fields))
+        part = f(*(cut(field, start) for field in fields))
         return jax.lax.dynamic_update_slice_in_dim(done, part, start, -2), None
 
     starts = jnp.minimum(jnp.arange(n) * width, columns - width)
