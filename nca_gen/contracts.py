@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -288,10 +288,20 @@ class Task(Protocol):
 
 @runtime_checkable
 class Pipeline(Protocol):
-    """How trained parts generate: ``Pipeline(parts, config)``, a class of a module of :mod:`nca_gen.pipelines`."""
+    """How trained parts generate: ``Pipeline(parts, **config.generate)``, a frozen dataclass of a module of
+    :mod:`nca_gen.pipelines`. How samples are drawn stands in ``parts["model"].config``."""
 
-    kind: ClassVar[str]  # "images", "volumes", "slides", or "nothing"
-    parts: Parts
+    @property
+    def parts(self) -> Parts: ...
+
+    @property
+    def kind(self) -> str:
+        """ "images", "volumes" or "slides"."""
+        ...
+
+    def title(self) -> list[str]:
+        """What two folders of :meth:`write` may differ in, beside the sampler and the seed."""
+        ...
 
     def draw(
         self, key: Key[Array, " n"], size: tuple[int, ...], cond: Condition = None
@@ -364,4 +374,6 @@ class Metric(Protocol):
         """The statistics of both sets together."""
         ...
 
-    def distance(self, real: Any, generated: Any) -> float: ...
+    def distance(self, real: Any, generated: Any) -> dict[str, float]:
+        """The scores: the metric's own by its name, and its parts."""
+        ...

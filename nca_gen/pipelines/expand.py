@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int, Key, Shaped
 
+from nca_gen import screen
+from nca_gen.contracts import Condition, Pipeline
 from nca_gen.errors import UserError
-from nca_gen.io import images
+from nca_gen.io import images, write
 from nca_gen.metrics import neighbours
-from nca_gen.pipelines import sampling
 
 COMPARED = 64  # pixels a side at which images are compared, or a little more
 PROTOCOL = (
@@ -80,29 +81,23 @@ def keys(seed: int, pictures: Int[np.ndarray, " n"], attempt: int) -> Key[Array,
 
 
 def draw(
-    task: Any,
-    params: dict,
-    labels: Float[np.ndarray, "n L"],
+    pipeline: Pipeline,
+    cond: Condition,
     pictures: Int[np.ndarray, " b"],
     attempt: int,
     *,
     seed: int,
     size: tuple[int, ...],
     batch: int,
-    space: int = 1,
-    **how: Any,
-) -> Float[np.ndarray, "b *S C"]:
-    """Try ``attempt`` of ``pictures``, by the engine of :mod:`diff_nca`, in the units of the model's data.
+) -> Float[np.ndarray, "b *T C"]:
+    """Try ``attempt`` of ``pictures``, at most ``batch`` at a time.
 
-    Picture i is drawn under the condition ``labels[i mod n]``. At most ``batch`` at a time; a smaller number is filled
-    up to a power of two, so that few shapes are compiled.
+    Picture i is drawn under row i mod n of ``cond``, which has n. A smaller number than ``batch`` is filled up to a
+    power of two, so that few shapes are compiled.
     """
-    rows = np.resize(pictures, min(batch, 1 << (len(pictures) - 1).bit_length()))
-    cells = -(-size[0] // task.diffusion.block)
-    key, here, lay = sampling.spread(keys(seed, rows, attempt), params, cells, space)
-    cond = jnp.asarray(labels[rows % len(labels)])
-    drawn = sampling.sample(task.model, task.diffusion, here, key, size, lay=lay, cond=cond, **how)
-    return np.asarray(drawn)[: len(pictures)]
+    some = np.resize(pictures, min(batch, 1 << (len(pictures) - 1).bit_length()))
+    repeated = jax.tree.map(lambda field: jnp.asarray(field)[some % len(field)], cond)
+    return np.stack(list(pipeline.draw(keys(seed, some, attempt), size, repeated)))[: len(pictures)]
 
 
 def rounds(
@@ -116,14 +111,13 @@ def rounds(
     tries: int,
     deal: tuple[int, int] = (0, 1),
     meet: Callable[[], Any] = lambda: None,
-    progress: Callable[[int, int, int], Any] = lambda attempt, done, left: None,
+    bar: screen.Bar = screen.SILENT,
 ) -> tuple[Float64[np.ndarray, " n"], list[int]]:
     """Draws, measures and writes ``n`` pictures into ``folder``: their distances, and how many each round found near.
 
     ``drawn(pictures, attempt)`` are images in [-1, 1], ``measured(images)`` their distances; below ``threshold`` is too
     near. Process ``deal[0]`` of ``deal[1]`` does its share of each round's batches; all ``meet`` at the end of a round.
-    What is there already is not drawn again. ``progress`` hears, before the first batch of a round and after each: the
-    round, how many pictures were drawn now, and how many this process still has to draw in this round.
+    What is there already is not drawn again. ``bar`` shows each round, of what this process still has to draw in it.
     """
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     best, todo, near = np.full(n, -np.inf), np.arange(n), []
@@ -131,22 +125,17 @@ def rounds(
         attempt = len(near)
         cuts = [todo[start : start + batch] for start in range(0, len(todo), batch)]
         parts = [(folder / "parts" / f"{attempt}_{b:05d}.json", some) for b, some in enumerate(cuts)]
-        mine = [(path, some) for path, some in parts[deal[0] :: deal[1]] if not path.is_file()]
-        left = sum(len(some) for _, some in mine)
-        progress(attempt, 0, left)
-        for path, some in mine:
+        share = [(path, some) for path, some in parts[deal[0] :: deal[1]] if not path.is_file()]
+        bar.begin(f"round {attempt + 1}", sum(len(some) for _, some in share))
+        for path, some in share:
             stored = images.from_float(drawn(some, attempt))
             distance = measured(images.to_float(stored))
             for i, image, d in zip(some, stored, distance, strict=True):
                 if d > best[i]:  # the furthest try stays
-                    draft = folder / f".{name(i)}"
-                    images.write(draft, image)
-                    draft.replace(folder / name(i))
-            draft = path.with_suffix(".new")
-            draft.write_text(json.dumps(distance.tolist()))
-            draft.replace(path)
-            left -= len(some)
-            progress(attempt, len(some), left)
+                    with write.whole(folder / name(i)) as draft:
+                        images.write(draft, image)
+            write.text(path, json.dumps(distance.tolist()))
+            bar.advance(len(some))
         meet()
         distance = np.concatenate([json.loads(path.read_text()) for path, _ in parts])
         best[todo] = np.maximum(best[todo], distance)

@@ -1,52 +1,72 @@
-"""Pictures from noise, of any size: one file each, and a grid of them."""
+"""Samples from noise, of any size: one file each, and a grid of them."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.progress import track
+from jaxtyping import Array, Float, Key
 
-from nca_gen.io import images
-from nca_gen.pipelines import sampling
+from nca_gen import arrays, screen
+from nca_gen.contracts import Condition, Part, Parts
+from nca_gen.pipelines import files, sampling
 
-title = sampling.title
 
+@dataclass(frozen=True)
+class Pipeline:
+    """Samples of the part "model", any denoiser. ``torus``: samples without an edge, of cells that know a border."""
 
-def paint(
-    task: Any, params: dict, config: Any, folder: Path, decode: Callable[[np.ndarray], np.ndarray] | None = None
-) -> list[str]:
-    """``config.sample.n`` pictures of ``config.sample.size`` in ``folder``, and one grid beside it.
+    parts: Parts
+    torus: bool = False
 
-    Picture i depends on ``config.seed`` and i alone; those that are there already are kept, so a stopped run goes on.
-    Of a conditional model they take turns through ``config.sample.labels`` (() for all classes), and the grid has a row
-    for each. ``decode``: what makes images of latents, which ``size`` is then in.
-    """
-    size, n, batch = tuple(config.sample.size), config.sample.n, config.sample.batch
-    colours = 3 if decode else task.model.image_channels // task.diffusion.block ** len(size)
-    suffix = ".png" if colours in (1, 3) else ".tif"
-    path = lambda i: folder / f"{i:05d}{suffix}"  # noqa: E731
-    batches = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
-    missing = [todo for todo in batches if not all(path(i).is_file() for i in todo)]
-    how, labels = sampling.how(config), tuple(config.sample.get("labels", ()))
-    cond = sampling.conditions(task.model, labels, n)
-    sampled = partial(
-        sampling.images, task.model, task.diffusion, params, config.seed, size=size, space=config.mesh.space, **how
-    )
-    for todo in track(missing, f"sampling {n} of {size}", transient=True, disable=not sys.stdout.isatty()):
-        mine = None if cond is None else cond[todo.start : todo.stop]
-        drawn = next(sampled(n=len(todo), batch=batch, first=todo.start, cond=mine))
-        for i, image in zip(todo, decode(drawn) if decode else drawn, strict=True):
-            part = path(i).with_name(f".{path(i).name}")
-            images.write(part, images.from_float(image))
-            part.replace(path(i))  # whole or not at all, wherever the run is stopped
-    rows = 1 if cond is None else min(n, len(labels) or cond.shape[1])
-    columns = min(n, 64) // rows if rows > 1 else 0
-    shown = [row + rows * i for row in range(rows) for i in range(columns)] or range(min(n, 64))
-    beside = folder.with_name(f"{folder.name}.png")
-    images.write(beside, images.grid(np.stack([images.read(path(i)) for i in shown]), columns or None))
-    return [f"{n} pictures are in {folder}, a grid of them in {beside}"]
+    @cached_property
+    def part(self) -> Part:
+        """The denoiser, as it is asked."""
+        return sampling.wrapped(self.parts["model"]) if self.torus else self.parts["model"]
+
+    @property
+    def kind(self) -> str:
+        """Images or volumes, by the axes of the model."""
+        return files.kind(self.part.task.model.ndim)
+
+    def title(self) -> list[str]:
+        """What two folders of samples may differ in."""
+        return sampling.title(self.part.config)
+
+    def draw(
+        self, key: Key[Array, " n"], size: tuple[int, ...], cond: Condition = None
+    ) -> Iterator[Float[np.ndarray, "*T C"]]:
+        """A sample of ``size`` (of latents, where the model learned latents) for each key, under its row of ``cond``.
+
+        They are made ``config.sample.batch`` at a time, spread over the devices of this host. Raises UserError for a
+        torus that would end within a cell.
+        """
+        part, config = self.part, self.part.config
+        if self.torus:
+            sampling.seamless(size, part.task.codec.block)
+        settings, how = sampling.Settings.of(config.sample), {"batch": config.sample.batch, "space": config.mesh.space}
+        for drawn in sampling.images(part, key, size, settings, cond, **how):
+            yield from part.decode(drawn)
+
+    def write(self, folder: Path) -> list[str]:
+        """``config.sample.n`` samples of ``config.sample.size`` in ``folder``, and one grid beside it.
+
+        Sample i depends on ``config.seed`` and i alone; those that are there already are kept, so a stopped run goes
+        on. Of a model of classes they take turns through ``config.sample.labels`` (() for all classes), and the grid
+        has a row for each.
+        """
+        config = self.part.config
+        size, n, labels = tuple(config.sample.size), config.sample.n, tuple(config.sample.get("labels", ()))
+        cond = sampling.conditions(self.part.task.model, labels, n)
+        for some in screen.track(files.missing(folder, n, config.sample.batch, self.kind), f"sampling {n} of {size}"):
+            key, row = (
+                arrays.keys(config.seed, len(some), some.start),
+                sampling.rows(cond, slice(some.start, some.stop)),
+            )
+            for i, sample in zip(some, self.draw(key, size, row), strict=True):
+                files.write(folder / f"{i:05d}", sample)
+        classes = 1 if cond is None else min(n, len(labels) or cond["label"].shape[1])
+        return files.beside(folder, n, classes, self.kind)

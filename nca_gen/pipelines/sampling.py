@@ -1,105 +1,138 @@
-"""Pictures from a trained denoiser, of any size where it allows that, from noise: the engine of all other pipelines.
+"""Samples from noise by any trained denoiser, of any size where it allows that: the engine of all other pipelines.
 
-Automata, transformers and U-Nets alike; what automata can do beside is asked of the model itself: ``strip``, ``steps``,
-``newborn``.
+It asks of a model what :class:`nca_gen.contracts.Denoiser` says; what only some can do (to inherit, to grow) it asks of
+those that satisfy the contract of it.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Float, Key, Num
 
-from nca_gen import arrays
-from nca_gen.ca.seed import Cells
+from nca_gen import arrays, devices
+from nca_gen.contracts import Automaton, Condition, Heir, Local, Part, Time
 from nca_gen.diffusion import guidance, heredity, samplers, variance
-from nca_gen.diffusion.discrete import Diffusion
-from nca_gen.errors import UserError, unknown
-
-SAMPLERS = {"ddpm": samplers.ddpm, "ddim": samplers.ddim, "dpm_solver_pp": samplers.dpm_solver_pp}
-STRIP = 2048  # cells a core: what a step makes of them are a few MB
-KEPT = heredity.KEPT
-CLIPS = {"none": None, "static": guidance.static_range, "dynamic": guidance.dynamic_range}
+from nca_gen.diffusion.codec import Codec
+from nca_gen.diffusion.process import x0_of
+from nca_gen.errors import UserError, accepted, chosen
 
 
-SETTINGS = ("sampler", "steps", "clip")  # that every config has
-MORE = ("guidance", "heredity", "growth")  # of conditional models and of those with a memory
+class Settings(NamedTuple):
+    """How samples are drawn: the fields of ``config.sample`` by these names.
 
+    ``guidance``: how far to go from the null condition towards that of a sample
+    (:func:`nca_gen.diffusion.guidance.classifier_free`). ``heredity``: which part of a model's memory a step gets as
+    the step before left it (:mod:`nca_gen.diffusion.heredity`). ``growth``: steps of an automaton a call, over equal
+    stretches of sampling, from noise on; () its own. ``dtype``: of the products; "" the model's own.
+    """
 
-def how(config: Any) -> dict[str, Any]:
-    """The settings of the sampler that ``config.sample`` asks for, as :func:`trajectory` takes them."""
-    more = {field: config.sample[field] for field in MORE if field in config.sample}
-    return {field: config.sample[field] for field in SETTINGS} | more
+    sampler: str = "ddpm"
+    steps: int = 300
+    clip: str = "none"
+    guidance: float = 1.0
+    heredity: str = "none"
+    growth: tuple[int, ...] = ()
+    dtype: str = ""
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> Self:
+        """Those of ``section``, a section ``sample`` of a config."""
+        return cls(**{field: section[field] for field in cls._fields if field in section})
+
+    def stages(self, model: Any) -> list[Any]:
+        """``model`` as it is asked in each stretch of sampling. Raises UserError for what it cannot do."""
+        chosen(heredity.KEPT, "config.sample.heredity", self.heredity)
+        if self.heredity != "none" and not isinstance(model, Heir):
+            raise UserError(f"config.sample.heredity={self.heredity}: this model hands nothing on; set it to none")
+        if self.growth and not isinstance(model, Automaton):
+            raise UserError("config.sample.growth is for automata, which grow in steps; leave it empty: ()")
+        if self.dtype:
+            model = replace(model, **accepted(type(model), "config.model", {"dtype": self.dtype}))
+        return [model.grown(steps) for steps in self.growth] or [model]
+
+    def stage(self, model: Any) -> Any:
+        """The one stage of :meth:`stages`, for pipelines that have no room for more. Raises UserError for several."""
+        if len(self.growth) > 1:
+            raise UserError(f"config.sample.growth={self.growth}: this pipeline takes one number of steps, or none: ()")
+        return self.stages(model)[0]
+
+    def guided(self, cond: Condition) -> bool:
+        """Whether every sample takes two rows of a call: its condition, and none."""
+        return cond is not None and self.guidance != 1
 
 
 def title(config: Any) -> list[str]:
-    """The size of a picture from noise, for the name of its folder."""
+    """The size of a sample from noise, for the name of its folder."""
     return ["x".join(map(str, config.sample.size))]
 
 
-def choose(table: dict, field: str, name: str) -> Any:
-    """``table[name]``. Raises UserError with the nearest name."""
-    if name not in table:
-        raise unknown(f"value of {field}", name, table)
-    return table[name]
+def conditions(model: Any, labels: Sequence[int], n: int, first: int = 0) -> Condition:
+    """The conditions of samples ``first .. first + n - 1``: each one class, ``labels`` in turn, or () for all classes.
 
-
-def painting(model: Any) -> Any:
-    """``model`` where no gradient is taken: on a CPU in strips that fit its caches, see :mod:`nca_gen.ca.strips`."""
-    in_strips = hasattr(model, "strip") and jax.default_backend() == "cpu"
-    return replace(model, strip=STRIP * (os.cpu_count() or 1)) if in_strips else model
-
-
-def conditions(model: Any, labels: Sequence[int], n: int, first: int = 0) -> Float[np.ndarray, "n K"] | None:
-    """The conditions of pictures ``first .. first + n - 1``: each one class, ``labels`` in turn, or () for all classes.
-
-    None for a model that takes no condition. Raises UserError for a class that it does not know.
+    None for a model that knows no classes. Raises UserError for a class that it does not know.
     """
-    classes = getattr(model, "classes", 0)
+    classes = model.conditions.get("label", 0)
     if wrong := [k for k in labels if not 0 <= k < classes]:
         known = f"0 to {classes - 1}" if classes else "none"
         raise UserError(f"config.sample.labels has {wrong[0]}; the classes of this model are {known}")
-    turn = (np.arange(first, first + n) % (len(labels) or max(classes, 1))).tolist()
-    return np.eye(classes, dtype=np.float32)[[labels[i] for i in turn] if labels else turn] if classes else None
+    if not classes:
+        return None
+    turn = np.arange(first, first + n) % (len(labels) or classes)
+    return {"label": jnp.asarray(np.eye(classes, dtype=np.float32)[np.array(labels)[turn] if labels else turn])}
+
+
+def rows(cond: Condition, some: Any) -> Condition:
+    """The conditions of the samples ``some``, an index or a slice."""
+    return jax.tree.map(lambda field: field[some], cond)
+
+
+def wrapped(part: Part) -> Part:
+    """``part`` whose cells live on a torus. Raises UserError where its cells know no border."""
+    model = part.task.model
+    if not isinstance(model, Local):
+        raise UserError("a torus is for automata, whose cells know a border; leave out config.generate.torus")
+    return replace(part, task=replace(part.task, model=model.bordered("wrap")))
+
+
+def seamless(size: Sequence[int], block: int) -> None:
+    """Raises UserError where a torus of ``size`` pixels would end within a cell of ``block`` pixels a side."""
+    if any(side % block for side in size):
+        raise UserError(f"a torus has whole cells: make config.sample.size multiples of {block}")
 
 
 @cache
-def _segment(model: Any, diffusion: Diffusion, sampler: str, clip: str, scale: float, inherits: str) -> Any:
+def _segment(model: Any, process: Any, codec: Codec, sampler: str, clip: str, scale: int | float, inherits: str) -> Any:
     """One compiled stretch of sampling; cached, so that every batch and every evaluation shares it."""
-    model = painting(model)
-    step, bound = choose(SAMPLERS, "config.sample.sampler", sampler), choose(CLIPS, "config.sample.clip", clip)
+    model = model.inference()
+    step = chosen(samplers.SAMPLERS, "config.sample.sampler", sampler)
+    bound = chosen(guidance.CLIPS, "config.sample.clip", clip)
 
     @jax.jit
     def run(
-        params: dict,
-        carry: samplers.Carry,
-        times: Int[Array, " n"],
-        key: Key[Array, " B"],
-        cond: Float[Array, "B K"] | None,
+        params: Any, carry: samplers.Carry, times: Num[Array, " n"], key: Key[Array, " B"], cond: Condition
     ) -> samplers.Carry:
-        said = partial(model.apply, params)
-        denoise = guidance.classifier_free(said, cond, 1.0 if cond is None else scale)
+        denoise = guidance.classifier_free(guidance.clocked(process, partial(model.apply, params)), cond, scale)
         denoise = heredity.inherited(denoise, heredity.KEPT[inherits])
         if bound:
-            denoise = guidance.constrained(denoise, diffusion, bound)
-        return samplers.sample(step, diffusion, denoise, carry, times, key)
+            denoise = guidance.constrained(denoise, process, codec, bound)
+        return samplers.sample(step, process, denoise, carry, times, key)
 
     return run
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _born(model: Any, inherits: str, guided: bool, x: Float[Array, "B *S C"], key: Key[Array, " B"]) -> Any:
-    """What the first step finds in its memory: its own newborn, for what the next ones find of the step before."""
-    if not hasattr(model, "newborn"):
+def newborn(model: Any, inherits: str, guided: bool, x: Float[Array, "B *S C"], key: Key[Array, " B"]) -> Any:
+    """What the first step gets as its memory: newborn cells, in what the next ones get of the step before."""
+    if not isinstance(model, Heir):
         return ()
     if guided:
         x, key = guidance.rows(x, x), guidance.both(key)
@@ -107,129 +140,105 @@ def _born(model: Any, inherits: str, guided: bool, x: Float[Array, "B *S C"], ke
 
 
 def trajectory(
-    model: Any,
-    diffusion: Diffusion,
-    params: dict,
+    part: Part,
     key: Key[Array, " B"],
     size: tuple[int, ...],
+    settings: Settings,
+    cond: Condition = None,
     *,
-    sampler: str = "ddpm",
-    steps: int = 300,
-    clip: str = "none",
-    cond: Float[Array | np.ndarray, "B K"] | None = None,
-    guidance: float = 1.0,
-    heredity: str = "none",
-    growth: Sequence[int] = (),
-    dtype: str = "",
     frames: int = 1,
     lay: NamedSharding | None = None,
 ) -> Iterator[samplers.Carry]:
-    """The carry after each of ``frames`` stretches of sampling; ``diffusion.decode`` of the last ``.x`` is the picture.
+    """The carry after each of ``frames`` stretches of sampling; ``part.task.codec.decode`` of its ``.x`` is the sample.
 
-    A side of ``size`` pixels that a block does not divide is grown up to the next one. ``lay``: how the images lie on
-    the devices, see :func:`spread`; default as ``key`` does.
+    A side of ``size`` pixels that a block does not divide is grown up to the next one. ``cond``: a row a sample; None,
+    and for each row of zeros, is none at all. ``lay``: how the samples lie on the devices, see :func:`spread`; default
+    as ``key`` does. UserError for what this model cannot do.
 
-    ``cond``: a condition an image; None, and for each row of zeros, is none at all. ``guidance``: how far to go from
-    there towards it (:func:`nca_gen.diffusion.guidance.classifier_free`). ``heredity``: which part of a model's memory
-    a step finds as the step before left it (:mod:`nca_gen.diffusion.heredity`). ``growth``: steps of an automaton a
-    call, over equal stretches of sampling, from noise on; default its own. ``dtype``: of the products; default the
-    model's own. UserError for what this model cannot do.
-
-    Equal for every value of ``frames``, to the rounding of float32: randomness is keyed by the diffusion index. One
-    image a key.
+    Equal for every value of ``frames``, to the rounding of float32: randomness is keyed by the time. One sample a key.
     """
-    choose(KEPT, "config.sample.heredity", heredity)
-    if heredity != "none" and not hasattr(model, "newborn"):
-        raise UserError(f"config.sample.heredity={heredity}: this model hands nothing on; set it to none")
-    if growth and not hasattr(model, "steps"):
-        raise UserError("config.sample.growth is for automata, which grow in steps; leave it empty: ()")
-    times = diffusion.respaced(steps)
-    cells = tuple(-(-side // diffusion.block) for side in size)
-    model = replace(model, dtype=dtype) if dtype else model
-    grown = [replace(model, steps=n) for n in growth] or [model]
-    runs = [_segment(one, diffusion, sampler, clip, float(guidance), heredity) for one in grown]
-    laid = lambda carry: jax.device_put(carry, jax.tree.map(partial(_over, lay), carry)) if lay else carry  # noqa: E731
-    x = samplers.initial_noise(key, cells, model.image_channels)
+    model, process, codec = part.task.model, part.task.process, part.task.codec
+    stages = settings.stages(model)
+    times = process.times(settings.steps)
+    run = partial(_segment, process=process, codec=codec, sampler=settings.sampler, clip=settings.clip)
+    runs = [run(stage, scale=settings.guidance, inherits=settings.heredity) for stage in stages]
+    laid = lambda tree: jax.device_put(tree, jax.tree.map(partial(_over, lay), tree)) if lay else tree  # noqa: E731
+    x = samplers.initial_noise(key, codec.cells(size), model.reads)
     if cond is not None:
-        cond = jnp.asarray(cond)
-        cond = jax.device_put(cond, NamedSharding(lay.mesh, PartitionSpec(*lay.spec[:1]))) if lay else cond
-    guided = cond is not None and guidance != 1
-    carry = laid(samplers.begin(x, _born(model, heredity, guided, x, arrays.fold(key, int(times[0])))))
-    stops, turns = (np.linspace(0, steps, n + 1).round().astype(int) for n in (frames, len(runs)))
+        cond = jax.tree.map(jnp.asarray, cond)
+        cond = jax.device_put(cond, devices.dealt(lay.mesh)) if lay else cond
+    first = arrays.fold(key, process.tag(jnp.asarray(times[0])))
+    carry = laid(samplers.begin(x, newborn(stages[0], settings.heredity, settings.guided(cond), x, first)))
+    stops, turns = (np.linspace(0, settings.steps, n + 1).round().astype(int) for n in (frames, len(runs)))
     for start, stop in pairwise(np.union1d(stops, turns)):
-        run = runs[np.searchsorted(turns, start, "right") - 1]
-        carry = laid(run(params, carry, times[start : stop + 1], key, cond))  # or XLA's layout would be compiled anew
+        segment = runs[np.searchsorted(turns, start, "right") - 1]
+        # Laid again, or XLA's layout would be compiled anew.
+        carry = laid(segment(part.params, carry, times[start : stop + 1], key, cond))
         if stop in stops:
             yield carry
 
 
 def _over(lay: NamedSharding, x: Array) -> NamedSharding:
     """How ``x`` of a carry lies where images lie like ``lay``: like them, or if it is a number, everywhere."""
-    return lay if x.ndim else NamedSharding(lay.mesh, PartitionSpec())
+    return lay if x.ndim else devices.replicated(lay.mesh)
 
 
 def sample(
-    model: Any, diffusion: Diffusion, params: dict, key: Key[Array, " B"], size: tuple[int, ...], **how: Any
+    part: Part,
+    key: Key[Array, " B"],
+    size: tuple[int, ...],
+    settings: Settings,
+    cond: Condition = None,
+    *,
+    frames: int = 1,
+    lay: NamedSharding | None = None,
 ) -> Float[Array, "B *S C"]:
-    """The pictures of ``size`` at the end of a :func:`trajectory`."""
-    *_, last = trajectory(model, diffusion, params, key, size, **how)
-    return diffusion.decode(last.x)[(slice(None), *map(slice, size))]
-
-
-def divisor(n: int, most: int) -> int:
-    """The largest divisor of ``n`` that is at most ``most``."""
-    return max(d for d in range(1, most + 1) if n % d == 0)
+    """The samples of ``size`` at the end of a :func:`trajectory`, in the units that the model learned."""
+    *_, last = trajectory(part, key, size, settings, cond, frames=frames, lay=lay)
+    return part.task.codec.decode(last.x)[(slice(None), *map(slice, size))]
 
 
 def spread(
-    key: Key[Array, " B"], params: dict, rows: int = 1, space: int = 1, devices: Sequence[jax.Device] | None = None
-) -> tuple[Key[Array, " B"], dict, NamedSharding]:
-    """``key`` and ``params`` laid over ``devices`` (default: those of this host), and how images are to lie on them.
+    key: Key[Array, " B"], part: Part, rows: int = 1, space: int = 1, over: Sequence[jax.Device] | None = None
+) -> tuple[Key[Array, " B"], Part, NamedSharding]:
+    """``key`` and the parameters of ``part`` laid over devices (default: those of this host), and how images lie.
 
-    The ``rows`` of cells of an image are cut over ``space`` devices, and the batch is dealt over all that leaves; each
-    over fewer where it does not divide, so that a prime number of rows stays on one. Where a host would be left out,
-    each of them does all on its own devices.
+    The ``rows`` of cells of an image are cut over ``space`` devices, and the batch is dealt over all that leaves
+    (:func:`nca_gen.devices.fitting`). Where a host would be left out, each of them does all on its own devices.
     """
-    devices = devices or jax.local_devices()
-    cuts = divisor(rows, min(space, len(devices)))
-    deals = divisor(len(key), len(devices) // cuts)
-    used = devices[: deals * cuts]
-    if {d.process_index for d in used} != {d.process_index for d in devices}:
-        return spread(key, params, rows, space)
-    mesh = Mesh(np.reshape(used, (deals, cuts)), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
-    lay = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes))  # noqa: E731
-    words = jax.device_put(jax.random.key_data(key), lay("data"))  # keys themselves do not go to other hosts
+    over = over or jax.local_devices()
+    grid = devices.fitting(over, len(key), rows, space)
+    if {d.process_index for d in grid.devices.flat} != {d.process_index for d in over}:
+        return spread(key, part, rows, space)
+    words = jax.device_put(jax.random.key_data(key), devices.dealt(grid))  # keys themselves do not go to other hosts
     key = jax.random.wrap_key_data(words, impl=jax.random.key_impl(key))
-    return key, jax.device_put(params, lay()), lay("data", "space")
+    params = jax.device_put(part.params, devices.replicated(grid))
+    return key, replace(part, params=params), devices.dealt(grid, 4)
 
 
 def images(
-    model: Any,
-    diffusion: Diffusion,
-    params: dict,
-    seed: int,
-    n: int,
+    part: Part,
+    key: Key[Array, " n"],
     size: tuple[int, ...],
-    batch: int = 64,
-    first: int = 0,
+    settings: Settings,
+    cond: Condition = None,
     *,
+    batch: int = 64,
     space: int = 1,
-    devices: Sequence[jax.Device] | None = None,
-    cond: Float[np.ndarray, "n K"] | None = None,
-    **how: Any,
+    over: Sequence[jax.Device] | None = None,
+    frames: int = 1,
 ) -> Iterator[Float[np.ndarray, "b *S C"]]:
-    """Pictures ``first .. first + n - 1`` in batches. Picture i depends on ``seed`` and i, not on how it is batched.
+    """Samples of ``key`` in batches. Sample i depends on ``key[i]`` and row i of ``cond``, not on how it is batched.
 
-    And on row i - ``first`` of ``cond``. They are in the units of the data: latents where the model learned latents.
-    Nor on how it is :func:`spread`. With ``devices`` of several hosts, all must call this, and each gets all pictures.
+    Nor on how it is :func:`spread`. They are in the units of the data: latents where the model learned latents. With
+    devices of several hosts to be spread ``over``, all must call this, and each gets all samples.
     """
-    rows = -(-size[0] // diffusion.block)
-    for start in range(first, first + n, batch):
-        key = arrays.keys(seed, min(batch, first + n - start), start)
-        key, here, lay = spread(key, params, rows, space, devices)
-        mine = None if cond is None else cond[start - first :][: len(key)]
-        drawn = sample(model, diffusion, here, key, size, lay=lay, cond=mine, **how)
-        yield np.asarray(jax.device_put(drawn, NamedSharding(lay.mesh, PartitionSpec())))
+    height = part.task.codec.cells(size)[0]
+    for start in range(0, len(key), batch):
+        some = slice(start, start + batch)
+        here, near, lay = spread(key[some], part, height, space, over)
+        drawn = sample(near, here, size, settings, rows(cond, some), frames=frames, lay=lay)
+        yield np.asarray(jax.device_put(drawn, devices.replicated(lay.mesh)))
 
 
 def hidden_rms(carries: Sequence[samplers.Carry]) -> list[float]:
@@ -237,36 +246,16 @@ def hidden_rms(carries: Sequence[samplers.Carry]) -> list[float]:
 
     Training starts every call from newborn cells, sampling by heredity chains hundreds: it may run away.
     """
-    handed = [h for c in carries if (h := getattr(c.memory, "hidden", None)) is not None]
+    memories = [c.memory._asdict() for c in carries if c.memory]
+    handed = [h for memory in memories if (h := memory.get("hidden")) is not None]
     return [float(jnp.sqrt(jnp.mean(jnp.square(h)))) for h in handed]
 
 
-def grows(model: Any) -> bool:
-    """Whether ``model`` is an automaton, of which :func:`growth` can be seen."""
-    return hasattr(model, "rule")
-
-
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=0)
 def growth(
-    model: Any,
-    diffusion: Diffusion,
-    params: dict,
-    x: Float[Array, "B *S C"],
-    t: Int[Array, " b"],
-    key: Key[Array, " B"],
-    cond: Float[Array, "B K"] | None = None,
+    task: Any, params: Any, x: Float[Array, "B *S C"], t: Time, key: Key[Array, " B"], cond: Condition = None
 ) -> Float[Array, "n B *T K"]:
-    """The clean image that the cells have in mind after each step of one call at x_t, from before the first on."""
-    at, extent = arrays.coords(x.shape[1:-1]), x.shape[1:-1]
-    if hasattr(model, "newborn"):
-        born, rule = model.begin(x, (), key), model.rule(params, t, key, at, extent, cond)
-    else:
-        born, rule = model.begin(params, x, t), model.rule(params, t, key, at, extent)
-
-    def step(cells: Cells, _: None) -> tuple[Cells, Array]:
-        cells = rule(cells)
-        return cells, cells.out
-
-    _, outs = jax.lax.scan(step, born, length=model.steps)
-    words = variance.parted(jnp.concatenate([born.out[None], outs]), x.shape[-1])[0]
-    return jax.vmap(lambda out: diffusion.decode(diffusion.x0(out, x, t)))(words)
+    """The clean image that the cells of an Automaton have in mind after each step of one call at x_t, and before it."""
+    outs = task.model.growth(params, x, task.process.told(t), cond, key)
+    words = variance.parted(outs, x.shape[-1])[0]
+    return jax.vmap(lambda out: task.codec.decode(x0_of(task.process, out, x, t)))(words)

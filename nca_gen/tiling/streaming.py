@@ -1,12 +1,12 @@
-"""Pictures larger than memory from a local automaton, equal to those made whole.
+"""Pictures larger than memory from a local denoiser, equal to those made whole.
 
 A pass reads every tile with what lies around it from one array on disk, takes some denoising steps on it, and writes
 its core into the other of two arrays. The first pass reads nothing, because noise is a hash of coordinates; the last
 one writes pixels. Passes that halve the pixels follow, until the picture has its pyramid. A journal names the finished
 tiles, and no pass writes what it reads, so that a run that is killed anywhere goes on to the same picture.
 
-FourierDiff-NCA tiles too: every tile adds its share of the spectrum of what it writes, the next pass sums the shares,
-runs the Fourier phase once, and gives each tile its part of the answer.
+A :class:`nca_gen.contracts.Listener` tiles too: every tile adds its share of the summary of what it writes, the next
+pass sums the shares, asks once what is heard of the sum, and tells every tile.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
-from rich.progress import Progress
+from jaxtyping import Array, Key, PyTree
 
-from nca_gen.ca import fourier
+from nca_gen import screen
+from nca_gen.contracts import Condition, Listener, Local, Place, Process
 from nca_gen.diffusion import guidance, samplers
-from nca_gen.diffusion.discrete import Diffusion
-from nca_gen.errors import UserError
+from nca_gen.diffusion.codec import Codec
+from nca_gen.diffusion.process import log_ratio
+from nca_gen.errors import UserError, chosen
 from nca_gen.io import huge, images
-from nca_gen.pipelines.sampling import CLIPS, SAMPLERS, choose, painting
 from nca_gen.tiling import tiles
 
 MULTISTEP = ("dpm_solver_pp",)  # samplers that read the x0 of the step before
@@ -45,70 +45,95 @@ CELLS, PICTURE = "cells", "pixels"  # folders of what is between two passes, and
 
 @dataclass(frozen=True)
 class Job:
-    """A picture of ``size`` pixels to be made in tiles of ``sides`` cells, ``calls`` denoising steps a pass."""
+    """A picture of ``size`` pixels to be made in tiles of ``sides`` cells, ``calls`` denoising steps a pass.
+
+    ``scale``: of guidance (:func:`nca_gen.diffusion.guidance.classifier_free`). ``conditions``: the fields of the
+    condition that the picture has, and their columns; () for none.
+    """
 
     model: Any
-    diffusion: Diffusion
+    process: Any
+    codec: Codec
     size: tuple[int, ...]
     sampler: str
     steps: int
     clip: str
+    scale: float
+    conditions: tuple[tuple[str, int], ...]
     sides: tuple[int, ...]
     calls: int
 
     @property
     def extent(self) -> tuple[int, ...]:
         """Cells of the whole."""
-        return tuple(-(-side // self.diffusion.block) for side in self.size)
+        return self.codec.cells(self.size)
 
     @property
     def channels(self) -> int:
         """Colours of a pixel."""
-        return self.model.image_channels // self.diffusion.block ** len(self.size)
+        return self.codec.colours(self.model.reads, len(self.size))
 
     @property
-    def hears(self) -> bool:
-        """Whether the model listens to the spectrum of the whole."""
-        return hasattr(self.model, "hear")
+    def halo(self) -> int:
+        """Cells that a call hears beyond a tile."""
+        return self.model.halo or 0
+
+    @property
+    def listens(self) -> bool:
+        """Whether the model hears a summary of the whole."""
+        return isinstance(self.model, Listener)
 
     @property
     def multistep(self) -> bool:
+        """Whether x0 is kept beside x."""
         return self.sampler in MULTISTEP
 
     @cached_property
     def passes(self) -> tuple[np.ndarray, ...]:
-        """The diffusion indices that each pass goes through, from its first to its last."""
-        times = self.diffusion.respaced(self.steps)
+        """The times that each pass goes through, from its first to its last."""
+        times = self.process.times(self.steps)
         stops = np.linspace(0, self.steps, math.ceil(self.steps / self.calls) + 1).round().astype(int)
         return tuple(times[a : b + 1] for a, b in pairwise(stops))
 
+    @cached_property
+    def share(self) -> jax.ShapeDtypeStruct:
+        """Shape of what one tile adds to the summary, [1, *K, D]. The model may refuse a whole that is too small."""
+        like, n = jax.ShapeDtypeStruct, len(self.size)
+        x = like((1, *(1,) * n, self.model.reads), jnp.float32)
+        at = tuple(like((1,) * n, jnp.int32) for _ in range(n))
+        make = lambda x, at, core: self.model.share(x, Place(at, self.extent), core)  # noqa: E731
+        return jax.eval_shape(make, x, at, like((n, 2), jnp.int32))
+
     def plan(self, steps: int) -> tiles.Plan:
         """The tiles of a pass of ``steps`` denoising steps."""
-        return tiles.plan(self.extent, self.sides, steps * self.model.steps, self.model.border == "wrap")
+        return tiles.plan(self.extent, self.sides, steps * self.halo, self.model.border == "wrap")
 
 
 def job(
     model: Any,
-    diffusion: Diffusion,
+    process: Process,
+    codec: Codec,
     size: tuple[int, ...],
     *,
     sampler: str = "ddpm",
     steps: int = 300,
     clip: str = "none",
+    scale: int | float = 1.0,
+    cond: Condition = None,
     tile: int = 1024,
     calls: int = 0,
 ) -> Job:
     """How to make a picture of ``size`` pixels in tiles of about ``tile`` pixels a side.
 
-    ``calls``: denoising steps a pass; 0 takes as many as cost less than ``WORTH``. Raises UserError for what couples
-    the whole image, and so cannot be tiled.
+    ``calls``: denoising steps a pass; 0 takes as many as cost less than ``WORTH``. ``cond``: of the picture, one row.
+    Raises UserError for what couples the whole image, and so cannot be tiled.
     """
-    choose(SAMPLERS, "config.sample.sampler", sampler)
-    choose(CLIPS, "config.sample.clip", clip)
-    if model.norm != "cell":
+    chosen(samplers.SAMPLERS, "config.sample.sampler", sampler)
+    chosen(guidance.CLIPS, "config.sample.clip", clip)
+    if not isinstance(model, Local) or model.halo is None:
         raise UserError(
-            f"config.model.norm={model.norm} takes its mean over the whole image, so a tile cannot be made by itself; "
-            "train with config.model.norm=cell"
+            "every cell of this model depends on the whole image, so a tile cannot be made by itself; gigapixel needs "
+            "a local model, such as an automaton with config.model.norm=cell"
         )
     if clip == "dynamic":
         raise UserError(
@@ -119,17 +144,16 @@ def job(
         raise UserError("sizes and config.generate.tile are 1 pixel or more, config.generate.calls is 0 or more")
     if model.ndim != 2:
         raise UserError(f"config.model.ndim={model.ndim}: pictures in tiles have two axes")
-    diffusion.respaced(steps)
-    extent = tuple(-(-side // diffusion.block) for side in size)
-    most = max(1, tile // diffusion.block)
-    one = Job(model, diffusion, tuple(size), sampler, steps, clip, tuple(tiles.side(n, most) for n in extent), 1)
-    if one.hears:
+    process.times(steps)
+    extent = codec.cells(size)
+    most = max(1, tile // codec.block)
+    sides = tuple(tiles.side(n, most) for n in extent)
+    fields = tuple((name, field.shape[-1]) for name, field in (cond or {}).items())
+    one = Job(model, process, codec, tuple(size), sampler, steps, clip, float(scale), fields, sides, 1)
+    if one.listens:
         if calls > 1:
-            raise UserError("FourierDiff-NCA hears the whole image at every step: config.generate.calls is 0 or 1")
-        try:
-            fourier.roomy(extent, model.window)
-        except ValueError as error:
-            raise UserError(str(error)) from None
+            raise UserError("this model hears the whole image at every step: config.generate.calls is 0 or 1")
+        _ = one.share  # it may refuse the size
         return one
     if not calls:
         calls = 1
@@ -143,28 +167,37 @@ def job(
 
 @cache
 def program(job: Job, window: tuple[int, ...], steps: int) -> Any:
-    """The compiled ``steps`` denoising steps on a window: (params, x, x0, gap, heard, at, times, key) -> (x, x0)."""
-    step, bound = SAMPLERS[job.sampler], CLIPS[job.clip]
-    model, diffusion = painting(job.model), job.diffusion
+    """The compiled ``steps`` denoising steps on a window: (params, x, x0, gap, whole, at, times, key, cond) -> (x, x0).
 
-    def run(params, x, x0, gap, heard, at, times, key):
-        denoise = lambda x, t, memory, k: model.apply(params, x, t, heard, memory, k, at, job.extent)  # noqa: E731
+    ``x0`` is None for samplers of one step, ``whole`` for models that do not listen, ``cond`` for none.
+    """
+    step, bound = samplers.SAMPLERS[job.sampler], guidance.CLIPS[job.clip]
+    model, process = job.model.inference(), job.process
+
+    def run(params, x, x0, gap, whole, at, times, key, cond):
+        place = Place(at, job.extent, whole)
+
+        def forgetful(x, t, cond, memory, key):
+            return model.apply(params, x, process.told(t), cond, (), key, place)[0], ()
+
+        denoise = guidance.classifier_free(forgetful, cond, job.scale if job.conditions else 1.0)
         if bound:
-            denoise = guidance.constrained(denoise, diffusion, bound)
+            denoise = guidance.constrained(denoise, process, job.codec, bound)
         carry = samplers.begin(x)
         carry = carry._replace(x0=x0, gap=gap) if job.multistep else carry
-        carry = samplers.sample(step, diffusion, denoise, carry, times, key, at)
+        carry = samplers.sample(step, process, denoise, carry, times, key, at)
         return carry.x, carry.x0 if job.multistep else None
 
-    like, cells = jax.ShapeDtypeStruct, (1, *window, model.image_channels)
-    x = like(cells, jnp.float32)
-    params = jax.eval_shape(model.init_params, jax.random.key(0, impl="threefry2x32"))
+    like, root = jax.ShapeDtypeStruct, jax.random.key(0, impl="threefry2x32")
+    x = like((1, *window, model.reads), jnp.float32)
+    params = jax.eval_shape(model.init, root)
     at = tuple(like(c.shape, jnp.int32) for c in _at(job, (0,) * len(window), window))
-    spectra = [model.image_channels, model.channels - 2 * model.image_channels] if job.hears else []
-    heard = tuple(like((1, *[model.window] * len(window), c), jnp.complex64) for c in spectra) or None
-    key, times = like((1,), jax.random.key(0, impl="threefry2x32").dtype), like((steps + 1,), jnp.int32)
-    x0 = x if job.multistep else None
-    return jax.jit(run).lower(params, x, x0, like((), jnp.float32), heard, at, times, key).compile()
+    times = jax.eval_shape(lambda: jnp.asarray(job.passes[0])[: steps + 1])
+    told = jax.eval_shape(process.told, like((1,), times.dtype))
+    whole = jax.eval_shape(model.heard, params, job.share, told) if job.listens else None
+    cond = {name: like((1, width), jnp.float32) for name, width in job.conditions} or None
+    given = x if job.multistep else None, like((), jnp.float32), whole, at, times, like((1,), root.dtype), cond
+    return jax.jit(run).lower(params, x, *given).compile()
 
 
 def _at(job: Job, origin: tuple[int, ...], window: tuple[int, ...]) -> tuple[np.ndarray, ...]:
@@ -177,24 +210,23 @@ def _gap(job: Job, number: int) -> np.ndarray:
     """lambda_t - lambda_previous at the start of a pass, for multistep samplers."""
     if not number:
         return np.zeros((), np.float32)
-    a, s = job.diffusion.levels(jnp.asarray(job.passes[number - 1][-2:]))
-    before, now = np.asarray(jnp.log(a) - jnp.log(s))
+    before, now = np.asarray(log_ratio(*job.process.levels(jnp.asarray(job.passes[number - 1][-2:]))))
     return np.asarray(now - before)
 
 
 @cache
 def _share(job: Job) -> Any:
-    return jax.jit(lambda x, at, core: fourier.share(x, job.model.window, at, job.extent, core))
+    return jax.jit(lambda x, at, core: job.model.share(x, Place(at, job.extent), core))
 
 
 @cache
-def _hear(job: Job) -> Any:
-    return jax.jit(lambda params, spectrum, t: job.model.hear(params, spectrum, t))
+def _heard(job: Job) -> Any:
+    return jax.jit(lambda params, total, t: job.model.heard(params, total, job.process.told(t)))
 
 
 @cache
-def _decode(diffusion: Diffusion) -> Any:
-    return jax.jit(diffusion.decode)
+def _decode(codec: Codec) -> Any:
+    return jax.jit(codec.decode)
 
 
 # What is kept on disk.
@@ -205,25 +237,26 @@ class Stores(NamedTuple):
 
     x: tuple[huge.Store, huge.Store]  # [*S, C] of cells
     x0: tuple[huge.Store, huge.Store] | None  # of the step before, for multistep samplers
-    shares: tuple[huge.Store, huge.Store] | None  # [tiles, *K, 2 C]: each tile's part of the spectrum of x
+    shares: tuple[huge.Store, huge.Store] | None  # [tiles, *K, D]: what each tile adds to the summary of x
     levels: tuple[huge.Store, ...]  # [C, H, W] of pixels, whole, halved, ..
 
 
 def stores(job: Job, folder: Path, dtype: Any = np.uint8) -> Stores:
     """The arrays of a job, as they are or new."""
-    c, block, sides = job.model.image_channels, job.diffusion.block, job.sides
+    c, block, sides = job.model.reads, job.codec.block, job.sides
     chunk = [tiles.chunk(side) for side in sides]
-    pair = lambda name, make: tuple(make(folder / CELLS / f"{name}{i}") for i in (0, 1))  # noqa: E731
-    cells = lambda path: huge.array(path, (*job.extent, c), np.float32, (*sides, c), (*chunk, c))  # noqa: E731
-    n, one = len(job.plan(1).tiles), (*[getattr(job.model, "window", 0)] * len(sides), 2 * c)
-    parts = lambda path: huge.array(path, (n, *one), np.float32, (1, *one), (1, *one))  # noqa: E731
+
+    def pair(name: str, shape: tuple[int, ...], shard: tuple[int, ...], chunk: tuple[int, ...]) -> tuple:
+        return tuple(huge.array(folder / CELLS / f"{name}{i}", shape, np.float32, shard, chunk) for i in (0, 1))
+
+    cells = (*job.extent, c), (*sides, c), (*chunk, c)
     shard = [side * block for side in sides]
     cut = shard, [tiles.chunk(side, PIXELS) for side in shard]
     level = lambda i, size: huge.level(folder / PICTURE, i, size, job.channels, dtype, *cut)  # noqa: E731
     return Stores(
-        pair("x", cells),
-        pair("clean", cells) if job.multistep else None,
-        pair("shares", parts) if job.hears else None,
+        pair("x", *cells),
+        pair("clean", *cells) if job.multistep else None,
+        pair("shares", (len(job.plan(1).tiles), *job.share.shape[1:]), *[job.share.shape] * 2) if job.listens else None,
         tuple(level(i, size) for i, size in enumerate(huge.sizes(*job.size))),
     )
 
@@ -243,54 +276,56 @@ class Stage(NamedTuple):
 Reading = list[tuple[tiles.Slices, Any]]  # the blocks of a window: where in it, and the future of what is there
 
 
-def listening(job: Job, key: Key[Array, " 1"], kept: Stores) -> Stage:
-    """Before the first pass: every tile's share of the spectrum of the noise with which all begins."""
+def listening(job: Job, key: Key[Array, " 1"], disk: Stores) -> Stage:
+    """Before the first pass: what every tile adds to the summary of the noise with which all begins."""
     plan = job.plan(0)
     work = lambda tile, _: [_share(job)(*_noise(job, plan, tile, key), _ends(tile))]  # noqa: E731
-    write = lambda i, made: [kept.shares[0][i].write(_planes(made[0]))]  # noqa: E731
+    write = lambda i, made: [disk.shares[0][i].write(np.asarray(made[0])[0])]  # noqa: E731
     return Stage(plan.tiles, lambda tile: [], work, write)
 
 
-def denoising(job: Job, params: dict, key: Key[Array, " 1"], kept: Stores, number: int) -> Stage:
+def denoising(
+    job: Job, params: PyTree, key: Key[Array, " 1"], disk: Stores, number: int, cond: Condition = None
+) -> Stage:
     """Pass ``number`` of ``job.passes``: from the arrays of its parity into the others, at last into pixels."""
-    times = job.passes[number].astype(np.int32)
+    times = jnp.asarray(job.passes[number])
     plan, gap, last = job.plan(len(times) - 1), _gap(job, number), number == len(job.passes) - 1
     run, here, there = program(job, plan.window, len(times) - 1), number % 2, (number + 1) % 2
-    heard = _hear(job)(params, _spectrum(kept.shares[here]), times[:1]) if job.hears else None
-    pairs = [kept.x, *([kept.x0] if job.multistep else [])]
+    whole = _heard(job)(params, _total(disk.shares[here]), times[:1]) if job.listens else None
+    pairs = [disk.x, *([disk.x0] if job.multistep else [])]
 
     def read(tile: tiles.Tile) -> list[Reading]:
         return [_fetch(pair[here], plan, tile) for pair in pairs] if number else []
 
-    def work(tile: tiles.Tile, found: list[Reading]) -> list[Any]:
+    def work(tile: tiles.Tile, readings: list[Reading]) -> list[Any]:
         if number:
-            at, (x, *x0) = _at(job, tile.origin, plan.window), (_window(plan, reading) for reading in found)
+            at, (x, *x0) = _at(job, tile.origin, plan.window), (_window(plan, reading) for reading in readings)
         else:
             x, at = _noise(job, plan, tile, key)
             x0 = [np.zeros(x.shape, np.float32)] * (len(pairs) - 1)
-        x, x0 = run(params, x, x0[0] if x0 else None, gap, heard, at, times, key)
+        x, x0 = run(params, x, x0[0] if x0 else None, gap, whole, at, times, key, cond)
         if last:
-            return [_decode(job.diffusion)(x)]
-        return [x, *([x0] if job.multistep else []), *([_share(job)(x, at, _ends(tile))] if job.hears else [])]
+            return [_decode(job.codec)(x)]
+        return [x, *([x0] if job.multistep else []), *([_share(job)(x, at, _ends(tile))] if job.listens else [])]
 
     def write(i: int, made: list[Any]) -> list[Any]:
         tile = plan.tiles[i]
         if last:
-            return [_paint(job, kept.levels[0], tile, np.asarray(made[0])[0])]
+            return [_paint(job, disk.levels[0], tile, np.asarray(made[0])[0])]
         core = lambda new: np.ascontiguousarray(np.asarray(new)[(0, *tile.inside)])  # noqa: E731
         cells = [pair[there][tile.core].write(core(new)) for pair, new in zip(pairs, made, strict=False)]
-        return [*cells, *([kept.shares[there][i].write(_planes(made[-1]))] if job.hears else [])]
+        return [*cells, *([disk.shares[there][i].write(np.asarray(made[-1])[0])] if job.listens else [])]
 
     return Stage(plan.tiles, read, work, write)
 
 
-def halving(job: Job, kept: Stores, number: int) -> Stage:
+def halving(job: Job, disk: Stores, number: int) -> Stage:
     """Level ``number`` of the pyramid, from the one before."""
-    here, there = kept.levels[number - 1 : number + 1]
-    plan = tiles.plan(there.shape[1:], tuple(side * job.diffusion.block for side in job.sides), 0)
+    here, there = disk.levels[number - 1 : number + 1]
+    plan = tiles.plan(there.shape[1:], tuple(side * job.codec.block for side in job.sides), 0)
     twice = lambda tile: tuple(slice(2 * c.start, 2 * c.stop) for c in tile.core)  # noqa: E731
     read = lambda tile: [here[(slice(None), *twice(tile))].read()]  # noqa: E731
-    work = lambda tile, found: [huge.halved(found[0].result())]  # noqa: E731
+    work = lambda tile, readings: [huge.halved(readings[0].result())]  # noqa: E731
     write = lambda i, made: [there[(slice(None), *plan.tiles[i].core)].write(made[0])]  # noqa: E731
     return Stage(plan.tiles, read, work, write)
 
@@ -313,29 +348,24 @@ def _window(plan: tiles.Plan, reading: Reading) -> np.ndarray:
 def _noise(job: Job, plan: tiles.Plan, tile: tiles.Tile, key: Key[Array, " 1"]) -> tuple[Array, tuple]:
     """x_T of a window, and its coordinates."""
     at = _at(job, tile.origin, plan.window)
-    return samplers.initial_noise(key, plan.window, job.model.image_channels, at), at
+    return samplers.initial_noise(key, plan.window, job.model.reads, at), at
 
 
 def _ends(tile: tiles.Tile) -> np.ndarray:
     return np.array([(core.start, core.stop) for core in tile.core], np.int32)
 
 
-def _planes(share: Array) -> np.ndarray:
-    return np.concatenate([share.real, share.imag], -1)[0]
-
-
-def _spectrum(shares: huge.Store, block: int = 1024) -> np.ndarray:
-    """The sum of all shares, always in the same order."""
+def _total(shares: huge.Store, block: int = 1024) -> np.ndarray:
+    """The sum of all shares, [1, *K, D], always in the same order."""
     n, total = shares.shape[0], 0.0
     for first in range(0, n, block):
         total += shares[first : min(first + block, n)].read().result().sum(0, dtype=np.float64)
-    real, imag = np.split(total, 2, -1)
-    return (real + 1j * imag)[None].astype(np.complex64)
+    return np.asarray(total, np.float32)[None]
 
 
 def _paint(job: Job, level: huge.Store, tile: tiles.Tile, window: np.ndarray) -> Any:
     """Writes the pixels of a tile's core, of which those beyond the size of the picture are left out."""
-    k = job.diffusion.block
+    k = job.codec.block
     core = [slice(c.start * k, min(c.stop * k, n)) for c, n in zip(tile.core, job.size, strict=True)]
     inside = [slice(i.start * k, i.start * k + c.stop - c.start) for i, c in zip(tile.inside, core, strict=True)]
     pixels = images.from_float(window[tuple(inside)], level.dtype.numpy_dtype)
@@ -376,13 +406,13 @@ def trim() -> None:
         _libc().malloc_trim(0)
 
 
-def sweep(stage: Stage, todo: list[int], finished: Callable[[int], None]) -> None:
+def sweep(stage: Stage, todo: list[int], finish: Callable[[int], None]) -> None:
     """Does tiles ``todo``. While one is computed the next is read and the one before is written."""
 
     def settle(i: int, writing: list[Any]) -> None:
         for future in writing:
             future.result()
-        finished(i)
+        finish(i)
 
     ahead, behind = [stage.read(stage.tiles[i]) for i in todo[:1]], None
     for number, i in enumerate(todo):
@@ -397,40 +427,42 @@ def sweep(stage: Stage, todo: list[int], finished: Callable[[int], None]) -> Non
         settle(*behind)
 
 
-SILENT = Progress(disable=True)
-
-
 def run(
-    job: Job, params: dict, key: Key[Array, " 1"], folder: Path, dtype: Any = np.uint8, bar: Progress = SILENT
+    job: Job,
+    params: PyTree,
+    key: Key[Array, " 1"],
+    folder: Path,
+    dtype: Any = np.uint8,
+    cond: Condition = None,
+    bar: screen.Bar = screen.SILENT,
 ) -> tuple[huge.Store, ...]:
     """Makes the picture of ``key`` and its pyramid in ``folder``, or what is missing of them; returns the levels.
 
-    ``dtype``: of the pixels, uint8 or float32. A folder belongs to one job, key and params.
+    ``dtype``: of the pixels, uint8 or float32. A folder belongs to one job, key, params and ``cond``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kept, journal = stores(job, folder, dtype), Journal(folder / "journal")
+    disk, journal = stores(job, folder, dtype), Journal(folder / "journal")
     pixels = math.prod(job.size) / job.steps
-    todo = [("spectrum", 0.0, partial(listening, job, key, kept))] * job.hears
+    todo = [("summary", 0.0, partial(listening, job, key, disk))] * job.listens
     for number, times in enumerate(job.passes):
-        name, make = f"pass {number + 1} of {len(job.passes)}", partial(denoising, job, params, key, kept, number)
+        name, make = f"pass {number + 1} of {len(job.passes)}", partial(denoising, job, params, key, disk, number, cond)
         todo.append((name, pixels * (len(times) - 1), make))
     passes = len(todo)
-    todo += [(f"level {number}", 0.0, partial(halving, job, kept, number)) for number in range(1, len(kept.levels))]
+    todo += [(f"level {number}", 0.0, partial(halving, job, disk, number)) for number in range(1, len(disk.levels))]
 
     n = len(job.plan(0).tiles)
     already = [worth for _, worth, _ in todo[: journal.stage]] + [todo[journal.stage][1] * len(journal.done) / n]
-    line = bar.add_task("", total=math.prod(job.size), completed=sum(already))
+    bar.begin("", math.prod(job.size), sum(already))
     with journal.file:
         for number in range(journal.stage, len(todo)):
-            name, worth, make = todo[number]
-            bar.update(line, description=name)
+            bar.what, worth, make = todo[number]
             if number == passes:  # a picture may need the room
                 shutil.rmtree(folder / CELLS)
             stage, done = make(), journal.done if number == journal.stage else set()
 
-            def finished(i: int, number: int = number, worth: float = worth) -> None:
+            def finish(i: int, number: int = number, worth: float = worth) -> None:
                 journal.add(number, i)
-                bar.update(line, advance=worth / n)
+                bar.advance(worth / n)
 
-            sweep(stage, [i for i in range(len(stage.tiles)) if i not in done], finished)
-    return kept.levels
+            sweep(stage, [i for i in range(len(stage.tiles)) if i not in done], finish)
+    return disk.levels
