@@ -8,18 +8,21 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
+from nca_gen.metrics.about import About
 from nca_gen.metrics.bootstrap import interval
 from nca_gen.metrics.distances import nearest, radii
 from nca_gen.metrics.notes import check
 
-FEATURES = "inception:2048"
-READS = frozenset({"real", "train"})
-
-PROTOCOL = (
-    "Percentage of generated images that are farther from their nearest training image than that one is from its own "
-    "nearest training image, by Euclidean distance of features; authpct_real is the same for held-out real images, "
-    "what samples that are neither copied nor off would have. The interval is 95 %, bootstrapped over the generated "
-    "images. Higher is better up to authpct_real: less means copies, more means samples far from all real images."
+ABOUT = About(
+    features="inception:2048",
+    reads=frozenset({"real", "train"}),
+    protocol=(
+        "Percentage of generated images that are farther from their nearest training image than that one is from its "
+        "own nearest training image, by Euclidean distance of features; authpct_real is the same for held-out real "
+        "images, what samples that are neither copied nor off would have. The interval is 95 %, bootstrapped over the "
+        "generated images. Higher is better up to authpct_real: less means copies, more means samples far from all "
+        "real images."
+    ),
 )
 
 
@@ -40,7 +43,7 @@ def authentic(
 def score(
     generated: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"], train: Float[np.ndarray, "T D"], seed: int
 ) -> dict[str, float]:
-    """``authpct`` with its interval, and ``authpct_real``, in percent (see ``PROTOCOL``)."""
+    """``authpct`` with its interval, and ``authpct_real``, in percent (see ``ABOUT``)."""
     check("authpct", 1, generated=generated, real=real)
     own = statistics(train)
     values, yardstick = (100.0 * authentic(x, train, own) for x in (generated, real))

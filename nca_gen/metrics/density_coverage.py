@@ -5,19 +5,20 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Float64
 
+from nca_gen.metrics.about import About
 from nca_gen.metrics.bootstrap import interval
 from nca_gen.metrics.distances import balls, radii
 from nca_gen.metrics.notes import check, note
 
-FEATURES = "inception:2048"
-READS = frozenset({"real"})
-
-PROTOCOL = (
-    "Around every real image lies a ball, whose radius is the distance to its k-th nearest real neighbour (k = 5 "
-    "unless the option says otherwise), the surface excluded. Coverage, the headline: share of balls that hold a "
-    "generated image, at most 1. Density: mean number of balls that hold a generated image, over k; about 1 for real "
-    "images, more where samples crowd in the middle. Intervals are 95 %, bootstrapped over the images counted. Higher "
-    "is better. Coverage grows with the number of generated images: compare at equal numbers only."
+ABOUT = About(
+    features="inception:2048",
+    protocol=(
+        "Around every real image lies a ball, whose radius is the distance to its k-th nearest real neighbour (k = 5 "
+        "unless the option says otherwise), the surface excluded. Coverage, the headline: share of balls that hold a "
+        "generated image, at most 1. Density: mean number of balls that hold a generated image, over k; about 1 for "
+        "real images, more where samples crowd in the middle. Intervals are 95 %, bootstrapped over the images "
+        "counted. Higher is better. Coverage grows with the number of generated images: compare at equal numbers only."
+    ),
 )
 
 
@@ -53,6 +54,6 @@ def distance(
 def score(
     generated: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"], train: object, seed: int, *, k: int = 5
 ) -> dict[str, float]:
-    """Density and coverage of ``generated`` against ``real`` (see ``PROTOCOL``); ``train`` is not read."""
+    """Density and coverage of ``generated`` against ``real`` (see ``ABOUT``); ``train`` is not read."""
     del train
     return distance(real, statistics(real, k), generated, seed, k)

@@ -9,17 +9,18 @@ from jaxtyping import Float, Float64
 from scipy.linalg.lapack import dpstrf
 
 from nca_gen.errors import UserError
+from nca_gen.metrics.about import About
 from nca_gen.metrics.distances import blocks
 from nca_gen.metrics.notes import check, note
 
-FEATURES = "inception:2048"
-ELSEWHERE = "frechet"
-READS = frozenset({"real"})
-
-PROTOCOL = (
-    "Frechet distance |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) of the normal distributions with the means and "
-    "covariances (ddof 1 unless the option says 0) of the features of generated and real images, in float64. Lower is "
-    "better. It falls with the number of images: compare values at equal numbers only."
+ABOUT = About(
+    features="inception:2048",
+    elsewhere="frechet",
+    protocol=(
+        "Frechet distance |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) of the normal distributions with the means and "
+        "covariances (ddof 1 unless the option says 0) of the features of generated and real images, in float64. Lower "
+        "is better. It falls with the number of images: compare values at equal numbers only."
+    ),
 )
 
 
@@ -103,7 +104,8 @@ def score(
     *,
     ddof: int = 1,
 ) -> dict[str, float]:
-    """FID of ``generated`` against ``real``, features or their statistics (see ``PROTOCOL``); reads nothing else."""
+    """FID of ``generated`` against ``real``, features or their statistics (see ``ABOUT``); reads nothing else."""
     del train, seed
-    known = lambda x, name: x if isinstance(x, Stats) else statistics(x, name)  # noqa: E731
-    return distance(known(real, "real"), known(generated, "generated"), ddof)
+    real = real if isinstance(real, Stats) else statistics(real, "real")
+    generated = generated if isinstance(generated, Stats) else statistics(generated, "generated")
+    return distance(real, generated, ddof)

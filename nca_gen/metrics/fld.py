@@ -12,12 +12,10 @@ import math
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
+from nca_gen.metrics.about import About
 from nca_gen.metrics.bootstrap import interval
 from nca_gen.metrics.distances import blocks, squares
 from nca_gen.metrics.notes import check, note
-
-FEATURES = "inception:2048"
-READS = frozenset({"real", "train"})
 
 CENTRES = 10_000  # at most so many generated images, drawn at random
 BATCH, EPOCHS, RATE, CLAMP = 10_000, 50, 0.5, 40.0
@@ -25,13 +23,17 @@ NARROWED = 0.9**2  # of the squared distances to the common component
 MEMORISED = -1000.0
 CELLS = 2**18  # numbers of a block while fitting: what a core's cache holds
 
-PROTOCOL = (
-    "Features scaled by the mean and standard deviation (ddof 1) of held-out real images; a mixture of isotropic "
-    f"normal distributions around the generated images (at most {CENTRES:,}), the variances fitted to the training "
-    "images. n(x) is an image's negative log density under it, over the number of features. fld = 100 (mean n(real) - "
-    "the same under a mixture around one half of the training images, fitted to the other half). Lower is better. "
-    "fld_gg, the generalisation gap, = 100 (mean n(train) - mean n(real)): negative means memorised training images, "
-    "about 0 means none; its interval is 95 %, bootstrapped over the train and real images."
+ABOUT = About(
+    features="inception:2048",
+    reads=frozenset({"real", "train"}),
+    protocol=(
+        "Features scaled by the mean and standard deviation (ddof 1) of held-out real images; a mixture of isotropic "
+        f"normal distributions around the generated images (at most {CENTRES:,}), the variances fitted to the training "
+        "images. n(x) is an image's negative log density under it, over the number of features. fld = 100 (mean "
+        "n(real) - the same under a mixture around one half of the training images, fitted to the other half). Lower "
+        "is better. fld_gg, the generalisation gap, = 100 (mean n(train) - mean n(real)): negative means memorised "
+        "training images, about 0 means none; its interval is 95 %, bootstrapped over the train and real images."
+    ),
 )
 
 
@@ -156,6 +158,11 @@ def baseline(train: Float[np.ndarray, "T D"], real: Float[np.ndarray, "N D"], co
     return float(mixture(train[order[:cut]], train[order[cut:]], real, scaling(real), seed)[1].mean())
 
 
+def difference(of_train: Float64[np.ndarray, " T"], of_real: Float64[np.ndarray, " N"]) -> float:
+    """The generalisation gap: 100 times the difference of the means of n."""
+    return 100 * float(of_train.mean() - of_real.mean())
+
+
 def score(
     generated: Float[np.ndarray, "N D"],
     real: Float[np.ndarray, "M D"],
@@ -164,7 +171,7 @@ def score(
     *,
     perfect: float | None = None,
 ) -> dict[str, float]:
-    """``fld``, ``fld_gg`` and its interval (see ``PROTOCOL``); ``perfect`` is a kept value of :func:`baseline`.
+    """``fld``, ``fld_gg`` and its interval (see ``ABOUT``); ``perfect`` is a kept value of :func:`baseline`.
 
     Raises UserError for no generated, or less than 2 real or training images, or features that are not finite.
     """
@@ -176,13 +183,13 @@ def score(
     of_train, of_real = mixture(generated, train, real, std, seed)
     if perfect is None:
         perfect = baseline(train, real, len(generated), seed)
-    gap = lambda a, b: 100 * float(a.mean() - b.mean())  # noqa: E731
-    low, high = interval((of_train, of_real), seed, gap)
-    if gap(of_train, of_real) < MEMORISED:
+    gap = difference(of_train, of_real)
+    low, high = interval((of_train, of_real), seed, difference)
+    if gap < MEMORISED:
         note("fld: the gap is that of generated images that are copies, or nearly, of training images")
     return {
         "fld": 100 * (float(of_real.mean()) - perfect),
-        "fld_gg": gap(of_train, of_real),
+        "fld_gg": gap,
         "fld_gg_low": low,
         "fld_gg_high": high,
     }

@@ -6,25 +6,29 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp
 
+from nca_gen.metrics.about import About
 from nca_gen.metrics.notes import check, note
 
-FEATURES = "inception:logits_unbiased"
-ELSEWHERE = "class_score"
-READS: frozenset[str] = frozenset()
 ORDER = 2020  # the seed of torch-fidelity: the same splits, whatever the seed of the run
 
-PROTOCOL = (
-    "exp of the mean Kullback-Leibler divergence of p(class | image) from p(class), softmax of the logits in float64, "
-    f"mean over splits (10 unless the option says otherwise) of the images in the order of RandomState({ORDER}); "
-    "inception_score_std is the population standard deviation over the splits. Higher is better. No real image is "
-    "looked at, and the classes are those of ImageNet: it says little about medical images."
+ABOUT = About(
+    features="inception:logits_unbiased",
+    reads=frozenset(),
+    elsewhere="class_score",
+    protocol=(
+        "exp of the mean Kullback-Leibler divergence of p(class | image) from p(class), softmax of the logits in "
+        "float64, mean over splits (10 unless the option says otherwise) of the images in the order of "
+        f"RandomState({ORDER}); inception_score_std is the population standard deviation over the splits. Higher is "
+        "better. No real image is looked at, and the classes are those of ImageNet: it says little about medical "
+        "images."
+    ),
 )
 
 
 def score(
     generated: Float[np.ndarray, "N C"], real: object, train: object, seed: int, *, splits: int = 10
 ) -> dict[str, float]:
-    """``inception_score`` and ``inception_score_std`` of the logits ``generated`` (see ``PROTOCOL``); reads only them.
+    """``inception_score`` and ``inception_score_std`` of the logits ``generated`` (see ``ABOUT``); reads only them.
 
     Raises UserError for fewer images than ``splits``; notes fewer images in a split than classes.
     """

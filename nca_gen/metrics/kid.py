@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Float64
 
+from nca_gen.metrics.about import About
 from nca_gen.metrics.notes import check, note
 
-FEATURES = "inception:2048"
-ELSEWHERE = "kernel_mmd"
-READS = frozenset({"real"})
 DRAWS = 2020  # the seed of torch-fidelity: the same draws, whatever the seed of the run
 
-PROTOCOL = (
-    "Unbiased squared maximum mean discrepancy of the features under the kernel (x.y / D + 1)^3, in float64, mean over "
-    "subsets without replacement (100 of 1,000 images unless the options say otherwise) drawn with "
-    f"RandomState({DRAWS}), generated before real; kid_std is the population standard deviation over the subsets. "
-    "Lower is better; slightly below 0 is possible, and means no difference. Papers print it times 1,000."
+ABOUT = About(
+    features="inception:2048",
+    elsewhere="kernel_mmd",
+    protocol=(
+        "Unbiased squared maximum mean discrepancy of the features under the kernel (x.y / D + 1)^3, in float64, mean "
+        "over subsets without replacement (100 of 1,000 images unless the options say otherwise) drawn with "
+        f"RandomState({DRAWS}), generated before real; kid_std is the population standard deviation over the subsets. "
+        "Lower is better; slightly below 0 is possible, and means no difference. Papers print it times 1,000."
+    ),
 )
 
 
@@ -33,29 +35,44 @@ def mmd(x: Float64[np.ndarray, "N D"], y: Float64[np.ndarray, "N D"]) -> float:
     return float(within / (n * (n - 1)) - 2 * kernel(x, y).mean())
 
 
+def statistics(features: Float[np.ndarray, "N D"], name: str = "given") -> Float[np.ndarray, "N D"]:
+    """The features themselves, as subsets of them are compared.
+
+    Raises UserError for fewer than 2 images, and features that are not finite; it calls the images by ``name``.
+    """
+    check("kid", 2, **{name: features})
+    return features
+
+
+def merge(one: Float[np.ndarray, "N D"], other: Float[np.ndarray, "M D"]) -> Float[np.ndarray, "K D"]:
+    """The features of both sets."""
+    return np.concatenate([one, other])
+
+
 def distance(
     real: Float[np.ndarray, "M D"], generated: Float[np.ndarray, "N D"], subsets: int = 100, size: int | float = 1000
 ) -> dict[str, float]:
     """``kid`` and ``kid_std`` over ``subsets`` of ``size`` images; a size below 1 is a share of the generated images.
 
-    A size above the smaller set is lowered to it, with a note. Raises UserError for sets of less than 2 images, and
-    for features that are not finite.
+    A size above the smaller set is lowered to it, with a note.
     """
-    check("kid", 2, generated=generated, real=real)
     fewest = min(len(real), len(generated))
     wanted = int(size * len(generated)) if size < 1 else int(size)
-    taken = min(max(2, wanted), fewest)
-    if taken != wanted:
+    size = min(max(2, wanted), fewest)
+    if size != wanted:
         note(
-            f"kid: subsets of {taken} images, not {wanted}, of {len(generated)} generated and {len(real)} real images; "
+            f"kid: subsets of {size} images, not {wanted}, of {len(generated)} generated and {len(real)} real images; "
             "subsets that are nearly the whole set vary little: kid_std understates the error"
         )
     rng = np.random.RandomState(DRAWS)
-    draw = lambda x: x[rng.choice(len(x), taken, replace=False)].astype(np.float64)  # noqa: E731
+
+    def draw(x: Float[np.ndarray, "N D"]) -> Float64[np.ndarray, "n D"]:
+        return x[rng.choice(len(x), size, replace=False)].astype(np.float64)
+
     values = []
     for _ in range(subsets):
-        drawn = draw(generated)
-        values.append(mmd(drawn, draw(real)))
+        subset = draw(generated)
+        values.append(mmd(subset, draw(real)))
     return {"kid": float(np.mean(values)), "kid_std": float(np.std(values))}
 
 
@@ -68,6 +85,6 @@ def score(
     subsets: int = 100,
     size: int | float = 1000,
 ) -> dict[str, float]:
-    """KID of ``generated`` against ``real`` (see ``PROTOCOL`` and :func:`distance`); reads no ``train``, ``seed``."""
+    """KID of ``generated`` against ``real`` (see ``ABOUT`` and :func:`distance`); reads no ``train``, ``seed``."""
     del train, seed
-    return distance(real, generated, subsets, size)
+    return distance(statistics(real, "real"), statistics(generated, "generated"), subsets, size)

@@ -19,23 +19,15 @@ from jaxtyping import Array, Float, Float32
 
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import weights as published
+from nca_gen.metrics.about import About
 from nca_gen.metrics.bootstrap import interval
 from nca_gen.metrics.features import rgb
 from nca_gen.metrics.notes import note
 from nca_gen.nn import alexnet, port, squeezenet, vgg
 
-FEATURES = None
 ENDINGS = (".pth", ".safetensors", ".npz")
-READS: frozenset[str] = frozenset()
 PAIRS, AREA = 32, 2**21  # looked at together: at most so many, and so many pixels (but one pair at least)
 SHIFT, SCALE = np.float32([-0.030, -0.088, -0.188]), np.float32([0.458, 0.448, 0.450])
-
-PROTOCOL = (
-    "Diversity: LPIPS (version 0.1, AlexNet unless the option net says otherwise) between consecutive images in an "
-    "order shuffled by the seed, N - 1 pairs, images at their own size; the mean, the population standard deviation, "
-    "and a 95 % interval of the mean, bootstrapped over pairs. Higher is better, as far as real images go: noise is "
-    "diverse too."
-)
 
 
 class Net(NamedTuple):
@@ -103,6 +95,18 @@ def _paths(net: str, weights: str | Path | None) -> list[Path]:
     ]
 
 
+ABOUT = About(
+    reads=frozenset(),
+    network=protocol,
+    protocol=(
+        "Diversity: LPIPS (version 0.1, AlexNet unless the option net says otherwise) between consecutive images in an "
+        "order shuffled by the seed, N - 1 pairs, images at their own size; the mean, the population standard "
+        "deviation, and a 95 % interval of the mean, bootstrapped over pairs. Higher is better, as far as real images "
+        "go: noise is diverse too."
+    ),
+)
+
+
 def between(net: str, ruler: Ruler, a: Float[Array, "B H W 3"], b: Float[Array, "B H W 3"]) -> Float[Array, " B"]:
     """LPIPS of pairs of images in [-1, 1] (8 bits: ``u / 127.5 - 1``), to be called inside jit; differentiable."""
     return _apart(ruler, _looks(net, ruler, a), _looks(net, ruler, b))
@@ -153,7 +157,7 @@ def statistics(images: Any, seed: int, ruler: Ruler, net: str = "alex") -> Float
 def score(
     generated: Any, real: object, train: object, seed: int, *, net: str = "alex", weights: str | Path | None = None
 ) -> dict[str, float]:
-    """Diversity of ``generated`` (see ``PROTOCOL``); reads neither ``real`` nor ``train``.
+    """Diversity of ``generated`` (see ``ABOUT``); reads neither ``real`` nor ``train``.
 
     ``weights`` as in :func:`load`. Notes factors that are not the published ones.
     """

@@ -17,10 +17,8 @@ from scipy.ndimage import correlate1d
 from nca_gen.errors import UserError
 from nca_gen.io.sets import Images
 from nca_gen.metrics import bootstrap
+from nca_gen.metrics.about import About
 from nca_gen.metrics.notes import note
-
-FEATURES = None
-READS = frozenset({"real"})
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, finest first: Wang et al. 2003
 WINDOW, SIGMA, K1, K2, RANGE = 11, 1.5, 0.01, 0.03, 255.0
@@ -28,13 +26,15 @@ TAPS = np.exp(-((np.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
 TAPS /= TAPS.sum()
 PAIRS = 1000
 
-PROTOCOL = (
-    "Multi-scale structural similarity (Wang et al. 2003: weights .0448 .2856 .3001 .2363 .1333, Gaussian window of "
-    "11 x 11 with sigma 1.5, borders as in torchmetrics, K .01 and .03, 2 x 2 means between scales, negative terms as "
-    "0) of random pairs of generated images, pixels in [0, 255] and data range 255, mean over pixels, channels and "
-    "pairs; below 176 pixels a side fewer scales, with the weights of the first ones scaled to the sum of all. Lower "
-    "is better, down to ms_ssim_real, the same of real images: below that is more than their diversity. The interval "
-    "is over pairs."
+ABOUT = About(
+    protocol=(
+        "Multi-scale structural similarity (Wang et al. 2003: weights .0448 .2856 .3001 .2363 .1333, Gaussian window "
+        "of 11 x 11 with sigma 1.5, borders as in torchmetrics, K .01 and .03, 2 x 2 means between scales, negative "
+        "terms as 0) of random pairs of generated images, pixels in [0, 255] and data range 255, mean over pixels, "
+        "channels and pairs; below 176 pixels a side fewer scales, with the weights of the first ones scaled to the "
+        "sum of all. Lower is better, down to ms_ssim_real, the same of real images: below that is more than their "
+        "diversity. The interval is over pairs."
+    ),
 )
 
 
@@ -91,8 +91,13 @@ def statistics(images: Images, seed: int, pairs: int = PAIRS) -> Float[np.ndarra
         rng = np.random.default_rng(seed)
         first = rng.integers(n, size=pairs)
         second = (first + rng.integers(1, n, size=pairs)) % n
-    grey = lambda at: (images[at] + np.float32(1)) * np.float32(128)  # noqa: E731
-    part = lambda i: similarity(grey(first[i : i + block]), grey(second[i : i + block]))  # noqa: E731
+
+    def grey(at: np.ndarray) -> np.ndarray:
+        return (images[at] + np.float32(1)) * np.float32(128)
+
+    def part(i: int) -> np.ndarray:
+        return similarity(grey(first[i : i + block]), grey(second[i : i + block]))
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return np.concatenate([*pool.map(part, range(0, len(first), block))])
 
@@ -105,7 +110,7 @@ def distance(real: Float[np.ndarray, " Q"], generated: Float[np.ndarray, " P"], 
 
 
 def score(generated: Images, real: Images, train: object, seed: int, *, pairs: int = PAIRS) -> dict[str, float]:
-    """Similarity of random pairs of ``generated``, and of ``real`` (see ``PROTOCOL``); ``train`` is not read."""
+    """Similarity of random pairs of ``generated``, and of ``real`` (see ``ABOUT``); ``train`` is not read."""
     del train
     n = scales(*generated.shape[1:3])
     if n < len(WEIGHTS):

@@ -13,18 +13,22 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from nca_gen.io.sets import Images
-
-FEATURES = None
-READS = frozenset({"real", "train"})
+from nca_gen.metrics.about import About
+from nca_gen.metrics.distances import blocks as slices
 
 BLOCK = 2**22  # numbers of one set that are held in float64 at a time
-HELD = 16  # blocks of queries that meet each block of references once it is read
+HELD = 16  # blocks of queries that meet each block of references at one reading of it
 
-PROTOCOL = (
-    "Distance of each sample to the nearest of the given training patches (root mean square over pixels and channels, "
-    "pixels in [-1, 1], patches not shifted or flipped), median over samples divided by the same median for held-out "
-    "real patches. Near 1 is better: below 1 samples are closer to the training data than unseen real data is (copies, "
-    "or blur); neighbours_min is the closest sample's distance over the same real median (0 is an exact copy)."
+ABOUT = About(
+    kinds=("images", "volumes"),
+    reads=frozenset({"real", "train"}),
+    protocol=(
+        "Distance of each sample to the nearest of the given training patches (root mean square over pixels and "
+        "channels, pixels in [-1, 1], patches not shifted or flipped), median over samples divided by the same median "
+        "for held-out real patches. Near 1 is better: below 1 samples are closer to the training data than unseen real "
+        "data is (copies, or blur); neighbours_min is the closest sample's distance over the same real median (0 is an "
+        "exact copy)."
+    ),
 )
 
 
@@ -39,15 +43,17 @@ def nearest(queries: Images, references: Images) -> tuple[Float[np.ndarray, " Q"
         raise ValueError(f"neighbours need images of one shape, got {queries.shape[1:]} and {references.shape[1:]}")
     width = math.prod(queries.shape[1:])
     rows = max(1, min(1024, BLOCK // width))
-    slices = lambda n, step: (slice(i, min(i + step, n)) for i in range(0, n, step))  # noqa: E731
-    taken = lambda x, at: x[at].reshape(-1, width).astype(np.float64)  # noqa: E731
+
+    def rows_of(x: Images, at: np.ndarray | slice) -> Float[np.ndarray, "_ _"]:
+        return x[at].reshape(-1, width).astype(np.float64)
+
     distance, index = np.full(len(queries), np.inf), np.zeros(len(queries), int)
-    for held in slices(len(queries), HELD * rows):
-        some, near, which = queries[held], distance[held], index[held]  # two views: what is found goes into the results
+    for block in slices(len(queries), HELD * rows):
+        some, near, which = queries[block], distance[block], index[block]  # two views: what they get is the result
         for seen in slices(len(references), rows):
-            b = taken(references, seen)
+            b = rows_of(references, seen)
             for at in slices(len(some), rows):
-                a = taken(some, at)
+                a = rows_of(some, at)
                 squares = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
                 best = squares.argmin(1)
                 value = squares[np.arange(len(a)), best]
@@ -56,7 +62,7 @@ def nearest(queries: Images, references: Images) -> tuple[Float[np.ndarray, " Q"
                 which[at] = np.where(closer, best + seen.start, which[at])
         # The expansion rounds where two images are nearly equal, the case that matters: a copy is to be exactly at 0.
         for at in slices(len(some), rows):
-            near[at] = np.sqrt(np.mean((taken(some, at) - taken(references, which[at])) ** 2, 1))
+            near[at] = np.sqrt(np.mean((rows_of(some, at) - rows_of(references, which[at])) ** 2, 1))
     return distance, index
 
 
@@ -68,16 +74,16 @@ def statistics(images: Images, train: Images) -> Float[np.ndarray, " N"]:
 def distance(real: Float[np.ndarray, " M"], generated: Float[np.ndarray, " N"]) -> dict[str, float]:
     """Median and smallest ratio to the median of ``real``, and both medians. NaN ratios if that median is 0."""
     usual, median = float(np.median(real)), float(np.median(generated))
-    ratio = lambda d: d / usual if usual else float("nan")  # noqa: E731
+    unit = usual or float("nan")
     return {
-        "neighbours": ratio(median),
-        "neighbours_min": ratio(float(np.min(generated))),
+        "neighbours": median / unit,
+        "neighbours_min": float(np.min(generated)) / unit,
         "neighbours_generated": median,
         "neighbours_real": usual,
     }
 
 
 def score(generated: Images, real: Images, train: Images, seed: int) -> dict[str, float]:
-    """How close ``generated`` is to ``train``, against how close ``real`` is (see ``PROTOCOL``); reads no ``seed``."""
+    """How close ``generated`` is to ``train``, against how close ``real`` is (see ``ABOUT``); reads no ``seed``."""
     del seed
     return distance(statistics(real, train), statistics(generated, train))

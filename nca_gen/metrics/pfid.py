@@ -18,25 +18,26 @@ from nca_gen.io import images as pixels
 from nca_gen.io import sets
 from nca_gen.io.slides import Box, Slides, resample
 from nca_gen.metrics import features, fid
+from nca_gen.metrics.about import About
 
-KINDS = ("slides", "images")
-FEATURES = None
-EXTRACTS = "inception:2048"
-ELSEWHERE = "patch_frechet"
-READS = frozenset({"real"})
 PATCHES = 50_000
 
-PROTOCOL = (
-    "FID (torch-fidelity's features unless the option extractor says another) between patches of generated and of "
-    "real slides or large images, in 8 bits. Patch i of both sets has the same random size, and the same place as a "
-    "fraction of the room that the slide leaves; every slide gives an equal share, in the order of the set. "
-    "protocol=urcdm (the default; ddof 1): a square whose side is log-uniform from the patch size to the shorter side "
-    "of the smallest slide of both sets, cropped, then resized to the patch size (1024 unless the option patch says "
-    "another) by an antialiased bicubic. protocol=anyres (Chai et al. 2022; ddof 0): the shorter side of the whole "
-    "image is resized by Lanczos to a size uniform from the patch size (256) to that same largest side, then a patch "
-    "is cropped. Windows of a slide come from the smallest level of its pyramid that has enough pixels. Lower is "
-    "better. It falls with the number of patches n (50,000 as published), and depends on the patch size: compare at "
-    "equal ones only."
+ABOUT = About(
+    extracts="inception:2048",
+    kinds=("slides", "images"),
+    elsewhere="patch_frechet",
+    protocol=(
+        "FID (torch-fidelity's features unless the option extractor says another) between patches of generated and of "
+        "real slides or large images, in 8 bits. Patch i of both sets has the same random size, and the same place as "
+        "a fraction of the room that the slide leaves; every slide gives an equal share, in the order of the set. "
+        "protocol=urcdm (the default; ddof 1): a square whose side is log-uniform from the patch size to the shorter "
+        "side of the smallest slide of both sets, cropped, then resized to the patch size (1024 unless the option "
+        "patch says another) by an antialiased bicubic. protocol=anyres (Chai et al. 2022; ddof 0): the shorter side "
+        "of the whole image is resized by Lanczos to a size uniform from the patch size (256) to that same largest "
+        "side, then a patch is cropped. Windows of a slide come from the smallest level of its pyramid that has enough "
+        "pixels. Lower is better. It falls with the number of patches n (50,000 as published), and depends on the "
+        "patch size: compare at equal ones only."
+    ),
 )
 
 
@@ -112,7 +113,10 @@ def patches(images: sets.Images | Slides, *, n: int, patch: int, largest: int, p
             stored = images.read(np.array([i])) if isinstance(images, sets.Lazy) else images[i : i + 1]
             open_now[i] = _in_8_bits(stored[0])
         whole = open_now[i]
-        cut = lambda top, left, h, w: whole[top : top + h, left : left + w]  # noqa: E731
+
+        def cut(top: int, left: int, h: int, w: int) -> np.ndarray:
+            return whole[top : top + h, left : left + w]
+
         return resample(cut, whole.shape[:2], box, (patch, patch), how.kernel, how.inside)
 
     def read(at: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w C"]:
@@ -151,7 +155,7 @@ def score(
     weights: str | None = None,
     batch: int = 32,
 ) -> dict[str, float]:
-    """Patch FID of ``generated`` against ``real`` slides or images (see ``PROTOCOL``); ``train`` is not read.
+    """Patch FID of ``generated`` against ``real`` slides or images (see ``ABOUT``); ``train`` is not read.
 
     ``patch`` is the side of a patch as features see it (None: as published). Raises UserError for an unknown protocol,
     no slides, and slides that are smaller than a patch.

@@ -7,18 +7,20 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64
 
+from nca_gen.metrics.about import About
 from nca_gen.metrics.bootstrap import interval
 from nca_gen.metrics.distances import balls, radii
 from nca_gen.metrics.notes import check, note
 
-FEATURES = "vgg16:fc2"
-READS = frozenset({"real"})
-
-PROTOCOL = (
-    "Precision: share of generated images inside of at least one ball around a real one, whose radius is the distance "
-    "to its k-th nearest real neighbour (k = 3 unless the option says otherwise), the surface included; recall: the "
-    "same with the roles exchanged; the headline is their harmonic mean. Intervals are 95 %, bootstrapped over the "
-    "images counted. Higher is better. The radii fall with the number of images: compare at equal numbers only."
+ABOUT = About(
+    features="vgg16:fc2",
+    protocol=(
+        "Precision: share of generated images inside of at least one ball around a real one, whose radius is the "
+        "distance to its k-th nearest real neighbour (k = 3 unless the option says otherwise), the surface included; "
+        "recall: the same with the roles exchanged; the headline is their harmonic mean. Intervals are 95 %, "
+        "bootstrapped over the images counted. Higher is better. The radii fall with the number of images: compare at "
+        "equal numbers only."
+    ),
 )
 
 
@@ -62,6 +64,6 @@ def distance(real: Manifold, generated: Manifold, seed: int) -> dict[str, float]
 def score(
     generated: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"], train: object, seed: int, *, k: int = 3
 ) -> dict[str, float]:
-    """Precision and recall of ``generated`` against ``real`` (see ``PROTOCOL``); ``train`` is not read."""
+    """Precision and recall of ``generated`` against ``real`` (see ``ABOUT``); ``train`` is not read."""
     del train
     return distance(statistics(real, k, "real"), statistics(generated, k, "generated"), seed)

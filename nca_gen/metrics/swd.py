@@ -16,21 +16,21 @@ from scipy.ndimage import convolve1d
 
 from nca_gen.errors import UserError
 from nca_gen.io.sets import Images, blocks
-
-FEATURES = None
-READS = frozenset({"real"})
+from nca_gen.metrics.about import About
 
 PATCH, SMALLEST = 7, 16
 PATCHES = 2**14  # of every level and set: 128 an image, as in the paper, for 128 images
 REPEATS, DIRECTIONS = 4, 128
 TAPS = np.array([1, 4, 6, 4, 1]) / 16
 
-PROTOCOL = (
-    f"Sliced Wasserstein distance x 1000 (Karras et al. 2018) between {PATCH}x{PATCH} patches of each level of a "
-    f"Laplacian pyramid (levels of at least {SMALLEST} pixels a side, named by it), {PATCHES} random patches a set and "
-    f"level, scaled to mean 0 and standard deviation 1 per channel in each set, {REPEATS} x {DIRECTIONS} random "
-    "directions; the headline is the mean over levels. Lower is better. The scaling hides a shift of colour, which "
-    "drift shows."
+ABOUT = About(
+    protocol=(
+        f"Sliced Wasserstein distance x 1000 (Karras et al. 2018) between {PATCH}x{PATCH} patches of each level of a "
+        f"Laplacian pyramid (levels of at least {SMALLEST} pixels a side, named by it), {PATCHES} random patches a set "
+        f"and level, scaled to mean 0 and standard deviation 1 per channel in each set, {REPEATS} x {DIRECTIONS} "
+        "random directions; the headline is the mean over levels. Lower is better. The scaling hides a shift of "
+        "colour, which drift shows."
+    ),
 )
 
 Stats = dict[int, Float[np.ndarray, "_ _"]]  # patches of every level, keyed by its shorter side
@@ -72,7 +72,7 @@ def statistics(images: Images, seed: int) -> Stats:
     if min(height, width) < SMALLEST:
         raise UserError(
             f"swd needs images of at least {SMALLEST} pixels a side, not {height} x {width}: raise config.data.patch, "
-            "or leave swd out of config.eval.metrics"
+            "or leave swd out of the metrics"
         )
     hashes = [hashlib.sha256(image.tobytes()).digest() for block in blocks(images) for image in block]
     order = sorted(range(len(images)), key=hashes.__getitem__)
@@ -108,9 +108,9 @@ def distance(real: Stats, generated: Stats, seed: int) -> dict[str, float]:
 
     Raises ValueError where the two sets differ in levels or channels.
     """
-    shapes = lambda stats: {size: patches.shape for size, patches in stats.items()}  # noqa: E731
-    if shapes(real) != shapes(generated):
-        raise ValueError(f"swd compares images of one size, got levels {shapes(generated)} against {shapes(real)}")
+    shapes, others = ({size: patches.shape for size, patches in stats.items()} for stats in (generated, real))
+    if shapes != others:
+        raise ValueError(f"swd compares images of one size, got levels {shapes} against {others}")
     rng = np.random.default_rng([seed, 1])
     levels = {}
     for size, patches in real.items():
@@ -121,6 +121,6 @@ def distance(real: Stats, generated: Stats, seed: int) -> dict[str, float]:
 
 
 def score(generated: Images, real: Images, train: object, seed: int) -> dict[str, float]:
-    """Sliced Wasserstein distance of ``generated`` to ``real`` (see ``PROTOCOL``); ``train`` is not read."""
+    """Sliced Wasserstein distance of ``generated`` to ``real`` (see ``ABOUT``); ``train`` is not read."""
     del train
     return distance(statistics(real, seed), statistics(generated, seed), seed)

@@ -13,18 +13,19 @@ from jaxtyping import Float
 
 from nca_gen.errors import UserError
 from nca_gen.metrics import bootstrap
+from nca_gen.metrics.about import About
 
-KINDS = ("volumes",)
-FEATURES = None
-READS = frozenset({"real"})
 NORMS = ("l1", "l2")
 
-PROTOCOL = (
-    "Total variation of a whole volume, mean over volumes: the sum over voxels and channels of the anisotropic L1 norm "
-    "|d/dD| + |d/dH| + |d/dW| of forward differences (option norm=l2: of the isotropic root of the sum of squares), 0 "
-    "at the far borders, voxels in [0, 1] (8 bits divided by 255, none clipped). Lower is better, as published; but a "
-    "blur is lower too, so read total_variation_relative, generated over real, each per voxel: it should be near 1. "
-    "total_variation_std is the deviation over volumes (ddof 0)."
+ABOUT = About(
+    kinds=("volumes",),
+    protocol=(
+        "Total variation of a whole volume, mean over volumes: the sum over voxels and channels of the anisotropic L1 "
+        "norm |d/dD| + |d/dH| + |d/dW| of forward differences (option norm=l2: of the isotropic root of the sum of "
+        "squares), 0 at the far borders, voxels in [0, 1] (8 bits divided by 255, none clipped). Lower is better, as "
+        "published; but a blur is lower too, so read total_variation_relative, generated over real, each per voxel: it "
+        "should be near 1. total_variation_std is the deviation over volumes (ddof 0)."
+    ),
 )
 
 
@@ -53,7 +54,12 @@ def statistics(volumes: Any, norm: str = "l1") -> Float[np.ndarray, "N 2"]:
     return np.array(found, np.float64).reshape(-1, 2)
 
 
-def distance(real: Float[np.ndarray, "M 2"], generated: Float[np.ndarray, "N 2"], seed: int) -> dict[str, float]:
+def merge(one: Float[np.ndarray, "N 2"], other: Float[np.ndarray, "M 2"]) -> Float[np.ndarray, "K 2"]:
+    """The statistics of both sets."""
+    return np.concatenate([one, other])
+
+
+def distance(real: Float[np.ndarray, "M 2"], generated: Float[np.ndarray, "N 2"], seed: int = 0) -> dict[str, float]:
     """Means over volumes with their interval and deviation, those of ``real``, and the ratio per voxel.
 
     NaN for that where ``real`` is flat.
@@ -72,7 +78,7 @@ def distance(real: Float[np.ndarray, "M 2"], generated: Float[np.ndarray, "N 2"]
 
 
 def score(generated: Any, real: Any, train: object, seed: int, *, norm: str = "l1") -> dict[str, float]:
-    """Total variation of ``generated`` and of ``real`` volumes (see ``PROTOCOL``); ``train`` is not read.
+    """Total variation of ``generated`` and of ``real`` volumes (see ``ABOUT``); ``train`` is not read.
 
     ``norm`` is "l1" or "l2". Raises UserError for another, and where there are no volumes.
     """

@@ -10,7 +10,10 @@ from nca_gen.errors import UserError
 from nca_gen.metrics import authpct, density_coverage, fid, fld, inception_score, kid, notes, precision_recall
 
 MODULES = [authpct, density_coverage, fid, fld, inception_score, kid, precision_recall]
-name = lambda module: module.__name__.rsplit(".", 1)[1]  # noqa: E731
+
+
+def name(module):
+    return module.__name__.rsplit(".", 1)[1]
 
 
 def test_notes_go_to_the_nearest_collector_once():
@@ -32,16 +35,16 @@ def test_a_note_that_nobody_collects_is_a_warning():
 
 @pytest.mark.parametrize("module", MODULES, ids=name)
 def test_a_module_says_what_it_measures_and_reads(module):
-    assert any(f"{word} is better" in module.PROTOCOL for word in ("Lower", "Higher"))
-    assert ":" in module.FEATURES
-    assert {"real", "train"} >= module.READS
+    assert any(f"{word} is better" in module.ABOUT.protocol for word in ("Lower", "Higher"))
+    assert ":" in module.ABOUT.features
+    assert {"real", "train"} >= module.ABOUT.reads
 
 
 @pytest.mark.parametrize("module", MODULES, ids=name)
 def test_scores_bear_the_name_and_read_what_they_say(module):
     """The headline under the metric's name, finite numbers, and None for what is not read."""
     sets = {"real": features(1, 60, 8), "train": features(2, 60, 8)}
-    known = {k: v if k in module.READS else None for k, v in sets.items()}
+    known = {k: v if k in module.ABOUT.reads else None for k, v in sets.items()}
     with notes.collecting():
         scores = module.score(features(0, 60, 8), known["real"], known["train"], 0)
     assert name(module) in scores
@@ -53,7 +56,7 @@ def test_scores_bear_the_name_and_read_what_they_say(module):
 def test_features_that_are_not_finite_are_an_error(module, damaged):
     sets = {"generated": features(0, 40, 8), "real": features(1, 40, 8), "train": features(2, 40, 8)}
     sets[damaged][[3, 7], 5] = np.nan, np.inf
-    if damaged == "generated" or damaged in module.READS:
+    if damaged == "generated" or damaged in module.ABOUT.reads:
         with pytest.raises(UserError, match=rf"{name(module)}: the features of 2 of 40 {damaged} images are NaN"):
             module.score(*sets.values(), 0)
 
@@ -63,7 +66,7 @@ def test_features_that_are_not_finite_are_an_error(module, damaged):
 def test_an_empty_set_is_an_error(module, empty):
     sets = {"generated": features(0, 40, 8), "real": features(1, 40, 8), "train": features(2, 40, 8)}
     sets[empty] = sets[empty][:0]
-    if empty == "generated" or empty in module.READS:
+    if empty == "generated" or empty in module.ABOUT.reads:
         with pytest.raises(UserError, match=rf"{name(module)} needs at least \d+ {empty} images? but got 0"):
             module.score(*sets.values(), 0)
 
@@ -73,7 +76,10 @@ def test_an_empty_set_is_an_error(module, empty):
 )
 def test_fewer_images_than_a_metric_needs(module, fewest):
     """One less than enough is an error, enough is a number."""
-    few = lambda n: (features(0, n, 8), features(1, n, 8), None, 0)  # noqa: E731
+
+    def few(n):
+        return features(0, n, 8), features(1, n, 8), None, 0
+
     with notes.collecting():
         assert np.isfinite(module.score(*few(fewest))[name(module)])
         with pytest.raises(UserError, match=f"at least {fewest} "):

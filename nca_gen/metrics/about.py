@@ -1,0 +1,28 @@
+"""What a metric says of itself: one value, ``ABOUT``, in each module of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class About(NamedTuple):
+    """What a metric measures and reads.
+
+    ``protocol``: what was measured, in a sentence or two that travel with every number. It says which direction is
+    better in these words, which the report turns into an arrow: "lower / higher / near 1 / near 0 is better".
+    ``features``: ``"<extractor>:<layer>"`` of the features that it compares by default; "" where it reads the images
+    themselves. ``extracts``: the same, where it reads the images and takes features of parts of them by itself.
+    ``reads``: which of ``"real"`` and ``"train"`` it needs beside the generated images; the others may be None.
+    ``kinds``: of ``"images"``, ``"volumes"``, ``"slides"``, those that it scores. ``elsewhere``: what it is called with
+    features of another network than that of its published name; "" for the same. ``network``: ``network(**options)``
+    says what stands beside a number of a metric that brings its own network.
+    """
+
+    protocol: str
+    features: str = ""
+    extracts: str = ""
+    reads: frozenset[str] = frozenset({"real"})
+    kinds: tuple[str, ...] = ("images",)
+    elsewhere: str = ""
+    network: Callable[..., dict[str, Any]] | None = None
