@@ -155,12 +155,12 @@ def drawn(example: Example, rng: np.random.Generator | None = None) -> Grid:
     return mean + np.exp(logvar / 2) * rng.standard_normal(mean.shape, np.float32)
 
 
-def clipped(array: Grid, box: Box) -> Grid:
+def clipped(array: Num[np.ndarray, "*T C"], box: Box) -> Num[np.ndarray, "*S C"]:
     """The part of ``array`` in ``box``, which meets it; beyond its edges the nearest place is repeated."""
     inside = [(max(a, 0), min(b, n)) for (a, b), n in zip(box, array.shape, strict=False)]
     part = array[tuple(slice(a, b) for a, b in inside)]
     beyond = [(a - start, stop - b) for (start, stop), (a, b) in zip(inside, box, strict=True)]
-    return np.pad(part, [*beyond, (0, 0)], "edge") if np.any(beyond) else part
+    return np.pad(part, [*beyond, (0, 0)], "edge") if any(map(any, beyond)) else part
 
 
 def around(box: Box, factor: int) -> Box:
