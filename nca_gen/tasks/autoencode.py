@@ -6,6 +6,7 @@ means over values and the KL is that of an image over its number of values: the 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -17,15 +18,19 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from nca_gen import arrays
+from nca_gen.contracts import Autoencoder, Parts
 from nca_gen.data import pipeline
-from nca_gen.errors import UserError, unknown
+from nca_gen.errors import UserError, chosen, unknown
 from nca_gen.io import images
 from nca_gen.metrics import lpips, ms_ssim
 from nca_gen.nn import random_features
 from nca_gen.nn.patch_discriminator import PatchDiscriminator
-from nca_gen.tasks.optimizer import ema_decay, optimizer
+from nca_gen.tasks.learner import Learner, average
 
-LOSSES = {"l1": lambda d: jnp.mean(jnp.abs(d)), "l2": lambda d: jnp.mean(jnp.square(d))}
+LOSSES: dict[str, Callable[[Array], Array]] = {
+    "l1": lambda d: jnp.mean(jnp.abs(d)),
+    "l2": lambda d: jnp.mean(jnp.square(d)),
+}
 SCORES = ("psnr", "l1", "ms_ssim", "kl", "latent_mean", "latent_std")
 SHOWN = 8  # pairs in a row of reconstructions
 SEEN = 24  # pixels a side, for a logit
@@ -54,9 +59,9 @@ class State(NamedTuple):
     key: Key[Array, ""]
 
 
-def divergence(mean: Float[Array, "B h w L"], logvar: Float[Array, "B h w L"]) -> Float[Array, " B"]:
+def divergence(mean: Float[Array, "B *S L"], logvar: Float[Array, "B *S L"]) -> Float[Array, " B"]:
     """KL of N(mean, exp(logvar)) from the standard normal, in nats per image."""
-    return 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar, (1, 2, 3))
+    return 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar, tuple(range(1, mean.ndim)))
 
 
 def hinge(real: Float[Array, "..."], fake: Float[Array, "..."]) -> Float[Array, ""]:
@@ -66,7 +71,7 @@ def hinge(real: Float[Array, "..."], fake: Float[Array, "..."]) -> Float[Array, 
 
 @dataclass(frozen=True)
 class Task:
-    """``init(key, batch) -> State``; ``step(state, batch) -> (State, metrics)``, pure.
+    """A :class:`nca_gen.contracts.Task` of one player, or of two.
 
     batch: {"image": [B, H, W, C] in [-1, 1]}. ``perceptual``: "lpips" (VGG16, published weights), "random" (no file) or
     "none". ``adversarial``, not 0: the weight of a critic of patches, ``critic`` wide, from step ``start`` on; with
@@ -74,8 +79,8 @@ class Task:
     arXiv 2012.09841, equation 7).
     """
 
-    model: Any
-    optimizer: dict
+    model: Autoencoder
+    learner: Learner
     loss: str = "l1"
     kl: float = 1e-6
     perceptual: str = "none"
@@ -88,11 +93,10 @@ class Task:
     ema_warmup: bool = True
 
     def __post_init__(self):
-        for field, known in (("loss", LOSSES), ("perceptual", PERCEPTUAL)):
-            if getattr(self, field) not in known:
-                raise unknown(f"value of config.task.{field}", getattr(self, field), known)
+        chosen(LOSSES, "task.loss", self.loss)
+        chosen(PERCEPTUAL, "task.perceptual", self.perceptual)
 
-    def init(self, key: Key[Array, ""], batch: dict | None = None) -> State:
+    def init(self, key: Key[Array, ""], batch: Mapping[str, Any] | None = None) -> State:
         """The state before the first step. Raises UserError where the images of ``batch`` do not fit the model."""
         channels = self.model.image_channels
         if batch is not None and (given := batch["image"].shape[-1]) != channels:
@@ -101,20 +105,21 @@ class Task:
             )
         if batch is not None and self.adversarial and min(batch["image"].shape[1:3]) < SEEN:
             raise UserError(f"the critic needs images of {SEEN} pixels a side: enlarge config.data.patch")
-        params = self.model.init_params(key)
+        params = self.model.init(key)
         ema = jax.tree.map(jnp.copy, params)  # a donated state must not hold one buffer twice
-        transform, _ = optimizer(**self.optimizer)
         critic, critic_optimizer = (), ()
         if self.adversarial:
             critic = self.network.init(jax.random.fold_in(key, 1), jnp.zeros((1, 32, 32, channels)))["params"]
-            critic_optimizer = transform.init(critic)
-        return State(jnp.zeros((), jnp.int32), params, ema, transform.init(params), critic, critic_optimizer, key)
+            critic_optimizer = self.learner.init(critic)
+        return State(jnp.zeros((), jnp.int32), params, ema, self.learner.init(params), critic, critic_optimizer, key)
 
     @property
     def network(self) -> PatchDiscriminator:
+        """The critic."""
         return PatchDiscriminator(self.critic)
 
     def logits(self, critic: PyTree, image: Float[Array, "B H W C"]) -> Float[Array, "B h w 1"]:
+        """What the critic thinks of every patch of an image; high is real."""
         return self.network.apply({"params": critic}, image)
 
     def forward(
@@ -130,7 +135,10 @@ class Task:
         seen = PERCEPTUAL[self.perceptual](fake, image).mean()
         return LOSSES[self.loss](fake - image) + self.perceptual_weight * seen
 
-    def step(self, state: State, batch: dict) -> tuple[State, dict[str, Float[Array, ""]]]:
+    def step(
+        self, state: State, batch: Mapping[str, Array], parts: Parts | None = None
+    ) -> tuple[State, dict[str, Array]]:
+        """One step of both players and of the average; metrics "loss", its terms, "grad_norm", "lr"."""
         image = batch["image"]
         here = jax.random.fold_in(state.key, state.step)
         key = jax.vmap(lambda i: jax.random.fold_in(here, i))(jnp.arange(len(image)))
@@ -144,13 +152,10 @@ class Task:
             metrics |= more
             lost = lost + more["adversarial_weight"] * more["adversarial"]
         (grads,) = pull((cotangent, jnp.asarray(share)))
-        transform, rate = optimizer(**self.optimizer)
-        updates, opt = transform.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = ema_decay(state.step, self.ema, self.ema_warmup)
-        ema = jax.tree.map(lambda e, p: p + decay * (e - p), state.ema, params)
-        metrics = {"loss": lost, **metrics, "grad_norm": optax.tree.norm(grads), "lr": rate(state.step)}
-        return State(state.step + 1, params, ema, opt, *rivals, state.key), metrics
+        params, optimizer, rate = self.learner.update(grads, state.optimizer, state.params, state.step)
+        ema = average(state.ema, params, state.step, self.ema, self.ema_warmup)
+        metrics = {"loss": lost, **metrics, "grad_norm": optax.tree.norm(grads), "lr": rate}
+        return State(state.step + 1, params, ema, optimizer, *rivals, state.key), metrics
 
     def contest(
         self, state: State, image: Array, fake: Array, cotangent: Array, pull: Any
@@ -161,25 +166,25 @@ class Task:
         """
 
         def fight():
-            fool = lambda y: -self.logits(state.critic, y).mean()  # noqa: E731
-            tell = lambda p: hinge(self.logits(p, image), self.logits(p, fake))  # noqa: E731
-            (fooled, push), (told, grads) = jax.value_and_grad(fool)(fake), jax.value_and_grad(tell)(state.critic)
-            transform, _ = optimizer(**self.optimizer)
-            updates, opt = transform.update(grads, state.critic_optimizer, state.critic)
-            return (optax.apply_updates(state.critic, updates), opt), push, fooled, told
+            fooled, push = jax.value_and_grad(lambda y: -self.logits(state.critic, y).mean())(fake)
+            error, grads = jax.value_and_grad(lambda p: hinge(self.logits(p, image), self.logits(p, fake)))(
+                state.critic
+            )
+            critic, optimizer, _ = self.learner.update(grads, state.critic_optimizer, state.critic, state.step)
+            return (critic, optimizer), push, fooled, error
 
         def wait():
             zero = jnp.zeros(())
             return (state.critic, state.critic_optimizer), jnp.zeros_like(fake), zero, zero
 
         on = state.step >= self.start
-        rivals, push, fooled, told = jax.lax.cond(on, fight, wait)
+        rivals, push, fooled, error = jax.lax.cond(on, fight, wait)
         weight = jnp.where(on, self.adversarial, 0.0)
         if self.adaptive:
             # Only the last kernel's gradient is computed: nothing else of ``pull`` is asked for.
-            last = lambda g: optax.tree.norm(pull(g)["decoder"]["conv_out"]["kernel"])  # noqa: E731
-            weight *= jnp.clip(last(cotangent) / (last(push) + 1e-4), 0.0, LARGEST)
-        metrics = {"adversarial": fooled, "critic": told, "adversarial_weight": weight}
+            ours, theirs = (optax.tree.norm(pull(g)["decoder"]["conv_out"]["kernel"]) for g in (cotangent, push))
+            weight *= jnp.clip(ours / (theirs + 1e-4), 0.0, LARGEST)
+        metrics = {"adversarial": fooled, "critic": error, "adversarial_weight": weight}
         return cotangent + weight * push, rivals, metrics
 
     def eval_params(self, state: State) -> PyTree:

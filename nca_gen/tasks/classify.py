@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,13 +14,14 @@ import optax
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from nca_gen import arrays
+from nca_gen.contracts import Parts
+from nca_gen.data.flips import NAMES as FLIPS
+from nca_gen.data.flips import probabilities
 from nca_gen.data.source import Example
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import images
 from nca_gen.metrics import classification
-from nca_gen.tasks.optimizer import optimizer
-
-FLIPS = {"all": (0.5, 0.5), "horizontal": (0.0, 0.5), "none": (0.0, 0.0)}  # probabilities: upside down, left to right
+from nca_gen.tasks.learner import Learner
 
 PROTOCOL = {
     name: f"{what}; one class against the rest, averaged over the classes; an image each; higher is better"
@@ -56,7 +57,7 @@ def geometric(
     """
     H, W = x.shape[1:3]
     u = arrays.cell_uniform(key, 0, (), 6)  # [B, 6]
-    sign = 1.0 - 2.0 * (u[:, :2] < jnp.array(FLIPS[flips]))
+    sign = 1.0 - 2.0 * (u[:, :2] < jnp.array(probabilities(flips)))
     angle = jnp.deg2rad(rotation) * (2 * u[:, 2] - 1)
     side = 1 - (1 - zoom) * u[:, 3]
     shift = (u[:, 4:] - 0.5) * (1 - side)[:, None]  # of the window's centre, in sides of the image
@@ -86,7 +87,7 @@ def sampled(image: Float[Array, "H W C"], y: Float[Array, "*S"], x: Float[Array,
 
 @dataclass(frozen=True)
 class Task:
-    """``init(key, batch) -> State``; ``step(state, batch) -> (State, metrics)``, pure.
+    """A :class:`nca_gen.contracts.Task` for classifiers.
 
     batch: {"image": [B, H, W, C] in [-1, 1], "label": [B, L] 0/1 columns, or [B, 1] a grade}. ``labels``: "single",
     softmax cross-entropy, or "multi", binary cross-entropies of the classes. Those who have a class weigh
@@ -95,7 +96,7 @@ class Task:
     """
 
     model: Any
-    optimizer: dict
+    learner: Learner
     labels: str = "single"
     augment: str = "none"
     flips: str = "horizontal"
@@ -104,25 +105,24 @@ class Task:
     pos_weight: tuple[float, ...] = ()
 
     def __post_init__(self):
-        allowed = {"labels": ("single", "multi"), "augment": ("none", "geometric"), "flips": tuple(FLIPS)}
+        allowed = {"labels": ("single", "multi"), "augment": ("none", "geometric"), "flips": FLIPS}
         for field, names in allowed.items():
             if getattr(self, field) not in names:
-                raise unknown(f"value of config.task.{field}", getattr(self, field), names)
+                raise unknown(f"value of task.{field}", getattr(self, field), names)
         if not 0 < self.zoom <= 1:
-            raise UserError(f"config.task.zoom is {self.zoom}: give a side in (0, 1], 1 for the whole image")
+            raise UserError(f"task.zoom is {self.zoom}: give a side in (0, 1], 1 for the whole image")
         if len(self.pos_weight) not in (0, 1, self.model.classes):
-            raise UserError(f"config.task.pos_weight has {len(self.pos_weight)} numbers: give none, 1, or one a class")
+            raise UserError(f"task.pos_weight has {len(self.pos_weight)} numbers: give none, 1, or one a class")
 
-    def init(self, key: Key[Array, ""], batch: dict | None = None) -> State:
+    def init(self, key: Key[Array, ""], batch: Mapping[str, Any] | None = None) -> State:
         """The state before the first step. Raises UserError where ``batch`` has no labels, or others than the model."""
         if batch is not None and "label" not in batch:
             raise UserError("the images have no labels: put a labels.csv with a label column beside them")
         if batch is not None:
             jax.eval_shape(partial(arrays.multi_hot, classes=self.model.classes), batch["label"])
-        params = self.model.init_params(key)
-        transform, _ = optimizer(**self.optimizer)
-        start = transform.init(params)
-        return State(jnp.zeros((), jnp.int32), params, self.model.init_statistics(), start, key)
+        params = self.model.init(key)
+        start = jnp.zeros((), jnp.int32)
+        return State(start, params, self.model.init_statistics(), self.learner.init(params), key)
 
     def loss(self, logits: Float[Array, "B K"], target: Float[Array, "B K"]) -> Float[Array, ""]:
         """Mean over the images, and over the classes where there may be several."""
@@ -132,7 +132,10 @@ class Task:
         there, absent = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
         return -(weight * target * there + (1 - target) * absent).mean()
 
-    def step(self, state: State, batch: dict) -> tuple[State, dict[str, Float[Array, ""]]]:
+    def step(
+        self, state: State, batch: Mapping[str, Array], parts: Parts | None = None
+    ) -> tuple[State, dict[str, Array]]:
+        """One step of gradient descent, of images as they are or augmented; metrics "loss", "grad_norm", "lr"."""
         x = batch["image"]
         if self.augment == "geometric":
             key = arrays.fold(jnp.broadcast_to(state.key, x.shape[:1]), state.step)
@@ -145,11 +148,9 @@ class Task:
             return self.loss(logits, target), statistics
 
         (loss, statistics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        transform, rate = optimizer(**self.optimizer)
-        updates, opt = transform.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate(state.step)}
-        return State(state.step + 1, params, statistics, opt, state.key), metrics
+        params, optimizer, rate = self.learner.update(grads, state.optimizer, state.params, state.step)
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate}
+        return State(state.step + 1, params, statistics, optimizer, state.key), metrics
 
     def eval_params(self, state: State) -> PyTree:
         """Parameters and statistics, which both are needed to tell a class."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,17 +12,32 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from nca_gen import arrays
-from nca_gen.diffusion import variance
-from nca_gen.diffusion.discrete import Diffusion
-from nca_gen.errors import UserError, unknown
-from nca_gen.tasks.optimizer import ema_decay, optimizer
+from nca_gen.contracts import Condition, Denoiser, Parts, Process
+from nca_gen.diffusion import discrete, variance
+from nca_gen.diffusion.codec import Codec
+from nca_gen.diffusion.process import noised, target
+from nca_gen.errors import UserError, chosen, unknown
+from nca_gen.tasks.learner import Learner, average
 
-LOSSES = {
-    "l1_l2": lambda d: jnp.mean(jnp.square(d)) + jnp.mean(jnp.abs(d)),  # Diff-NCA, section 3.2
-    "l2": lambda d: jnp.mean(jnp.square(d)),
-    "l1": lambda d: jnp.mean(jnp.abs(d)),
-}
+
+def l1(error: Float[Array, "B *S C"], weight: Float[Array, "B *s 1"]) -> Float[Array, ""]:
+    """Mean of the absolute values."""
+    return jnp.mean(weight * jnp.abs(error))
+
+
+def l2(error: Float[Array, "B *S C"], weight: Float[Array, "B *s 1"]) -> Float[Array, ""]:
+    """Mean of the squares."""
+    return jnp.mean(weight * jnp.square(error))
+
+
+def l1_l2(error: Float[Array, "B *S C"], weight: Float[Array, "B *s 1"]) -> Float[Array, ""]:
+    """Both, 1 : 1 (Kalkhof et al. 2024, section 3.2)."""
+    return l2(error, weight) + l1(error, weight)
+
+
+LOSSES: dict[str, Callable[[Array, Array], Array]] = {"l1_l2": l1_l2, "l2": l2, "l1": l1}
 DROPS = ("row", "entry")
+FIELDS = {"image": "context"}  # fields of a batch whose name is not that of the condition
 _DROP = -4  # the step that names which conditions are dropped; -1 is the noise, -2 the times
 
 
@@ -37,19 +53,22 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """``init(key, batch) -> State``; ``step(state, batch) -> (State, metrics)``, pure.
+    """A :class:`nca_gen.contracts.Task` for any denoiser, in any process, of any number of spatial axes.
 
-    batch: {"image": [B, *S, C] in [-1, 1], or latents}, and {"label": [B, L]} for a model of ``classes``, which are 0/1
-    columns or a grade, see :func:`nca_gen.arrays.multi_hot`.
-    ``label_drop``: what becomes 0 with probability ``drop``, so that the model also learns without a condition: "row"
-    the whole condition of an image, "entry" each class for itself, as published for GeCA.
+    batch: {"image": [B, *T, C] in [-1, 1], or latents}, and what the model is told beside (see :meth:`condition`):
+    {"label": [B, L]}, 0/1 columns or a grade, as :func:`nca_gen.arrays.multi_hot` reads them; {"context": [B, *T, D]},
+    a picture of the same grid; others under the names that the model gives them.
+    ``ema``: decay of the average of the parameters, which samples; with ``ema_warmup`` less at first.
+    ``drop``: the probability with which a condition becomes 0, so that the model also learns without. ``label_drop``:
+    "row" drops all conditions of an image, "entry" each class for itself, as published for GeCA, and all else by row.
     ``vb``: the weight of the variational bound, in bits, where the model says a variance
     (:func:`nca_gen.diffusion.variance.bits`).
     """
 
-    model: Any
-    diffusion: Diffusion
-    optimizer: dict
+    model: Denoiser
+    learner: Learner
+    process: Process
+    codec: Codec
     loss: str = "l1_l2"
     ema: float = 0.99
     ema_warmup: bool = False
@@ -58,69 +77,98 @@ class Task:
     vb: float = 1.0
 
     def __post_init__(self):
-        for field, names in (("loss", LOSSES), ("label_drop", DROPS)):
-            if getattr(self, field) not in names:
-                raise unknown(f"value of config.task.{field}", getattr(self, field), names)
+        chosen(LOSSES, "task.loss", self.loss)
+        if self.label_drop not in DROPS:
+            raise unknown("value of task.label_drop", self.label_drop, DROPS)
+        if self.learns_variance and not isinstance(self.process, discrete.Process):
+            raise UserError("a learned variance needs a discrete process; set model.learned_variance to False")
 
     @property
-    def classes(self) -> int:
-        """Of the model's condition; 0 where it takes none."""
-        return getattr(self.model, "classes", 0)
+    def learns_variance(self) -> bool:
+        """Whether the model says the variance of a step beside its prediction."""
+        return self.model.predicts == 2 * self.model.reads
 
-    def init(self, key: Key[Array, ""], batch: dict | None = None) -> State:
-        """The state before the first step. Raises UserError where the images of ``batch`` do not fit the model."""
-        channels = self.model.image_channels
+    def init(self, key: Key[Array, ""], batch: Mapping[str, Any] | None = None) -> State:
+        """The state before the first step. Raises UserError where ``batch`` does not fit the model."""
         if batch is not None:
-            given = jax.eval_shape(self.diffusion.encode, batch["image"]).shape[-1]
-            if given != channels:
-                raise UserError(
-                    f"the images have {given} channels; set --config.model.image_channels={given} (it is {channels})"
-                )
-            if self.classes and "label" not in batch:
-                raise UserError("these images have no labels; set --config.model.classes=0 to learn without")
-        params = self.model.init_params(key)
-        transform, _ = optimizer(**self.optimizer)
+            self.check(batch)
+        params = self.model.init(key)
         # A copy, because a donated state must not hold one buffer twice.
-        ema = jax.tree.map(jnp.copy, params)
-        return State(jnp.zeros((), jnp.int32), params, ema, transform.init(params), key)
+        return State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), self.learner.init(params), key)
 
-    def times(self, key: Key[Array, " B"]) -> Int[Array, " B"]:
-        """A random time for every image, each uniform in 0 .. T-1, together spread evenly over them."""
-        B = len(key)
-        # An even comb on a circle, all turned by one offset: no image keeps to a part of it.
-        offset = arrays.cell_uniform(key[:1], -2, (), 1)[0, 0]
-        return jnp.floor((jnp.arange(B) / B + offset) % 1.0 * self.diffusion.timesteps).astype(jnp.int32)
+    def check(self, batch: Mapping[str, Any]) -> None:
+        """Raises UserError where axes, channels or conditions of ``batch`` (arrays or shapes) do not fit the model."""
+        axes = len(batch["image"].shape) - 2
+        if axes != self.model.ndim:
+            raise UserError(
+                f"the images have {axes} axes, this model takes {self.model.ndim}: set --config.model.ndim={axes}, "
+                f"or give config.data.patch {self.model.ndim} numbers"
+            )
+        x0 = jax.eval_shape(self.codec.encode, batch["image"])
+        if (given := x0.shape[-1]) != self.model.reads:
+            raise UserError(
+                f"the images have {given} channels; set --config.model.image_channels={given} "
+                f"(it is {self.model.reads})"
+            )
+        fields = {FIELDS.get(name, name) for name in self.model.conditions}
+        if "label" in fields - batch.keys():
+            raise UserError("these images have no labels; set --config.model.classes=0 to learn without")
+        if missing := sorted(fields - batch.keys()):
+            raise UserError(f"these images have no {missing[0]!r}, which is a condition of the model: see config.data")
+        tree = jax.eval_shape(self.condition, {field: batch[field] for field in fields}) or {}
+        for name, channels in self.model.conditions.items():
+            if tree[name].ndim > 1 and tree[name].shape[-1] != channels:
+                raise UserError(
+                    f"{FIELDS.get(name, name)!r} has {tree[name].shape[-1]} channels, the model takes {channels}"
+                )
 
-    def conditions(self, batch: dict, key: Key[Array, " B"]) -> Float[Array, "B K"] | None:
-        """The labels of ``batch`` without those that are dropped; None for a model of no classes."""
-        if not self.classes:
+    def condition(self, batch: Mapping[str, Array]) -> Condition:
+        """What the model is told of each image; None where it takes no condition. A picture is encoded as images are.
+
+        Raises UserError for labels of another number of classes.
+        """
+        tree = {name: jnp.asarray(batch[FIELDS.get(name, name)]) for name in self.model.conditions}
+        if "label" in tree:
+            tree["label"] = arrays.multi_hot(tree["label"], self.model.conditions["label"])
+        if "image" in tree:
+            tree["image"] = self.codec.encode(tree["image"])
+        return tree or None
+
+    def dropped(self, cond: Condition, key: Key[Array, " B"]) -> Condition:
+        """``cond`` without what is dropped."""
+        if cond is None:
             return None
-        cond = arrays.multi_hot(batch["label"], self.classes)
-        entries = self.classes if self.label_drop == "entry" else 1
-        return cond * (arrays.cell_uniform(key, _DROP, (), entries) >= self.drop)
+        row = arrays.cell_uniform(key, _DROP, (), 1)[:, 0] >= self.drop
+        rest = {name: leaf * row.reshape(-1, *[1] * (leaf.ndim - 1)) for name, leaf in cond.items()}
+        if self.label_drop == "entry" and "label" in cond:
+            label = cond["label"]
+            rest["label"] = label * (arrays.cell_uniform(key, _DROP, (), label.shape[-1]) >= self.drop)
+        return rest
 
-    def objective(self, params: PyTree, batch: dict, key: Key[Array, " B"]) -> Float[Array, ""]:
-        """Loss at a random time of every image (see :meth:`times`)."""
-        x0, t = self.diffusion.encode(batch["image"]), self.times(key)
-        at = arrays.coords(x0.shape[1:-1])
-        eps = arrays.cell_normal(key, -1, at, x0.shape[-1])
-        x = self.diffusion.noised(x0, eps, t)
-        said, _ = self.model.apply(params, x, t, self.conditions(batch, key), (), key)
-        said, v = variance.parted(said, x.shape[-1])
-        loss = LOSSES[self.loss](said - self.diffusion.target(x0, eps, t))
-        return loss if v is None else loss + self.vb * variance.bits(self.diffusion, x0, x, said, v, t)
+    def objective(self, params: PyTree, batch: Mapping[str, Array], key: Key[Array, " B"]) -> Float[Array, ""]:
+        """Loss at a random time of every image, by the weight of that time."""
+        x0 = self.codec.encode(batch["image"])
+        t = self.process.draw(key[0], (len(x0),))
+        eps = arrays.cell_normal(key, -1, arrays.coords(x0.shape[1:-1]), x0.shape[-1])
+        x = noised(self.process, x0, eps, t)
+        cond = self.dropped(self.condition(batch), key)
+        output, _ = self.model.apply(params, x, self.process.told(t), cond, (), key)
+        prediction, v = variance.parted(output, x.shape[-1])
+        weight = self.process.weight(t).reshape(-1, *[1] * (x.ndim - 1))
+        loss = LOSSES[self.loss](prediction - target(self.process, x0, eps, t), weight)
+        return loss if v is None else loss + self.vb * variance.bits(self.process, x0, x, prediction, v, t)
 
-    def step(self, state: State, batch: dict) -> tuple[State, dict[str, Float[Array, ""]]]:
+    def step(
+        self, state: State, batch: Mapping[str, Array], parts: Parts | None = None
+    ) -> tuple[State, dict[str, Array]]:
+        """One step of gradient descent and of the average; metrics "loss", "grad_norm", "lr"."""
         here = jax.random.fold_in(state.key, state.step)
         key = jax.vmap(lambda i: jax.random.fold_in(here, i))(jnp.arange(batch["image"].shape[0]))
         loss, grads = jax.value_and_grad(self.objective)(state.params, batch, key)
-        transform, rate = optimizer(**self.optimizer)
-        updates, opt = transform.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = ema_decay(state.step, self.ema, self.ema_warmup)
-        ema = jax.tree.map(lambda e, p: p + decay * (e - p), state.ema, params)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate(state.step)}
-        return State(state.step + 1, params, ema, opt, state.key), metrics
+        params, optimizer, rate = self.learner.update(grads, state.optimizer, state.params, state.step)
+        ema = average(state.ema, params, state.step, self.ema, self.ema_warmup)
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate}
+        return State(state.step + 1, params, ema, optimizer, state.key), metrics
 
     def eval_params(self, state: State) -> PyTree:
         """The averaged parameters, which are the ones that sample."""

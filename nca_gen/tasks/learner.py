@@ -1,0 +1,100 @@
+"""How parameters move, in every task: gradients become updates, and an average is kept of the parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from nca_gen.errors import UserError
+
+
+@dataclass(frozen=True)
+class Learner:
+    """AdamW and its learning rate: ``lr * decay^step``, or a cosine to 0 at ``cosine_steps``, after a linear warm-up.
+
+    ``clip`` bounds the global gradient norm; 0 is off. ``muon``, not 0, is the peak rate at which kernels learn under
+    Muon (Jordan et al. 2024: momentum, orthogonalised); all else keeps Adam at ``lr``, with Nesterov's momentum.
+    Raises UserError for a cosine that would end before the warm-up.
+    """
+
+    lr: float = 1e-4
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup: int = 0
+    decay: float = 1.0
+    cosine_steps: int = 0
+    clip: float = 0.0
+    muon: float = 0.0
+
+    def __post_init__(self):
+        if self.cosine_steps and self.cosine_steps <= self.warmup:
+            raise UserError(
+                f"optimizer.cosine_steps={self.cosine_steps} ends before the warm-up of {self.warmup} steps: "
+                "make it longer, or optimizer.warmup shorter"
+            )
+
+    def schedule(self, peak: float) -> optax.Schedule:
+        """step -> rate, with ``peak`` after the warm-up."""
+        main = (
+            optax.cosine_decay_schedule(peak, self.cosine_steps - self.warmup)
+            if self.cosine_steps
+            else optax.exponential_decay(peak, transition_steps=1, decay_rate=self.decay)
+        )
+        if not self.warmup:
+            return main
+        return optax.join_schedules([optax.linear_schedule(0.0, peak, self.warmup), main], [self.warmup])
+
+    @property
+    def transform(self) -> optax.GradientTransformation:
+        """What optax makes of the fields."""
+        rate = self.schedule(self.lr)
+        if self.muon:
+            adam = {"adam_b1": self.b1, "adam_b2": self.b2, "adam_learning_rate": rate}
+            main = optax.contrib.muon(
+                self.schedule(self.muon),
+                eps=self.eps,
+                weight_decay=self.weight_decay,
+                adam_weight_decay=self.weight_decay,
+                muon_weight_dimension_numbers=kernels,
+                **adam,
+            )
+        else:
+            main = optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay)
+        return optax.chain(optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(), main)
+
+    def init(self, params: PyTree) -> Any:
+        """The state of the optimiser before the first step."""
+        return self.transform.init(params)
+
+    def update(
+        self, grads: PyTree, state: Any, params: PyTree, step: Int[Array, ""]
+    ) -> tuple[PyTree, Any, Float[Array, ""]]:
+        """Parameters and state after ``step``, and the rate at which they moved."""
+        updates, state = self.transform.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, self.schedule(self.lr)(step)
+
+
+def kernels(params: PyTree) -> PyTree:
+    """What Muon has to know of each array of two axes or more: all axes but the last are inputs. None of the others."""
+
+    def axes(p: Array) -> Any:
+        return optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1) if p.ndim > 1 else None
+
+    return jax.tree.map(axes, params)
+
+
+def ema_decay(step: Int[Array, ""], decay: float, warmup: bool) -> Float[Array, ""]:
+    """``decay``, or with a warm-up min(decay, (1 + step) / (10 + step)): early averages forget the start."""
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else jnp.asarray(decay)
+
+
+def average(ema: PyTree, params: PyTree, step: Int[Array, ""], decay: float, warmup: bool) -> PyTree:
+    """The exponential moving average ``ema`` after one more ``step``, which ended in ``params``."""
+    return optax.incremental_update(params, ema, 1.0 - ema_decay(step, decay, warmup))
