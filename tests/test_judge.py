@@ -44,11 +44,11 @@ def images(n, seed, mean=0.0):
         ("kid@dinov2-vits14:size=5", "kernel_mmd@dinov2-vits14", "dinov2-vits14", {"size": 5}),
         ("kid:subsets=3:size=10", "kid", "inception", {"subsets": 3, "size": 10}),
         ("precision_recall@dinov2-vits14", "precision_recall@dinov2-vits14", "dinov2-vits14", {}),
-        ("swd", "swd", None, {}),
+        ("swd", "swd", "", {}),
     ],
 )
 def test_a_spec_is_read(networks, spec, label, extractor, options):
-    found = judge.asked(spec)
+    found = judge.request(spec)
     assert (found.label, found.extractor, found.options) == (label, extractor, options)
 
 
@@ -64,13 +64,16 @@ def test_a_spec_is_read(networks, spec, label, extractor, options):
 )
 def test_a_wrong_spec_is_told_the_right_one(networks, spec, message):
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
-        judge.asked(spec)
+        judge.request(spec)
 
 
 def test_scores_are_the_metrics_on_the_features(networks):
     generated, real, train = images(12, 0), images(9, 1, 0.1), images(20, 2)
     facts = judge.judge(["fid"], generated, real, train, 0)
-    mean = lambda x: (from_float(x).astype(np.float64)).mean((1, 2))  # noqa: E731
+
+    def mean(x):
+        return from_float(x).astype(np.float64).mean((1, 2))
+
     expected = fid.distance(fid.statistics(mean(real)), fid.statistics(mean(generated)))["fid"]
     assert facts["scores"]["fid"] == pytest.approx(expected, rel=1e-3)
     against = fid.distance(fid.statistics(mean(train[:9])), fid.statistics(mean(generated)))["fid"]
