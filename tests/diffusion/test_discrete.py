@@ -8,26 +8,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nca_gen.diffusion import predictions, schedules
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion.discrete import Process
+from nca_gen.diffusion.process import noised, target, x0_of
 from nca_gen.errors import UserError
 
 
 @pytest.mark.parametrize("schedule", schedules.NAMES)
 def test_levels_keep_their_digits(schedule):
     """a and s of every t, to float32's last digits, also where 1 - abar is 1e-4; t = -1 is the clean image."""
-    diffusion = Diffusion(schedule, 300)
+    process = Process(schedule, 300)
     abar = getattr(schedules, schedule)(300)
-    a, s = diffusion.levels(jnp.arange(-1, 300))
+    a, s = process.levels(jnp.arange(-1, 300))
     np.testing.assert_allclose(a, np.sqrt(np.append(1.0, abar)), rtol=1e-7)
     np.testing.assert_allclose(s, np.sqrt(1 - np.append(1.0, abar)), rtol=1e-7)
     assert (a[0], s[0]) == (1.0, 0.0)
 
 
 def test_every_image_at_its_own_time():
-    diffusion = Diffusion("linear", 10)
+    process = Process("linear", 10)
     rng = np.random.default_rng(0)
     x0, eps = (jnp.asarray(rng.standard_normal((3, 4, 5, 2)), jnp.float32) for _ in range(2))
-    x = diffusion.noised(x0, eps, jnp.array([0, 9, 4]))
+    x = noised(process, x0, eps, jnp.array([0, 9, 4]))
     for i, t in enumerate((0, 9, 4)):
         abar = np.prod(1 - np.linspace(1e-4, 0.02, 10)[: t + 1])
         np.testing.assert_allclose(x[i], np.sqrt(abar) * x0[i] + np.sqrt(1 - abar) * eps[i], atol=1e-6)
@@ -35,36 +36,45 @@ def test_every_image_at_its_own_time():
 
 def test_steps_of_the_chain_compose():
     """x_t drawn step by step with beta_1 .. beta_t has the moments that x_t drawn at once has."""
-    diffusion = Diffusion("cosine", 12)
-    abar = diffusion.abar
+    process = Process("cosine", 12)
+    abar = process.abar
     mean, variance = 1.0, 0.0
     for t in range(12):
         alpha = abar[t] / (abar[t - 1] if t else 1.0)
         mean, variance = np.sqrt(alpha) * mean, alpha * variance + 1 - alpha
     eps = jnp.asarray(np.random.default_rng(0).standard_normal((1, 256, 256, 4)), jnp.float32)
-    x = diffusion.noised(jnp.full(eps.shape, 3.0), eps, jnp.array([11]))
+    x = noised(process, jnp.full(eps.shape, 3.0), eps, jnp.array([11]))
     assert abs(float(x.mean()) - 3 * mean) < 4 * np.sqrt(variance / x.size)
     assert float(x.var()) == pytest.approx(variance, rel=4 * np.sqrt(2 / x.size))
 
 
 @pytest.mark.parametrize("prediction", predictions.NAMES)
 def test_target_and_x0_invert_each_other(prediction):
-    diffusion = Diffusion("cosine", 300, prediction)
+    process = Process("cosine", 300, prediction)
     rng = np.random.default_rng(0)
     x0, eps = (jnp.asarray(rng.standard_normal((4, 6, 3)), jnp.float32) for _ in range(2))
     t = jnp.array([0, 20, 150, 250])
-    x = diffusion.noised(x0, eps, t)
-    np.testing.assert_allclose(diffusion.x0(diffusion.target(x0, eps, t), x, t), x0, atol=1e-4)
+    x = noised(process, x0, eps, t)
+    np.testing.assert_allclose(x0_of(process, target(process, x0, eps, t), x, t), x0, atol=1e-4)
+
+
+def test_networks_and_noise_are_told_the_index():
+    process, t = Process("cosine", 300), jnp.array([0, 7, 299])
+    np.testing.assert_array_equal(process.told(t), t)
+    np.testing.assert_array_equal(process.tag(t), t)
+    assert process.tag(t).dtype == jnp.uint32
+    np.testing.assert_array_equal(process.weight(t), 1)
+    assert process.span == 300
 
 
 def test_one_time_for_all_images():
     """A time of shape [1] serves a whole batch."""
-    diffusion = Diffusion("cosine", 20, "v")
+    process = Process("cosine", 20, "v")
     x0, eps = jnp.ones((3, 4, 4, 1)), jnp.full((3, 4, 4, 1), 2.0)
     one, each = jnp.array([7]), jnp.array([7, 7, 7])
-    np.testing.assert_array_equal(diffusion.noised(x0, eps, one), diffusion.noised(x0, eps, each))
-    np.testing.assert_array_equal(diffusion.target(x0, eps, one), diffusion.target(x0, eps, each))
-    np.testing.assert_array_equal(diffusion.x0(eps, x0, one), diffusion.x0(eps, x0, each))
+    np.testing.assert_array_equal(noised(process, x0, eps, one), noised(process, x0, eps, each))
+    np.testing.assert_array_equal(target(process, x0, eps, one), target(process, x0, eps, each))
+    np.testing.assert_array_equal(x0_of(process, eps, x0, one), x0_of(process, eps, x0, each))
 
 
 @given(st.integers(1, 1000), st.data())
@@ -72,7 +82,7 @@ def test_one_time_for_all_images():
 def test_respaced_times_descend_evenly(T, data):
     """From T - 1 to 0 and to the clean image, never the same twice, gaps equal to within rounding."""
     steps = data.draw(st.integers(1, T))
-    times = Diffusion("linear", T).respaced(steps)
+    times = Process("linear", T).times(steps)
     assert len(times) == steps + 1
     assert (times[0], times[-1]) == (T - 1, -1)
     gaps = -np.diff(times)
@@ -83,51 +93,26 @@ def test_respaced_times_descend_evenly(T, data):
 
 
 def test_all_steps_are_all_times():
-    np.testing.assert_array_equal(Diffusion("cosine", 300).respaced(300), np.arange(299, -2, -1))
+    np.testing.assert_array_equal(Process("cosine", 300).times(300), np.arange(299, -2, -1))
 
 
 @pytest.mark.parametrize("steps", [0, -1, 301])
 def test_impossible_numbers_of_steps(steps):
     with pytest.raises(UserError, match="1 to 300 steps"):
-        Diffusion().respaced(steps)
+        Process().times(steps)
 
 
 @pytest.mark.parametrize(
     ("field", "word", "hint"), [("schedule", "cosin", "did you mean cosine"), ("prediction", "epsilon", "eps")]
 )
 def test_unknown_names(field, word, hint):
-    with pytest.raises(UserError, match=hint):
-        Diffusion(**{field: word})
+    with pytest.raises(UserError, match=f"diffusion.{field}.*{hint}"):
+        Process(**{field: word})
 
 
 def test_a_diffusion_is_a_static_argument():
     """Equal settings are equal and hash alike, so compiled code is shared."""
     count = jax.jit(lambda d, t: d.levels(t)[0], static_argnums=0)
-    count(Diffusion("linear", 20), jnp.arange(3))
-    count(Diffusion("linear", 20), jnp.arange(3))
+    count(Process("linear", 20), jnp.arange(3))
+    count(Process("linear", 20), jnp.arange(3))
     assert count._cache_size() == 1
-
-
-STAINED = Diffusion("cosine", 20, mean=(0.3, -0.2, 0.0), std=(0.5, 0.25, 2.0), block=2)
-
-
-def test_encoding_is_standardised_blocks():
-    """By hand: one cell holds its 2 x 2 pixels row by row, each colour less its mean, by its deviation."""
-    image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 4, 6, 3)), jnp.float32)
-    x0 = STAINED.encode(image)
-    assert x0.shape == (2, 2, 3, 12)
-    pixels = (np.asarray(image) - [0.3, -0.2, 0.0]) / [0.5, 0.25, 2.0]
-    expected = np.concatenate([pixels[:, 0:2, 2:4].reshape(2, 4, 3)[:, i] for i in range(4)], -1)
-    np.testing.assert_allclose(x0[:, 0, 1], expected, atol=1e-6)
-    np.testing.assert_allclose(STAINED.decode(x0), image, atol=1e-6)
-
-
-def test_by_default_an_image_is_its_own_code():
-    image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 5, 3, 1)), jnp.float32)
-    np.testing.assert_array_equal(Diffusion().encode(image), image)
-    np.testing.assert_array_equal(Diffusion().decode(image), image)
-
-
-def test_a_block_must_divide():
-    with pytest.raises(UserError, match=r"config\.diffusion\.block=2 does not divide"):
-        STAINED.encode(jnp.zeros((1, 4, 5, 3)))

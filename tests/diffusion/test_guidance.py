@@ -7,14 +7,16 @@ import pytest
 
 from nca_gen import arrays
 from nca_gen.diffusion import guidance
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion.codec import Codec
+from nca_gen.diffusion.discrete import Process
+from nca_gen.diffusion.process import x0_of
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 4, 3)), jnp.float32)
 KEY = arrays.keys(0, 2)
 T = jnp.array([30, 30])
 
 
-COND = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+COND = {"label": jnp.array([[1.0, 0.0], [0.0, 1.0]])}
 
 
 def denoiser(calls):
@@ -22,8 +24,9 @@ def denoiser(calls):
 
     def denoise(x, t, cond, memory, key):
         calls.append((x, t, cond, key))
-        known = cond.sum(-1)[:, None, None, None]
-        first = cond[:, 0][:, None, None, None]
+        label = cond["label"]
+        known = label.sum(-1)[:, None, None, None]
+        first = label[:, 0][:, None, None, None]
         said = known * (first * jnp.sin(3 * x) + (1 - first) * x**3) + (1 - known) * jnp.cos(2 * x)
         return jnp.concatenate([said, said + 7], -1) if memory is None else said, memory
 
@@ -48,7 +51,7 @@ def test_both_halves_of_an_image_lie_side_by_side():
     guidance.classifier_free(denoiser(calls), COND, 2.0)(X, T[:1], (), KEY)
     [(x, t, cond, key)] = calls
     np.testing.assert_array_equal(x, np.repeat(X, 2, 0))
-    np.testing.assert_array_equal(cond, [[1, 0], [0, 0], [0, 1], [0, 0]])
+    np.testing.assert_array_equal(cond["label"], [[1, 0], [0, 0], [0, 1], [0, 0]])
     np.testing.assert_array_equal(t, [30] * 4)
     words = jax.random.key_data(key)
     np.testing.assert_array_equal(words[::2], jax.random.key_data(KEY))
@@ -57,10 +60,30 @@ def test_both_halves_of_an_image_lie_side_by_side():
 
 def test_each_half_remembers_for_itself():
     def denoise(x, t, cond, memory, key):
-        return x, memory * 2 + cond.sum(-1)
+        return x, memory * 2 + cond["label"].sum(-1)
 
     _, memory = guidance.classifier_free(denoise, COND, 2.0)(X, T, jnp.array([1.0, 2, 3, 4]), KEY)
     np.testing.assert_array_equal(memory, [3, 4, 7, 8])
+
+
+def test_every_condition_has_its_null():
+    """Pictures and levels too; a part that is None stays None, and without a condition there is one call on B rows."""
+    cond = {"image": X + 1, "level": jnp.array([0.2, 0.3]), "label": None}
+    calls = []
+
+    def denoise(x, t, cond, memory, key):
+        calls.append((len(x), cond))
+        return x, memory
+
+    guidance.classifier_free(denoise, cond, 2.0)(X, T, (), KEY)
+    guidance.classifier_free(denoise, None, 2.0)(X, T, (), KEY)
+    (n, told), alone = calls
+    assert n == 4
+    assert told["label"] is None
+    np.testing.assert_allclose(told["level"], [0.2, 0, 0.3, 0])
+    np.testing.assert_array_equal(told["image"][::2], X + 1)
+    np.testing.assert_array_equal(told["image"][1::2], 0 * X)
+    assert alone == (2, None)
 
 
 def test_a_variance_is_not_guided():
@@ -70,9 +93,12 @@ def test_a_variance_is_not_guided():
 
 
 def test_a_variance_is_not_clipped():
-    diffusion = Diffusion("cosine", 60, "x0")
-    denoise = lambda *_: (jnp.concatenate([3 * X, 5 * X], -1), ())  # noqa: E731
-    said, _ = guidance.constrained(denoise, diffusion, guidance.static_range)(X, T, (), KEY)
+    process = Process("cosine", 60, "x0")
+
+    def denoise(*_):
+        return (jnp.concatenate([3 * X, 5 * X], -1), ())
+
+    said, _ = guidance.constrained(denoise, process, Codec(), guidance.static_range)(X, T, (), KEY)
     np.testing.assert_allclose(said[..., :3], np.clip(3 * X, -1, 1), atol=1e-5)
     np.testing.assert_array_equal(said[..., 3:], 5 * X)
 
@@ -81,11 +107,11 @@ def test_a_variance_is_not_clipped():
 @pytest.mark.parametrize("clip", [guidance.static_range, guidance.dynamic_range, lambda x0: x0])
 def test_nothing_to_clip_changes_nothing(prediction, clip):
     """A denoiser whose x0 lies within [-1, 1] passes through, in its own coordinate."""
-    diffusion = Diffusion("cosine", 60, prediction)
-    a, s = (v[0] for v in diffusion.levels(T))
+    process = Process("cosine", 60, prediction)
+    a, s = (v[0] for v in process.levels(T))
     x0 = jnp.tanh(X)
-    said = diffusion.predict.target(x0, (X - a * x0) / s, a, s)
-    denoise = guidance.constrained(lambda *_: (said, 7), diffusion, clip)
+    said = process.predict.target(x0, (X - a * x0) / s, a, s)
+    denoise = guidance.constrained(lambda *_: (said, 7), process, Codec(), clip)
     got, memory = jax.jit(denoise)(X, T, (), KEY)
     np.testing.assert_allclose(got, said, atol=1e-5)
     assert memory == 7
@@ -93,12 +119,12 @@ def test_nothing_to_clip_changes_nothing(prediction, clip):
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 def test_the_clipped_image_is_what_is_implied(prediction):
-    diffusion = Diffusion("cosine", 60, prediction)
-    a, s = (v[0] for v in diffusion.levels(T))
+    process = Process("cosine", 60, prediction)
+    a, s = (v[0] for v in process.levels(T))
     x0 = 3 * X
-    said = diffusion.predict.target(x0, (X - a * x0) / s, a, s)
-    got, _ = guidance.constrained(lambda *_: (said, ()), diffusion, guidance.static_range)(X, T, (), KEY)
-    np.testing.assert_allclose(diffusion.x0(got, X, T), np.clip(x0, -1, 1), atol=1e-5)
+    said = process.predict.target(x0, (X - a * x0) / s, a, s)
+    got, _ = guidance.constrained(lambda *_: (said, ()), process, Codec(), guidance.static_range)(X, T, (), KEY)
+    np.testing.assert_allclose(x0_of(process, got, X, T), np.clip(x0, -1, 1), atol=1e-5)
 
 
 def test_dynamic_range_by_hand():
@@ -124,10 +150,9 @@ def test_static_range():
 
 def test_clipping_is_of_pixels_not_of_their_code():
     """With colours standardised, [-1, 1] is a range of the decoded image."""
-    diffusion = Diffusion("cosine", 60, "x0", mean=(0.5, 0.0, -0.5), std=(0.2, 0.5, 2.0), block=2)
+    process, codec = Process("cosine", 60, "x0"), Codec(mean=(0.5, 0.0, -0.5), std=(0.2, 0.5, 2.0), block=2)
     image = jnp.asarray(np.random.default_rng(1).uniform(-2, 2, (2, 4, 4, 3)), jnp.float32)
     x = jnp.zeros((2, 2, 2, 12))
-    said, _ = guidance.constrained(lambda *_: (diffusion.encode(image), ()), diffusion, guidance.static_range)(
-        x, T, (), KEY
-    )
-    np.testing.assert_allclose(diffusion.decode(said), np.clip(image, -1, 1), atol=1e-5)
+    denoise = guidance.constrained(lambda *_: (codec.encode(image), ()), process, codec, guidance.static_range)
+    said, _ = denoise(x, T, (), KEY)
+    np.testing.assert_allclose(codec.decode(said), np.clip(image, -1, 1), atol=1e-5)

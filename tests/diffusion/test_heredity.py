@@ -8,7 +8,7 @@ import pytest
 
 from nca_gen import arrays
 from nca_gen.diffusion import heredity, samplers
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion.discrete import Process
 
 
 class Genes(NamedTuple):
@@ -32,7 +32,7 @@ def test_what_is_kept(name, left):
 @pytest.mark.parametrize(("name", "counted"), [("hidden", 5), ("none", 1)])
 def test_a_chain_of_steps(name, counted):
     """A model that counts in ``hidden`` how often it was called: five times, or each time for the first time."""
-    diffusion = Diffusion("cosine", 10, "x0")
+    process = Process("cosine", 10, "x0")
 
     def denoise(x, t, memory, key):
         hidden = jnp.zeros(()) if memory.hidden is None else memory.hidden
@@ -41,6 +41,6 @@ def test_a_chain_of_steps(name, counted):
     kept = heredity.KEPT[name]
     start = samplers.begin(jnp.zeros((1, 2, 2, 1)), heredity.heirs(Genes(None, jnp.zeros(()), None), kept))
     end = samplers.sample(
-        samplers.ddim, diffusion, heredity.inherited(denoise, kept), start, diffusion.respaced(5), arrays.keys(0, 1)
+        samplers.ddim, process, heredity.inherited(denoise, kept), start, process.times(5), arrays.keys(0, 1)
     )
     np.testing.assert_allclose(end.x, counted)  # the last x0 is what the sampler ends in

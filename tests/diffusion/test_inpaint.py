@@ -7,9 +7,9 @@ import pytest
 
 from nca_gen import arrays
 from nca_gen.diffusion import inpaint
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion.discrete import Process
 
-D = Diffusion("cosine", 60, "v")
+D = Process("cosine", 60, "v")
 KEY = arrays.keys(0, 2)
 X0 = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)), jnp.float32)
 AT = arrays.coords((32, 32))
@@ -30,7 +30,10 @@ def test_noised_pixels_have_the_level_of_the_rest(t):
 def test_the_noise_of_known_pixels_is_fresh_and_its_own():
     """Another level has another key, hence other noise; nor is it that of the sampler's step."""
     t = jnp.array([50])
-    noise = lambda key: noised(D, X0 - X0, t, key, AT)  # noqa: E731
+
+    def noise(key):
+        return noised(D, X0 - X0, t, key, AT)
+
     sampler = jax.jit(lambda key: arrays.cell_normal(key, -1, AT, 3))(KEY)
     here, there = noise(KEY), noise(arrays.fold(KEY, 1))
     for other in (there, sampler):
@@ -50,8 +53,13 @@ def test_clean_pixels_are_shown_as_they_are():
 
 def test_the_denoiser_sees_the_hole_and_what_is_known():
     x, hole = jnp.array([[1.0, 2.0, 3.0]]), jnp.array([False, True, False])
-    seen = lambda x, t, memory, key: (x, memory + 1)  # noqa: E731
-    known = lambda t, key: t + jnp.array([[10.0, 20.0, 30.0]])  # noqa: E731
+
+    def seen(x, t, memory, key):
+        return (x, memory + 1)
+
+    def known(t, key):
+        return t + jnp.array([[10.0, 20.0, 30.0]])
+
     got, memory = inpaint.replaced(seen, hole, known)(x, jnp.array([5.0]), 7, KEY)
     np.testing.assert_array_equal(got, [[15, 2, 35]])
     assert memory == 8
@@ -59,6 +67,8 @@ def test_the_denoiser_sees_the_hole_and_what_is_known():
 
 @pytest.mark.parametrize(("weight", "expected"), [(0.0, [4.0, 8.0]), (0.25, [3.25, 6.5]), (1.0, [1.0, 2.0])])
 def test_blending(weight, expected):
-    step = lambda diffusion, carry: carry  # noqa: E731
+    def step(process, carry):
+        return carry
+
     got = inpaint.blended(step, jnp.array([[[1.0, 2.0]]]), weight)(None, jnp.array([[[4.0, 8.0]]]))
     np.testing.assert_allclose(got, [[expected]])

@@ -26,7 +26,10 @@ def test_the_target_implies_x0(name, angle):
 def test_v_is_the_velocity(angle):
     """d/dphi of x(phi) = cos(phi) x0 + sin(phi) eps (Salimans & Ho 2022, appendix D), by a central difference."""
     x0, eps = pair()
-    x = lambda phi: np.cos(phi) * x0 + np.sin(phi) * eps  # noqa: E731
+
+    def x(phi):
+        return np.cos(phi) * x0 + np.sin(phi) * eps
+
     slope = (x(angle + 1e-5) - x(angle - 1e-5)) / 2e-5
     np.testing.assert_allclose(predictions.v.target(x0, eps, np.cos(angle), np.sin(angle)), slope, atol=1e-8)
 

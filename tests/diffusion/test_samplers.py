@@ -13,38 +13,38 @@ import pytest
 
 from nca_gen import arrays
 from nca_gen.diffusion import samplers
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion.discrete import Process
 
 MEAN = jnp.array([0.5, -0.3, 0.0])
 VARIANCE = jnp.array([0.04, 0.5, 0.01])
 STEPS = {"ddpm": samplers.ddpm, "ddim": samplers.ddim, "dpm_solver_pp": samplers.dpm_solver_pp}
 
 
-def best(diffusion):
+def best(process):
     """The best denoiser of N(MEAN, VARIANCE) per channel, in the diffusion's own prediction; counts its calls."""
 
     def denoise(x, t, memory, key):
-        a, s = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in diffusion.levels(t))
+        a, s = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in process.levels(t))
         x0 = MEAN + a * VARIANCE * (x - a * MEAN) / (a**2 * VARIANCE + s**2)
-        return diffusion.predict.target(x0, (x - a * x0) / s, a, s), memory + 1
+        return process.predict.target(x0, (x - a * x0) / s, a, s), memory + 1
 
     return denoise
 
 
-def point(diffusion):
+def point(process):
     """The denoiser of data that is MEAN everywhere."""
 
     def denoise(x, t, memory, key):
-        a, s = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in diffusion.levels(t))
+        a, s = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in process.levels(t))
         x0 = jnp.broadcast_to(MEAN, x.shape)
-        return diffusion.predict.target(x0, (x - a * x0) / s, a, s), memory
+        return process.predict.target(x0, (x - a * x0) / s, a, s), memory
 
     return denoise
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def run(step, diffusion, denoiser, x, times, key):
-    return samplers.sample(step, diffusion, denoiser(diffusion), samplers.begin(x, jnp.int32(0)), times, key)
+def run(step, process, denoiser, x, times, key):
+    return samplers.sample(step, process, denoiser(process), samplers.begin(x, jnp.int32(0)), times, key)
 
 
 @cache
@@ -52,9 +52,9 @@ def noise(n=64, seed=0):
     return samplers.initial_noise(arrays.keys(seed, 2), (n, n), 3)
 
 
-def exact(diffusion, x, t, u):
+def exact(process, x, t, u):
     """The solution of the probability-flow ODE at u that is ``x`` at t, in float64."""
-    abar = [diffusion.abar[i] if i >= 0 else 1.0 for i in (t, u)]
+    abar = [process.abar[i] if i >= 0 else 1.0 for i in (t, u)]
     mean = [np.sqrt(v) * np.asarray(MEAN, np.float64) for v in abar]
     deviation = [np.sqrt(v * np.asarray(VARIANCE, np.float64) + 1 - v) for v in abar]
     return mean[1] + deviation[1] * (np.asarray(x) - mean[0]) / deviation[0]
@@ -65,8 +65,8 @@ def exact(diffusion, x, t, u):
 @pytest.mark.slow
 def test_moments_of_a_gaussian(name, steps, prediction):
     """Mean and deviation per channel, to four standard errors and the 2.5 % that finite steps cost."""
-    diffusion = Diffusion("cosine", 1000, prediction)
-    out = run(STEPS[name], diffusion, best, noise(), diffusion.respaced(steps), arrays.keys(1, 2))
+    process = Process("cosine", 1000, prediction)
+    out = run(STEPS[name], process, best, noise(), process.times(steps), arrays.keys(1, 2))
     assert out.memory == steps
     x, std = np.asarray(out.x).reshape(-1, 3), np.sqrt(VARIANCE)
     assert np.all(np.abs(x.mean(0) - MEAN) < 4 * std / np.sqrt(len(x)) + 1e-3)
@@ -78,21 +78,21 @@ def test_moments_of_a_gaussian(name, steps, prediction):
 
 @pytest.mark.parametrize(("name", "steps"), [("ddim", 1000), ("dpm_solver_pp", 300)])
 def test_every_noise_goes_where_the_flow_takes_it(name, steps):
-    diffusion = Diffusion("cosine", 1000, "v")
+    process = Process("cosine", 1000, "v")
     x = noise()
-    out = run(STEPS[name], diffusion, best, x, diffusion.respaced(steps), arrays.keys(1, 2)).x
-    distance = np.abs(out - exact(diffusion, x, 999, -1)) / np.sqrt(VARIANCE)
+    out = run(STEPS[name], process, best, x, process.times(steps), arrays.keys(1, 2)).x
+    distance = np.abs(out - exact(process, x, 999, -1)) / np.sqrt(VARIANCE)
     assert distance.max() < 0.05
     assert distance.mean() < 0.01
 
 
 def error(step, n):
     """Largest relative distance from the solution of the ODE after ``n`` steps from t = 900 to t = 100."""
-    diffusion = Diffusion("linear", 1000, "x0")
+    process = Process("linear", 1000, "x0")
     times = np.linspace(900, 100, n + 1).astype(int)
     x = noise(8)
-    truth = exact(diffusion, x, 900, 100)
-    got = run(step, diffusion, best, x, times, arrays.keys(0, 2)).x
+    truth = exact(process, x, 900, 100)
+    got = run(step, process, best, x, times, arrays.keys(0, 2)).x
     return np.abs(got - truth).max() / np.abs(truth).max()
 
 
@@ -105,19 +105,19 @@ def test_order_of_convergence(name, order):
 
 
 def test_the_first_step_of_dpm_solver_is_ddim():
-    diffusion = Diffusion("cosine", 100, "v")
+    process = Process("cosine", 100, "v")
     times, key = np.array([80, 35]), arrays.keys(0, 2)
-    a, b = (run(step, diffusion, best, noise(8), times, key).x for step in (samplers.ddim, samplers.dpm_solver_pp))
+    a, b = (run(step, process, best, noise(8), times, key).x for step in (samplers.ddim, samplers.dpm_solver_pp))
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.parametrize(("u", "same"), [(0, True), (10, False)])
 def test_the_step_into_zero_is_ddim(u, same):
     """With a slope to go by, and elsewhere one that is used."""
-    diffusion, (x, before, x0) = Diffusion("linear", 1000, "x0"), (noise(8, seed) for seed in range(3))
+    process, (x, before, x0) = Process("linear", 1000, "x0"), (noise(8, seed) for seed in range(3))
     carry = samplers.begin(x)._replace(x0=before, gap=jnp.asarray(0.5))
     a, b = (
-        step(diffusion, carry, x0, jnp.asarray(52), jnp.asarray(u), jnp.zeros_like(x))
+        step(process, carry, x0, jnp.asarray(52), jnp.asarray(u), jnp.zeros_like(x))
         for step in (samplers.ddim, samplers.dpm_solver_pp)
     )
     assert (np.abs(a - b).max() < 1e-5) == same
@@ -126,25 +126,25 @@ def test_the_step_into_zero_is_ddim(u, same):
 @pytest.mark.parametrize("name", STEPS)
 def test_into_the_clean_end(name):
     """The last step, to t = -1, is the denoiser's word itself: no noise is added."""
-    diffusion = Diffusion("cosine", 50, "eps")
-    out = run(STEPS[name], diffusion, best, noise(8), diffusion.respaced(10), arrays.keys(0, 2))
+    process = Process("cosine", 50, "eps")
+    out = run(STEPS[name], process, best, noise(8), process.times(10), arrays.keys(0, 2))
     np.testing.assert_allclose(out.x, out.x0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm_solver_pp"])
 @pytest.mark.parametrize("steps", [1, 7])
 def test_a_point_mass_is_found_exactly(name, steps):
-    diffusion = Diffusion("cosine", 50, "x0")
-    x = run(STEPS[name], diffusion, point, noise(8), diffusion.respaced(steps), arrays.keys(0, 2)).x
+    process = Process("cosine", 50, "x0")
+    x = run(STEPS[name], process, point, noise(8), process.times(steps), arrays.keys(0, 2)).x
     np.testing.assert_allclose(x, np.broadcast_to(MEAN, x.shape), atol=1e-6)
 
 
 def test_ddim_of_a_point_mass_keeps_its_noise():
     """On the way x_t = a m + s z with the z of the start, however long the steps are."""
-    diffusion = Diffusion("linear", 1000, "x0")
+    process = Process("linear", 1000, "x0")
     x, times = noise(8), np.array([999, 600, 210, 40])
-    (a, s), (a_u, s_u) = (tuple(map(float, diffusion.levels(jnp.array(t)))) for t in (999, 40))
-    out = run(samplers.ddim, diffusion, point, x, times, arrays.keys(0, 2)).x
+    (a, s), (a_u, s_u) = (tuple(map(float, process.levels(jnp.array(t)))) for t in (999, 40))
+    out = run(samplers.ddim, process, point, x, times, arrays.keys(0, 2)).x
     np.testing.assert_allclose(out, a_u * MEAN + s_u * (x - a * MEAN) / s, atol=1e-5)
 
 
@@ -152,8 +152,8 @@ def test_ddim_of_a_point_mass_keeps_its_noise():
 @pytest.mark.parametrize("t", [1, 7, 150, 250, 299])
 def test_ddpm_is_the_textbook_posterior(schedule, t):
     """Ho et al. 2020, eq. 6 and 7, for neighbouring t, from the betas in float64."""
-    diffusion = Diffusion(schedule, 300)
-    abar, before = diffusion.abar[t], diffusion.abar[t - 1]
+    process = Process(schedule, 300)
+    abar, before = process.abar[t], process.abar[t - 1]
     beta = 1 - abar / before
     rng = np.random.default_rng(0)
     x, x0, z = (rng.standard_normal((2, 4, 4, 3)).astype(np.float32) for _ in range(3))
@@ -161,13 +161,13 @@ def test_ddpm_is_the_textbook_posterior(schedule, t):
     expected = mean + np.sqrt((1 - before) / (1 - abar) * beta) * z
     carry = samplers.begin(jnp.asarray(x))
     step = jax.jit(samplers.ddpm, static_argnums=0)
-    got = step(diffusion, carry, jnp.asarray(x0), jnp.array(t), jnp.array(t - 1), jnp.asarray(z))
+    got = step(process, carry, jnp.asarray(x0), jnp.array(t), jnp.array(t - 1), jnp.asarray(z))
     np.testing.assert_allclose(got, expected, atol=3e-5)
 
 
 def test_ddpm_jumps_are_the_marginals_of_its_steps():
     """With x0 known, going from t to u at once or by way of w draws from one and the same normal distribution."""
-    diffusion = Diffusion("linear", 300)
+    process = Process("linear", 300)
     t, w, u = 250, 160, 60
     step = jax.jit(samplers.ddpm, static_argnums=0)
 
@@ -176,7 +176,7 @@ def test_ddpm_jumps_are_the_marginals_of_its_steps():
         one, none = jnp.ones((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1))
 
         def at(x, x0, z):
-            return float(step(diffusion, samplers.begin(x), x0, jnp.array(t), jnp.array(u), z).item())
+            return float(step(process, samplers.begin(x), x0, jnp.array(t), jnp.array(u), z).item())
 
         return at(one, none, none), at(none, one, none), at(none, none, one)
 
@@ -189,10 +189,10 @@ def test_ddpm_jumps_are_the_marginals_of_its_steps():
 @pytest.mark.parametrize("name", ["ddpm", "dpm_solver_pp", pytest.param("ddim", marks=pytest.mark.slow)])
 def test_a_run_cut_in_pieces_is_one_run(name):
     """Bit for bit, noise, memory and the memory of a multistep solver included."""
-    diffusion, key = Diffusion("cosine", 60, "v"), arrays.keys(3, 2)
-    times = diffusion.respaced(12)
-    one = run(STEPS[name], diffusion, best, noise(8), times, key)
-    piece = jax.jit(lambda carry, times: samplers.sample(STEPS[name], diffusion, best(diffusion), carry, times, key))
+    process, key = Process("cosine", 60, "v"), arrays.keys(3, 2)
+    times = process.times(12)
+    one = run(STEPS[name], process, best, noise(8), times, key)
+    piece = jax.jit(lambda carry, times: samplers.sample(STEPS[name], process, best(process), carry, times, key))
     carry = samplers.begin(noise(8), jnp.int32(0))
     for start, stop in ((0, 1), (1, 5), (5, 12)):
         carry = piece(carry, times[start : stop + 1])
@@ -202,11 +202,11 @@ def test_a_run_cut_in_pieces_is_one_run(name):
 
 def test_noise_is_named_by_time_and_place():
     """A tile at its coordinates is sampled as the region of the whole: this denoiser looks at one cell only."""
-    diffusion, key = Diffusion("cosine", 60, "x0"), arrays.keys(3, 2)
-    times, at = diffusion.respaced(8), arrays.coords((5, 6), (2, 1))
-    whole = run(samplers.ddpm, diffusion, best, noise(8), times, key).x
+    process, key = Process("cosine", 60, "x0"), arrays.keys(3, 2)
+    times, at = process.times(8), arrays.coords((5, 6), (2, 1))
+    whole = run(samplers.ddpm, process, best, noise(8), times, key).x
     start = samplers.begin(samplers.initial_noise(arrays.keys(0, 2), (5, 6), 3, at), jnp.int32(0))
-    tile = jax.jit(lambda c: samplers.sample(samplers.ddpm, diffusion, best(diffusion), c, times, key, at))(start).x
+    tile = jax.jit(lambda c: samplers.sample(samplers.ddpm, process, best(process), c, times, key, at))(start).x
     np.testing.assert_allclose(tile, whole[:, 2:7, 1:7], atol=1e-6)
 
 
@@ -221,7 +221,7 @@ def test_the_start_is_unlike_the_noise_of_any_step():
 @pytest.mark.parametrize("shape", [(30,), (4, 5, 6)])
 def test_volumes_and_signals(shape):
     """Any number of dimensions: the point mass again, in one and in three."""
-    diffusion = Diffusion("cosine", 50, "x0")
+    process = Process("cosine", 50, "x0")
     x = samplers.initial_noise(arrays.keys(0, 2), shape, 3)
-    end = run(samplers.ddim, diffusion, point, x, diffusion.respaced(5), arrays.keys(0, 2)).x
+    end = run(samplers.ddim, process, point, x, process.times(5), arrays.keys(0, 2)).x
     np.testing.assert_allclose(end, np.broadcast_to(MEAN, x.shape), atol=1e-6)

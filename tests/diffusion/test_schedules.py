@@ -35,7 +35,10 @@ def test_sqrt_linear_is_linear_in_the_root_of_beta():
 @pytest.mark.parametrize("T", [50, 300, 1000])
 def test_cosine_follows_the_cosine_up_to_the_clip(T):
     """abar_t = f(t + 1) / f(0) wherever no beta before it was clipped: only the last is, where f is zero."""
-    f = lambda t: np.cos((t / T + 0.008) / 1.008 * np.pi / 2) ** 2  # noqa: E731
+
+    def f(t):
+        return np.cos((t / T + 0.008) / 1.008 * np.pi / 2) ** 2
+
     abar = schedules.cosine(T)
     np.testing.assert_allclose(abar[:-1], f(np.arange(1, T)) / f(0), rtol=1e-10)
     assert abar[-1] / abar[-2] == pytest.approx(1 - 0.999)

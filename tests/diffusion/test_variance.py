@@ -11,9 +11,10 @@ import pytest
 
 from nca_gen import arrays
 from nca_gen.diffusion import samplers, variance
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion.discrete import Process
+from nca_gen.diffusion.process import noised
 
-LINEAR = Diffusion("linear", 1000)
+LINEAR = Process("linear", 1000)
 S = 0.3  # the variance of the data, whose mean is 0
 
 
@@ -21,18 +22,22 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def in_bits(diffusion, x0, x, eps, v, t):
+def in_bits(process, x0, x, eps, v, t):
     """One image of one pixel after the other, as the papers word it."""
     total = []
     abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     for i, step in enumerate(t):
         before = abar[step - 1] if step else 1.0
         beta = 1 - abar[step] / before
-        tilde = lambda n: (1 - abar[n - 1]) / (1 - abar[n]) * (1 - abar[n] / abar[n - 1])  # noqa: E731
+
+        def tilde(n):
+            return (1 - abar[n - 1]) / (1 - abar[n]) * (1 - abar[n] / abar[n - 1])
+
         low, high = math.log(tilde(max(step, 1))), math.log(beta)
-        mean = lambda clean, x, a=abar[step], b=before, beta=beta: (  # noqa: E731
-            math.sqrt(b) * beta / (1 - a) * clean + math.sqrt(1 - beta) * (1 - b) / (1 - a) * x
-        )
+
+        def mean(clean, x, a=abar[step], b=before, beta=beta):
+            return math.sqrt(b) * beta / (1 - a) * clean + math.sqrt(1 - beta) * (1 - b) / (1 - a) * x
+
         for p in np.ndindex(x0.shape[1:]):
             guess = (x[i][p] - math.sqrt(1 - abar[step]) * eps[i][p]) / math.sqrt(abar[step])
             f = (v[i][p] + 1) / 2
@@ -42,7 +47,10 @@ def in_bits(diffusion, x0, x, eps, v, t):
                 distance = (sigma**2 + (q - mean(guess, x[i][p])) ** 2) / deviation**2
                 total.append(math.log(deviation / sigma) + (distance - 1) / 2)
             else:
-                cdf = lambda y, g=guess, d=deviation: 0.5 * (1 + math.erf((y - g) / d / math.sqrt(2)))  # noqa: E731
+
+                def cdf(y, g=guess, d=deviation):
+                    return 0.5 * (1 + math.erf((y - g) / d / math.sqrt(2)))
+
                 total.append(-math.log(max(cdf(x0[i][p] + 1 / 255) - cdf(x0[i][p] - 1 / 255), 1e-12)))
     return np.mean(total) / math.log(2)
 
@@ -51,7 +59,7 @@ def test_bits_by_hand():
     x0, eps, said = np.tanh(normal(5, 2, 3, 2)), normal(5, 2, 3, 2, seed=1), normal(5, 2, 3, 2, seed=2)
     v, t = 0.7 * normal(5, 2, 3, 2, seed=3), np.array([0, 1, 40, 500, 999])
     said = eps + 0.1 * said
-    x = np.asarray(LINEAR.noised(jnp.asarray(x0, jnp.float32), jnp.asarray(eps, jnp.float32), jnp.asarray(t)))
+    x = np.asarray(noised(LINEAR, jnp.asarray(x0, jnp.float32), jnp.asarray(eps, jnp.float32), jnp.asarray(t)))
     given = [jnp.asarray(y, jnp.float32) for y in (x0, x, said, v)]
     got = float(jax.jit(partial(variance.bits, LINEAR))(*given, jnp.asarray(t)))
     assert got == pytest.approx(in_bits(LINEAR, x0, x, said, v, t), rel=2e-4)
@@ -71,7 +79,10 @@ def test_bits_teach_the_variance_alone():
 
 def best_v(t, u):
     """Where the step from t to u has the variance of x_u given x_t alone: beta~ and what is not known of x0."""
-    abar = lambda n: LINEAR.abar[n] if n >= 0 else 1.0  # noqa: E731
+
+    def abar(n):
+        return LINEAR.abar[n] if n >= 0 else 1.0
+
     beta = 1 - abar(t) / abar(u)
     tilde = (1 - abar(u)) / (1 - abar(t)) * beta
     unknown = S * (1 - abar(t)) / (abar(t) * S + 1 - abar(t))
@@ -84,10 +95,13 @@ def test_the_bound_is_least_at_the_best_variance(t):
     """With the best eps there is no other stationary point than v*, and it lies within (-1, 1)."""
     n = 256
     x0, eps = np.sqrt(S) * normal(1, n, n, 1), normal(1, n, n, 1, seed=1)
-    x = LINEAR.noised(jnp.asarray(x0, jnp.float32), jnp.asarray(eps, jnp.float32), jnp.array([t]))
+    x = noised(LINEAR, jnp.asarray(x0, jnp.float32), jnp.asarray(eps, jnp.float32), jnp.array([t]))
     a, s = (float(y) for y in LINEAR.levels(jnp.array(t)))
     said = s * x / (a**2 * S + s**2)  # E[eps | x_t]
-    bound = lambda v: variance.bits(LINEAR, x0, x, said, jnp.full(x.shape, v), jnp.array([t]))  # noqa: E731
+
+    def bound(v):
+        return variance.bits(LINEAR, x0, x, said, jnp.full(x.shape, v), jnp.array([t]))
+
     x0 = jnp.asarray(x0, jnp.float32)
     v = best_v(t, t - 1)
     assert -1 < v < 1
@@ -98,7 +112,7 @@ def test_the_bound_is_least_at_the_best_variance(t):
 
 def test_few_steps_of_the_best_variance_are_enough():
     """Of a normal distribution the steps back are normal: mean and variance known, five steps sample it exactly."""
-    times = LINEAR.respaced(5)
+    times = LINEAR.times(5)
     table = np.zeros(1000, np.float32)
     for t, u in pairwise(times[:-1]):
         table[t] = best_v(t, u)
@@ -130,9 +144,10 @@ def test_the_least_variance_is_the_plain_step(v):
 
 def test_the_greatest_is_beta_and_the_clean_end_has_none():
     x = jnp.zeros((1, 2, 2, 1))
-    step = lambda t, u, v: samplers.ddpm(  # noqa: E731
-        LINEAR, samplers.begin(x), x, jnp.array(t), jnp.array(u), x + 1.0, x + v
-    )
+
+    def step(t, u, v):
+        return samplers.ddpm(LINEAR, samplers.begin(x), x, jnp.array(t), jnp.array(u), x + 1.0, x + v)
+
     beta = 1 - LINEAR.abar[400] / LINEAR.abar[300]
     np.testing.assert_allclose(step(400, 300, 1.0), np.sqrt(beta), rtol=1e-5)
     np.testing.assert_array_equal(step(0, -1, 3.0), 0)
@@ -145,6 +160,6 @@ def test_a_network_without_a_variance():
 
 def test_respaced_as_published():
     """250 of 1000: original indices round(k * 999 / 249), and no others."""
-    times = LINEAR.respaced(250)
+    times = LINEAR.times(250)
     assert times[:-1][::-1].tolist() == [round(k * 999 / 249) for k in range(250)]
     assert times[-1] == -1
