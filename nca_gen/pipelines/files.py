@@ -27,16 +27,17 @@ def write(stem: Path, sample: Float[np.ndarray, "*T C"], dtype: Any = np.uint8) 
     """
     stored = images.from_float(sample, dtype)
     if sample.ndim == 4:
-        _image(stem.with_name(f"{stem.name}.png"), volumes.planes(stored))
+        image(stem.with_name(f"{stem.name}.png"), volumes.planes(stored))
         path = stem.with_name(f"{stem.name}.nii.gz")
         with disk.whole(path) as draft:
             volumes.write(draft, stored)
         return path
     suffix = ".png" if stored.dtype != np.float32 and stored.shape[-1] in (1, 3) else ".tif"
-    return _image(stem.with_name(f"{stem.name}{suffix}"), stored)
+    return image(stem.with_name(f"{stem.name}{suffix}"), stored)
 
 
-def _image(path: Path, stored: np.ndarray) -> Path:
+def image(path: Path, stored: np.ndarray) -> Path:
+    """Writes an image as it is stored, whole or not at all; returns ``path``."""
     with disk.whole(path) as draft:
         images.write(draft, stored)
     return path
@@ -59,6 +60,6 @@ def beside(folder: Path, n: int, rows: int, kind: str) -> list[str]:
     suffix = ".tif" if (folder / f"{0:05d}.tif").is_file() else ".png"
     pictures = np.stack([images.read(folder / f"{i:05d}{suffix}") for i in shown])
     grid = folder.with_name(f"{folder.name}.png")
-    _image(grid, images.grid(pictures, columns or None))
+    image(grid, images.grid(pictures, columns or None))
     noun = "pictures" if kind == "images" else "volumes"
     return [f"{n} {noun} are in {folder}, a grid of them in {grid}"]

@@ -1,4 +1,4 @@
-"""A gigapixel picture as a file: what it will take, the work (:mod:`nca_gen.tiling.streaming`), and its progress."""
+"""A gigapixel picture as a file: what it will take, and the work (:mod:`nca_gen.tiling.streaming`)."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from jaxtyping import Array, Float, Key, PyTree
 
-from nca_gen import arrays
-from nca_gen.errors import UserError, unknown
-from nca_gen.io import huge, images
-from nca_gen.pipelines import sampling
-from nca_gen.tiling.streaming import PICTURE, SILENT, Job, denoising, job, program, run, stores, sweep
+from nca_gen import arrays, screen
+from nca_gen.contracts import Condition, Part, Parts, unchanged
+from nca_gen.errors import UserError, chosen
+from nca_gen.io import huge, images, write
+from nca_gen.pipelines import files, sampling
+from nca_gen.pipelines.sampling import Settings
+from nca_gen.tiling.streaming import PICTURE, Job, denoising, job, program, run, stores, sweep
 
 FORMATS = {"tiff": (".tiff",), "zarr": (".ome.zarr",), "both": (".tiff", ".ome.zarr")}
 
@@ -35,6 +35,8 @@ FORMATS = {"tiff": (".tiff",), "zarr": (".ome.zarr",), "both": (".tiff", ".ome.z
 
 
 class Needs(NamedTuple):
+    """What a picture takes."""
+
     disk: int  # bytes at the most, of which some may be there already
     memory: int  # bytes of the process, or of the accelerator
     seconds: float | None = None  # without the pyramid and the file
@@ -42,7 +44,7 @@ class Needs(NamedTuple):
 
 def disk(job: Job, formats: int = 1) -> int:
     """Bytes that the work takes at its peak if nothing can be compressed; ``formats`` of the picture are kept."""
-    cells = 4 * math.prod(job.extent) * job.model.image_channels * (4 if job.multistep else 2)
+    cells = 4 * math.prod(job.extent) * job.model.reads * (4 if job.multistep else 2)
     picture = math.prod(job.size) * job.channels
     return max(cells + picture, math.ceil(picture * 4 / 3 * 1.01) * 2)
 
@@ -52,11 +54,11 @@ def memory(job: Job) -> int:
     steps = max(map(len, job.passes)) - 1
     window = job.plan(steps).window
     used = program(job, window, steps).memory_analysis()
-    mine = used.temp_size_in_bytes + used.argument_size_in_bytes + used.output_size_in_bytes
+    arena = used.temp_size_in_bytes + used.argument_size_in_bytes + used.output_size_in_bytes
     if jax.default_backend() != "cpu":
-        return mine
-    windows = 4 * math.prod(window) * job.model.image_channels * (8 if job.multistep else 4)
-    return resident() + windows + int(1.15 * mine)  # the allocator keeps some of what is given back
+        return arena
+    windows = 4 * math.prod(window) * job.model.reads * (8 if job.multistep else 4)
+    return resident() + windows + int(1.15 * arena)  # the allocator keeps some of what is given back
 
 
 def resident() -> int:
@@ -69,12 +71,12 @@ def resident() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def seconds(job: Job, params: dict, key: Key[Array, " 1"], folder: Path) -> float:
+def seconds(job: Job, params: PyTree, key: Key[Array, " 1"], folder: Path, cond: Condition = None) -> float:
     """Of the denoising, from one tile that is read, computed and written in a folder beside the work."""
     folder.mkdir(parents=True, exist_ok=True)
     number = min(1, len(job.passes) - 1)
     with TemporaryDirectory(dir=folder) as scratch:
-        stage = denoising(job, params, key, stores(job, Path(scratch)), number)
+        stage = denoising(job, params, key, stores(job, Path(scratch)), number, cond)
         for _ in range(2):  # the first also warms up
             start = time.perf_counter()
             sweep(stage, [len(stage.tiles) // 2], lambda i: None)
@@ -87,49 +89,24 @@ def fitted(make: Callable[..., Job], tile: int, budget: int | float) -> Job:
 
     Halves, so that pictures of most sizes are cut alike. Raises UserError where 32 pixels are too many.
     """
-    while (need := memory(found := make(tile=tile))) > budget:
+    while (need := memory(smaller := make(tile=tile))) > budget:
         tile //= 2
         if tile < 32:
             raise UserError(
                 f"a tile of {2 * tile} pixels takes {need / 1e9:.2f} GB; set config.generate.memory_gb to more"
             )
-    return found
+    return smaller
 
 
 # The command.
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{count(task.speed or 0)} pixels/s")
-
-
-def count(n: int | float) -> str:
-    """Three digits and a letter: 93.2 k, 1.07 G."""
-    for unit in ("", " k", " M", " G", " T"):
-        if n < 1000 or unit == " T":
-            return f"{n:.3g}{unit}"
-        n /= 1000
-    return ""
-
-
-def duration(seconds: int | float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
-
-
-def progress() -> Progress:
-    """A bar with the time left and the pixels per second; silent where the output is no terminal."""
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), _Rate()
-    return Progress(*columns, transient=True, disable=not sys.stdout.isatty())
-
-
 def lines(job: Job, needs: Needs, free: int) -> list[str]:
     """What is going to be done and what it takes."""
-    k, plan = job.diffusion.block, job.plan(job.calls)
-    sides, halo = " x ".join(str(side * k) for side in job.sides), job.calls * job.model.steps * k
+    k, plan, count = job.codec.block, job.plan(job.calls), screen.count
+    sides, halo = " x ".join(str(side * k) for side in job.sides), job.calls * job.halo * k
     height, width = job.size
-    said = [
+    text = [
         f"{height} x {width} = {count(height * width)} pixels in {len(plan.tiles)} tiles of {sides}, "
         f"{job.steps} steps of {job.sampler} in {len(job.passes)} passes",
         f"halo {halo} pixels: {100 * plan.overhead:.1f} % more cells",
@@ -137,82 +114,140 @@ def lines(job: Job, needs: Needs, free: int) -> list[str]:
     ]
     if needs.seconds is not None:
         rate = count(height * width / needs.seconds)
-        said.append(f"time {duration(needs.seconds)} ({rate} pixels/s, from a timed tile), then the pyramid")
-    return said
+        text.append(f"time {screen.duration(needs.seconds)} ({rate} pixels/s, from a timed tile), then the pyramid")
+    return text
 
 
-def identity(job: Job, params: dict, seed: int) -> str:
+def identity(job: Job, params: PyTree, seed: int, cond: Condition = None) -> str:
     """Names all that the pixels depend on, in 10 hexadecimal digits. Tiles are not among it."""
     digest = hashlib.sha256()
     what = replace(job, sides=(), calls=1)
     digest.update(f"{what} {seed}".encode())
-    for path, leaf in jax.tree.leaves_with_path(params):
+    for path, leaf in jax.tree.leaves_with_path((params, cond)):
         digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
     return digest.hexdigest()[:10]
 
 
-title = sampling.title
+@dataclass(frozen=True)
+class Pipeline:
+    """Pictures larger than memory by the part "model", a local denoiser, in tiles.
 
-
-def paint(task: Any, params: dict, config: Any, folder: Path) -> list[str]:
-    """Picture 0 of ``config.seed`` in ``config.sample.size``, as ``config.generate.format``; returns what to say.
-
-    Started again, it goes on where it was stopped, with the tiles that it had chosen. Raises UserError where the model
-    cannot be tiled or the disk is too small.
+    ``tile``: pixels a side, at the most; it is halved until a pass takes ``memory_gb`` or less. ``calls``: denoising
+    steps a pass; 0 takes as many as are cheap. ``format``: "tiff" (a pyramid that viewers of slides open), "zarr"
+    (OME-Zarr) or "both". ``dry_run``: only says what it would take. ``torus``: the picture has no edge.
     """
-    how, sample, folder = config.generate, config.sample, Path(folder)
-    if how.format not in FORMATS:
-        raise unknown("value of config.generate.format", how.format, FORMATS)
-    settings = {"sampler": sample.sampler, "steps": sample.steps, "clip": sample.clip}
-    make = partial(job, task.model, task.diffusion, tuple(sample.size), calls=how.calls, **settings)
-    params, key = jax.device_put(params, jax.local_devices()[0]), arrays.keys(config.seed, 1)
 
-    whole = make(tile=max(sample.size))
-    name = f"{whole.size[0]}x{whole.size[1]}_{identity(whole, params, config.seed)}"
-    ends, work = [folder / f"{name}{suffix}" for suffix in FORMATS[how.format]], folder / f"{name}.part"
-    if all(end.exists() for end in ends):
-        shutil.rmtree(work, ignore_errors=True)
-        return [f"{end} is there already" for end in ends]
+    parts: Parts
+    tile: int = 1024
+    calls: int = 0
+    dry_run: bool = False
+    format: str = "tiff"
+    memory_gb: float | int = 1.5
+    torus: bool = False
 
-    chosen = work / "tiles.json"
-    if chosen.is_file():
-        known = json.loads(chosen.read_text())
-        mine = replace(whole, sides=tuple(known["sides"]), calls=known["calls"])
-    else:
-        mine = fitted(make, min(how.tile, max(sample.size)), how.memory_gb * 1e9)
-    there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.is_dir() else 0
-    folder.mkdir(parents=True, exist_ok=True)
-    free, needs = shutil.disk_usage(folder).free + there, Needs(disk(mine), memory(mine))
-    if needs.disk > free:
-        raise UserError(
-            f"{whole.size[0]} x {whole.size[1]} pixels need {needs.disk / 1e9:.2f} GB of disk on the way, and "
-            f"{free / 1e9:.2f} GB are free at {folder}; make room, or choose a smaller config.sample.size"
-        )
-    if how.dry_run:
-        return lines(mine, needs._replace(seconds=seconds(mine, params, key, folder)), free)
-    work.mkdir(exist_ok=True)
-    if not chosen.is_file():
-        part = work / "tiles.part"
-        part.write_text(json.dumps({"sides": mine.sides, "calls": mine.calls}))
-        part.replace(chosen)
-    start = time.perf_counter()
-    with progress() as bar:
-        levels = run(mine, params, key, work, bar=bar)
-        finish(mine, levels, work, ends, bar)
-    took = time.perf_counter() - start
-    said = [f"{end}: {end.stat().st_size / 1e9:.2f} GB" if end.is_file() else str(end) for end in ends]
-    return [*lines(mine, needs, free), f"took {duration(took)} since it was last started", *said]
+    @cached_property
+    def part(self) -> Part:
+        """The denoiser, as it is asked. Raises UserError for one that cannot be tiled."""
+        part = sampling.denoiser(self.parts["model"], self.torus)
+        if part.decode is not unchanged:
+            raise UserError("config.generate.name=gigapixel is for images, and this model learned latents: use sample")
+        if (name := Settings.of(part.config.sample).heredity) != "none":
+            raise UserError(f"config.sample.heredity={name}: tiles hand nothing on; set it to none")
+        return replace(part, params=jax.device_put(part.params, jax.local_devices()[0]))
+
+    @property
+    def kind(self) -> str:
+        """Slides."""
+        return "slides"
+
+    def title(self) -> list[str]:
+        """The size of the picture."""
+        return sampling.title(self.part.config)
+
+    def maker(self, size: tuple[int, ...], cond: Condition) -> Callable[..., Job]:
+        """(tile) -> the work for a picture of ``size``. Raises UserError for what cannot be tiled."""
+        task, settings = self.part.task, Settings.of(self.part.config.sample)
+        if self.torus:
+            sampling.seamless(size, task.codec.block)
+        how = {"sampler": settings.sampler, "steps": settings.steps, "clip": settings.clip, "calls": self.calls}
+        how |= {"scale": settings.guidance if cond else 1.0, "cond": cond}
+        return partial(job, settings.stage(task.model), task.process, task.codec, size, **how)
+
+    def fitting(self, size: tuple[int, ...], cond: Condition) -> Job:
+        """The work for a picture of ``size``, in tiles that fit the memory."""
+        return fitted(self.maker(size, cond), min(self.tile, max(size)), self.memory_gb * 1e9)
+
+    def draw(
+        self, key: Key[Array, " n"], size: tuple[int, ...], cond: Condition = None
+    ) -> Iterator[Float[np.ndarray, "H W C"]]:
+        """A picture of ``size`` for each key, of pixels that were 8 bits deep, made on disk in a temporary folder.
+
+        Each is in memory when it is yielded; for one that is larger there is :meth:`write`.
+        """
+        for i in range(len(key)):
+            some = slice(i, i + 1)
+            row = sampling.rows(cond, some)
+            with TemporaryDirectory() as scratch:
+                levels = run(self.fitting(size, row), self.part.params, key[some], Path(scratch), cond=row)
+                yield images.to_float(np.moveaxis(levels[0].read().result(), 0, -1))
+
+    def write(self, folder: Path) -> list[str]:
+        """Picture 0 of ``config.seed`` in ``config.sample.size``, as ``format``; returns what to say.
+
+        Of a model of classes it is of the first of ``config.sample.labels``. Started again, it goes on where it was
+        stopped, with the tiles that it had chosen. Raises UserError where the disk is too small.
+        """
+        ends = chosen(FORMATS, "config.generate.format", self.format)
+        config, params, folder = self.part.config, self.part.params, Path(folder)
+        key, size = arrays.keys(config.seed, 1), tuple(config.sample.size)
+        cond = sampling.conditions(self.part.task.model, config.sample.get("labels", ()), 1)
+
+        whole = self.maker(size, cond)(tile=max(size))
+        name = f"{size[0]}x{size[1]}_{identity(whole, params, config.seed, cond)}"
+        ends, work = [folder / f"{name}{suffix}" for suffix in ends], folder / f"{name}.part"
+        if all(end.exists() for end in ends):
+            shutil.rmtree(work, ignore_errors=True)
+            return [f"{end} is there already" for end in ends]
+
+        plan = work / "tiles.json"
+        if plan.is_file():
+            tiles = json.loads(plan.read_text())
+            todo = replace(whole, sides=tuple(tiles["sides"]), calls=tiles["calls"])
+        else:
+            todo = self.fitting(size, cond)
+        there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.is_dir() else 0
+        folder.mkdir(parents=True, exist_ok=True)
+        free, needs = shutil.disk_usage(folder).free + there, Needs(disk(todo), memory(todo))
+        if needs.disk > free:
+            raise UserError(
+                f"{size[0]} x {size[1]} pixels need {needs.disk / 1e9:.2f} GB of disk on the way, and "
+                f"{free / 1e9:.2f} GB are free at {folder}; make room, or choose a smaller config.sample.size"
+            )
+        if self.dry_run:
+            return lines(todo, needs._replace(seconds=seconds(todo, params, key, folder, cond)), free)
+        work.mkdir(exist_ok=True)
+        if not plan.is_file():
+            write.text(plan, json.dumps({"sides": todo.sides, "calls": todo.calls}))
+        start = time.perf_counter()
+        with screen.bar(unit="pixels") as bar:
+            levels = run(todo, params, key, work, cond=cond, bar=bar)
+            finish(todo, levels, work, ends, bar)
+        took = screen.duration(time.perf_counter() - start)
+        sizes = [f"{end}: {end.stat().st_size / 1e9:.2f} GB" if end.is_file() else str(end) for end in ends]
+        return [*lines(todo, needs, free), f"took {took} since it was last started", *sizes]
 
 
-def finish(job: Job, levels: tuple[huge.Store, ...], work: Path, ends: list[Path], bar: Progress = SILENT) -> None:
+def finish(
+    job: Job, levels: tuple[huge.Store, ...], work: Path, ends: list[Path], bar: screen.Bar = screen.SILENT
+) -> None:
     """Puts the pyramid that ``work`` holds into the files ``ends``, a picture to look at beside them, and tidies up."""
     last = next((level for level in levels if max(level.shape) <= 1024), levels[-1])
     glance = np.moveaxis(last.read().result(), 0, -1)
-    images.write(ends[0].with_name(f"{work.stem}.png"), images.picture(glance))
+    files.image(ends[0].with_name(f"{work.stem}.png"), images.picture(glance))
     for end in (end for end in ends if not end.exists()):
         if end.suffix == ".tiff":
-            line = bar.add_task("tiff", total=sum(math.prod(level.shape[1:]) for level in levels))
-            huge.tiff(end, levels, lambda pixels, line=line: bar.update(line, advance=pixels))
+            bar.begin("tiff", sum(math.prod(level.shape[1:]) for level in levels))
+            huge.tiff(end, levels, bar.advance)
         else:
             huge.describe(work / PICTURE, len(levels), job.channels, work.stem)
             (work / PICTURE).rename(end)

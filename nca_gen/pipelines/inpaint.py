@@ -2,105 +2,33 @@
 
 Only the cells of the hole are diffused. A call of a local model computes them in windows that hold the hole and its
 halo, whose cells have the coordinates that they have in the whole: what comes out is what the whole image would give.
+Of any other model, and of cells that inherit, the window is the whole image.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import cache
-from itertools import product
-from math import prod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, Num
-from rich.progress import track
+from jaxtyping import Array, Bool, Float, Key, Num
 
-from nca_gen import arrays
-from nca_gen.diffusion import guidance, inpaint, samplers
-from nca_gen.diffusion.discrete import Diffusion
-from nca_gen.errors import UserError
+from nca_gen import arrays, screen
+from nca_gen.contracts import Condition, Listener, Local, Part, Parts, Place, Process, unchanged
+from nca_gen.diffusion import guidance, heredity, inpaint, samplers
+from nca_gen.diffusion.codec import Codec
+from nca_gen.diffusion.process import noised
+from nca_gen.errors import UserError, chosen
 from nca_gen.io import images
-from nca_gen.pipelines import sampling
-
-
-class Windows(NamedTuple):
-    """Windows of one size, and the way between their cells and those of the hole, which are numbered row by row.
-
-    ``at``: coordinates of the hole's cells, one array per axis. ``grids``: those of every window's cells, as open
-    meshes. ``index``: which of the hole's cells a window's cell is, any where it is none. ``owner``: which of all the
-    windows' cells answers for a cell of the hole.
-    """
-
-    at: Int[np.ndarray, "A M"]
-    grids: tuple[Int[np.ndarray, "n ..."], ...]
-    index: Int[np.ndarray, "n ..."]
-    owner: Int[np.ndarray, " M"]
-
-
-def cover(hole: Bool[np.ndarray, "*S"], side: Sequence[int]) -> list[tuple[int, ...]]:
-    """First corners of boxes of ``side`` cells that hold the hole: strip by strip, and within a strip likewise.
-
-    Boxes do not overlap; along one axis they are as few as possible.
-    """
-    occupied = np.flatnonzero(hole.any(tuple(range(1, hole.ndim))))
-    boxes = []
-    while occupied.size:
-        first, end = int(occupied[0]), int(occupied[0]) + side[0]
-        inner = cover(hole[first:end].any(0), side[1:]) if side[1:] else [()]
-        boxes += [(first, *rest) for rest in inner]
-        occupied = occupied[occupied >= end]
-    return boxes
-
-
-def _sides(longest: int, least: int) -> list[int]:
-    """Lengths to try for a box: the longest, then each two thirds of the one before, down to about ``least``."""
-    sides = [longest]
-    while sides[-1] > max(least, 1):
-        sides.append(max(1, sides[-1] * 2 // 3))
-    return sides
-
-
-def windows(hole: Bool[np.ndarray, "*S"], halo: int | None, torus: bool = False) -> Windows:
-    """The least work found that computes the cells of ``hole``, at least one, with ``halo`` cells around each.
-
-    Tried are boxes of one size each, from that of the hole's own down to the halo's, grown by the halo on every side.
-    Where a window would leave the image it is moved back inside, so that its border is the image's; on a torus it
-    goes round the edge. With ``halo`` None there is one window, the whole image.
-    """
-    extent = hole.shape
-    found = np.argwhere(hole)
-    if halo is None:
-        side, boxes = extent, [(0,) * hole.ndim]
-    else:
-        whole = lambda side: prod(min(s + 2 * halo, e) for s, e in zip(side, extent, strict=True))  # noqa: E731
-        work, side, boxes = np.inf, extent, []
-        for size in product(*(_sides(int(n), halo // 2) for n in np.ptp(found, axis=0) + 1)):
-            if -(-len(found) // prod(size)) * whole(size) < work:  # or there is no need to count the boxes
-                corners = cover(hole, size)
-                work, side, boxes = min((work, side, boxes), (len(corners) * whole(size), size, corners))
-        inside = (hole[tuple(slice(c, c + s) for c, s in zip(box, side, strict=True))] for box in boxes)
-        side = tuple(int(n) for n in np.max([np.argwhere(part).max(0) for part in inside], 0) + 1)
-    shape = tuple(min(s + 2 * (halo or 0), e) for s, e in zip(side, extent, strict=True))
-    starts, room = np.array(boxes) - (halo or 0), np.subtract(extent, shape)
-    starts = starts * (room > 0) if torus else np.clip(starts, 0, room)
-
-    mesh = lambda v, axis: v.reshape(len(boxes), *[-1 if a == axis else 1 for a in range(hole.ndim)])  # noqa: E731
-    grids = tuple(mesh((starts[:, a, None] + np.arange(n)) % extent[a], a) for a, n in enumerate(shape))
-    number = np.zeros(extent, int)
-    number[hole] = np.arange(len(found))
-    index, mine = number[grids], hole[grids]
-    for a, (grid, size) in enumerate(zip(grids, side, strict=True)):
-        first = mesh(np.array(boxes)[:, a, None], a)
-        mine = mine & (first <= grid) & (grid < first + size)
-    owner = np.empty(len(found), int)
-    owner[index[mine]] = np.flatnonzero(mine)
-    return Windows(found.T, grids, index, owner)
+from nca_gen.pipelines import files, sampling
+from nca_gen.pipelines.sampling import Settings
+from nca_gen.tiling.windows import Windows, windows
 
 
 class Sites(NamedTuple):
@@ -112,19 +40,51 @@ class Sites(NamedTuple):
     row: Float[np.ndarray, "... M D"]
 
 
+def reach(model: Any) -> int | None:
+    """How far the cells of ``model`` hear in a call; None where they hear the whole image."""
+    return model.halo if isinstance(model, Local) and not isinstance(model, Listener) else None
+
+
+def sites(
+    model: Any, codec: Codec, image: Float[np.ndarray, "*T C"], hole: Bool[np.ndarray, "*T"], whole: bool = False
+) -> Sites:
+    """The work to be done in ``hole``: in windows where the model is local, else, or if ``whole``, in all of the image.
+
+    A cell is of the hole if any of its pixels is. Sides that a block does not divide are continued by their last pixel;
+    on a torus they are refused with a UserError.
+    """
+    k, torus = codec.block, isinstance(model, Local) and model.border == "wrap"
+    if torus and any(n % k for n in hole.shape):
+        size = " x ".join(map(str, hole.shape))
+        raise UserError(f"a torus of {size} pixels has a seam: config.codec.block={k} does not divide its sides")
+    pixels = hole[..., None].repeat(image.shape[-1], -1).astype(np.float32)
+    grown = lambda v: jnp.pad(v, [(0, -n % k) for n in hole.shape] + [(0, 0)], "edge")[None]  # noqa: E731
+    x0 = np.asarray(codec.encode(grown(image)))[0]
+    pixels = np.asarray(arrays.blocked(grown(pixels), k))[0] > 0
+    here = windows(pixels.any(-1), None if whole else reach(model), torus)
+    row = x0[tuple(here.at)].reshape(*[1] * (hole.ndim - 1), -1, x0.shape[-1])
+    return Sites(here, x0[here.grids], pixels[here.grids], row)
+
+
 @cache
 def _segment(
-    model: Any, diffusion: Diffusion, sampler: str, clip: str, known: str, blend: float, extent: tuple[int, ...]
+    model: Any, process: Any, codec: Codec, settings: Settings, known: str, blend: int | float, extent: tuple[int, ...]
 ) -> Any:
     """One compiled way from noise to the hole's cells, [B, 1, .., M, D]: to a sampler they are an image of one row."""
-    model = sampling.painting(model)
-    step = sampling.choose(sampling.SAMPLERS, "config.sample.sampler", sampler)
-    bound = sampling.choose(sampling.CLIPS, "config.sample.clip", clip)
-    shown = sampling.choose(inpaint.KNOWN, "config.generate.known", known)
+    model, local = model.inference(), isinstance(model, Local)
+    step = chosen(samplers.SAMPLERS, "config.sample.sampler", settings.sampler)
+    bound = chosen(guidance.CLIPS, "config.sample.clip", settings.clip)
+    shown = chosen(inpaint.KNOWN, "config.generate.known", known)
 
     @jax.jit
     def run(
-        params: dict, sites: Sites, times: Int[Array, " n"], noise: Float[Array, ""], key: Key[Array, " B"]
+        params: Any,
+        sites: Sites,
+        times: Num[Array, " n"],
+        noise: Float[Array, ""],
+        key: Key[Array, " B"],
+        cond: Condition = None,
+        memory: Any = (),
     ) -> Float[Array, "B *one M D"]:
         (at, grids, index, owner), B, n = sites.windows, len(key), len(sites.x0)
         at = tuple(axis.reshape(sites.row.shape[:-1]) for axis in at)
@@ -133,140 +93,121 @@ def _segment(
         # One mesh where one serves all: a model that knows its position takes no other.
         grids = tuple(repeated(grid) if n > 1 else grid[0] for grid in grids)
 
-        def network(x, t, memory, k):
-            return model.apply(params, x, t, None, memory, k, grids, extent)
+        def network(x, t, cond, memory, k):
+            # Guidance asks for two rows of every window.
+            around = tuple(jnp.repeat(grid, len(x) // (B * n), 0) for grid in grids) if n > 1 else grids
+            place = Place(around, extent) if local else None
+            return model.apply(params, x, process.told(t), cond, memory, k, place)
 
-        network = inpaint.replaced(network, hole, lambda t, k: shown(diffusion, x0, t, k, grids))
+        each = jax.tree.map(lambda field: jnp.repeat(field, n, 0), cond)
+        network = guidance.classifier_free(network, each, settings.guidance)
+        network = heredity.inherited(network, heredity.KEPT[settings.heredity])
+        network = inpaint.replaced(network, hole, lambda t, k: shown(process, x0, t, k, grids))
 
         def denoise(row, t, memory, k):
             x = row.reshape(B, -1, row.shape[-1])[:, index].reshape(x0.shape)
             each = jnp.broadcast_to(k[:, None], (B, n)).reshape(-1)
-            said, memory = network(x, t[:1], memory, each)
-            return said.reshape(B, -1, row.shape[-1])[:, owner].reshape(row.shape), memory
+            output, memory = network(x, t[:1], memory, each)
+            return output.reshape(B, -1, output.shape[-1])[:, owner].reshape(*row.shape[:-1], -1), memory
 
-        bounded = guidance.constrained(denoise, diffusion, bound) if bound else denoise
+        bounded = guidance.constrained(denoise, process, codec, bound) if bound else denoise
         blended = inpaint.blended(step, sites.row, blend) if blend else step
         x = samplers.initial_noise(key, sites.row.shape[:-1], sites.row.shape[-1], at)
-        x = jnp.where(noise < 1, diffusion.noised(jnp.broadcast_to(sites.row, x.shape), x, times[:1]), x)
-        return samplers.sample(blended, diffusion, bounded, samplers.begin(x), times, key, at).x
+        x = jnp.where(noise < 1, noised(process, jnp.broadcast_to(sites.row, x.shape), x, times[:1]), x)
+        return samplers.sample(blended, process, bounded, samplers.begin(x, memory), times, key, at).x
 
     return run
 
 
-def sites(
-    model: Any,
-    diffusion: Diffusion,
-    image: Float[np.ndarray, "*T C"],
-    hole: Bool[np.ndarray, "*T"],
-    whole: bool = False,
-) -> Sites:
-    """The work to be done in ``hole``: in windows where the model is local, else, or if ``whole``, in all of the image.
-
-    A cell is of the hole if any of its pixels is. Sides that a block does not divide are continued by their last pixel;
-    on a torus they are refused with a UserError.
-    """
-    k, torus = diffusion.block, model.border == "wrap"
-    if torus and any(n % k for n in hole.shape):
-        size = " x ".join(map(str, hole.shape))
-        raise UserError(f"a torus of {size} pixels has a seam: config.diffusion.block={k} does not divide its sides")
-    pixels = hole[..., None].repeat(image.shape[-1], -1).astype(np.float32)
-    grown = lambda v: jnp.pad(v, [(0, -n % k) for n in hole.shape] + [(0, 0)], "edge")[None]  # noqa: E731
-    x0 = np.asarray(diffusion.encode(grown(image)))[0]
-    pixels = np.asarray(arrays.blocked(grown(pixels), k))[0] > 0
-    here = windows(pixels.any(-1), None if whole else model.halo, torus)
-    row = x0[tuple(here.at)].reshape(*[1] * (hole.ndim - 1), -1, x0.shape[-1])
-    return Sites(here, x0[here.grids], pixels[here.grids], row)
-
-
 def fill(
-    model: Any,
-    diffusion: Diffusion,
-    params: dict,
+    part: Part,
     key: Key[Array, " B"],
     image: Float[np.ndarray, "*T C"],
     hole: Bool[np.ndarray, "*T"],
+    settings: Settings,
+    cond: Condition = None,
     *,
     known: str = "noised",
-    sampler: str = "ddpm",
-    steps: int = 300,
-    clip: str = "none",
-    noise: float = 1.0,
-    blend: float = 0.0,
+    noise: int | float = 1.0,
+    blend: int | float = 0.0,
     whole: bool = False,
 ) -> Float[np.ndarray, "B *T C"]:
     """``image`` (in [-1, 1]) with its ``hole`` painted anew, once for every key; known pixels are returned bit for bit.
 
     ``known``: how the denoiser is shown the other pixels, "noised" to the level of the hole or "clean". ``noise``: the
-    hole starts from noise (1), or from ``image`` with this part of the diffusion's noise. ``blend``: the part of
-    ``image`` that enters the hole at every step. ``whole``: the model sees the whole image at every step, as it does
-    anyway unless it is local; the answer is the same, to the rounding of float32. ``clip`` "dynamic" measures the
-    hole's cells alone.
+    hole starts from noise (1), or from ``image`` with this part of the noise. ``blend``: the part of ``image`` that
+    enters the hole at every step. ``whole``: the model sees the whole image at every step, as it does anyway unless it
+    is local and inherits nothing; the answer is the same, to the rounding of float32. A clip that is "dynamic" measures
+    the hole's cells alone. ``cond``: labels, a row a key. Raises UserError for what this model cannot do.
     """
     if not hole.any():
         return np.repeat(image[None], len(key), 0)
-    todo, times = sites(model, diffusion, image, hole, whole), levels(diffusion, steps, noise)
-    extent = tuple(-(-n // diffusion.block) for n in hole.shape)
-    run = _segment(model, diffusion, sampler, clip, known, blend, extent)
-    row = np.asarray(run(params, todo, times, jnp.float32(noise), key))
+    task, model = part.task, settings.stage(part.task.model)
+    codec, process = task.codec, task.process
+    # What a cell beyond its halo would have handed on is not known in a window.
+    todo = sites(model, codec, image, hole, whole or settings.heredity != "none")
+    times, extent = levels(process, settings.steps, noise), codec.cells(hole.shape)
+    cond = jax.tree.map(jnp.asarray, cond)
+    first = arrays.fold(key, process.tag(jnp.asarray(times[0])))
+    cell = todo.row if settings.heredity == "none" else todo.x0[0]
+    like = jnp.broadcast_to(cell, (len(key), *cell.shape))
+    memory = sampling.newborn(model, settings.heredity, settings.guided(cond), like, first)
+    run = _segment(model, process, codec, settings, known, blend, extent)
+    row = np.asarray(run(part.params, todo, times, jnp.float32(noise), key, cond, memory))
     cells = np.zeros((len(key), *extent, row.shape[-1]), np.float32)
     cells[(slice(None), *todo.windows.at)] = row.reshape(len(key), -1, row.shape[-1])
-    painted = np.asarray(diffusion.decode(jnp.asarray(cells)))[(slice(None), *map(slice, hole.shape))]
+    painted = np.asarray(codec.decode(jnp.asarray(cells)))[(slice(None), *map(slice, hole.shape))]
     return np.where(hole[..., None], painted, image)
 
 
-def levels(diffusion: Diffusion, steps: int, noise: float) -> Int[np.ndarray, " n"]:
-    """Of ``diffusion.respaced(steps)`` the part that begins at ``noise`` (in 0 .. 1) of the timesteps; never empty."""
-    times = diffusion.respaced(steps)
-    return times[min(int((times >= noise * diffusion.timesteps).sum()), steps - 1) :]
+def levels(process: Process, steps: int, noise: int | float) -> Num[np.ndarray, " n"]:
+    """Of ``process.times(steps)`` the part that begins at ``noise`` (in 0 .. 1) of its span; never empty."""
+    times = process.times(steps)
+    above = np.asarray(process.told(jnp.asarray(times[:-1]))) >= noise * process.span
+    return times[min(int(above.sum()), steps - 1) :]
 
 
 def fillings(
-    model: Any,
-    diffusion: Diffusion,
-    params: dict,
-    seed: int,
-    n: int,
+    part: Part,
+    key: Key[Array, " n"],
     image: Float[np.ndarray, "*T C"],
     hole: Bool[np.ndarray, "*T"],
+    settings: Settings,
+    cond: Condition = None,
+    *,
     batch: int = 64,
     **how: Any,
-) -> Float[np.ndarray, "n *T C"]:
-    """``n`` fillings under a progress bar. Filling i depends on ``seed`` and i, not on how it is batched."""
-    done = []
-    title = f"painting {n} of {' x '.join(map(str, hole.shape))}"
-    for first in track(range(0, n, batch), title, transient=True, disable=not sys.stdout.isatty()):
-        key, here, _ = sampling.spread(arrays.keys(seed, min(batch, n - first), first), params)
-        done.append(fill(model, diffusion, here, key, image, hole, **how))
-    return np.concatenate(done)
+) -> Iterator[Float[np.ndarray, "b *T C"]]:
+    """Fillings in batches, each :func:`sampling.spread`. Filling i depends on ``key[i]``, not on how it is batched."""
+    for start in range(0, len(key), batch):
+        some = slice(start, start + batch)
+        here, near, _ = sampling.spread(key[some], part)
+        yield fill(near, here, image, hole, settings, sampling.rows(cond, some), **how)
 
 
 def curve(
-    model: Any,
-    diffusion: Diffusion,
-    params: dict,
+    part: Part,
     image: Float[np.ndarray, "*T C"],
     sides: Sequence[int],
     flop: Callable[[Any], int],
+    settings: Settings,
     *,
-    steps: int = 10,
     rounds: int = 3,
     whole: bool = False,
-    **how: Any,
 ) -> list[dict[str, float | int]]:
     """What square holes of ``sides`` pixels in the middle of ``image`` cost: one row each.
 
-    ``pixels``: of the hole. ``cells``: computed by a call. ``gflop``: counted in the jaxpr of ``steps`` steps by
-    ``flop``. ``seconds``: of these steps, the least of ``rounds`` after the first. ``whole``: as in :func:`fill`.
+    ``pixels``: of the hole. ``cells``: computed by a call. ``gflop``: counted in the jaxpr of ``settings.steps`` steps
+    by ``flop``. ``seconds``: of these steps, the least of ``rounds`` after the first. ``whole``: as in :func:`fill`.
     """
-    rows = []
-    extent = tuple(-(-n // diffusion.block) for n in image.shape[:-1])
-    named = {"sampler": "ddpm", "clip": "none", "known": "noised", "blend": 0.0} | how
-    run = _segment(model, diffusion, extent=extent, **named)
+    table = []
+    model, process, codec = settings.stage(part.task.model), part.task.process, part.task.codec
+    run = _segment(model, process, codec, settings, "noised", 0.0, codec.cells(image.shape[:-1]))
     for side in sides:
         hole = np.zeros(image.shape[:-1], bool)
         hole[tuple(slice((n - side) // 2, (n - side) // 2 + side) for n in hole.shape)] = True
-        todo = sites(model, diffusion, image, hole, whole)
-        given = params, todo, diffusion.respaced(steps), jnp.float32(1), arrays.keys(0, 1)
+        todo = sites(model, codec, image, hole, whole)
+        given = part.params, todo, process.times(settings.steps), jnp.float32(1), arrays.keys(0, 1)
         seconds = []
         for _ in range(rounds + 1):
             begun = time.perf_counter()
@@ -274,16 +215,26 @@ def curve(
             seconds.append(time.perf_counter() - begun)
         work = flop(jax.make_jaxpr(run)(*given).jaxpr) / 1e9
         cells = todo.windows.index.size
-        rows.append({"pixels": int(hole.sum()), "cells": cells, "gflop": work, "seconds": min(seconds[1:])})
-    return rows
+        table.append({"pixels": int(hole.sum()), "cells": cells, "gflop": work, "seconds": min(seconds[1:])})
+    return table
 
 
-def given(task: Any, path: str) -> Num[np.ndarray, "H W C"]:
-    """The image to work on, as it is stored. Raises UserError where there is none, or of other channels."""
+# The command.
+
+
+def of_pixels(part: Part, name: str) -> Part:
+    """``part``, a denoiser of images. Raises UserError for one of latents, which cannot hold given pixels exactly."""
+    if part.decode is not unchanged or part.task.model.ndim != 2:
+        raise UserError(f"config.generate.name={name} keeps pixels of images, and this model paints none: use sample")
+    return part
+
+
+def stored(part: Part, path: str) -> Num[np.ndarray, "H W C"]:
+    """The image to work on, as it is in its file. Raises UserError where there is none, or of other channels."""
     if not path:
         raise UserError("which image? Give --config.generate.image=FILE (PNG, JPEG or TIFF)")
     image = images.read(path)
-    channels = task.model.image_channels // task.diffusion.block ** (image.ndim - 1)
+    channels = part.task.codec.colours(part.task.model.reads, image.ndim - 1)
     if image.shape[-1] != channels:
         raise UserError(f"{path} has {image.shape[-1]} channels; this model paints {channels}")
     return image
@@ -302,8 +253,8 @@ def holes(mask: str, box: Sequence[int], size: tuple[int, int]) -> Bool[np.ndarr
     if mask:
         bright = images.to_float(images.read(mask)).mean(-1) >= 0
         if bright.shape != size:
-            told = [" x ".join(map(str, shape)) for shape in (bright.shape, size)]
-            raise UserError(f"the mask {mask} is {told[0]} pixels, the image {told[1]}; save it at the image's size")
+            sides = [" x ".join(map(str, shape)) for shape in (bright.shape, size)]
+            raise UserError(f"the mask {mask} is {sides[0]} pixels, the image {sides[1]}; save it at the image's size")
         hole |= bright
     if any(box):
         top, left, height, width = box
@@ -316,44 +267,76 @@ def holes(mask: str, box: Sequence[int], size: tuple[int, int]) -> Bool[np.ndarr
     return hole
 
 
-def write(folder: Path, name: str, image: Float[np.ndarray, "H W C"], dtype: Any) -> Path:
-    """``image`` in [-1, 1] as ``folder/name`` in pixels of ``dtype``: PNG, or TIFF where PNG cannot hold it."""
-    suffix = ".png" if dtype != np.float32 and image.shape[-1] in (1, 3) else ".tif"
-    path = folder / f"{name}{suffix}"
-    images.write(path, images.from_float(image, dtype))
-    return path
+def compared(folder: Path, pictures: Sequence[Float[np.ndarray, "H W C"]]) -> Path:
+    """Writes ``pictures`` of one size side by side into ``folder``; returns the file."""
+    return files.image(folder / "comparison.png", images.strip(np.stack(pictures)))
 
 
-def title(config: Any) -> list[str]:
-    """What two fillings may differ in."""
-    asked = config.generate
-    mask = [Path(asked.mask).stem] if asked.mask else []
-    box = ["-".join(map(str, asked.box))] if any(asked.box) else []
-    return [Path(asked.image).stem, *mask, *box, asked.known]
+@dataclass(frozen=True)
+class Pipeline:
+    """``samples`` fillings of the hole in ``image`` by the part "model".
 
-
-def paint(task: Any, params: dict, config: Any, folder: Path) -> list[str]:
-    """``config.generate.samples`` fillings of the hole in ``config.generate.image``, as files in ``folder``.
-
-    Beside them the input, the input without its hole (grey), and all of these in one picture, comparison.png.
+    ``mask`` and ``box``: :func:`holes`. ``known``: :func:`fill`. ``torus``: the picture has no edge.
     """
-    asked = config.generate
-    stored = given(task, asked.image)
-    image, hole = images.to_float(stored), holes(asked.mask, asked.box, stored.shape[:2])
-    how = sampling.how(config) | {"known": asked.known}
-    begun = time.perf_counter()
-    model, diffusion = task.model, task.diffusion
-    made = fillings(model, diffusion, params, config.seed, asked.samples, image, hole, config.sample.batch, **how)
-    seconds = time.perf_counter() - begun
-    masked = np.where(hole[..., None], np.float32(0), image)
-    shown = {"input": image, "masked": masked} | {f"{i:05d}": filled for i, filled in enumerate(made)}
-    for name, picture in shown.items():
-        write(folder, name, picture, stored.dtype)
-    images.write(folder / "comparison.png", images.strip(np.stack(list(shown.values()))))
-    cells = sites(model, diffusion, image, hole).windows.index.size if hole.any() else 0
-    share = cells * diffusion.block**2 / hole.size
-    return [
-        f"{len(made)} fillings of {hole.sum():,} of {hole.size:,} pixels are in {folder}, {seconds:.1f} s; "
-        f"a call computed {share:.0%} of the image",
-        f"side by side with the input: {folder / 'comparison.png'}",
-    ]
+
+    parts: Parts
+    image: str = ""
+    mask: str = ""
+    box: tuple[int, ...] = (0, 0, 0, 0)
+    samples: int = 4
+    known: str = "noised"
+    torus: bool = False
+
+    @cached_property
+    def part(self) -> Part:
+        """The denoiser, as it is asked."""
+        return of_pixels(sampling.denoiser(self.parts["model"], self.torus), "inpaint")
+
+    @property
+    def kind(self) -> str:
+        """Images."""
+        return "images"
+
+    def title(self) -> list[str]:
+        """What two folders of fillings may differ in."""
+        mask = [Path(self.mask).stem] if self.mask else []
+        box = ["-".join(map(str, self.box))] if any(self.box) else []
+        return [Path(self.image).stem, *mask, *box, self.known]
+
+    def draw(
+        self, key: Key[Array, " n"], size: tuple[int, ...] = (), cond: Condition = None
+    ) -> Iterator[Float[np.ndarray, "H W C"]]:
+        """A filling for each key. ``size`` is that of the image. Raises UserError for what :func:`fill` refuses."""
+        image = stored(self.part, self.image)
+        hole = holes(self.mask, self.box, image.shape[:2])
+        settings, batch = Settings.of(self.part.config.sample), self.part.config.sample.batch
+        todo = fillings(self.part, key, images.to_float(image), hole, settings, cond, batch=batch, known=self.known)
+        for batch in todo:
+            yield from batch
+
+    def write(self, folder: Path) -> list[str]:
+        """``samples`` fillings as files in ``folder``; of a model of classes under ``config.sample.labels`` in turn.
+
+        Beside them the input, the input without its hole (grey), and all of these in one picture, comparison.png.
+        """
+        config, task = self.part.config, self.part.task
+        image = stored(self.part, self.image)
+        pixels, hole = images.to_float(image), holes(self.mask, self.box, image.shape[:2])
+        cond = sampling.conditions(task.model, config.sample.get("labels", ()), self.samples)
+        begun = time.perf_counter()
+        drawn = self.draw(arrays.keys(config.seed, self.samples), hole.shape, cond)
+        what = f"painting {self.samples} of {' x '.join(map(str, hole.shape))}"
+        filled = {f"{i:05d}": x for i, x in enumerate(screen.track(drawn, what, self.samples, "pictures"))}
+        seconds = time.perf_counter() - begun
+        shown = {"input": pixels, "masked": np.where(hole[..., None], np.float32(0), pixels)} | filled
+        for name, picture in shown.items():
+            files.write(folder / name, picture, image.dtype)
+        comparison = compared(folder, list(shown.values()))
+        whole = Settings.of(config.sample).heredity != "none"
+        cells = sites(task.model, task.codec, pixels, hole, whole).windows.index.size if hole.any() else 0
+        share = cells * task.codec.block**2 / hole.size
+        return [
+            f"{self.samples} fillings of {hole.sum():,} of {hole.size:,} pixels are in {folder}, {seconds:.1f} s; "
+            f"a call computed {share:.0%} of the image",
+            f"side by side with the input: {comparison}",
+        ]

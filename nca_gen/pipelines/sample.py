@@ -25,7 +25,7 @@ class Pipeline:
     @cached_property
     def part(self) -> Part:
         """The denoiser, as it is asked."""
-        return sampling.wrapped(self.parts["model"]) if self.torus else self.parts["model"]
+        return sampling.denoiser(self.parts["model"], self.torus)
 
     @property
     def kind(self) -> str:

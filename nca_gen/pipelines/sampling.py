@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Key, Num
 
 from nca_gen import arrays, devices
-from nca_gen.contracts import Automaton, Condition, Heir, Local, Part, Time
+from nca_gen.contracts import Automaton, Condition, Denoiser, Heir, Local, Part, Time
 from nca_gen.diffusion import guidance, heredity, samplers, variance
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import x0_of
@@ -95,9 +95,16 @@ def rows(cond: Condition, some: Any) -> Condition:
     return jax.tree.map(lambda field: field[some], cond)
 
 
-def wrapped(part: Part) -> Part:
-    """``part`` whose cells live on a torus. Raises UserError where its cells know no border."""
+def denoiser(part: Part, torus: bool = False) -> Part:
+    """``part`` as pipelines ask it, on a ``torus`` where its cells shall live on one.
+
+    Raises UserError for a part that is no denoiser, or whose cells know no border.
+    """
     model = part.task.model
+    if not isinstance(model, Denoiser):
+        raise UserError("this run is no denoiser; of an autoencoder, choose config.generate.name=decode")
+    if not torus:
+        return part
     if not isinstance(model, Local):
         raise UserError("a torus is for automata, whose cells know a border; leave out config.generate.torus")
     return replace(part, task=replace(part.task, model=model.bordered("wrap")))

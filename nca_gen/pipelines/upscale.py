@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
-from rich.progress import track
 
-from nca_gen import arrays
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen import arrays, screen
+from nca_gen.contracts import Condition, Part, Parts
 from nca_gen.errors import UserError
 from nca_gen.io import images
-from nca_gen.pipelines import inpaint, sampling
+from nca_gen.pipelines import files, inpaint, sampling
+from nca_gen.pipelines.sampling import Settings
 
 NOISE, BLEND = 0.9, 0.02  # of the paper
 
@@ -39,55 +41,87 @@ def passes(factor: int) -> int:
 
 
 def enlarge(
-    model: Any,
-    diffusion: Diffusion,
-    params: dict,
+    part: Part,
     key: Key[Array, " 1"],
     image: Float[np.ndarray, "*T C"],
-    factor: int = 2,
+    factor: int,
+    settings: Settings,
+    cond: Condition = None,
     *,
-    noise: float = NOISE,
-    blend: float = BLEND,
+    noise: int | float = NOISE,
+    blend: int | float = BLEND,
     **how: Any,
 ) -> Float[np.ndarray, "*U C"]:
     """``image`` (in [-1, 1]) ``factor`` times as large along every axis, doubled again and again.
 
     In each doubling the old pixels are kept bit for bit, every first one of 2 x 2; the new ones begin as the enlarged
-    image with ``noise`` of the diffusion's steps, and take in ``blend`` of it at every step. ``how``: as
-    :func:`inpaint.fill` takes it. Raises UserError for a ``factor`` that is no power of two.
+    image with ``noise`` of the noise, and take in ``blend`` of it at every step. ``how``: as :func:`inpaint.fill` takes
+    it. Raises UserError for a ``factor`` that is no power of two.
     """
     for i in range(passes(factor)):
         image, new = doubled(image)
         here = arrays.fold(key, i)
-        image = inpaint.fill(model, diffusion, params, here, image, new, noise=noise, blend=blend, **how)[0]
+        image = inpaint.fill(part, here, image, new, settings, cond, noise=noise, blend=blend, **how)[0]
     return image
 
 
-def title(config: Any) -> list[str]:
-    """What two enlargements may differ in."""
-    return [Path(config.generate.image).stem, f"x{config.generate.factor}", config.generate.known]
+@dataclass(frozen=True)
+class Pipeline:
+    """``samples`` enlargements of ``image`` by ``factor`` by the part "model".
 
-
-def paint(task: Any, params: dict, config: Any, folder: Path) -> list[str]:
-    """``config.generate.samples`` enlargements of ``config.generate.image`` by ``config.generate.factor``, as files.
-
-    Beside them the input, and in comparison.png, side by side, the input to the nearest pixel and the enlargements.
+    ``known``: :func:`inpaint.fill`. ``torus``: the picture has no edge.
     """
-    asked, begun = config.generate, time.perf_counter()
-    stored = inpaint.given(task, asked.image)
-    image, how = images.to_float(stored), sampling.how(config) | {"known": asked.known}
-    made = [
-        enlarge(task.model, task.diffusion, params, arrays.keys(config.seed, 1, i), image, asked.factor, **how)
-        for i in track(range(asked.samples), "enlarging", transient=True, disable=not sys.stdout.isatty())
-    ]
-    seconds = time.perf_counter() - begun
-    inpaint.write(folder, "input", image, stored.dtype)
-    for i, picture in enumerate(made):
-        inpaint.write(folder, f"{i:05d}", picture, stored.dtype)
-    nearest = image.repeat(asked.factor, 0).repeat(asked.factor, 1)
-    images.write(folder / "comparison.png", images.strip(np.stack([nearest, *made])))
-    sides = " x ".join(map(str, nearest.shape[:2]))
-    return [
-        f"{len(made)} enlargements to {sides} pixels are in {folder}, {seconds:.1f} s",
-        f"side by side with the input: {folder / 'comparison.png'}",
-    ]
+
+    parts: Parts
+    image: str = ""
+    factor: int = 2
+    samples: int = 4
+    known: str = "noised"
+    torus: bool = False
+
+    @cached_property
+    def part(self) -> Part:
+        """The denoiser, as it is asked."""
+        return inpaint.of_pixels(sampling.denoiser(self.parts["model"], self.torus), "upscale")
+
+    @property
+    def kind(self) -> str:
+        """Images."""
+        return "images"
+
+    def title(self) -> list[str]:
+        """What two folders of enlargements may differ in."""
+        return [Path(self.image).stem, f"x{self.factor}", self.known]
+
+    def draw(
+        self, key: Key[Array, " n"], size: tuple[int, ...] = (), cond: Condition = None
+    ) -> Iterator[Float[np.ndarray, "H W C"]]:
+        """An enlargement for each key. ``size`` is ``factor`` times that of the image."""
+        image, settings = images.to_float(inpaint.stored(self.part, self.image)), Settings.of(self.part.config.sample)
+        for i in range(len(key)):
+            some = slice(i, i + 1)
+            row = sampling.rows(cond, some)
+            yield enlarge(self.part, key[some], image, self.factor, settings, row, known=self.known)
+
+    def write(self, folder: Path) -> list[str]:
+        """``samples`` enlargements as files in ``folder``; of a model of classes with ``config.sample.labels`` in turn.
+
+        Beside them the input, and in comparison.png, side by side, the input to the nearest pixel and the enlargements.
+        """
+        config, begun = self.part.config, time.perf_counter()
+        stored = inpaint.stored(self.part, self.image)
+        cond = sampling.conditions(self.part.task.model, config.sample.get("labels", ()), self.samples)
+        size = tuple(self.factor * n for n in stored.shape[:2])
+        drawn = screen.track(self.draw(arrays.keys(config.seed, self.samples), size, cond), "enlarging", self.samples)
+        large = list(drawn)
+        seconds = time.perf_counter() - begun
+        files.write(folder / "input", images.to_float(stored), stored.dtype)
+        for i, picture in enumerate(large):
+            files.write(folder / f"{i:05d}", picture, stored.dtype)
+        nearest = images.to_float(stored).repeat(self.factor, 0).repeat(self.factor, 1)
+        comparison = inpaint.compared(folder, [nearest, *large])
+        sides = " x ".join(map(str, nearest.shape[:2]))
+        return [
+            f"{self.samples} enlargements to {sides} pixels are in {folder}, {seconds:.1f} s",
+            f"side by side with the input: {comparison}",
+        ]
