@@ -47,19 +47,15 @@ def rollout(rule: Rule, n: int, remat: str, saved: Mapping[str, Sequence[str]]) 
     return repeated(rule, n, policy=jax.checkpoint_policies.save_only_these_names(*saved[remat]))
 
 
-def trajectory(rule: Rule, n: int, view: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, Any]]:
-    """``rule`` applied ``n`` times, and what ``view`` sees of the cells before the first step and after each.
-
-    cells -> (cells, frames): the leaves of the frames have ``n`` + 1 entries on a first axis. For looking at: no
-    gradient is meant to be taken.
-    """
+def trajectory(rule: Rule, n: int, frame: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """cells -> ``frame`` of the cells before the first of ``n`` steps and after each, along a new first axis."""
 
     def step(cells: Any, _: None) -> tuple[Any, Any]:
         cells = rule(cells)
-        return cells, view(cells)
+        return cells, frame(cells)
 
-    def rolled(cells: Any) -> tuple[Any, Any]:
-        last, frames = jax.lax.scan(step, cells, length=n)
-        return last, jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), view(cells), frames)
+    def rolled(cells: Any) -> Any:
+        _, frames = jax.lax.scan(step, cells, length=n)
+        return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), frame(cells), frames)
 
     return rolled
