@@ -38,6 +38,16 @@ def natural(path: str | Path) -> list:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", str(path)))]
 
 
+def below(root: str | Path, suffixes: Sequence[str]) -> list[str]:
+    """Names, relative to the folder ``root``, of its files and those of its sub folders that end in ``suffixes``.
+
+    In natural order; hidden files and folders are left out, and upper case is lower case.
+    """
+    paths = (p.relative_to(root) for p in Path(root).rglob("*") if p.name.lower().endswith(tuple(suffixes)))
+    names = [p.as_posix() for p in paths if not any(part.startswith(".") for part in p.parts)]
+    return sorted((name for name in names if Path(root, name).is_file()), key=natural)
+
+
 def read(path: str | Path) -> Image:
     """The image in a PNG, JPEG or TIFF file. Raises :class:`Unreadable`, whatever is wrong with it."""
     try:
@@ -160,34 +170,61 @@ def from_float(x: Float[np.ndarray, "*S"], dtype: Any = np.uint8) -> Shaped[np.n
     return np.clip(np.rint((np.asarray(x, np.float32) + 1.0) * ((top + 1) / 2)), 0, top).astype(dtype)
 
 
-def reduce(image: Num[np.ndarray, "*T C"], k: int) -> Num[np.ndarray, "*S C"]:
-    """Mean of every block of ``k`` a side, of any number of axes, rounded to the image's type.
+def reduce(image: Num[np.ndarray, "*T C"], k: int | Sequence[int]) -> Num[np.ndarray, "*S C"]:
+    """Mean of every block of ``k`` a side (one number, or one an axis), rounded to the image's type; any axes.
 
     A remainder at the end of an axis is cut off. Raises UserError where not one block fits.
     """
-    if k == 1:
+    sides = image.shape[:-1]
+    each = (k,) * len(sides) if isinstance(k, int) else tuple(k)
+    if set(each) == {1}:
         return image
-    if not 1 <= k <= min(image.shape[:-1]):
+    if len(each) != len(sides) or not all(1 <= k <= n for k, n in zip(each, sides, strict=True)):
         raise UserError(f"an image of shape {image.shape} cannot be reduced by {k}")
-    sides = [n // k for n in image.shape[:-1]]
-    blocks = image[tuple(slice(n * k) for n in sides)].reshape(*(m for n in sides for m in (n, k)), image.shape[-1])
-    mean = blocks.mean(tuple(range(1, 2 * len(sides), 2)), np.float64)
+    blocks = [(n // k, k) for n, k in zip(sides, each, strict=True)]
+    whole = image[tuple(slice(n * k) for n, k in blocks)].reshape(*(x for block in blocks for x in block), -1)
+    mean = whole.mean(tuple(range(1, 2 * len(sides), 2)), np.float64)
     return (mean if image.dtype.kind == "f" else np.rint(mean)).astype(image.dtype)
 
 
-def resize(image: Num[np.ndarray, "H W C"], size: tuple[int, int]) -> Num[np.ndarray, "h w C"]:
-    """Bicubic (antialiased, pillow's) to ``size`` = (height, width), in the image's own type."""
+def resize(image: Num[np.ndarray, "*T C"], size: Sequence[int]) -> Num[np.ndarray, "*S C"]:
+    """Bicubic (antialiased, pillow's) to ``size``, one number an axis, in the image's own type.
+
+    The last two axes as an image, then the others one by one.
+    """
+    if image.ndim == 3:
+        return _rounded(_resized(image if image.dtype == np.uint8 else image.astype(np.float32), size), image.dtype)
+    out = image.astype(np.float32)
+    out = np.stack([_resized(plane, size[-2:]) for plane in out.reshape(-1, *image.shape[-3:])])
+    out = out.reshape(*image.shape[:-3], *size[-2:], image.shape[-1])
+    for axis, side in enumerate(size[:-2]):
+        flat = np.moveaxis(out, axis, 0)
+        rows = _resized(flat.reshape(len(flat), -1, 1), (side, flat[0].size))
+        out = np.moveaxis(rows.reshape(side, *flat.shape[1:]), 0, axis)
+    return _rounded(out, image.dtype)
+
+
+def _resized(image: Num[np.ndarray, "H W C"], size: Sequence[int]) -> Num[np.ndarray, "h w C"]:
     import PIL.Image
 
-    work = image if image.dtype == np.uint8 else image.astype(np.float32)
-    planes = [
-        np.asarray(PIL.Image.fromarray(p).resize(size[::-1], PIL.Image.Resampling.BICUBIC))
-        for p in np.moveaxis(work, -1, 0)
-    ]
-    out = np.stack(planes, -1)
-    if image.dtype == np.uint16:
-        out = np.clip(np.rint(out), 0, 65535)
-    return out.astype(image.dtype)
+    how = PIL.Image.Resampling.BICUBIC
+    planes = [np.asarray(PIL.Image.fromarray(p).resize(tuple(size)[::-1], how)) for p in np.moveaxis(image, -1, 0)]
+    return np.stack(planes, -1)
+
+
+def _rounded(values: Num[np.ndarray, "*S"], dtype: Any) -> Num[np.ndarray, "*S"]:
+    """``values`` in ``dtype``, to its nearest number where it is one of integers."""
+    if np.dtype(dtype).kind not in "ui" or values.dtype == dtype:
+        return values.astype(dtype)
+    ends = np.iinfo(dtype)
+    return np.clip(np.rint(values), ends.min, ends.max).astype(dtype)
+
+
+def nearest(classes: Num[np.ndarray, "*T C"], size: Sequence[int]) -> Num[np.ndarray, "*S C"]:
+    """The map brought to ``size``: each place takes the value that lies at its middle, and none is mixed."""
+    for axis, (side, new) in enumerate(zip(classes.shape[:-1], size, strict=True)):
+        classes = classes.take((2 * np.arange(new) + 1) * side // (2 * new), axis) if new != side else classes
+    return classes
 
 
 def picture(images: Shaped[np.ndarray, "*N C"]) -> UInt8[np.ndarray, "*N K"]:

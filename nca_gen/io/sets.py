@@ -236,11 +236,9 @@ def _alpha(data: bytes) -> bool:
 def _files(root: Path) -> list[str]:
     """Scorable files below ``root``, as relative names in natural order."""
     wanted = (*images.SUFFIXES, *volumes.SUFFIXES, *slides.SUFFIXES)
-    found = (p.relative_to(root) for p in root.rglob("*") if p.name.lower().endswith(wanted) and p.is_file())
-    names = [p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts)]
-    if not names:
-        raise UserError(f"no image, volume or slide in {root}: put files there, of {', '.join(wanted)}")
-    return sorted(names, key=images.natural)
+    if names := images.below(root, wanted):
+        return names
+    raise UserError(f"no image, volume or slide in {root}: put files there, of {', '.join(wanted)}")
 
 
 def _one_kind(folder: Path, names: Iterable[str]) -> str:
