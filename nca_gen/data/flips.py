@@ -10,18 +10,18 @@ AXES = ("horizontal", "vertical", "depth")  # the last spatial axis, the one bef
 NAMES = ("all", "none", *AXES)
 
 
-def axes(flips: str | bool, ndim: int = 2) -> tuple[bool, ...]:
+def axes(flips: str | bool, ndim: int = 2, field: str = "config.data.flips") -> tuple[bool, ...]:
     """For each of ``ndim`` spatial axes whether it may be mirrored.
 
     ``flips``: "all", "none", or names of ``AXES`` joined by "+" ("depth+horizontal"); True is all, False none. Raises
-    UserError for another word, and for an axis that there is not.
+    UserError, which names ``field``, for another word, and for an axis that there is not.
     """
     words = {True: "all", False: "none"}.get(flips, flips).split("+")
     for word in words:
         if word not in NAMES or (len(words) > 1 and word not in AXES):
-            raise unknown("value of config.data.flips", word, NAMES)
+            raise unknown(f"value of {field}", word, NAMES)
         if word in AXES[ndim:]:
-            raise UserError(f"config.data.flips={flips!r}: an image of {ndim} axes has no {word} one")
+            raise UserError(f"{field}={flips!r}: an image of {ndim} axes has no {word} one")
     return tuple("all" in words or any(word in AXES[i : i + 1] for word in words) for i in reversed(range(ndim)))
 
 
@@ -30,6 +30,6 @@ def probabilities(flips: str | bool, ndim: int = 2) -> tuple[float, ...]:
     return tuple(0.5 * may for may in axes(flips, ndim))
 
 
-def variants(flips: str | bool, ndim: int = 2) -> list[tuple[int, ...]]:
+def variants(flips: str | bool, ndim: int = 2, field: str = "config.data.flips") -> list[tuple[int, ...]]:
     """All mirror images as the steps of their slices, 1 or -1 on each axis; the image itself first."""
-    return [*product(*((1, -1) if may else (1,) for may in axes(flips, ndim)))]
+    return [*product(*((1, -1) if may else (1,) for may in axes(flips, ndim, field)))]
