@@ -200,7 +200,7 @@ class Pipeline:
         ends = chosen(FORMATS, "config.generate.format", self.format)
         config, params, folder = self.part.config, self.part.params, Path(folder)
         key, size = arrays.keys(config.seed, 1), tuple(config.sample.size)
-        cond = sampling.conditions(self.part.task.model, config.sample.get("labels", ()), 1)
+        cond = sampling.conditions(self.part.task.model, config.sample.labels, 1)
 
         whole = self.maker(size, cond)(tile=max(size))
         name = f"{size[0]}x{size[1]}_{identity(whole, params, config.seed, cond)}"

@@ -322,7 +322,7 @@ class Pipeline:
         config, task = self.part.config, self.part.task
         image = stored(self.part, self.image)
         pixels, hole = images.to_float(image), holes(self.mask, self.box, image.shape[:2])
-        cond = sampling.conditions(task.model, config.sample.get("labels", ()), self.samples)
+        cond = sampling.conditions(task.model, config.sample.labels, self.samples)
         begun = time.perf_counter()
         drawn = self.draw(arrays.keys(config.seed, self.samples), hole.shape, cond)
         what = f"painting {self.samples} of {' x '.join(map(str, hole.shape))}"

@@ -59,7 +59,7 @@ class Pipeline:
         has a row for each.
         """
         config = self.part.config
-        size, n, labels = tuple(config.sample.size), config.sample.n, tuple(config.sample.get("labels", ()))
+        size, n, labels = tuple(config.sample.size), config.sample.n, config.sample.labels
         cond = sampling.conditions(self.part.task.model, labels, n)
         for some in screen.track(files.missing(folder, n, config.sample.batch, self.kind), f"sampling {n} of {size}"):
             key, row = (

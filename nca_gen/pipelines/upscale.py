@@ -110,7 +110,7 @@ class Pipeline:
         """
         config, begun = self.part.config, time.perf_counter()
         stored = inpaint.stored(self.part, self.image)
-        cond = sampling.conditions(self.part.task.model, config.sample.get("labels", ()), self.samples)
+        cond = sampling.conditions(self.part.task.model, config.sample.labels, self.samples)
         size = tuple(self.factor * n for n in stored.shape[:2])
         drawn = screen.track(self.draw(arrays.keys(config.seed, self.samples), size, cond), "enlarging", self.samples)
         large = list(drawn)

@@ -7,20 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from painting import PROCESS, part, settings
 
 from nca_gen import arrays
+from nca_gen.contracts import Place
 from nca_gen.diffusion import samplers
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion.codec import Codec
+from nca_gen.diffusion.process import x0_of
 from nca_gen.pipelines import sampling
 
-DIFFUSION = Diffusion("cosine", tiny.T, "v")
 KEY = arrays.keys(0, 1)
 slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
-def sample(model, size, steps, diffusion=DIFFUSION):
-    how = {"sampler": "ddpm", "steps": steps, "clip": "static"}
-    return np.asarray(sampling.sample(model, diffusion, tiny.params(model), KEY, size, **how))[0]
+def sample(model, size, steps, codec=Codec()):  # noqa: B008
+    return np.asarray(sampling.sample(part(model, codec=codec), KEY, size, settings(steps=steps)))[0]
 
 
 @pytest.mark.parametrize(
@@ -43,8 +44,7 @@ def test_sizes_agree_where_they_share_all_that_is_heard(one, other, calls):
 @pytest.mark.slow
 def test_blocks_of_pixels_agree_too():
     model = tiny.diff(norm="cell", steps=2, image_channels=12, channels=26)
-    diffusion = Diffusion("cosine", tiny.T, "v", block=2)
-    a, b = (sample(model, size, 3, diffusion) for size in ((333, 100), (96, 77)))
+    a, b = (sample(model, size, 3, Codec(block=2)) for size in ((333, 100), (96, 77)))
     reach = 2 * model.halo * 3 + 1  # the odd size ends within a cell
     np.testing.assert_allclose(a[: 96 - reach, : 77 - reach], b[: 96 - reach, : 77 - reach], atol=1e-5)
 
@@ -56,16 +56,17 @@ def test_global_models_take_any_size(size):
     model = tiny.fourier()
     x, t = samplers.initial_noise(KEY, size, 3), jnp.array([tiny.T - 1])
     said, _ = jax.jit(lambda p, x: model.apply(p, x, t, None, (), arrays.fold(KEY, tiny.T - 1)))(tiny.params(model), x)
-    np.testing.assert_allclose(sample(model, size, 1), np.clip(DIFFUSION.x0(said, x, t)[0], -1, 1), atol=1e-4)
+    np.testing.assert_allclose(sample(model, size, 1), np.clip(x0_of(PROCESS, said, x, t)[0], -1, 1), atol=1e-4)
 
 
 def rolled(model, by, size=(19, 16), calls=3):
     """A picture whose cells have the randomness of the cells ``by`` further on, round the edge."""
     at = tuple((c + n) % e for c, n, e in zip(arrays.coords(size), by, size, strict=True))
-    denoise = lambda x, t, memory, key: model.apply(tiny.params(model), x, t, None, memory, key, at, size)  # noqa: E731
+    params, place = tiny.params(model), Place(at, size)
+    denoise = lambda x, t, memory, key: model.apply(params, x, t, None, memory, key, place)  # noqa: E731
     x = samplers.initial_noise(KEY, size, 3, at)
-    times = DIFFUSION.respaced(calls)
-    run = jax.jit(lambda x: samplers.sample(samplers.ddpm, DIFFUSION, denoise, samplers.begin(x), times, KEY, at).x)
+    times = PROCESS.times(calls)
+    run = jax.jit(lambda x: samplers.sample(samplers.ddpm, PROCESS, denoise, samplers.begin(x), times, KEY, at).x)
     return np.asarray(run(x))[0]
 
 

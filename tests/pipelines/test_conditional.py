@@ -8,24 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from painting import part, settings
 
 from nca_gen import arrays
-from nca_gen.diffusion import guidance, samplers
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion import discrete, guidance, heredity, samplers
+from nca_gen.diffusion.process import x0_of
 from nca_gen.errors import UserError
 from nca_gen.models.geca import Genes
 from nca_gen.pipelines import sampling
 
 MODEL = tiny.cells()
 PARAMS = tiny.params(MODEL)
-DIFFUSION = Diffusion("linear", tiny.T)
-COND = np.eye(3, dtype=np.float32)[[2, 0, 1, 1]]
+PROCESS = discrete.Process("linear", tiny.T)
+COND = {"label": jnp.eye(3)[np.array([2, 0, 1, 1])]}
 slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
-def way(cond=COND, n=4, model=MODEL, **how):
-    how = {"steps": 3, "cond": cond} | how
-    return list(sampling.trajectory(model, DIFFUSION, PARAMS, arrays.keys(1, n), (8, 6), **how))
+def way(cond=COND, n=4, model=MODEL, frames=1, **how):
+    given = settings(**{"steps": 3, "clip": "none"} | how)
+    whole = part(model, PROCESS, weights=PARAMS)
+    return list(sampling.trajectory(whole, arrays.keys(1, n), (8, 6), given, cond, frames=frames))
 
 
 @cache
@@ -41,16 +43,16 @@ def by_hand(scale, kept, growth=(3, 3, 3)):
     memory = {"cond": Genes(None, None), "null": Genes(None, None)}
     for t, u, steps in zip([11, 6, 0], [6, 0, -1], growth, strict=True):
         k = arrays.fold(key, t)
-        halves = {"cond": (jnp.asarray(COND), k), "null": (jnp.zeros_like(COND), arrays.fold(k, guidance.NULL))}
+        halves = {"cond": (COND, k), "null": (jax.tree.map(jnp.zeros_like, COND), arrays.fold(k, guidance.NULL))}
         said = {}
         for half, (cond, mine) in halves.items():
             said[half], genes = call(steps)(PARAMS, x, jnp.full(4, t), cond, memory[half], mine)
             memory[half] = Genes(*(g if f in kept else None for f, g in zip(genes._fields, genes, strict=True)))
         eps = said["null"][..., :3] + scale * (said["cond"][..., :3] - said["null"][..., :3])
-        x0 = DIFFUSION.x0(eps, x, jnp.full(4, t))
+        x0 = x0_of(PROCESS, eps, x, jnp.full(4, t))
         z = arrays.cell_normal(k, -1, arrays.coords((8, 6)), 3)
         v = said["cond"][..., 3:]
-        x = samplers.ddpm(DIFFUSION, samplers.begin(x), x0, jnp.array(t), jnp.array(u), z, v)
+        x = samplers.ddpm(PROCESS, samplers.begin(x), x0, jnp.array(t), jnp.array(u), z, v)
     return x, memory
 
 
@@ -86,10 +88,10 @@ def test_without_guidance_there_is_one_half():
 @pytest.mark.slow
 def test_the_first_step_is_every_ones_own():
     """With nothing to inherit yet, one step is the same whatever will be kept; with more steps it matters."""
-    ends = {name: way(heredity=name, guidance=1.5, steps=1)[0].x for name in sampling.KEPT}
+    ends = {name: way(heredity=name, guidance=1.5, steps=1)[0].x for name in heredity.KEPT}
     for x in ends.values():
         np.testing.assert_allclose(x, ends["none"], atol=1e-5)
-    later = {name: way(heredity=name, guidance=1.5)[0].x for name in sampling.KEPT}
+    later = {name: way(heredity=name, guidance=1.5)[0].x for name in heredity.KEPT}
     for name in ("hidden", "out", "both"):
         assert np.abs(later[name] - later["none"]).max() > 1e-4
 
@@ -97,11 +99,12 @@ def test_the_first_step_is_every_ones_own():
 @pytest.mark.slow
 def test_a_picture_does_not_depend_on_its_batch():
     """Nor on the devices: 4 are dealt over 4, 2 over 2, and rows of cells over the rest; each keeps its class."""
-    how = {"steps": 3, "guidance": 1.5, "heredity": "hidden"}
-    draw = partial(sampling.images, MODEL, DIFFUSION, PARAMS, 1, size=(8, 6), **how)
-    [whole] = draw(n=4, batch=4, cond=COND)
-    np.testing.assert_allclose(whole, DIFFUSION.decode(way(**how)[-1].x), atol=1e-4)
-    parts = np.concatenate(list(draw(n=3, batch=2, first=1, cond=COND[1:], space=2)))
+    how = {"steps": 3, "clip": "none", "guidance": 1.5, "heredity": "hidden"}
+    draw = partial(sampling.images, part(MODEL, PROCESS, weights=PARAMS), size=(8, 6), settings=settings(**how))
+    [whole] = draw(arrays.keys(1, 4), batch=4, cond=COND)
+    np.testing.assert_allclose(whole, way(**how)[-1].x, atol=1e-4)
+    rest = sampling.rows(COND, slice(1, None))
+    parts = np.concatenate(list(draw(arrays.keys(1, 3, 1), batch=2, cond=rest, space=2)))
     np.testing.assert_allclose(parts, whole[1:], atol=1e-4)
 
 
@@ -139,16 +142,16 @@ def test_how_large_the_hidden_state_becomes():
 @pytest.mark.slow
 def test_growth_ends_where_a_call_ends():
     x, t, key = jnp.asarray(tiny.images(0, 4, 8, 6, 3)), jnp.array([4]), arrays.keys(0, 4)
-    film = sampling.growth(MODEL, DIFFUSION, PARAMS, x, t, key, jnp.asarray(COND))
+    film = sampling.growth(part(MODEL, PROCESS).task, PARAMS, x, t, key, COND)
     assert film.shape == (MODEL.steps + 1, 4, 8, 6, 3)
-    said, _ = call(3)(PARAMS, x, t, jnp.asarray(COND), Genes(None, None), key)
-    np.testing.assert_allclose(film[-1], DIFFUSION.x0(said[..., :3], x, t), atol=1e-4)
-    first = DIFFUSION.x0(MODEL.newborn(x, key).out[..., :3], x, t)
+    said, _ = call(3)(PARAMS, x, t, COND, Genes(None, None), key)
+    np.testing.assert_allclose(film[-1], x0_of(PROCESS, said[..., :3], x, t), atol=1e-4)
+    first = x0_of(PROCESS, MODEL.newborn(x, key).out[..., :3], x, t)
     np.testing.assert_allclose(film[0], first, atol=1e-5)
 
 
 def test_classes_take_turns():
-    turn = lambda labels, n, first=0: sampling.conditions(MODEL, labels, n, first).argmax(1).tolist()  # noqa: E731
+    turn = lambda labels, n, first=0: sampling.conditions(MODEL, labels, n, first)["label"].argmax(1).tolist()  # noqa: E731
     assert turn((), 5) == [0, 1, 2, 0, 1]
     assert turn((), 3, 4) == [1, 2, 0]
     assert turn((2, 0), 5) == [2, 0, 2, 0, 2]

@@ -11,13 +11,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import painting
 import pytest
 
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion import discrete
 from nca_gen.errors import UserError
 from nca_gen.io import images
-from nca_gen.pipelines import expand
-from nca_gen.tasks.denoise import Task
+from nca_gen.pipelines import expand, sample
 
 N, BATCH, TRIES = 11, 4, 3
 NEAR = 0.5
@@ -179,20 +179,27 @@ def test_what_cannot_be_compared(quantile, held):
 class Told:
     """A denoiser that says for the noise what makes the picture its condition and a little of its key's noise."""
 
-    image_channels, classes = 2, 2
+    reads = predicts = ndim = 2
+    conditions = {"label": 2}  # noqa: RUF012
 
-    def apply(self, params, x, t, cond, memory, key):
-        return params["gain"] * cond[:, None, None, :] * jnp.ones_like(x), memory
+    def init(self, key):
+        return {"gain": jnp.float32(0.5)}
+
+    def inference(self):
+        return self
+
+    def apply(self, params, x, told, cond, memory, key, place=None):
+        return params["gain"] * cond["label"][:, None, None, :] * jnp.ones_like(x), memory
 
 
 def test_a_picture_is_a_function_of_seed_picture_and_try():
     """And of the label of image i mod n, whatever else is in its batch."""
-    labels = np.eye(2, dtype=np.float32)[[0, 1, 1]]
-    task = Task(Told(), Diffusion("cosine", 6, "x0"), {})
-    how = {"size": (3, 3), "batch": 4, "sampler": "ddim", "steps": 3, "clip": "none"}
-    params = {"gain": jnp.float32(0.5)}
+    cond = {"label": np.eye(2, dtype=np.float32)[[0, 1, 1]]}
+    process, how = discrete.Process("cosine", 6, "x0"), {"sampler": "ddim", "steps": 3, "clip": "none"}
+    told = painting.part(Told(), process, weights={"gain": jnp.float32(0.5)}, **how)
+    pipeline = sample.Pipeline({"model": told})
     draw = lambda pictures, attempt, seed=0: expand.draw(  # noqa: E731
-        task, params, labels, np.array(pictures), attempt, seed=seed, **how
+        pipeline, cond, np.array(pictures), attempt, seed=seed, size=(3, 3), batch=4
     )
     three = draw([0, 4, 5], 1)
     assert three.shape == (3, 3, 3, 2)

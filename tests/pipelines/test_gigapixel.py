@@ -6,24 +6,25 @@ import signal
 import subprocess
 import sys
 import time
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from painting import PROCESS, params, part, settings
 
-from nca_gen import arrays, build
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen import arrays
+from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
 from nca_gen.io import images, slides
 from nca_gen.pipelines import gigapixel, sampling
 from nca_gen.tiling import streaming
 
-DIFFUSION = Diffusion("cosine", tiny.T, "v")
-STAINED = Diffusion("cosine", tiny.T, "v", mean=(0.3, 0.0, -0.3), std=(0.3, 0.5, 0.4), block=2)
+STAINED = Codec(mean=(0.3, 0.0, -0.3), std=(0.3, 0.5, 0.4), block=2)
 LOCAL, TORUS = tiny.diff(norm="cell"), tiny.diff(norm="cell", border="wrap")
 BLOCKS = tiny.diff(norm="cell", image_channels=12, channels=26)
 FOURIER = tiny.fourier(norm="cell")
@@ -31,19 +32,15 @@ HOW = {"sampler": "ddpm", "steps": 6, "clip": "static"}
 slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
-@cache
-def params(model):
-    return tiny.params(model)
+def whole(model, size, codec=Codec(), cond=None, scale=1.0, **how):  # noqa: B008
+    given = settings(**HOW | how | {"guidance": scale})
+    return np.asarray(sampling.sample(part(model, codec=codec), arrays.keys(1, 1), size, given, cond))[0]
 
 
-def whole(model, size, diffusion=DIFFUSION, **how):
-    return np.asarray(sampling.sample(model, diffusion, params(model), arrays.keys(1, 1), size, **HOW | how))[0]
-
-
-def tiled(folder, model, size, tile, calls=1, diffusion=DIFFUSION, dtype=np.float32, **how):
+def tiled(folder, model, size, tile, calls=1, codec=Codec(), dtype=np.float32, cond=None, **how):  # noqa: B008
     """The picture and its halves, of float32 pixels: the cells are not kept."""
-    job = streaming.job(model, diffusion, size, tile=tile, calls=calls, **HOW | how)
-    levels = streaming.run(job, params(model), arrays.keys(1, 1), folder, dtype)
+    job = streaming.job(model, PROCESS, codec, size, tile=tile, calls=calls, cond=cond, **HOW | how)
+    levels = streaming.run(job, params(model), arrays.keys(1, 1), folder, dtype, cond)
     return np.moveaxis(levels[0].read().result(), 0, -1)
 
 
@@ -101,23 +98,22 @@ def test_fourier_tiles_are_the_whole(tmp_path, border, how):
 @pytest.mark.slow
 def test_a_spectrum_is_heard(tmp_path):
     """Without the shares of the other tiles the picture is another."""
-    model, job = FOURIER, streaming.job(FOURIER, DIFFUSION, ODD, tile=9, **HOW | {"steps": 1})
-    kept = streaming.stores(job, tmp_path)
+    job = streaming.job(FOURIER, PROCESS, Codec(), ODD, tile=9, **HOW | {"steps": 1})
+    disk = streaming.stores(job, tmp_path)
     for some in ([0], range(6)):
-        stage = streaming.listening(job, arrays.keys(1, 1), kept)
+        stage = streaming.listening(job, arrays.keys(1, 1), disk)
         streaming.sweep(stage, list(some), lambda i: None)
-        found = streaming._spectrum(kept.shares[0])
+        real, imag = np.split(streaming._total(disk.shares[0]), 2, -1)
         noise = sampling.samplers.initial_noise(arrays.keys(1, 1), ODD, 3)
         full = np.fft.fftn(np.asarray(noise, np.float64), axes=(1, 2), norm="forward")[:, :4, :4]
-        close = np.allclose(found, full, atol=1e-7)
+        close = np.allclose(real + 1j * imag, full, atol=1e-7)
         assert close == (len(some) == len(stage.tiles))
-    assert model.halo is None
 
 
 @pytest.mark.slow
 def test_pixels_of_8_bits_and_their_halves(tmp_path):
     size = (600, 10)
-    job = streaming.job(LOCAL, DIFFUSION, size, tile=200, calls=1, **HOW | {"steps": 1})
+    job = streaming.job(LOCAL, PROCESS, Codec(), size, tile=200, calls=1, **HOW | {"steps": 1})
     levels = streaming.run(job, params(LOCAL), arrays.keys(1, 1), tmp_path)
     seen = [level.read().result() for level in levels]
     assert [level.shape for level in seen] == [(3, 600, 10), (3, 300, 5), (3, 150, 2)]
@@ -193,7 +189,7 @@ def test_kill_9(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "how", "line"),
     [
-        ({"norm": "group"}, {}, "norm=group takes its mean over the whole image.*norm=cell"),
+        ({"norm": "group"}, {}, "every cell of this model depends on the whole image.*norm=cell"),
         ({}, {"clip": "dynamic"}, "dynamic takes a quantile over the whole image.*static or none"),
         ({}, {"sampler": "ddmp"}, "did you mean ddpm"),
         ({}, {"clip": "statc"}, "did you mean static"),
@@ -204,7 +200,7 @@ def test_kill_9(tmp_path):
 )
 def test_what_cannot_be_tiled(changes, how, line):
     with pytest.raises(UserError, match=line):
-        streaming.job(tiny.diff(**{"norm": "cell"} | changes), DIFFUSION, ODD, **HOW | how)
+        streaming.job(tiny.diff(**{"norm": "cell"} | changes), PROCESS, Codec(), ODD, **HOW | how)
 
 
 @pytest.mark.parametrize(
@@ -212,43 +208,32 @@ def test_what_cannot_be_tiled(changes, how, line):
 )
 def test_what_fourier_refuses(size, calls, line):
     with pytest.raises(UserError, match=line):
-        streaming.job(FOURIER, DIFFUSION, size, calls=calls, **HOW)
+        streaming.job(FOURIER, PROCESS, Codec(), size, calls=calls, **HOW)
 
 
 def test_steps_a_pass():
     """As many as cost 5 %: (1024 + 8 n)^2 cells for 1024^2. Passes are even, and all steps are taken."""
-    chosen = streaming.job(LOCAL, DIFFUSION, (8192, 8192), tile=1024, sampler="ddpm", steps=12)
+    chosen = streaming.job(LOCAL, PROCESS, Codec(), (8192, 8192), tile=1024, sampler="ddpm", steps=12)
     assert ((1024 + 8 * 3) / 1024) ** 2 < 1.05 < ((1024 + 8 * 4) / 1024) ** 2
     assert chosen.calls == 3
-    job = streaming.job(LOCAL, DIFFUSION, (99, 99), tile=32, calls=5, sampler="ddpm", steps=12)
+    job = streaming.job(LOCAL, PROCESS, Codec(), (99, 99), tile=32, calls=5, sampler="ddpm", steps=12)
     assert [times.tolist() for times in job.passes] == [[11, 10, 9, 8, 7], [7, 6, 5, 4, 3], [3, 2, 1, 0, -1]]
     assert [job.plan(len(times) - 1).window for times in job.passes] == [(25 + 32, 25 + 32)] * 3
-    assert streaming.job(FOURIER, DIFFUSION, (8192, 8192), tile=1024, **HOW).calls == 1
+    assert streaming.job(FOURIER, PROCESS, Codec(), (8192, 8192), tile=1024, **HOW).calls == 1
 
 
 def test_room_on_disk():
     """Two arrays of 4 bytes a channel and the picture, or the pyramid and its file; twice the cells for x0."""
     size = (1000, 1000)
-    job = partial(streaming.job, LOCAL, DIFFUSION, size, steps=4)
+    job = partial(streaming.job, LOCAL, PROCESS, Codec(), size, steps=4)
     assert gigapixel.disk(job(sampler="ddpm")) == 10**6 * 3 * (8 + 1)
     assert gigapixel.disk(job(sampler="dpm_solver_pp")) == 10**6 * 3 * (16 + 1)
 
 
-@cache
-def task():
-    return build.task(tiny.config())
-
-
-def asked(size=(40, 33), **generate):
-    config = tiny.config()
-    settings = {"name": "gigapixel", "torus": False, "tile": 16, "calls": 1, "dry_run": False, "format": "tiff"}
-    config.generate = settings | {"memory_gb": 64.0} | generate
-    config.sample.size = size
-    return config
-
-
-def paint(folder, **how):
-    return gigapixel.paint(task(), params(task().model), asked(**how), folder)
+def paint(folder, weights=None, **fields):
+    """Picture 0 of seed 1 of a model that has ``weights``, in tiles of 16 pixels."""
+    whole = part(LOCAL, weights=weights, size=(40, 33))
+    return gigapixel.Pipeline({"model": whole}, **{"tile": 16, "calls": 1, "memory_gb": 64.0} | fields).write(folder)
 
 
 @pytest.mark.slow
@@ -258,24 +243,21 @@ def test_the_command(tmp_path):
     assert "9 tiles of 14 x 11" in said[0]
     stem = next(tmp_path.glob("*.tiff")).stem
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{stem}.ome.zarr", f"{stem}.png", f"{stem}.tiff"]
-    [expected] = sampling.images(
-        task().model, task().diffusion, params(task().model), 3, 1, (40, 33), **sampling.how(asked())
-    )
+    expected = whole(LOCAL, (40, 33), steps=4)
     [level] = (slide := slides.open_slide(tmp_path / f"{stem}.tiff")).levels
     seen = slides._read(slide, level, 0, 0, 40, 33)
-    assert np.abs(seen.astype(int) - images.from_float(expected[0])).max() <= 1
+    assert np.abs(seen.astype(int) - images.from_float(expected)).max() <= 1
     np.testing.assert_array_equal(images.read(tmp_path / f"{stem}.png"), seen)
     assert all("there already" in line for line in paint(tmp_path, format="both"))
-    other = jax.tree.map(lambda x: 1.5 * x, params(task().model))
-    gigapixel.paint(task(), other, asked(), tmp_path)
+    paint(tmp_path, jax.tree.map(lambda x: 1.5 * x, params(LOCAL)))
     assert len(list(tmp_path.glob("*.tiff"))) == 2  # other parameters are another picture
 
 
 @pytest.mark.slow
 def test_a_dry_run_says_what_it_takes(tmp_path):
     said = "\n".join(paint(tmp_path, dry_run=True))
-    for part in ("1.32 k pixels", "9 tiles", "halo 4 pixels", "% more cells", "GB, disk 0.00 GB", "pixels/s"):
-        assert part in said
+    for words in ("1.32 k pixels", "9 tiles", "halo 4 pixels", "% more cells", "GB, disk 0.00 GB", "pixels/s"):
+        assert words in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -290,7 +272,7 @@ def test_a_disk_that_is_too_small(tmp_path, monkeypatch):
 def test_tiles_are_halved_until_they_fit(monkeypatch):
     """With a memory of 100 bytes a cell of the window."""
     monkeypatch.setattr(gigapixel, "memory", lambda job: 100 * np.prod(job.plan(job.calls).window))
-    make = partial(streaming.job, LOCAL, DIFFUSION, (1024, 1024), calls=1, **HOW)
+    make = partial(streaming.job, LOCAL, PROCESS, Codec(), (1024, 1024), calls=1, **HOW)
     assert gigapixel.fitted(make, 512, 100 * 520**2).sides == (512, 512)
     assert gigapixel.fitted(make, 512, 100 * 520**2 - 1).sides == (256, 256)
     with pytest.raises(UserError, match="memory_gb"):
@@ -302,6 +284,31 @@ def test_unknown_formats(tmp_path):
         paint(tmp_path, format="tif")
 
 
-def test_numbers_for_people():
-    assert [gigapixel.count(n) for n in (0, 93_200, 1.07e9, 41344**2)] == ["0", "93.2 k", "1.07 G", "1.71 G"]
-    assert [gigapixel.duration(s) for s in (59.6, 61, 86_399)] == ["1 min 00 s", "1 min 01 s", "23 h 59 min"]
+CELLS, RED = tiny.cells(steps=2), {"label": jnp.eye(3)[:1]}
+
+
+@pytest.mark.parametrize("how", [{"scale": 1.5}, slow({"scale": 1.0, "sampler": "dpm_solver_pp"})])
+def test_tiles_of_a_class_are_the_whole(tmp_path, how):
+    """Cells of attention, under a condition and a guidance, with the variance that they have learned."""
+    how = {"steps": 3, "clip": "none", "cond": RED} | how
+    mine, expected = tiled(tmp_path, CELLS, (13, 9), 6, **how), whole(CELLS, (13, 9), **how)
+    np.testing.assert_allclose(mine, expected, atol=1e-5)
+    if how["scale"] > 1:
+        assert np.abs(expected - whole(CELLS, (13, 9), **how | {"cond": None})).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_a_picture_in_memory():
+    """Each is that of its key and of its row of the condition."""
+    pipeline = gigapixel.Pipeline({"model": part(CELLS, guidance=1.5)}, tile=6, calls=1, memory_gb=64)
+    cond = {"label": jnp.eye(3)[:2]}
+    one, two = pipeline.draw(arrays.keys(1, 2), (13, 9), cond)
+    expected = sampling.sample(part(CELLS), arrays.keys(1, 2), (13, 9), settings(guidance=1.5), cond)
+    assert pipeline.kind == "slides"
+    for mine, x in ((one, expected[0]), (two, expected[1])):
+        np.testing.assert_allclose(mine, np.clip(x, -1, 1), atol=1 / 64)
+
+
+def test_tiles_hand_nothing_on():
+    with pytest.raises(UserError, match="heredity=hidden: tiles hand nothing on"):
+        gigapixel.Pipeline({"model": part(CELLS, heredity="hidden")}).title()

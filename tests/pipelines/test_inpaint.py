@@ -1,28 +1,31 @@
 """Holes: the same picture whichever windows it is computed in, known pixels bit for bit, cost that follows the hole."""
 
-from functools import cache, partial
+from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rivals
 import tiny
+from painting import PROCESS, params, part, settings
 
 from nca_gen import arrays
+from nca_gen.contracts import unchanged
 from nca_gen.diffusion import samplers
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion.codec import Codec
+from nca_gen.diffusion.process import x0_of
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.pipelines import inpaint, sampling
-from nca_gen.tasks.denoise import Task
+from nca_gen.tiling import windows
 from nca_gen.verbs.describe import matmul_flop
 
 LOCAL, TORUS = tiny.diff(norm="cell", steps=2), tiny.diff(norm="cell", steps=2, border="wrap")
-DIFFUSION = Diffusion("cosine", tiny.T, "v")
-HOW = {"sampler": "ddpm", "steps": 4, "clip": "static"}
+HOW = settings()
 KEY = arrays.keys(1, 2)
 slow = partial(pytest.param, marks=pytest.mark.slow)
-params = cache(tiny.params)
 
 
 def picture(*size, channels=3):
@@ -51,8 +54,9 @@ HOLES = {
 }
 
 
-def fill(model, hole, **how):
-    return inpaint.fill(model, DIFFUSION, params(model), KEY, picture(*hole.shape), hole, **HOW | how)
+def fill(model, hole, codec=Codec(), sampler="ddpm", **how):  # noqa: B008
+    given = HOW._replace(sampler=sampler)
+    return inpaint.fill(part(model, codec=codec), KEY, picture(*hole.shape), hole, given, **how)
 
 
 CASES = [("far apart", LOCAL, "ddpm"), slow("dots", LOCAL, "dpm_solver_pp"), slow("a frame", TORUS, "ddim")]
@@ -81,7 +85,7 @@ def test_a_filling_by_hand(known):
     def level(t, key):
         if known == "clean":
             return image
-        a, s = DIFFUSION.levels(t)
+        a, s = PROCESS.levels(t)
         return a * image + s * arrays.cell_normal(key, -3, at, 3)
 
     @jax.jit
@@ -89,8 +93,8 @@ def test_a_filling_by_hand(known):
         k = arrays.fold(KEY, t)
         x = jnp.where(hole, x, level(t, k))
         prediction, _ = LOCAL.apply(params(LOCAL), x, t[None], None, (), k)
-        x0 = jnp.clip(DIFFUSION.x0(prediction, x, t[None]), -1, 1)
-        return samplers.ddpm(DIFFUSION, samplers.begin(x), x0, t, u, arrays.cell_normal(k, -1, at, 3))
+        x0 = jnp.clip(x0_of(PROCESS, prediction, x, t[None]), -1, 1)
+        return samplers.ddpm(PROCESS, samplers.begin(x), x0, t, u, arrays.cell_normal(k, -1, at, 3))
 
     x = samplers.initial_noise(KEY, SIZE, 3)
     for t, u in zip([11, 7, 4, 0], [7, 4, 0, -1], strict=True):
@@ -103,7 +107,7 @@ def test_a_filling_by_hand(known):
 @pytest.mark.parametrize("model", [LOCAL, tiny.diff(norm="group"), tiny.fourier()])
 def test_a_full_hole_is_a_picture_from_noise(model):
     mine = fill(model, np.ones(SIZE, bool))
-    plain = sampling.sample(model, DIFFUSION, params(model), KEY, SIZE, **HOW)
+    plain = sampling.sample(part(model), KEY, SIZE, HOW)
     np.testing.assert_allclose(mine, plain, atol=1e-5)
 
 
@@ -127,13 +131,13 @@ def test_what_is_known_matters_near_the_hole_alone():
     other[12:] *= -1
     near = image.copy()
     near[2] *= -1
-    made = [inpaint.fill(LOCAL, DIFFUSION, params(LOCAL), KEY, i, hole, **HOW) for i in (image, other, near)]
+    made = [inpaint.fill(part(LOCAL), KEY, i, hole, HOW) for i in (image, other, near)]
     np.testing.assert_array_equal(made[0][:, hole], made[1][:, hole])
     assert np.abs(made[0] - made[2])[:, hole].max() > 1e-3
 
 
 BLOCKS = tiny.diff(norm="cell", steps=2, image_channels=12, channels=26)
-STAINED = Diffusion("cosine", tiny.T, "v", mean=(0.3, 0.0, -0.3), std=(0.3, 0.5, 0.4), block=2)
+STAINED = Codec(mean=(0.3, 0.0, -0.3), std=(0.3, 0.5, 0.4), block=2)
 
 
 CUT = holed(SIZE, ((5, 8), (5, 6)), ((20, 21), (16, 17)))
@@ -141,15 +145,15 @@ CUT = holed(SIZE, ((5, 8), (5, 6)), ((20, 21), (16, 17)))
 
 @pytest.mark.slow
 def test_windows_of_blocks():
-    fill = partial(inpaint.fill, BLOCKS, STAINED, params(BLOCKS), KEY, picture(*SIZE), CUT, **HOW)
-    np.testing.assert_allclose(fill(), fill(whole=True), atol=1e-6)
+    mine, whole = (fill(BLOCKS, CUT, STAINED, whole=w) for w in (False, True))
+    np.testing.assert_allclose(mine, whole, atol=1e-6)
 
 
 @pytest.mark.slow
 def test_blocks_of_pixels():
     """A hole that cuts through cells of 2 x 2 pixels, in an image of odd size."""
     hole = CUT
-    mine = inpaint.fill(BLOCKS, STAINED, params(BLOCKS), KEY, picture(*SIZE), hole, **HOW)
+    mine = fill(BLOCKS, hole, STAINED)
     np.testing.assert_array_equal(mine[:, ~hole], np.stack([picture(*SIZE)[~hole]] * 2))
     assert np.abs(mine - picture(*SIZE))[:, hole].min() > 1e-6
     assert np.abs(mine).max() <= 1 + 1e-5
@@ -161,37 +165,37 @@ def test_pixels_of_a_cell_are_known_one_by_one():
     hole, image = holed((8, 8), ((2, 3), (2, 4))), np.zeros((8, 8, 3), np.float32)
     other = image.copy()
     other[3, 2:4] = 1
-    made = [inpaint.fill(BLOCKS, STAINED, params(BLOCKS), KEY, i, hole, **HOW) for i in (image, other)]
+    made = [inpaint.fill(part(BLOCKS, codec=STAINED), KEY, i, hole, HOW) for i in (image, other)]
     assert np.abs(made[0] - made[1])[:, hole].max() > 1e-3
 
 
 def test_a_torus_of_broken_blocks_is_refused():
     torus = tiny.diff(norm="cell", image_channels=12, channels=26, border="wrap")
     with pytest.raises(UserError, match="a torus of 21 x 17 pixels has a seam"):
-        inpaint.fill(torus, STAINED, params(BLOCKS), KEY, picture(*SIZE), CUT, **HOW)
+        fill(torus, CUT, STAINED)
 
 
 @pytest.mark.slow
 def test_a_full_hole_of_blocks_in_an_odd_image():
-    mine = inpaint.fill(BLOCKS, STAINED, params(BLOCKS), KEY, picture(*SIZE), np.ones(SIZE, bool), **HOW)
-    plain = sampling.sample(BLOCKS, STAINED, params(BLOCKS), KEY, SIZE, **HOW)
+    mine = fill(BLOCKS, np.ones(SIZE, bool), STAINED)
+    plain = sampling.sample(part(BLOCKS, codec=STAINED), KEY, SIZE, HOW)
     np.testing.assert_allclose(mine, plain, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_volumes():
     model = tiny.diff(norm="cell", steps=2, ndim=3)
-    image, hole = picture(9, 11, 8), np.zeros((9, 11, 8), bool)
+    hole = np.zeros((9, 11, 8), bool)
     hole[0, 5:7, 7] = hole[8, 0, 0] = True
-    fill = partial(inpaint.fill, model, DIFFUSION, params(model), KEY, image, hole, **HOW)
-    np.testing.assert_allclose(fill(), fill(whole=True), atol=1e-6)
+    mine, whole = (fill(model, hole, whole=w) for w in (False, True))
+    np.testing.assert_allclose(mine, whole, atol=1e-6)
 
 
 @pytest.mark.slow
 def test_fillings_do_not_depend_on_their_batch():
     """Four on four devices, or two and two on two."""
-    given = LOCAL, DIFFUSION, params(LOCAL), 1
-    four, pairs = (inpaint.fillings(*given, 4, picture(*SIZE), HOLES["far apart"], n, **HOW) for n in (4, 2))
+    given = part(LOCAL), arrays.keys(1, 4), picture(*SIZE), HOLES["far apart"], HOW
+    four, pairs = (np.concatenate(list(inpaint.fillings(*given, batch=n))) for n in (4, 2))
     np.testing.assert_allclose(four, pairs, atol=1e-5)
     np.testing.assert_allclose(four[:2], fill(LOCAL, HOLES["far apart"]), atol=1e-5)
 
@@ -207,7 +211,7 @@ def test_fillings_do_not_depend_on_their_batch():
     ],
 )
 def test_boxes_over_a_hole(hole, side, boxes):
-    assert inpaint.cover(hole, side) == boxes
+    assert windows.cover(hole, side) == boxes
 
 
 @pytest.mark.parametrize("torus", [False, True])
@@ -216,7 +220,7 @@ def test_boxes_over_a_hole(hole, side, boxes):
 def test_windows_hold_hole_and_halo(name, halo, torus):
     """Every cell of the hole has an owner: itself, in a window that holds all that it sees."""
     hole = HOLES[name]
-    w = inpaint.windows(hole, halo, torus)
+    w = windows.windows(hole, halo, torus)
     grids = [np.broadcast_to(grid, w.index.shape) for grid in w.grids]
     np.testing.assert_array_equal(w.at.T, np.argwhere(hole))
     np.testing.assert_array_equal([grid.ravel()[w.owner] for grid in grids], w.at)
@@ -243,24 +247,20 @@ def test_windows_hold_hole_and_halo(name, halo, torus):
     ],
 )
 def test_no_more_windows_than_that(name, halo, count, cells):
-    assert inpaint.windows(HOLES[name], halo).index.reshape(count, -1).shape == (count, cells)
+    assert windows.windows(HOLES[name], halo).index.reshape(count, -1).shape == (count, cells)
 
 
 @pytest.mark.slow
 def test_cost_follows_the_hole():
     """All of it is the cells computed: FLOP a cell are the same for every hole, and the least hole costs 1 / 30."""
     image = picture(96, 96)
-    rows = inpaint.curve(LOCAL, DIFFUSION, params(LOCAL), image, [2, 92], matmul_flop, steps=2, rounds=1)
+    rows = inpaint.curve(part(LOCAL), image, [2, 92], matmul_flop, settings(steps=2, clip="none"), rounds=1)
     assert [row["pixels"] for row in rows] == [4, 92**2]
     assert [row["cells"] for row in rows] == [6 * 6, 96 * 96]
     assert all(row["seconds"] > 0 for row in rows)
     each = [row["gflop"] / row["cells"] for row in rows]
     assert each[0] == pytest.approx(each[1], rel=0.1)
     assert rows[1]["gflop"] > 200 * rows[0]["gflop"]
-
-
-def task(**changes):
-    return Task(tiny.diff(norm="cell", steps=2, **changes), DIFFUSION, {})
 
 
 @pytest.fixture
@@ -270,11 +270,8 @@ def stored(tmp_path):
     return image
 
 
-def config(tmp_path, **generate):
-    c = tiny.config(**{f"sample.{field}": value for field, value in HOW.items()})
-    asked = {"name": "inpaint", "torus": False, "image": str(tmp_path / "in.png"), "mask": "", "box": (0, 0, 0, 0)}
-    c.generate = asked | {"samples": 2, "known": "noised"} | generate
-    return c
+def pipeline(tmp_path, **fields):
+    return inpaint.Pipeline({"model": part(LOCAL)}, **{"image": str(tmp_path / "in.png"), "samples": 2} | fields)
 
 
 @pytest.mark.slow
@@ -285,7 +282,7 @@ def test_files(tmp_path, stored):
     made = {}
     for name, asked in {"a": {"box": (3, 10, 6, 7)}, "b": {"mask": str(tmp_path / "mask.png")}}.items():
         (folder := tmp_path / name).mkdir()
-        lines = inpaint.paint(task(), params(LOCAL), config(tmp_path, **asked), folder)
+        lines = pipeline(tmp_path, **asked).write(folder)
         assert "2 fillings of 42 of 357 pixels" in lines[0]
         assert sorted(f.name for f in folder.iterdir()) == [
             "00000.png", "00001.png", "comparison.png", "input.png", "masked.png"
@@ -318,11 +315,59 @@ def test_refusals(tmp_path, stored, asked, words):
         asked = {"mask": str(tmp_path / "mask.png")}
         images.write(tmp_path / "mask.png", stored[:20])
     with pytest.raises(UserError, match=words) as refused:
-        inpaint.paint(task(), params(LOCAL), config(tmp_path, **asked), tmp_path)
+        pipeline(tmp_path, **asked).write(tmp_path)
     assert "\n" not in str(refused.value)
 
 
 def test_an_image_of_other_channels_is_refused(tmp_path, stored):
     images.write(tmp_path / "in.png", stored[..., :1])
     with pytest.raises(UserError, match="has 1 channels; this model paints 3"):
-        inpaint.paint(task(), params(LOCAL), config(tmp_path, box=(1, 1, 2, 2)), tmp_path)
+        pipeline(tmp_path, box=(1, 1, 2, 2)).write(tmp_path)
+
+
+def test_latents_cannot_hold_pixels(tmp_path, stored):
+    latent = replace(part(LOCAL), decode=lambda x: x)
+    with pytest.raises(UserError, match="this model paints none: use sample"):
+        inpaint.Pipeline({"model": latent}, image=str(tmp_path / "in.png"), box=(1, 1, 2, 2)).title()
+    assert part(LOCAL).decode is unchanged
+
+
+CELLS = tiny.cells(steps=2)
+CLASSES = {"label": jnp.eye(3)[:2]}
+INHERITING = {"guidance": 1.5, "heredity": "hidden"}
+
+
+def full(model, given, cond=None):
+    """Fillings of a hole that is the whole image, and samples from noise; equal by construction of the noise."""
+    image = picture(8, 8)
+    mine = inpaint.fill(part(model), KEY, image, np.ones((8, 8), bool), given, cond)
+    return mine, sampling.sample(part(model), KEY, (8, 8), given, cond)
+
+
+@pytest.mark.slow
+def test_a_network_that_is_not_local():
+    """The whole image is its window; what it makes of a full hole is a picture from noise, and known pixels stay."""
+    mine, plain = full(rivals.small_unet(classes=0), HOW)
+    np.testing.assert_allclose(mine, plain, atol=1e-5)
+    hole = holed((8, 8), ((2, 5), (3, 6)))
+    filled = inpaint.fill(part(rivals.small_unet(classes=0)), KEY, picture(8, 8), hole, HOW)
+    np.testing.assert_array_equal(filled[:, ~hole], np.stack([picture(8, 8)[~hole]] * 2))
+    assert np.abs(filled - picture(8, 8))[:, hole].max() > 0.1
+
+
+def test_cells_of_a_class_that_inherit():
+    """Guided by classes: a full hole is a picture from noise also where every step inherits of the one before."""
+    mine, plain = full(CELLS, settings(**INHERITING), CLASSES)
+    np.testing.assert_allclose(mine, plain, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_guided_cells_in_windows():
+    """Cells that inherit nothing are computed near the hole alone, two rows of every window."""
+    given = settings(guidance=1.5)
+    hole = holed((15, 9), ((0, 2), (0, 2)), ((12, 14), (4, 6)))
+    mine, whole = (inpaint.fill(part(CELLS), KEY, picture(15, 9), hole, given, CLASSES, whole=w) for w in (False, True))
+    np.testing.assert_allclose(mine, whole, atol=1e-5)
+    assert len(inpaint.sites(CELLS, Codec(), picture(15, 9), hole).windows.index) == 2
+    null = inpaint.fill(part(CELLS), KEY, picture(15, 9), hole, given, jax.tree.map(jnp.zeros_like, CLASSES))
+    assert np.abs(mine - null)[:, hole].max() > 1e-3

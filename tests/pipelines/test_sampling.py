@@ -7,22 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from painting import PROCESS, part, settings
 
 from nca_gen import arrays
-from nca_gen.diffusion import guidance, samplers
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion import discrete, guidance, samplers
+from nca_gen.diffusion.codec import Codec
+from nca_gen.diffusion.process import x0_of
 from nca_gen.errors import UserError
 from nca_gen.pipelines import sampling
 
 LOCAL = tiny.diff(norm="cell")
-PARAMS = tiny.params(LOCAL)
-DIFFUSION = Diffusion("cosine", tiny.T, "v")
+PART = part(LOCAL)
+PARAMS = PART.params
 slow = partial(pytest.param, marks=pytest.mark.slow)
-HOW = {"sampler": "ddpm", "steps": 6, "clip": "static"}
+HOW = settings(steps=6)
 
 
 def draw(n, batch, first=0, seed=1, **how):
-    parts = list(sampling.images(LOCAL, DIFFUSION, PARAMS, seed, n, (8, 12), batch, first, **HOW | how))
+    parts = list(sampling.images(PART, arrays.keys(seed, n, first), (8, 12), HOW._replace(**how), batch=batch))
     assert [len(p) for p in parts[:-1]] == [batch] * (len(parts) - 1)
     return np.concatenate(parts)
 
@@ -42,9 +44,9 @@ def test_a_picture_by_hand(eight):
     def step(x, t, u):
         k = arrays.fold(key, t)
         prediction, _ = LOCAL.apply(PARAMS, x, jnp.full(8, t), None, (), k)
-        x0 = jnp.clip(DIFFUSION.x0(prediction, x, jnp.full(8, t)), -1, 1)
+        x0 = jnp.clip(x0_of(PROCESS, prediction, x, jnp.full(8, t)), -1, 1)
         z = arrays.cell_normal(k, -1, at, 3)
-        return samplers.ddpm(DIFFUSION, samplers.begin(x), x0, t, u, z)
+        return samplers.ddpm(PROCESS, samplers.begin(x), x0, t, u, z)
 
     for t, u in zip([11, 9, 7, 4, 2, 0], [9, 7, 4, 2, 0, -1], strict=True):
         x = step(x, t, u)
@@ -52,14 +54,11 @@ def test_a_picture_by_hand(eight):
     assert eight.std() > 0.1
 
 
-@pytest.mark.parametrize("sampler", [*map(slow, sampling.SAMPLERS)])
+@pytest.mark.parametrize("sampler", [*map(slow, samplers.SAMPLERS)])
 def test_pictures_taken_on_the_way_change_nothing(sampler):
     """Three stretches of two steps: bit for bit. A stretch of one step is no loop to XLA, and is rounded otherwise."""
-    how = HOW | {"sampler": sampler}
-    one, three, five = (
-        list(sampling.trajectory(LOCAL, DIFFUSION, PARAMS, arrays.keys(0, 2), (8, 12), frames=n, **how))
-        for n in (1, 3, 5)
-    )
+    how = HOW._replace(sampler=sampler)
+    one, three, five = (list(sampling.trajectory(PART, arrays.keys(0, 2), (8, 12), how, frames=n)) for n in (1, 3, 5))
     assert (len(one), len(three), len(five)) == (1, 3, 5)
     np.testing.assert_array_equal(one[-1].x, three[-1].x)
     np.testing.assert_array_equal(one[-1].x0, three[-1].x0)
@@ -69,7 +68,7 @@ def test_pictures_taken_on_the_way_change_nothing(sampler):
 @pytest.mark.slow
 def test_more_pictures_than_steps():
     """There is one a step, and no empty stretch."""
-    way = list(sampling.trajectory(LOCAL, DIFFUSION, PARAMS, arrays.keys(0, 2), (8, 12), frames=99, **HOW))
+    way = list(sampling.trajectory(PART, arrays.keys(0, 2), (8, 12), HOW, frames=99))
     assert len(way) == 6
 
 
@@ -95,19 +94,19 @@ def test_nor_on_the_size_of_the_batch(eight, batch):
     ],
 )
 def test_spread_over_the_most_devices_that_divide(n, rows, space, deals, cuts):
-    key, params, lay = sampling.spread(arrays.keys(0, n), {"w": jnp.ones(3)}, rows, space)
+    key, spread, lay = sampling.spread(arrays.keys(0, n), part(LOCAL, weights={"w": jnp.ones(3)}), rows, space)
     assert lay.mesh.devices.shape == (deals, cuts)
     assert key.addressable_shards[0].data.shape == (n // deals,)
-    assert len(params["w"].sharding.device_set) == deals * cuts
-    assert params["w"].addressable_shards[-1].data.shape == (3,)
+    assert len(spread.params["w"].sharding.device_set) == deals * cuts
+    assert spread.params["w"].addressable_shards[-1].data.shape == (3,)
     x = jax.device_put(np.zeros((n, rows, 5, 3)), lay)
     assert x.addressable_shards[0].data.shape == (n // deals, rows // cuts, 5, 3)
 
 
 def test_parameters_on_one_device_serve_all(eight):
     """As they come from a checkpoint: committed to the first device."""
-    params = jax.device_put(PARAMS, jax.devices()[0])
-    [mine] = sampling.images(LOCAL, DIFFUSION, params, 1, 8, (8, 12), 8, **HOW)
+    one = part(LOCAL, weights=jax.device_put(PARAMS, jax.devices()[0]))
+    [mine] = sampling.images(one, arrays.keys(1, 8), (8, 12), HOW, batch=8)
     np.testing.assert_array_equal(mine, eight)
 
 
@@ -116,41 +115,40 @@ def test_clips():
     """``none`` lets the implied image go where it likes, ``static`` and ``dynamic`` hold it within [-1, 1]."""
     loud = jax.tree.map(lambda x: 3 * x, PARAMS)
     ends = {}
-    for clip in sampling.CLIPS:
-        end = sampling.sample(LOCAL, DIFFUSION, loud, arrays.keys(0, 2), (8, 12), **HOW | {"clip": clip})
+    for clip in guidance.CLIPS:
+        end = sampling.sample(part(LOCAL, weights=loud), arrays.keys(0, 2), (8, 12), HOW._replace(clip=clip))
         ends[clip] = float(jnp.abs(end).max())
     assert ends["none"] > 1.1
     assert ends["static"] == pytest.approx(1, abs=1e-5)
     assert ends["dynamic"] <= 1 + 1e-5
-    assert sampling.CLIPS["static"] is guidance.static_range
 
 
 @pytest.mark.parametrize(("model", "prediction"), [(LOCAL, "v"), slow(LOCAL, "eps"), slow(tiny.fourier(), "v")])
 @pytest.mark.slow
 def test_growth_ends_where_a_call_ends(model, prediction):
     """The last frame is the image that a call implies; the first that of cells that have not said anything."""
-    diffusion, params = Diffusion("cosine", tiny.T, prediction), tiny.params(model)
+    process, params = discrete.Process("cosine", tiny.T, prediction), tiny.params(model)
     x, t, key = jnp.asarray(tiny.images(0, 2, 8, 12, 3)), jnp.array([4]), arrays.keys(0, 2)
-    film = sampling.growth(model, diffusion, params, x, t, key)
+    film = sampling.growth(part(model, process).task, params, x, t, key)
     assert len(film) == model.steps + 1
     said, _ = jax.jit(lambda p: model.apply(p, x, t, None, (), key))(params)
-    np.testing.assert_allclose(film[-1], diffusion.x0(said, x, t), atol=1e-4)
+    np.testing.assert_allclose(film[-1], x0_of(process, said, x, t), atol=1e-4)
     if model is LOCAL:
-        np.testing.assert_allclose(film[0], diffusion.x0(jnp.zeros_like(x), x, t), atol=1e-6)
+        np.testing.assert_allclose(film[0], x0_of(process, jnp.zeros_like(x), x, t), atol=1e-6)
 
 
 BLOCKS = tiny.diff(norm="cell", image_channels=12, channels=26)
-STAINED = Diffusion("cosine", tiny.T, "v", mean=(0.3, 0.0, -0.3), std=(0.3, 0.5, 0.4), block=2)
+STAINED = Codec(mean=(0.3, 0.0, -0.3), std=(0.3, 0.5, 0.4), block=2)
 
 
 @pytest.mark.slow
 def test_blocks_of_pixels():
     """A cell of 2 x 2 pixels: a picture of odd size is the corner of the next even one, and decoded."""
-    params, key = tiny.params(BLOCKS), arrays.keys(0, 2)
-    odd, even = (sampling.sample(BLOCKS, STAINED, params, key, size, **HOW) for size in ((15, 11), (16, 12)))
+    blocks, key = part(BLOCKS, codec=STAINED), arrays.keys(0, 2)
+    odd, even = (sampling.sample(blocks, key, size, HOW) for size in ((15, 11), (16, 12)))
     assert odd.shape == (2, 15, 11, 3)
     np.testing.assert_array_equal(odd, even[:, :15, :11])
-    *_, last = sampling.trajectory(BLOCKS, STAINED, params, key, (16, 12), **HOW)
+    *_, last = sampling.trajectory(blocks, key, (16, 12), HOW)
     assert last.x.shape == (2, 8, 6, 12)
     pixels = last.x[:, 1, 2] * np.tile(STAINED.std, 4) + np.tile(STAINED.mean, 4)
     np.testing.assert_allclose(even[:, 2:4, 4:6].reshape(2, 12), pixels, atol=1e-6)
