@@ -321,8 +321,8 @@ class Pipeline(Protocol):
 class Figure(NamedTuple):
     """A picture of a page: ``file`` in the folder of the evaluation; shown as ``kind``.
 
-    "pair" half a page wide, side by side; "wide" all of it; "strip" too, and scrolls on a phone; "film" an animation,
-    beside ``strip``.
+    "pair" half a page wide, side by side; "wide" alone; "strip" all of the page, several side by side, and scrolls on a
+    phone; "film" an animation, beside ``strip``. Of a caption, what stands between ** and ** is bold.
     """
 
     file: str
@@ -343,7 +343,7 @@ class Table(NamedTuple):
 @dataclass(frozen=True)
 class Page:
     """What an evaluator found, as ``report`` renders it. ``facts``: all that must be known beside the scores (protocol,
-    counts, notes, ..), for JSON; ``lines`` are for the screen."""
+    counts, notes, ..), for JSON; ``lines`` are for the screen; ``curves``: points (x, y) by heading."""
 
     title: str
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -352,6 +352,7 @@ class Page:
     facts: Mapping[str, Any] = field(default_factory=dict)
     lines: Sequence[str] = ()
     intro: str = ""
+    curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -1,0 +1,78 @@
+"""How does an image come to be? Films of the diffusion steps, and of the steps of an automaton within one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from nca_gen import arrays
+from nca_gen.contracts import Automaton, Figure, Page, Part, Pipeline
+from nca_gen.diffusion.process import noised
+from nca_gen.evaluators import pictures
+from nca_gen.evaluators.held import Held
+from nca_gen.pipelines import sampling
+
+FRAMES = 24  # pictures of a growing image
+SHOWN = 8  # images in a film, pictures in a strip
+ROWS = 3  # images in a strip of an automaton
+
+DIFFUSION = (
+    "**The diffusion steps**, left to right: above, an image on its way out of pure noise; below, what the model takes "
+    "it for already."
+)
+AUTOMATON = (
+    "**The steps of the automaton** within one of them: on the left a held-out patch half way in noise, on the right "
+    "the patch itself, and in between what the cells take it for as word spreads from neighbour to neighbour."
+)
+HIDDEN = "Inherited hidden state, RMS, by percent of sampling"
+
+
+def evaluate(pipeline: Pipeline, data: Held, folder: Path, /) -> Page:
+    """The films, each with a strip; of a model whose steps hand a hidden state on its RMS, too."""
+    part = pipeline.parts["model"]
+    hidden = diffusion(part, data, folder)
+    figures = [Figure("diffusion.webp", DIFFUSION, "film", "diffusion_strip.png")]
+    if isinstance(part.task.model, Automaton):
+        automaton(part, data, folder)
+        figures.append(Figure("nca.webp", AUTOMATON, "film", "nca_strip.png"))
+    course = [(round(100 * (i + 1) / len(hidden), 1), value) for i, value in enumerate(hidden)]
+    facts, curves = ({"hidden_rms": hidden}, {HIDDEN: course}) if hidden else ({}, {})
+    return Page("How an image grows", figures=figures, facts=facts, curves=curves)
+
+
+def diffusion(part: Part, data: Held, folder: Path) -> list[float]:
+    """Samples on their way from noise: in the strip x_t above, and below the image that the model has in mind.
+
+    Returns the RMS of the hidden state that they hand on, on the way.
+    """
+    key, settings = arrays.keys(data.seed, SHOWN), sampling.Settings.of(part.config.sample)
+    carries = list(sampling.trajectory(part, key, data.patch, settings, data.rows(SHOWN), frames=FRAMES))
+    xs, x0s = (np.stack([shown(part, x) for x in way]) for way in ([c.x for c in carries], [c.x0 for c in carries]))
+    some = np.linspace(0, len(xs) - 1, SHOWN + 2).round().astype(int)
+    pictures.grid(folder / "diffusion_strip.png", np.concatenate([xs[some, 0], x0s[some, 0]]), len(some))
+    pictures.film(folder / "diffusion.webp", xs, fps=8)
+    return sampling.hidden_rms(carries)
+
+
+def automaton(part: Part, data: Held, folder: Path) -> None:
+    """What the cells take held-out patches for, step by step of one call, from half-way noise."""
+    task, real = part.task, data.patches[:SHOWN]
+    key, x0 = arrays.keys(data.seed, len(real)), task.codec.encode(jnp.asarray(real))
+    t = jnp.asarray(task.process.times(3)[1:2])
+    x = noised(task.process, x0, arrays.cell_normal(key, -1, arrays.coords(x0.shape[1:-1]), x0.shape[-1]), t)
+    minds = np.asarray(sampling.growth(task, part.params, x, t, key, data.rows(len(real))))
+    images = part.decode(minds.reshape(-1, *minds.shape[2:]))
+    images = images.reshape(*minds.shape[:2], *images.shape[1:])
+    noisy, real = shown(part, x), part.decode(real)
+    some = np.linspace(0, len(images) - 1, SHOWN).round().astype(int)
+    rows = [np.concatenate([noisy[i : i + 1], images[some, i], real[i : i + 1]]) for i in range(min(ROWS, len(real)))]
+    pictures.grid(folder / "nca_strip.png", np.concatenate(rows), SHOWN + 2)
+    pictures.film(folder / "nca.webp", images, fps=4)
+
+
+def shown(part: Part, x: Float[np.ndarray, "B *S C"]) -> Float[np.ndarray, "B *T K"]:
+    """The images that lie behind cells."""
+    return part.decode(np.asarray(part.task.codec.decode(x)))

@@ -1,0 +1,135 @@
+"""What samples are held against: real images, at the same places and under the same conditions, drawn from the seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from nca_gen import arrays, screen
+from nca_gen.contracts import Condition, Pipeline
+from nca_gen.data import pipeline as batches
+from nca_gen.data.source import Source, Splits
+
+METRICS = ("swd", "drift", "neighbours")  # of images, where a config says nothing
+
+
+class Samples(NamedTuple):
+    """What a pipeline drew, in [-1, 1] and a little beyond, and how long it took."""
+
+    images: Float[np.ndarray, "n *T C"]
+    seconds: float
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """For JSON."""
+        return {"seconds": self.seconds, "images_per_second": len(self.images) / self.seconds}
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """``config.held.n`` real patches of ``config.held.split`` and ``config.held.train`` training patches.
+
+    All are made when an evaluator first asks for them, and then stay. ``splits`` hold what the model learns from:
+    images, or latents, whose ``pixels`` are the images.
+    """
+
+    config: Any
+    task: Any
+    splits: Splits
+    memory: dict[int, tuple[Pipeline, Samples]] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """How many real patches, and how many samples."""
+        return self.config.held.n
+
+    @property
+    def split(self) -> str:
+        """The name of the split that was not trained on."""
+        return self.config.held.split
+
+    @property
+    def seed(self) -> int:
+        """What everything is drawn from."""
+        return self.config.seed
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Sides of a patch, in the units of what the model learns from."""
+        return tuple(self.config.data.patch)
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """The metrics of ``config.evals.scores``, for evaluators that are not told others."""
+        return self.config.get("evals", {}).get("scores", {}).get("metrics", METRICS)
+
+    @property
+    def source(self) -> Source:
+        """The split that was not trained on."""
+        return self.splits[self.split]
+
+    @property
+    def kind(self) -> str:
+        """What the patches are: "images" or "volumes"."""
+        return batches.KINDS[len(self.patch)]
+
+    @cached_property
+    def learned(self) -> dict[str, np.ndarray]:
+        """The fields of the real patches, in the units of what the model learns from."""
+        return batches.examples(self.source, patch=self.patch, n=self.n, seed=self.seed)
+
+    @property
+    def patches(self) -> Float[np.ndarray, "n *S C"]:
+        """The real patches, in the same units."""
+        return self.learned["image"]
+
+    @cached_property
+    def sides(self) -> tuple[int, ...]:
+        """Sides of a patch in pixels."""
+        return self.splits.decode(self.patches[:1]).shape[1:-1]
+
+    @cached_property
+    def pixels(self) -> dict[str, np.ndarray]:
+        """The fields of the real patches as images, at the same places."""
+        if self.splits.pixels is self.splits:
+            return self.learned
+        return batches.examples(self.splits.pixels[self.split], patch=self.sides, n=self.n, seed=self.seed)
+
+    @property
+    def real(self) -> Float[np.ndarray, "n *T C"]:
+        """The real patches as images in [-1, 1)."""
+        return self.pixels["image"]
+
+    @cached_property
+    def train(self) -> Float[np.ndarray, "m *T C"]:
+        """Patches of training images."""
+        source, n = self.splits.pixels["train"], self.config.held.train
+        return batches.patches(source, patch=self.sides, n=n, seed=self.seed)
+
+    @cached_property
+    def cond(self) -> Condition:
+        """The conditions of the real patches: sample i is drawn under that of real patch i."""
+        labels = {"label": self.pixels["label"]} if "label" in self.pixels else {}
+        return self.task.condition(self.learned | labels)
+
+    def rows(self, k: int) -> Condition:
+        """The first ``k`` conditions, over again where there are fewer."""
+        return jax.tree.map(lambda leaf: jnp.take(leaf, jnp.arange(k) % self.n, 0), self.cond)
+
+    def samples(self, pipeline: Pipeline) -> Samples:
+        """``n`` samples of the size of a patch; the same pipeline draws once for all evaluators."""
+        if id(pipeline) not in self.memory:
+            key, start = arrays.keys(self.seed, self.n), time.perf_counter()
+            images = pipeline.draw(key, self.patch, self.cond)
+            images = np.stack([*screen.track(images, f"sampling {self.n} of {self.patch}", self.n, "images")])
+            # The pipeline is kept with what it drew: the identity of one that is gone may be given to another.
+            self.memory[id(pipeline)] = pipeline, Samples(images, time.perf_counter() - start)
+        return self.memory[id(pipeline)][1]

@@ -1,0 +1,44 @@
+"""How good are the samples? Distances to held-out images, by any metrics, and both of them to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nca_gen import arrays, judge
+from nca_gen.contracts import Figure, Page, Pipeline
+from nca_gen.evaluators import pictures
+from nca_gen.evaluators.held import METRICS, Held
+
+SETTINGS = ("guidance", "heredity", "growth")  # of samplers, beside their steps and clipping
+
+
+def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequence[str] = METRICS) -> Page:
+    """``metrics``: specs of :mod:`nca_gen.judge`. ``config.sample.n`` samples are shown, and one of ``.large``."""
+    part = pipeline.parts["model"]
+    sample = part.config.sample
+    drawn = data.samples(pipeline)
+    facts = judge.judge(metrics, np.clip(drawn.images, -1.0, 1.0), data.real, data.train, data.seed, data.kind)
+    pictures.grid(folder / "samples.png", drawn.images[: sample.n])
+    pictures.grid(folder / "real.png", data.real[: sample.n])
+    figures = [
+        Figure("samples.png", f"**Generated** at step {part.step:,}."),
+        Figure("real.png", f"**Real**, of the {data.split} split: not seen in training."),
+    ]
+    if sample.large:
+        large = np.stack(list(pipeline.draw(arrays.keys(data.seed, 1), tuple(sample.large), data.rows(1))))
+        pictures.grid(folder / "large.png", large)
+        patch = " \N{MULTIPLICATION SIGN} ".join(map(str, data.patch))
+        figures.append(Figure("large.png", f"Generated, larger than a training patch ({patch}).", "wide"))
+    scores = facts.pop("scores")
+    facts |= {"sampler": sampler(sample)} | drawn.facts
+    return Page("Samples", scores, figures, facts=facts, lines=judge.table(facts | {"scores": scores}))
+
+
+def sampler(sample: Any) -> str:
+    """The settings of a section ``sample``, in words."""
+    more = [f"{field} {sample[field]}" for field in SETTINGS if sample.get(field)]
+    return ", ".join([sample.sampler, f"{sample.steps} steps", f"clip {sample.clip}", *more])

@@ -1,0 +1,109 @@
+"""The same samples by several settings of the sampler: a row of a table each, with its scores and its seconds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nca_gen import arrays, devices, judge, screen
+from nca_gen.contracts import Figure, Page, Part, Pipeline, Table
+from nca_gen.evaluators import pictures
+from nca_gen.evaluators.held import Held, Samples
+from nca_gen.pipelines import sampling
+
+SHOWN = 8  # samples of each row in its strip
+STRETCH = 25  # denoising steps, at the most, that are compiled as one where time is taken
+
+Row = dict[str, Any]
+
+
+def sweep(
+    pipeline: Pipeline,
+    data: Held,
+    folder: Path,
+    title: str,
+    rows: Sequence[Row],
+    caption: Callable[[Row], str],
+    metrics: Sequence[str] = (),
+) -> Page:
+    """Scores and seconds of samples by each of ``rows``: settings of the sampler, the first two are its name.
+
+    ``caption``: of a row. ``metrics``: () for those of ``config.evals.scores``. All start from the same noise.
+    """
+    part, lines, figures, facts = pipeline.parts["model"], [], [], {}
+    stretch = common(part, rows)
+    for row in rows:
+        drawn = timed(part, data, row, stretch)
+        clipped = np.clip(drawn.images, -1.0, 1.0)
+        facts = judge.judge(metrics or data.metrics, clipped, data.real, data.train, data.seed, data.kind)
+        words = ("-".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in row.values())
+        picture = f"{'_'.join((next(iter(row)), *words))}.png"
+        pictures.grid(folder / picture, drawn.images[:SHOWN], SHOWN)
+        figures.append(Figure(picture, f"**{caption(row)}**", "strip"))
+        lines.append(row | drawn.facts | {"picture": picture, "scores": facts["scores"]})
+    facts = {k: facts[k] for k in ("protocol", "counts", "seed")}
+    facts = {"rows": lines, "clip": part.config.sample.clip} | facts
+    intro = f"{data.n} samples by each, from the same noise."
+    return Page(title, figures=figures, tables=[table(facts)], facts=facts, lines=ladder(facts), intro=intro)
+
+
+def common(part: Part, rows: Sequence[Row]) -> int:
+    """Steps that are compiled as one for all of ``rows``, so that nothing is compiled while time is taken."""
+    steps = [row.get("steps", part.config.sample.steps) // len(row.get("growth", "1")) for row in rows]
+    return devices.divisor(math.gcd(*steps) or 1, STRETCH)
+
+
+def timed(part: Part, data: Held, row: Row, stretch: int) -> Samples:
+    """Samples by the settings of ``row``, in stretches of so many steps, of which each was compiled before."""
+    settings = sampling.Settings.of(part.config.sample)._replace(**row)
+    layout = {"batch": part.config.sample.batch, "space": part.config.mesh.space}
+    draw = partial(sampling.images, part, arrays.keys(data.seed, data.n), data.patch, cond=data.cond, **layout)
+    stages = len(settings.growth or "1")
+    for _ in draw(settings=settings._replace(steps=stretch * stages), frames=stages):
+        pass
+    start = time.perf_counter()
+    batches = draw(settings=settings, frames=settings.steps // stretch)
+    images = part.decode(np.concatenate([*screen.track(batches, f"sampling {data.n} by {label(row)}")]))
+    return Samples(images, time.perf_counter() - start)
+
+
+def label(row: Row) -> str:
+    """The first setting of a row, and how many steps cells took and in which dtype, where that was set."""
+    growth, dtype = row.get("growth"), row.get("dtype")
+    cells = f", {'-'.join(map(str, growth))} cell steps" if growth else ""
+    return f"{next(iter(row.values()))}{cells}{f', {dtype}' if dtype else ''}"
+
+
+def headlines(facts: dict[str, Any]) -> list[str]:
+    """The scores that stand for their metric."""
+    return [name for name in facts["protocol"] if name in facts["rows"][0]["scores"]]
+
+
+def table(facts: dict[str, Any]) -> Table:
+    """The table of a page."""
+    names = headlines(facts)
+    first, second, *_ = facts["rows"][0]
+    columns = [first.capitalize(), second.capitalize(), *names, "Seconds", "Images per second"]
+    rows = [
+        [label(row), row[second], *(row["scores"][name] for name in names), row["seconds"], row["images_per_second"]]
+        for row in facts["rows"]
+    ]
+    return Table("", columns, rows)
+
+
+def ladder(facts: dict[str, Any]) -> list[str]:
+    """The lines of the table, for a screen."""
+    names = headlines(facts)
+    first, second, *_ = facts["rows"][0]
+    rows = [
+        [label(row), str(row[second]), *(f"{row['scores'][name]:.4g}" for name in names)]
+        + [f"{row['seconds']:.2f}", f"{row['images_per_second']:.3g}"]
+        for row in facts["rows"]
+    ]
+    return screen.aligned([first, second, *names, "seconds", "images/s"], rows)
