@@ -1,7 +1,6 @@
 """Samplers against closed forms, for data of which the best denoiser is known.
 
-Data N(m, S) makes x_t ~ N(a m, a^2 S + s^2): E[x0 | x_t] = m + a S (x_t - a m) / (a^2 S + s^2) is the denoiser, and the
-probability-flow ODE keeps (x_t - a m) / sqrt(a^2 S + s^2).
+See :mod:`gaussian`; in continuous time and on the straight path: test_continuous.py.
 """
 
 from functools import cache, partial
@@ -10,36 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gaussian import MEAN, VARIANCE, best, exact, point
 
 from nca_gen import arrays
 from nca_gen.diffusion import samplers
 from nca_gen.diffusion.discrete import Process
 
-MEAN = jnp.array([0.5, -0.3, 0.0])
-VARIANCE = jnp.array([0.04, 0.5, 0.01])
-STEPS = {"ddpm": samplers.ddpm, "ddim": samplers.ddim, "dpm_solver_pp": samplers.dpm_solver_pp}
-
-
-def best(process):
-    """The best denoiser of N(MEAN, VARIANCE) per channel, in the diffusion's own prediction; counts its calls."""
-
-    def denoise(x, t, memory, key):
-        a, s = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in process.levels(t))
-        x0 = MEAN + a * VARIANCE * (x - a * MEAN) / (a**2 * VARIANCE + s**2)
-        return process.predict.target(x0, (x - a * x0) / s, a, s), memory + 1
-
-    return denoise
-
-
-def point(process):
-    """The denoiser of data that is MEAN everywhere."""
-
-    def denoise(x, t, memory, key):
-        a, s = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in process.levels(t))
-        x0 = jnp.broadcast_to(MEAN, x.shape)
-        return process.predict.target(x0, (x - a * x0) / s, a, s), memory
-
-    return denoise
+STEPS = samplers.SAMPLERS
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -50,14 +26,6 @@ def run(step, process, denoiser, x, times, key):
 @cache
 def noise(n=64, seed=0):
     return samplers.initial_noise(arrays.keys(seed, 2), (n, n), 3)
-
-
-def exact(process, x, t, u):
-    """The solution of the probability-flow ODE at u that is ``x`` at t, in float64."""
-    abar = [process.abar[i] if i >= 0 else 1.0 for i in (t, u)]
-    mean = [np.sqrt(v) * np.asarray(MEAN, np.float64) for v in abar]
-    deviation = [np.sqrt(v * np.asarray(VARIANCE, np.float64) + 1 - v) for v in abar]
-    return mean[1] + deviation[1] * (np.asarray(x) - mean[0]) / deviation[0]
 
 
 @pytest.mark.parametrize("prediction", ["eps", *(pytest.param(p, marks=pytest.mark.slow) for p in ("x0", "v"))])

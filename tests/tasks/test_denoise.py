@@ -1,38 +1,51 @@
-"""The denoising task against sums by hand: loss, times, optimizer, average."""
+"""The denoising task against sums by hand: loss, times, steps, conditions."""
 
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import tiny
 
 from nca_gen import arrays
 from nca_gen.diffusion import variance
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion.codec import Codec
+from nca_gen.diffusion.discrete import Process
+from nca_gen.diffusion.process import noised
 from nca_gen.errors import UserError
 from nca_gen.tasks import denoise
+from nca_gen.tasks.learner import Learner
 
 
 @dataclass(frozen=True)
 class Linear:
     """The smallest denoiser: w x_t + b, per channel."""
 
-    image_channels: int = 3
+    reads: int = 3
+    ndim: int = 2
+    conditions = MappingProxyType({})
 
-    def init_params(self, key):
-        return {"w": jnp.full(self.image_channels, 0.5), "b": jnp.zeros(self.image_channels)}
+    @property
+    def predicts(self):
+        return self.reads
 
-    def apply(self, params, x, t, cond, memory, key):
+    def inference(self):
+        return self
+
+    def init(self, key):
+        return {"w": jnp.full(self.reads, 0.5), "b": jnp.zeros(self.reads)}
+
+    def apply(self, params, x, t, cond, memory, key, place=None):
         return params["w"] * x + params["b"], memory
 
 
-def task(prediction="eps", optimizer=None, **fields):
-    return denoise.Task(Linear(), Diffusion("cosine", tiny.T, prediction), optimizer or {"lr": 1e-2}, **fields)
+def task(prediction="eps", learner=None, **fields):
+    process = Process("cosine", tiny.T, prediction)
+    return denoise.Task(Linear(), learner or Learner(lr=1e-2), process, Codec(), **fields)
 
 
 def batch(n=4, size=8, channels=3):
@@ -45,6 +58,12 @@ def noise(key, shape):
     return arrays.cell_normal(key, -1, arrays.coords(shape), 3)
 
 
+@partial(jax.jit, static_argnums=0)
+def times(process, key):
+    """Of the images with these keys."""
+    return process.draw(key[0], (len(key),))
+
+
 def root():
     return jax.random.key(0, impl="threefry2x32")
 
@@ -53,14 +72,14 @@ def root():
 def test_loss_by_hand(prediction, loss):
     """x_t = a x0 + s eps with the noise of step -1 and the times of the keys; in float64."""
     mine, key, x0 = task(prediction, loss=loss), arrays.keys(1, 4), np.float64(batch()["image"])
-    t = np.asarray(jax.jit(mine.times)(key))
+    t = np.asarray(times(mine.process, key))
     eps = np.float64(noise(key, (8, 8)))
-    a, s = (np.sqrt(v[t])[:, None, None, None] for v in (mine.diffusion.abar, 1 - mine.diffusion.abar))
+    a, s = (np.sqrt(v[t])[:, None, None, None] for v in (mine.process.abar, 1 - mine.process.abar))
     target = {"eps": eps, "x0": x0, "v": a * eps - s * x0}[prediction]
     d = 0.5 * (a * x0 + s * eps) - target
     expected = {"l2": np.mean(d**2), "l1": np.mean(np.abs(d))}
     expected["l1_l2"] = expected["l1"] + expected["l2"]
-    got = jax.jit(mine.objective)(mine.model.init_params(None), batch(), key)
+    got = jax.jit(mine.objective)(mine.model.init(None), batch(), key)
     assert float(got) == pytest.approx(expected[loss], rel=1e-5)
 
 
@@ -70,128 +89,17 @@ def test_an_automaton_that_knows_nothing_has_a_loss_of_1_80():
     model = tiny.diff(init="zero", steps=1)
     params = jax.tree.map(lambda x: x, tiny.params(model))
     params["image"]["fc1"] |= {"g": jnp.zeros(8), "bias": jnp.zeros(8)}
-    mine, key = denoise.Task(model, Diffusion("cosine", tiny.T), {"lr": 1e-3}), arrays.keys(1, 8)
+    mine, key = denoise.Task(model, Learner(lr=1e-3), Process("cosine", tiny.T), Codec()), arrays.keys(1, 8)
     loss = float(jax.jit(mine.objective)(params, batch(8, 32), key))
     eps = np.float64(noise(key, (32, 32)))
     assert loss == pytest.approx(np.mean(eps**2) + np.mean(np.abs(eps)), rel=1e-6)
     assert abs(loss - 1.7979) < 4 * 2 / np.sqrt(eps.size)  # one pixel deviates by 2
 
 
-@cache
-def many_times(B, T, n=2000):
-    """Times of ``n`` batches, [n, B]."""
-    mine = denoise.Task(Linear(), Diffusion("linear", T), {})
-    return np.asarray(jax.jit(jax.vmap(lambda i: mine.times(arrays.fold(arrays.keys(0, B), i))))(jnp.arange(n)))
-
-
-@pytest.mark.parametrize(("B", "T"), [(1, 12), (16, 300), (64, 7)])
-def test_times_are_uniform_for_every_image(B, T):
-    """Chi squared per position in the batch, and all of them within four deviations; every index within range."""
-    t = many_times(B, T)
-    assert t.min() >= 0
-    assert t.max() < T
-    for column in t.T:
-        counts = np.bincount(column, minlength=T)
-        chi2 = ((counts - len(t) / T) ** 2 / (len(t) / T)).sum()
-        assert abs(chi2 - (T - 1)) < 5 * np.sqrt(2 * (T - 1))
-
-
-@pytest.mark.parametrize(("B", "T"), [(16, 300), (64, 7)])
-def test_times_of_a_batch_are_spread(B, T):
-    """Of any stretch of times a batch has its share, to within one image."""
-    for row in many_times(B, T)[:200]:
-        below = np.searchsorted(np.sort(row), np.arange(T + 1))
-        assert np.abs(below - B * np.arange(T + 1) / T).max() <= 1 + 1e-6
-
-
-@pytest.mark.parametrize("offset", [0.0, 0.5, 1 - 2**-24])
-@pytest.mark.parametrize("T", [1, 7, 300, 1000])
-def test_times_stay_in_range_at_the_last_bit(monkeypatch, offset, T):
-    """1 - 2**-24 is the largest of the uniform numbers; with 16 images 15 + it is 16 in float32."""
-    monkeypatch.setattr(arrays, "cell_uniform", lambda *_: jnp.full((1, 1), offset, jnp.float32))
-    t = denoise.Task(Linear(), Diffusion("linear", T), {}).times(arrays.keys(0, 16))
-    assert int(t.min()) >= 0
-    assert int(t.max()) < T
-
-
-def rates(**fields):
-    """The learning rate of steps 0 .. 19."""
-    _, rate = denoise.optimizer(**fields)
-    return np.array([float(rate(step)) for step in range(20)])
-
-
-def test_learning_rates():
-    k = np.arange(20)
-    np.testing.assert_allclose(rates(lr=0.1), 0.1, rtol=1e-6)
-    np.testing.assert_allclose(rates(lr=0.1, decay=0.9), 0.1 * 0.9**k, rtol=1e-5)
-    warm = rates(lr=0.1, decay=0.9, warmup=5)
-    np.testing.assert_allclose(warm[:5], 0.1 * k[:5] / 5, rtol=1e-5)
-    np.testing.assert_allclose(warm[5:], 0.1 * 0.9 ** k[:15], rtol=1e-5)
-    np.testing.assert_allclose(rates(lr=0.1, cosine_steps=16)[:17], 0.05 * (1 + np.cos(np.pi * k[:17] / 16)), atol=1e-8)
-    both = rates(lr=0.1, cosine_steps=16, warmup=4)
-    np.testing.assert_allclose(both[4:17], 0.05 * (1 + np.cos(np.pi * k[:13] / 12)), atol=1e-8)
-    np.testing.assert_allclose(both[16:], 0, atol=1e-8)
-
-
-@pytest.mark.parametrize("cosine_steps", [3, 4])
-def test_a_cosine_that_ends_before_the_warm_up(cosine_steps):
-    with pytest.raises(UserError, match=f"cosine_steps={cosine_steps} ends before the warm-up of 4 steps"):
-        denoise.optimizer(cosine_steps=cosine_steps, warmup=4)
-
-
-def test_clipping_is_of_the_whole_gradient():
-    """A gradient of norm 5 with ``clip`` 1 moves like a fifth of it without; a short one is left alone."""
-    params = {"a": jnp.zeros(3), "b": jnp.zeros((2, 2))}
-    # eps so large that Adam's step is proportional to the gradient.
-    fields = {"lr": 1.0, "b1": 0.0, "b2": 0.0, "eps": 1e6}
-
-    def move(grads, **more):
-        transform, _ = denoise.optimizer(**fields, **more)
-        return jax.jit(lambda g: transform.update(g, transform.init(params), params)[0])(grads)
-
-    long = {"a": jnp.array([3.0, 0, 0]), "b": jnp.array([[0, 4.0], [0, 0]])}
-    short = jax.tree.map(lambda x: x / 10, long)
-    fifth = jax.tree.map(lambda x: x / 5, long)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), move(long, clip=1.0), move(fifth))
-    jax.tree.map(np.testing.assert_array_equal, move(short, clip=1.0), move(short))
-
-
-@pytest.mark.slow
-def test_muon_turns_kernels_and_nothing_else():
-    """Jordan et al. 2024: the step of a kernel (inputs x outputs) is near orthogonal, whatever the gradient's scale.
-
-    Vectors learn by Adam with Nesterov's momentum.
-    """
-    rng = np.random.default_rng(0)
-    params = {"kernel": jnp.ones((3, 3, 2, 12)), "gain": jnp.ones(12)}
-    grads = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), jnp.float32), params)
-    fields = {"lr": 1e-2, "b1": 0.9, "b2": 0.99}
-
-    def move(grads, **more):
-        transform, _ = denoise.optimizer(**fields, **more)
-        return jax.jit(lambda g: transform.update(g, transform.init(params), params)[0])(grads)
-
-    mine, nadam = move(grads, muon=0.5), optax.nadamw(1e-2, 0.9, 0.99, weight_decay=0.0)
-    plain = nadam.update(grads["gain"], nadam.init(params["gain"]), params["gain"])[0]
-    np.testing.assert_allclose(mine["gain"], plain, rtol=1e-5)
-    stretch = np.linalg.svd(np.reshape(mine["kernel"], (18, 12)), compute_uv=False)
-    assert stretch.min() > 0.6 * 0.5
-    assert stretch.max() < 1.3 * 0.5  # of the gradient itself it is 10 times the least
-    assert np.vdot(mine["kernel"], grads["kernel"]) < 0
-    larger = move(jax.tree.map(lambda g: 100 * g, grads), muon=0.5)
-    np.testing.assert_allclose(larger["kernel"], mine["kernel"], rtol=1e-3, atol=1e-5)
-    twice = move(grads, muon=1.0)
-    np.testing.assert_allclose(twice["kernel"], 2 * mine["kernel"], rtol=1e-5)
-    # Decay is decoupled: each part by its own rate.
-    decayed = move(grads, muon=0.5, weight_decay=0.1)
-    np.testing.assert_allclose(decayed["kernel"], mine["kernel"] - 0.5 * 0.1, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(decayed["gain"], mine["gain"] - 1e-2 * 0.1, rtol=1e-4, atol=1e-6)
-
-
 @pytest.fixture(scope="module")
 def course():
     """A task of five steps: the states before and after each."""
-    mine = task(optimizer={"lr": 0.05, "b1": 0.8, "b2": 0.95, "decay": 0.9, "weight_decay": 0.1}, ema=0.7)
+    mine = task(learner=Learner(lr=0.05, b1=0.8, b2=0.95, decay=0.9, weight_decay=0.1), ema=0.7)
     step, states = jax.jit(mine.step), [mine.init(root(), batch())]
     metrics = []
     for _ in range(5):
@@ -230,11 +138,8 @@ def test_the_average_in_closed_form(course):
         np.testing.assert_allclose(mine.eval_params(states[-1])[k], weights @ p, rtol=1e-5)
 
 
-def test_warm_up_of_the_average():
-    """min(decay, (1 + n) / (10 + n)): 1/10 at first, so the start is soon forgotten."""
-    decays = [float(denoise.ema_decay(jnp.int32(n), 0.99, True)) for n in (0, 1, 10, 890, 891, 10_000)]
-    assert decays == pytest.approx([0.1, 2 / 11, 11 / 20, 891 / 900, 0.99, 0.99], rel=1e-5)
-    assert float(denoise.ema_decay(jnp.int32(0), 0.99, False)) == pytest.approx(0.99)
+def test_the_average_warms_up():
+    """A tenth of the start is left after one step."""
     mine = task(ema=0.99, ema_warmup=True)
     start = mine.init(root(), batch())
     after, _ = jax.jit(mine.step)(start, batch())
@@ -262,11 +167,11 @@ def test_the_start():
 
 def test_the_best_linear_denoiser_is_found():
     """Black images: x_t = s eps, so the best w is E[s] / E[s^2] for l2. Times are spread, so few steps suffice."""
-    mine = task(optimizer={"lr": 0.05, "decay": 0.98}, loss="l2", ema=0.5)
+    mine = task(learner=Learner(lr=0.05, decay=0.98), loss="l2", ema=0.5)
     black = {"image": jnp.zeros((12, 16, 16, 3))}
     run = jax.jit(lambda s: jax.lax.scan(lambda s, _: mine.step(s, black), s, length=150))
     state, metrics = run(mine.init(root(), black))
-    s = np.sqrt(1 - mine.diffusion.abar)
+    s = np.sqrt(1 - mine.process.abar)
     np.testing.assert_allclose(state.ema["w"], s.mean() / (s**2).mean(), rtol=0.01)
     least = 1 - s.mean() ** 2 / (s**2).mean()
     assert float(metrics["loss"][-20:].mean()) == pytest.approx(least, rel=0.1)
@@ -277,7 +182,7 @@ def test_the_best_linear_denoiser_is_found():
 @pytest.mark.parametrize("model", [tiny.diff(), tiny.fourier(steps=2, fourier_steps=2)])
 def test_an_automaton_learns(model):
     """Grey images: the noise can be read off, and the loss falls well below that of an automaton that knows nothing."""
-    mine = denoise.Task(model, Diffusion("cosine", tiny.T), {"lr": 3e-3, "clip": 1.0})
+    mine = denoise.Task(model, Learner(lr=3e-3, clip=1.0), Process("cosine", tiny.T), Codec())
     grey = {"image": jnp.full((4, 16, 16, 3), 0.2)}
     state = tiny.state(mine)
     step, losses = jax.jit(mine.step), []
@@ -290,12 +195,11 @@ def test_an_automaton_learns(model):
 @pytest.mark.parametrize("block", [1, 2])
 def test_the_loss_is_of_standardised_blocks(block):
     """Standardising by (0.4, 2) is learning images standardised beforehand; blocks are but another order of pixels."""
-    given = {"mean": (0.4,), "std": (2.0,), "block": block}
-    channels = 3 * block**2
-    mine = denoise.Task(Linear(channels), Diffusion("cosine", tiny.T, "v", **given), {"lr": 1e-2}, loss="l2")
-    plain = denoise.Task(Linear(channels), Diffusion("cosine", tiny.T, "v"), {"lr": 1e-2}, loss="l2")
+    codec = Codec(mean=(0.4,), std=(2.0,), block=block)
+    model, learner, process = Linear(3 * block**2), Learner(lr=1e-2), Process("cosine", tiny.T, "v")
+    mine, plain = (denoise.Task(model, learner, process, code, loss="l2") for code in (codec, Codec()))
     before = {"image": arrays.blocked((batch()["image"] - 0.4) / 2, block)}
-    key, params = arrays.keys(1, 4), mine.model.init_params(None)
+    key, params = arrays.keys(1, 4), mine.model.init(None)
     losses = jax.jit(mine.objective)(params, batch(), key), jax.jit(plain.objective)(params, before, key)
     assert float(losses[0]) == pytest.approx(float(losses[1]))
 
@@ -314,20 +218,30 @@ def test_unknown_loss():
 class Told:
     """A denoiser that knows classes: w x_t + b of its class, and with ``learned`` a variance."""
 
-    classes: int = 3
     learned: bool = False
-    image_channels: int = 3
+    reads: int = 3
+    ndim: int = 2
+    conditions = MappingProxyType({"label": 3})
 
-    def init_params(self, key):
-        return {"w": jnp.float32(0.5), "b": jnp.arange(self.classes, dtype=jnp.float32) + 1, "v": jnp.float32(-0.4)}
+    @property
+    def predicts(self):
+        return (1 + self.learned) * self.reads
 
-    def apply(self, params, x, t, cond, memory, key):
-        said = params["w"] * x + (cond @ params["b"])[:, None, None, None]
+    def inference(self):
+        return self
+
+    def init(self, key):
+        return {"w": jnp.float32(0.5), "b": jnp.arange(3, dtype=jnp.float32) + 1, "v": jnp.float32(-0.4)}
+
+    def apply(self, params, x, t, cond, memory, key, place=None):
+        said = params["w"] * x + (cond["label"] @ params["b"])[:, None, None, None]
         return jnp.concatenate([said, params["v"] + 0 * x], -1) if self.learned else said, memory
 
 
 def told(learned=False, loss="l2", **fields):
-    return denoise.Task(Told(learned=learned), Diffusion("cosine", tiny.T), {"lr": 1e-2}, loss=loss, **fields)
+    return denoise.Task(
+        Told(learned=learned), Learner(lr=1e-2), Process("cosine", tiny.T), Codec(), loss=loss, **fields
+    )
 
 
 GRADES = jnp.array([[2], [0], [1], [2]])
@@ -336,10 +250,10 @@ GRADES = jnp.array([[2], [0], [1], [2]])
 def test_grades_reach_the_model():
     """Nothing dropped: w x + b of the grade, by hand; 0/1 columns say the same."""
     mine, key, x0 = told(drop=0.0), arrays.keys(1, 4), np.float64(batch()["image"])
-    t, eps = np.asarray(mine.times(key)), np.float64(noise(key, (8, 8)))
-    a, s = (np.sqrt(v[t])[:, None, None, None] for v in (mine.diffusion.abar, 1 - mine.diffusion.abar))
+    t, eps = np.asarray(times(mine.process, key)), np.float64(noise(key, (8, 8)))
+    a, s = (np.sqrt(v[t])[:, None, None, None] for v in (mine.process.abar, 1 - mine.process.abar))
     d = 0.5 * (a * x0 + s * eps) + np.array([3, 1, 2, 3])[:, None, None, None] - eps
-    params, loss = mine.model.init_params(None), jax.jit(mine.objective)
+    params, loss = mine.model.init(None), jax.jit(mine.objective)
     assert float(loss(params, batch() | {"label": GRADES}, key)) == pytest.approx(np.mean(d**2), rel=1e-5)
     columns = jax.nn.one_hot(GRADES[:, 0], 3)
     assert float(loss(params, batch() | {"label": columns}, key)) == pytest.approx(np.mean(d**2), rel=1e-5)
@@ -350,7 +264,7 @@ def test_what_is_dropped(kind):
     """A tenth of the images, or of the entries, each for itself: binomial, and another every step."""
     mine, n = told(label_drop=kind), 6000
     both = {"label": jnp.ones((n, 3))}
-    cond = np.stack([mine.conditions(both, arrays.keys(seed, n)) for seed in (0, 1)])
+    cond = np.stack([mine.dropped(mine.condition(both), arrays.keys(seed, n))["label"] for seed in (0, 1)])
     assert set(np.unique(cond)) == {0, 1}
     whole = (cond == cond[..., :1]).all()
     assert whole == (kind == "row")
@@ -365,11 +279,11 @@ def test_what_is_dropped(kind):
 def test_the_bound_is_added(weight):
     """Half the channels are the variance; the loss is the error of the others and the bound, in bits."""
     plain, mine = told(drop=0.0), told(learned=True, drop=0.0, vb=weight)
-    key, params, given = arrays.keys(1, 4), plain.model.init_params(None), batch() | {"label": GRADES}
-    x0, t, eps = given["image"], plain.times(key), noise(key, (8, 8))
-    x = plain.diffusion.noised(x0, eps, t)
-    said, _ = plain.model.apply(params, x, t, jax.nn.one_hot(GRADES[:, 0], 3), (), key)
-    bits = float(variance.bits(plain.diffusion, x0, x, said, jnp.full(x.shape, -0.4), t))
+    key, params, given = arrays.keys(1, 4), plain.model.init(None), batch() | {"label": GRADES}
+    x0, t, eps = given["image"], times(plain.process, key), noise(key, (8, 8))
+    x = noised(plain.process, x0, eps, t)
+    said, _ = plain.model.apply(params, x, t, {"label": jax.nn.one_hot(GRADES[:, 0], 3)}, (), key)
+    bits = float(variance.bits(plain.process, x0, x, said, jnp.full(x.shape, -0.4), t))
     losses = [float(jax.jit(one.objective)(params, given, key)) for one in (plain, mine)]
     assert losses[1] - losses[0] == pytest.approx(weight * bits, rel=1e-3)
     assert bits > 0
@@ -383,14 +297,14 @@ def test_labels_must_fit():
     with pytest.raises(UserError, match=r"no labels; set --config\.model\.classes=0"):
         told().init(root(), batch())
     with pytest.raises(UserError, match=r"config\.model\.classes=2"):
-        told().conditions({"label": jnp.ones((4, 2))}, arrays.keys(0, 4))
+        told().init(root(), batch() | {"label": jnp.ones((4, 2))})
     with pytest.raises(UserError, match="did you mean entry"):
         told(label_drop="entri")
 
 
 @pytest.mark.parametrize("channels", [3, 4])
 def test_latents_are_images_of_other_channels(channels):
-    mine = denoise.Task(Told(image_channels=4), Diffusion("cosine", tiny.T), {"lr": 1e-2})
+    mine = denoise.Task(Told(reads=4), Learner(lr=1e-2), Process("cosine", tiny.T), Codec())
     given = batch(channels=channels) | {"label": GRADES}
     if channels == 4:
         assert int(mine.init(root(), given).step) == 0
