@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from nca_gen.data import records
-from nca_gen.data.source import Source, assign
+from nca_gen.data.source import Splits, assign
 from nca_gen.errors import UserError
 from nca_gen.io import images
 
@@ -17,14 +17,19 @@ TEST = ("OL", "LL", "E2", "EW", "GM", "S3")  # institutions held out by the data
 
 
 def splits(
-    path: str, reduce: int = 4, cache: str = "", strict: bool = False, memory_gb: int | float = 2.0
-) -> dict[str, Source]:
+    path: str,
+    reduce: int = 4,
+    context_factor: int = 1,
+    cache: str = "",
+    strict: bool = False,
+    memory_gb: int | float = 2.0,
+) -> Splits:
     """ "test" is the six institutions; "val" is a tenth of the other patients, by a hash of their names; uint8 RGB.
 
-    Images are stored reduced by ``reduce`` (area mean); crops are for the pipeline. ``cache``, ``strict`` and
-    ``memory_gb``: see :func:`nca_gen.data.records.splits`.
+    Images are stored reduced by ``reduce`` (area mean); crops are for the pipeline. ``cache``, ``strict``,
+    ``memory_gb`` and ``context_factor``: see :func:`nca_gen.data.records.splits`.
     """
-    return records.splits(Bcss, reduce, path, cache, strict, memory_gb)
+    return records.splits(Bcss, reduce, path, cache, strict, memory_gb, context_factor=context_factor)
 
 
 class Bcss(records.Builder):

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from nca_gen.data import records
-from nca_gen.data.source import SPLITS, Source
+from nca_gen.data.source import SPLITS, Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images
 
@@ -21,7 +21,7 @@ def splits(
     cache: str = "",
     strict: bool = False,
     memory_gb: int | float = 2.5,
-) -> dict[str, Source]:
+) -> Splits:
     """The official train, val and test (202,599 images in all); uint8, brought to ``size`` (bicubic, nothing cropped).
 
     ``reduce`` then takes an area mean. ``cache``, ``strict`` and ``memory_gb``: see

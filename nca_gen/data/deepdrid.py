@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
 from nca_gen.data import records
-from nca_gen.data.source import SPLITS, Source, assign
+from nca_gen.data.source import SPLITS, Splits, assign
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import images
 
@@ -42,7 +42,7 @@ def splits(
     cache: str = "",
     strict: bool = False,
     memory_gb: int | float = 2.0,
-) -> dict[str, Source]:
+) -> Splits:
     """uint8 RGB: the central square of each photograph, brought to ``size`` a side; label: grade 0..4, int32 ``[1]``.
 
     ``arrangement``: "paper" as in RetinaMNIST and in GeCA, 1080, 120 and 400 images: the validation patients are
@@ -53,7 +53,7 @@ def splits(
     """
     if arrangement not in ARRANGED:
         raise unknown("value of config.data.arrangement", arrangement, ARRANGED)
-    return records.splits(Deepdrid, (size, arrangement), path, cache, strict, memory_gb)
+    return records.splits(Deepdrid, (size, arrangement), path, cache, strict, memory_gb, ("grade",))
 
 
 class Deepdrid(records.Builder):
@@ -130,7 +130,10 @@ def _sheet(table: Path) -> list[dict[str, str]]:
     """The rows of the first sheet of an .xlsx file by the names in its first row: a zip of XML, all cells as text."""
     if not table.is_file():
         raise UserError(f"no {table}: {Deepdrid.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-    text = lambda node: "".join(t.text or "" for t in node.iter(f"{SHEET}t"))  # noqa: E731
+
+    def text(node: ElementTree.Element) -> str:
+        return "".join(part.text or "" for part in node.iter(f"{SHEET}t"))
+
     try:
         with zipfile.ZipFile(table) as file:
             pages = {name: ElementTree.fromstring(file.read(name)) for name in file.namelist() if name.endswith(".xml")}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from nca_gen.data.source import SPLITS, Example, Source, fits
+from nca_gen import build
+from nca_gen.data.source import SPLITS, Example, Source, Splits, fits
 from nca_gen.errors import UserError
-from nca_gen.io import npy, weights
+from nca_gen.io import npy
 from nca_gen.io.images import Unreadable
 
 INDEX, AUTOENCODER = "index.json", "autoencoder.safetensors"
@@ -29,13 +31,13 @@ BATCH = 8  # latents decoded at a time
 AGAIN = "run --mode=encode again on the autoencoder's workdir"
 
 
-def splits(path: str | Path, strict: bool = False, memory_gb: int | float = 2.0) -> dict[str, Source]:
+def splits(path: str | Path, strict: bool = False, memory_gb: int | float = 2.0) -> Splits:
     """The three splits of the latents in ``path``, a folder or the workdir that has it.
 
     Examples have ``image``, the standardised mean ``[h, w, c]``, and ``moments`` ``[V, 2, h, w, c]``, the standardised
     means and log-variances of the variants. ``strict`` changes nothing: a damaged shard is an error. Up to
-    ``memory_gb`` stay in memory, more are read from disk. Raises UserError where the folder is missing, unfinished or
-    damaged.
+    ``memory_gb`` stay in memory, more are read from disk. ``decode`` of the splits is :func:`decoder`'s, ``pixels`` are
+    the images that were encoded. Raises UserError where the folder is missing, unfinished or damaged.
     """
     del strict
     facts = index(path)
@@ -52,16 +54,24 @@ def splits(path: str | Path, strict: bool = False, memory_gb: int | float = 2.0)
 
         def load(i: int) -> Example:
             s, row = at[i]
-            found = {field: values[row] for field, values in shards[s].items()}
-            moments = np.array(found.pop("arr_0"))
+            columns = {field: values[row] for field, values in shards[s].items()}
+            moments = np.array(columns.pop("arr_0"))
             moments[:, 0] = (moments[:, 0] - mean) / std
             moments[:, 1] -= 2 * np.log(std)
-            text = {field: str(found.pop(field)) for field in ("name", "patient")}
-            return {"image": moments[0, 0], "moments": moments} | text | found
+            text = {field: str(columns.pop(field)) for field in ("name", "patient")}
+            return {"image": moments[0, 0], "moments": moments} | text | columns
 
         return Source(load, [shape] * len(at), resident)
 
-    return {split: source(split) for split in SPLITS}
+    labels = tuple(facts.get("labels", ()))
+    return Splits({split: source(split) for split in SPLITS}, labels, decoder(path), lambda: originals(path))
+
+
+def originals(path: str | Path) -> Splits:
+    """The splits of the images that the latents in ``path`` were encoded from."""
+    from ml_collections import ConfigDict
+
+    return build.splits(ConfigDict({"data": source(path)}))
 
 
 def source(path: str | Path) -> dict[str, Any]:
@@ -70,19 +80,26 @@ def source(path: str | Path) -> dict[str, Any]:
 
 
 def decoder(path: str | Path) -> Callable[[Float32[np.ndarray, "n h w c"]], Float32[np.ndarray, "n H W 3"]]:
-    """What turns standardised latents into images in [-1, 1], a few at a time, on all devices of this process."""
-    import jax.numpy as jnp
+    """What turns standardised latents into images in [-1, 1], a few at a time, on all devices of this process.
 
-    from nca_gen.nn import port
-    from nca_gen.nn.autoencoder_kl import AutoencoderKL
+    The autoencoder is opened by the first call.
+    """
 
-    facts, file = index(path), folder(path) / AUTOENCODER
-    fields = {name: value for name, value in _tuples(facts["config"]["model"]).items() if name != "name"}
-    network = AutoencoderKL(**fields)
-    params = port.variables(weights.read(file), network, network.example())
-    mean, std = (np.float32(facts["scale"][name]) for name in ("mean", "std"))
-    image = lambda params, z: network.apply(params, z * std + mean, method="decode")  # noqa: E731
-    return batched(lambda params, z: jnp.clip(image(params, z), -1.0, 1.0), params, BATCH)
+    @cache
+    def decode() -> Callable[[np.ndarray], np.ndarray]:
+        import jax.numpy as jnp
+        from ml_collections import ConfigDict
+
+        facts = index(path)
+        model = build.model(ConfigDict({"model": _tuples(facts["config"]["model"])}))
+        mean, std = (np.float32(facts["scale"][name]) for name in ("mean", "std"))
+
+        def image(params: Any, z: Any) -> Any:
+            return jnp.clip(model.decode(params, z * std + mean), -1.0, 1.0)
+
+        return batched(image, model.load(folder(path) / AUTOENCODER), BATCH)
+
+    return lambda z: decode()(z)
 
 
 def batched(f: Callable, params: Any, batch: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -134,11 +151,11 @@ def shard(path: Path, resident: bool = True) -> dict[str, np.ndarray]:
             if (bad := archive.testzip()) is not None:
                 raise ValueError(f"{bad} has changed")
         with np.load(path, allow_pickle=False) as columns:
-            found = {name: columns[name] for name in columns if name != "arr_0"}
+            beside = {name: columns[name] for name in columns if name != "arr_0"}
         moments = npy.mapped(path)
-        return {"arr_0": np.array(moments) if resident else moments} | found
+        return {"arr_0": np.array(moments) if resident else moments} | beside
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, Unreadable) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
         raise UserError(f"{path} is damaged ({reason.lower()}): delete it, and {AGAIN}") from None
 
 

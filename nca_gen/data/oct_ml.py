@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from nca_gen.data import records
-from nca_gen.data.source import Source
+from nca_gen.data.source import Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images
 
@@ -32,7 +32,7 @@ def splits(
     cache: str = "",
     strict: bool = False,
     memory_gb: int | float = 2.0,
-) -> dict[str, Source]:
+) -> Splits:
     """uint8 RGB ``[size, size, 3]`` (whole scans, bicubic; grey ones as RGB); label: int32 ``[11]`` of 0 and 1.
 
     "train" is ``train_{fold}.csv``; "val" and "test" are both ``val_{fold}.csv``: there is no third set, so nothing may
@@ -40,7 +40,7 @@ def splits(
     that names the patient. ``cache``, ``strict`` and ``memory_gb``: see :func:`nca_gen.data.records.splits`.
     Raises UserError where a patient or an image is in both tables.
     """
-    return records.splits(OctMl, (fold, size, patient), path, cache, strict, memory_gb)
+    return records.splits(OctMl, (fold, size, patient), path, cache, strict, memory_gb, LABELS)
 
 
 class OctMl(records.Builder):

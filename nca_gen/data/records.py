@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from nca_gen.data.source import SPLITS, Example, Source, complain, digest, fits, progress, remember
+from nca_gen import screen
+from nca_gen.data.source import SPLITS, Example, Source, Splits, complain, digest, fits, remember
 from nca_gen.errors import UserError
 from nca_gen.io import cache as caches
 from nca_gen.io import images
@@ -38,7 +39,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         import PIL.Image
 
         unreadable = self.info.metadata["unreadable"][split]
-        for i, (name, patient, load) in enumerate(progress(items, f"reading {split}", len(items))):
+        for i, (name, patient, load) in enumerate(screen.track(items, f"reading {split}")):
             try:
                 image = load()
                 if image.dtype != np.uint8 or image.shape[-1] != 3:
@@ -67,10 +68,18 @@ def info(builder: Any, shape: tuple[int | None, ...], labels: int = 0, **about: 
 
 
 def splits(
-    builder: type[Builder], variant: Any, path: str, cache: str, strict: bool, memory_gb: int | float
-) -> dict[str, Source]:
+    builder: type[Builder],
+    variant: Any,
+    path: str,
+    cache: str,
+    strict: bool,
+    memory_gb: int | float,
+    labels: Sequence[str] = (),
+    context_factor: int = 1,
+) -> Splits:
     """The splits of ``builder`` over the files in ``path``, built by the first call and reused by the later ones.
 
+    ``labels`` are the names of the label columns; ``context_factor``: see :meth:`nca_gen.data.source.Source.read`.
     They are kept below ``cache`` (default ``~/.cache/nca_gen``) in a folder named by a hash of ``path`` and
     ``variant``: delete it when the files have changed. Let one process build before several start.
     """
@@ -95,8 +104,13 @@ def splits(
         text = {field: record[field].decode() for field in ("name", "patient")}
         return record | text | {"image": images.decode(record["image"], text["name"])}
 
-    held = remember(load, memory_gb)
-    return {s: Source(lambda i, s=s: held((s, i)), shapes[s], resident, unreadable[s]) for s in SPLITS}
+    get = remember(load, memory_gb)
+
+    def source(split: str) -> Source:
+        lost = unreadable[split]
+        return Source(lambda i: get((split, i)), shapes[split], resident, lost, context_factor=context_factor)
+
+    return Splits({split: source(split) for split in SPLITS}, tuple(labels))
 
 
 def _build(data: Builder, root: Path) -> None:

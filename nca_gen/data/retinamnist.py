@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from nca_gen.data import records
-from nca_gen.data.source import SPLITS, Source
+from nca_gen.data.source import SPLITS, Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images
 
@@ -23,7 +23,7 @@ def splits(
     cache: str = "",
     strict: bool = False,
     memory_gb: int | float = 2.0,
-) -> dict[str, Source]:
+) -> Splits:
     """1080, 120, 400 images, uint8 RGB, of ``size`` 28, 64, 128 or 224 pixels a side; label: grade 0..4, int32 ``[1]``.
 
     ``reduce`` takes an area mean; then ``pad`` black pixels come on every side, black as what lies around the eye:
@@ -31,7 +31,7 @@ def splits(
     :func:`nca_gen.data.records.splits`; ``strict`` changes nothing, there is one file. Patients are not known: each
     image is its own.
     """
-    return records.splits(Retinamnist, (size, reduce, pad), path, cache, strict, memory_gb)
+    return records.splits(Retinamnist, (size, reduce, pad), path, cache, strict, memory_gb, ("grade",))
 
 
 class Retinamnist(records.Builder):
@@ -65,6 +65,9 @@ class Retinamnist(records.Builder):
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         _, k, pad = self.variant
         names = [f"{split}/{i}" for i in range(len(pixels))]
-        framed = lambda x: np.pad(images.reduce(x, k), ((pad, pad), (pad, pad), (0, 0)))  # noqa: E731
+
+        def framed(x: np.ndarray) -> images.Image:
+            return np.pad(images.reduce(x, k), ((pad, pad), (pad, pad), (0, 0)))
+
         items = [(name, name, lambda x=x: framed(x)) for name, x in zip(names, pixels, strict=True)]
         yield from self.examples(split, items, labels.astype(np.int32))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from nca_gen.data.source import SPLITS, Example, Source, assign
+from nca_gen.data.source import SPLITS, Example, Splits, assign, of
 from nca_gen.io import images
 
 
-def splits(
-    size: int = 32, patients: int = 40, grades: int = 5, seed: int = 0, strict: bool = True
-) -> dict[str, Source]:
+def splits(size: int = 32, patients: int = 40, grades: int = 5, seed: int = 0, strict: bool = True) -> Splits:
     """Two eyes each of ``patients``, uint8 RGB ``[size, size, 3]``; label: grade 0 .. ``grades`` - 1, int32 ``[1]``.
 
     Grades go round among the patients, and both eyes of one have the same; a tenth of the patients each is "val" and
@@ -23,8 +21,8 @@ def splits(
         for side, name in enumerate(("left", "right"))
     ]
     where = assign([example["patient"] for example in examples])
-    mine = {s: [e for e, there in zip(examples, where, strict=True) if there == s] for s in SPLITS}
-    return {s: Source(lambda i, some=some: some[i], [(size, size, 3)] * len(some)) for s, some in mine.items()}
+    shares = {s: [e for e, split in zip(examples, where, strict=True) if split == s] for s in SPLITS}
+    return Splits({s: of(share) for s, share in shares.items()}, ("grade",))
 
 
 def eye(rng: np.random.Generator, size: int, grade: int) -> Example:

@@ -15,21 +15,29 @@ from pathlib import Path
 
 import numpy as np
 
-from nca_gen.data.source import SPLITS, Source
+from nca_gen.data.source import SPLITS, Source, Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images
 
 
 def splits(
-    path: str = "", reduce: int = 1, val: int = 64, test: int = 128, right: int = 0, strict: bool = True
-) -> dict[str, Source]:
+    path: str = "",
+    reduce: int = 1,
+    val: int = 64,
+    test: int = 128,
+    right: int = 0,
+    context_factor: int = 1,
+    strict: bool = True,
+) -> Splits:
     """The strips; ``val`` and ``test`` are their widths in pixels of the field, before ``reduce`` (area mean).
 
     ``right`` pixels beyond them are for training again: it moves the held-out strips to where they show what the
     rest shows (the shipped field's right edge is paler than the whole).
 
-    ``path``: an image file that takes the place of the shipped field. ``strict`` changes nothing: there is one
-    file, and without it nothing can be done. Raises UserError where the strips leave nothing to train on.
+    ``path``: an image file that takes the place of the shipped field. ``context_factor``: see
+    :meth:`nca_gen.data.source.Source.read`; the context of a strip ends where the strip ends. ``strict`` changes
+    nothing: there is one file, and without it nothing can be done.
+    Raises UserError where the strips leave nothing to train on.
     """
     field, name = (
         (images.read(Path(path).expanduser()), Path(path).name) if path else (_shipped(), "immunohistochemistry")
@@ -42,14 +50,16 @@ def splits(
         )
     train, *held_out = [images.reduce(field[:, a:b], reduce) for a, b in pairwise(edges)]
     strips = ([train, *held_out[2:]], *([strip] for strip in held_out[:2]))
-    return {split: _source(name, split, parts) for split, parts in zip(SPLITS, strips, strict=True)}
+    sources = (_source(name, split, parts, context_factor) for split, parts in zip(SPLITS, strips, strict=True))
+    return Splits(dict(zip(SPLITS, sources, strict=True)))
 
 
-def _source(name: str, split: str, strips: list[images.Image]) -> Source:
+def _source(name: str, split: str, strips: list[images.Image], context_factor: int) -> Source:
     for strip in strips:
         strip.flags.writeable = False
     beside = {"name": f"{name}/{split}", "patient": name}
-    return Source(lambda i: {"image": strips[i]} | beside, [strip.shape for strip in strips])
+    shapes = [strip.shape for strip in strips]
+    return Source(lambda i: {"image": strips[i]} | beside, shapes, context_factor=context_factor)
 
 
 def _shipped() -> images.Image:
