@@ -17,128 +17,47 @@ s10          1,101,216    61.47
 Ours has 2 * hidden parameters less: the paper counts a normalisation that it never uses.
 """
 
-from ml_collections import ConfigDict
+import diff_nca
+from shared import data, recipes
+from shared.data import celeba  # noqa: F401  a form of this page
 
 
 def get_config():
-    return ConfigDict(
-        {
-            "seed": 0,
-            "model": {
-                "name": "fourier_diff_nca",
-                "channels": 96,
-                "hidden": 512,
-                "steps": 20,
-                "window": 16,
-                "fourier_steps": 32,
-                "norm": "group",
-                "init": "zero",
-                "fire_rate": 0.9,
-                "conv": "split",  # the fastest on CPU, see --mode=bench
-                "remat": "seen",
-                "dtype": "float32",
-                "image_channels": 3,
-            },
-            "diffusion": {
-                "schedule": "cosine",
-                "timesteps": 300,
-                "prediction": "eps",
-                "mean": (0.0,),  # standardises pixels, like std
-                "std": (1.0,),
-                "block": 1,  # pixels a side of a cell
-            },
-            "task": {"name": "denoise", "loss": "l1_l2", "ema": 0.99, "ema_warmup": False},
-            "optimizer": {
-                "lr": 1.6e-3,
-                "b1": 0.9,
-                "b2": 0.99,
-                "eps": 1e-8,
-                "weight_decay": 0.0,
-                "warmup": 0,
-                "decay": 0.9999,  # of the learning rate, every step
-                "cosine_steps": 0,
-                "clip": 0.0,
-                "muon": 0.0,
-            },
-            "data": {
-                "name": "tissue",
-                "path": "",
-                "patch": (64, 64),
-                "reduce": 1,
-                "flips": "all",
-                "strict": False,
-            },
-            "train": {
-                "steps": 200_000,
-                "batch": 16,
-                "log_every": 50,
-                "eval_every": 10_000,
-                "checkpoint_every": 1000,
-                "keep": 3,
-                "on_divergence": "stop",
-                "max_rollbacks": 3,
-                "divergence": 0.0,
-            },
-            "sample": {
-                "sampler": "ddpm",
-                "steps": 300,
-                "clip": "none",
-                "n": 16,
-                "batch": 64,
-                "size": (64, 64),
-                "large": (96, 96),
-            },
-            "generate": {
-                "name": "sample",  # or "inpaint", "upscale", "gigapixel": a module of nca_gen/pipelines
-                "torus": False,
-                **{"image": "", "mask": "", "box": (0, 0, 0, 0), "samples": 4, "known": "noised"},  # inpaint
-                "factor": 2,  # upscale
-                **{"tile": 1024, "calls": 0, "dry_run": False, "format": "tiff", "memory_gb": 1.5},  # gigapixel
-            },
-            "eval": {
-                "metrics": ("swd", "drift", "neighbours"),
-                "split": "test",
-                "n": 256,
-                "train": 4096,
-                "samplers": (),
-            },
-            "bench": {"what": ("model",), "batch": 2, "rounds": 3, "peer_python": ""},
-            "mesh": {"data": -1, "space": 1, "distributed": False},
-        }
-    )
-
-
-def celeba(config):
-    """Faces, placed by hand; whole images of 178x218, resized as in the paper; --config.data.path=DIR."""
-    shape = {"size": (64, 64), "patch": (64, 64), "flips": "horizontal"}
-    config.data = {"name": "celeba", "path": "", "cache": "", "strict": False, "memory_gb": 2.5, **shape}
+    config = diff_nca.get_config()
+    config.model = {"name": "fourier_diff_nca"}
+    config.sample.large = (96, 96)
+    del config.bench["peer"]
+    return config
 
 
 def retinamnist(config):
     """Fundus images, placed by hand; the 64 x 64 edition, a window of 16 needs at least 32; --config.data.path=DIR."""
-    shape = {"size": 64, "patch": (64, 64), "flips": "horizontal"}
-    config.data = {"name": "retinamnist", "path": "", "cache": "", "strict": False, "memory_gb": 2.0, **shape}
+    config.data = {"name": "retinamnist", "path": "", "size": 64, "patch": (64, 64), "flips": "horizontal"}
 
 
 def folder(config):
     """Your own images: PNG, JPEG or TIFF, with an optional labels.csv; --config.data.path=DIR."""
-    shape = {"reduce": 1, "resize": None, "patch": (64, 64), "flips": "horizontal"}
-    config.data = {"name": "folder", "path": "", "split_seed": 0, "strict": False, "memory_gb": 2.0, **shape}
+    data.folder(config)
+    config.data.flips = "horizontal"
 
 
 def c96_h512(config):
+    """The largest but one of the paper, the default."""
     config.model.update(channels=96, hidden=512)
 
 
 def c128_h640(config):
+    """The paper's largest."""
     config.model.update(channels=128, hidden=640)
 
 
 def c96_h256(config):
+    """Half as wide within."""
     config.model.update(channels=96, hidden=256)
 
 
 def c48_h512(config):
+    """Half as many channels."""
     config.model.update(channels=48, hidden=512)
 
 
@@ -154,21 +73,16 @@ def s30(config):
 
 def laptop(config):
     """Half an hour on 4 cores, for data of your own (``folder,laptop``): fewer, larger cells, an 8x8 window."""
-    config.model.update(channels=48, hidden=192, steps=8, window=8, fourier_steps=16, image_channels=12)
-    config.model.update(remat="fc0")
-    config.diffusion.update(prediction="v", block=2, std=(0.5,))
-    config.task.update(loss="l2", ema=0.998, ema_warmup=True)
-    config.optimizer.update(lr=3e-3, muon=0.02, warmup=50, decay=1.0, cosine_steps=2000, clip=1.0)
-    config.train.update(steps=2000, batch=16, log_every=20, eval_every=1000, checkpoint_every=250)
-    config.sample.update(sampler="ddpm", steps=100, clip="static")
-    config.eval.update(n=64, train=2048)
+    diff_nca.laptop(config)
+    config.model = {"name": "fourier_diff_nca", "image_channels": 12, "remat": "fc0"}
+    config.model.update(channels=48, hidden=192, steps=8, window=8, fourier_steps=16)
+    config.codec.std = (0.5,)
+    recipes.muon(config, steps=2000, lr=3e-3)
+    config.train.update(steps=2000, checkpoint_every=250)
+    recipes.often(config, 1000)
 
 
 def smoke(config):
     """Seconds on a laptop: shows that every part works, not what it is worth."""
-    config.model.update(channels=8, hidden=16, steps=4, window=8, fourier_steps=4)
-    config.diffusion.timesteps = 8
-    config.data.patch = (16, 16)
-    config.train.update(steps=4, batch=4, log_every=1, eval_every=4, checkpoint_every=2)
-    config.sample.update(steps=4, n=4, size=(24, 24), large=(32, 40))
-    config.eval.update(n=8, train=16)
+    diff_nca.smoke(config)
+    config.model.update(window=8, fourier_steps=4)

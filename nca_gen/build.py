@@ -1,59 +1,227 @@
-"""Names in a config become objects: ``name`` picks a module of a room, the other fields are its arguments."""
+"""Names in a config become objects, and every section is completed by the defaults of what it configures.
 
+A section's ``name`` without a dot is a module of a room of this package; one with a dot is anybody's module, found like
+any import: in the current folder or on PYTHONPATH. The other fields are arguments. Nothing else imports by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
+from inspect import Parameter, signature
 from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any
 
-from nca_gen.errors import accepted, unknown
+from nca_gen.errors import UserError, unknown
+
+NAMED = {  # sections with a name: the room of its modules, and what in them the other fields configure
+    "model": ("models", "Model"),
+    "diffusion": ("diffusion", "Process"),
+    "task": ("tasks", "Task"),
+    "data": ("data", "splits"),
+    "generate": ("pipelines", "Pipeline"),
+    "evals": ("evaluators", "evaluate"),
+}
+FIXED = {  # sections without one
+    "codec": ("diffusion.codec", "Codec"),
+    "optimizer": ("tasks.learner", "Learner"),
+    "sample": ("pipelines.sampling", "Settings"),
+    **{section: ("config", section.capitalize()) for section in ("train", "held", "mesh")},
+    **{verb: (f"verbs.{verb}", "Plan") for verb in ("expand", "encode", "classify", "study", "bench")},
+}
+GIVEN = {"model": ("timesteps",), "task": ("model", "learner", "process", "codec"), "generate": ("parts",)}  # by us
+BESIDE = {"data": {"flips": "all", "patch": Parameter.empty}, "evals": {"every": 0}}  # not of the callable
+USUAL = {"diffusion": "discrete", "generate": "sample"}  # names
+ORDER = ("seed", "model", "codec", "diffusion", "task", "optimizer", "data", "train", "sample", "generate", "held")
+ORDER += ("evals", "parts", "expand", "encode", "classify", "study", "bench", "mesh")
 
 
-def named(room, entry, name):
-    """``nca_gen.<room>.<name>``, a module that has ``entry``. Raises UserError with the nearest where there is none."""
+def named(room: str, entry: str, name: str) -> ModuleType:
+    """The module ``name`` that has ``entry``: of ``room``, or with a dot anybody's. UserError with the nearest."""
+    if "." in name:
+        return _outside(room, entry, name)
     names = [m.name for m in iter_modules(import_module(f"nca_gen.{room}").__path__)]
-    if name in names and hasattr(module := import_module(f"nca_gen.{room}.{name}"), entry):
+    if name in names and entry in vars(module := import_module(f"nca_gen.{room}.{name}")):
         return module
-    raise unknown(f"name in {room}", name, [n for n in names if hasattr(import_module(f"nca_gen.{room}.{n}"), entry)])
+    raise unknown(f"name in {room}", name, [n for n in names if entry in vars(import_module(f"nca_gen.{room}.{n}"))])
 
 
-def fields(config, section, make, beside=()):
-    """The arguments that a section of ``config`` has for ``make``: all of its fields but those that lie ``beside``."""
-    return accepted(make, f"config.{section}", {k: v for k, v in config[section].items() if k not in ("name", *beside)})
+def _outside(room: str, entry: str, name: str) -> ModuleType:
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as e:
+        raise UserError(
+            f"{name!r} for {room}: there is no module {e.name}; modules of your own are found in the current folder or "
+            "on PYTHONPATH"
+        ) from e
+    if entry not in vars(module):
+        raise UserError(f"{name!r} for {room}: {module.__file__} has no {entry}")
+    return module
 
 
-def model(config):
-    make = named("models", "Model", config.model.name).Model
-    times = {"timesteps": config.diffusion.timesteps} if "diffusion" in config else {}
-    return make(**fields(config, "model", make), **times)
+def entry(section: str, name: str = "") -> Callable:
+    """What the fields of ``section`` configure; of a section with a name, in the module ``name``."""
+    if section in NAMED:
+        room, member = NAMED[section]
+        return vars(named(room, member, name))[member]
+    path, member = FIXED[section]
+    return vars(import_module(f"nca_gen.{path}"))[member]
 
 
-def diffusion(config):
-    make = named("diffusion", "Diffusion", "process").Diffusion
-    return make(**fields(config, "diffusion", make))
+def defaults(section: str, name: str = "") -> dict[str, Any]:
+    """The fields of ``section`` and their defaults; ``Parameter.empty`` for those that have to be stated."""
+    makes = [entry(section, name)] + ([import_module("nca_gen.config").Drawing] if section == "sample" else [])
+    return {
+        field: parameter.default
+        for make in makes
+        for field, parameter in signature(make).parameters.items()
+        if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+        and field not in GIVEN.get(section, ())
+    } | BESIDE.get(section, {})
 
 
-def task(config):
-    module = named("tasks", "Task", config.task.name)
-    parts = [make(config) for make in (model, diffusion) if make.__name__ in config]
-    return module.Task(*parts, fields(config, "optimizer", module.optimizer), **fields(config, "task", module.Task))
+def whole(path: str, stated: Any, section: str, name: str) -> dict[str, Any]:
+    """``stated``, the fields of the section at ``path``, after the defaults of those that it leaves out.
+
+    Raises UserError with the nearest for a field that there is not.
+    """
+    fields = ({"name": name} if section in NAMED else {}) | defaults(section, name)
+    for field in stated:
+        if field not in fields:
+            raise unknown("field", f"config.{path}.{field}", (f"config.{path}.{known}" for known in fields))
+    return {k: v for k, v in fields.items() if v is not Parameter.empty} | dict(stated)
 
 
-def splits(config):
-    make = named("data", "splits", config.data.name).splits
-    return make(**fields(config, "data", make, beside=("patch", "flips")))
+def sections(config: Any, verb: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The sections of ``config`` and their fields, whole; also those that its task and ``verb`` cannot do without."""
+    task = signature(entry("task", config["task"]["name"])).parameters if "task" in config else {}
+    needed = {"held", "evals", "parts", "mesh", verb}
+    needed |= {"codec"} & set(task) | ({"diffusion", "sample", "generate"} if "process" in task else set())
+    if "generate" in config:
+        needed.add("sample")
+    for section in config:
+        if section not in ORDER:
+            raise unknown("section", f"config.{section}", (f"config.{known}" for known in ORDER))
+    for section in ORDER:
+        stated = config.get(section, {})
+        if section == "seed":
+            yield section, config.get(section, 0)
+        elif section == "parts":
+            yield section, stated
+        elif section == "evals":
+            yield section, {key: _evaluator(key, fields) for key, fields in stated.items()}
+        elif section in config or section in needed:
+            yield section, whole(section, stated, section, stated.get("name", USUAL.get(section, "")))
 
 
-def decoder(config):
-    """What makes images of what a model of latents generates; None where it generates images."""
-    module = named("data", "splits", config.data.name)
-    return module.decoder(config.data.path) if hasattr(module, "decoder") else None
+def _evaluator(key: str, stated: Any) -> dict[str, Any]:
+    return whole(f"evals.{key}", stated, "evals", stated.get("name") or key)
 
 
-def pixels(config, learned=None):
-    """Splits of real images (``learned``, if these are), and what makes images of what a model generates."""
-    if (decode := decoder(config)) is None:
-        return learned or splits(config), lambda x: x
-    source = named("data", "splits", config.data.name).source
-    return splits(type(config)({"data": source(config.data.path)})), decode
+def completed(config: Any, verb: str = "") -> Any:
+    """``config``, a ConfigDict, with every section whole; also the section of ``verb``.
+
+    Raises UserError with the nearest for names and fields that there are not.
+    """
+    filled = type(config)(dict(sections(config, verb)))
+    if "sample" in filled and not filled.sample.size and "data" in filled:
+        filled.sample.size = tuple(filled.data.patch)
+    return filled
 
 
-def metric(name):
+def renamed(config: Any, names: Mapping[str, str]) -> None:
+    """Takes out of every section whose name is no longer that of ``names`` what only the former one takes."""
+    for section, former in names.items():
+        now = config[section].get("name", "") if section in config else ""
+        if now in ("", former):
+            continue
+        gone = defaults(section, former).keys() - defaults(section, now).keys()
+        for field in gone & set(config[section]):
+            del config[section][field]
+
+
+def names(config: Any) -> dict[str, str]:
+    """The names that the sections of ``config`` have."""
+    return {s: config[s]["name"] for s in NAMED if s != "evals" and s in config and "name" in config[s]}
+
+
+def fields(config: Any, section: str) -> dict[str, Any]:
+    """The arguments that a section has for what it configures, defaults included."""
+    stated = config.get(section, {})
+    name = stated.get("name", USUAL.get(section, ""))
+    beside = {"name", *BESIDE.get(section, {})} if section in NAMED else ()
+    return {k: v for k, v in whole(section, stated, section, name).items() if k not in beside}
+
+
+def made(config: Any, section: str, *given: Any, **more: Any) -> Any:
+    """What a section configures. The errors of its constructor name the field; here they get the path in the config."""
+    name = config.get(section, {}).get("name", USUAL.get(section, ""))
+    try:
+        return entry(section, name)(*given, **more, **fields(config, section))
+    except UserError as e:
+        raise UserError(re.sub(rf"(?<![\w.]){section}\.(?=\w)", f"config.{section}.", str(e))) from e
+
+
+def model(config: Any) -> Any:
+    """The network; where it reads a fraction of the time, its ``timesteps`` are the span of the process."""
+    takes = signature(entry("model", config.model.name)).parameters
+    span = {"timesteps": process(config).span} if "timesteps" in takes and "diffusion" in config else {}
+    return made(config, "model", **span)
+
+
+def process(config: Any) -> Any:
+    """The process in whose time the model denoises."""
+    return made(config, "diffusion")
+
+
+def codec(config: Any) -> Any:
+    """What makes x0 of an image, and an image of x0."""
+    return made(config, "codec")
+
+
+def learner(config: Any) -> Any:
+    """How parameters move."""
+    return made(config, "optimizer")
+
+
+def task(config: Any) -> Any:
+    """What is learned, of all that its constructor asks for."""
+    takes = signature(entry("task", config.task.name)).parameters
+    given = {"model": model, "learner": learner, "process": process, "codec": codec}
+    return made(config, "task", **{name: make(config) for name, make in given.items() if name in takes})
+
+
+def splits(config: Any) -> Any:
+    """The sources of the data set."""
+    return made(config, "data")
+
+
+def decoder(config: Any) -> Callable:
+    """What makes images in [-1, 1] of what the data set holds, without reading it."""
+    from nca_gen.contracts import unchanged  # and with it jax, which a misspelt flag need not wait for
+
+    module = named(*NAMED["data"], config.data.name)
+    return vars(module).get("decoder", lambda path: unchanged)(config.data.get("path", ""))
+
+
+def pipeline(config: Any, parts: Any) -> Any:
+    """How ``parts`` generate."""
+    return made(config, "generate", parts)
+
+
+def evaluators(config: Any) -> dict[str, tuple[int, Callable]]:
+    """Every how many steps, and what evaluates (pipeline, data, folder), by the names of ``config.evals``."""
+    found = {}
+    for key, stated in config.evals.items():
+        section = _evaluator(key, stated)
+        arguments = {field: value for field, value in section.items() if field not in ("name", "every")}
+        found[key] = section["every"], partial(entry("evals", section["name"]), **arguments)
+    return found
+
+
+def metric(name: str) -> ModuleType:
+    """A module of the metrics."""
     return named("metrics", "score", name)

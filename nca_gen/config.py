@@ -1,75 +1,180 @@
-"""Configs as ConfigDicts: from a page of configs/, from the folder of a run, with what the flags change."""
+"""Configs as ConfigDicts: from a page of configs/, from the folder of a run, with what the flags change.
+
+A page states what differs from the defaults; what comes out of this module is whole (:func:`nca_gen.build.completed`).
+"""
 
 from __future__ import annotations
 
 import ast
 import json
 import runpy
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, NamedTuple
 
+from nca_gen import build
 from nca_gen.errors import UserError, unknown
 
+# Sections that configure the program itself, and not what is learned.
 
-def load(spec: str) -> Any:
-    """The ConfigDict of ``FILE:form,form``: the file's ``get_config()``, edited by each form, a function of the file.
 
-    Raises UserError for a file or a form that does not exist.
+class Train(NamedTuple):
+    """``config.train``: how long, on how many images a step, what is left behind how often.
+
+    ``log_every``, ``checkpoint_every``: in steps; the newest ``keep`` checkpoints stay. ``on_divergence``: "stop" or
+    "rollback", at the most ``max_rollbacks`` times, to the last good checkpoint. ``divergence``: a loss above so many
+    times the median of the last 20 lines is one; 0 is off, and only what is not finite is.
     """
-    path, _, forms = spec.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"there is no config {path}; name one of: {pages()}")
-    page = runpy.run_path(path, run_name="config")
-    known = {k: v for k, v in page.items() if getattr(v, "__module__", "") == "config" and not k.startswith("_")}
-    if "get_config" not in known:
+
+    steps: int
+    batch: int
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep: int = 3
+    on_divergence: str = "stop"
+    max_rollbacks: int = 3
+    divergence: float = 0.0
+
+
+class Drawing(NamedTuple):
+    """``config.sample``, beside the settings of the sampler: which samples, and how many.
+
+    ``labels``: the classes that they take in turn; () for all. ``n``, in batches of ``batch``. ``size``: in the units
+    of the data that the model learned; () for that of a patch. ``large``: of one more that evaluation shows; () none.
+    """
+
+    labels: tuple[int, ...] = ()
+    n: int = 16
+    batch: int = 64
+    size: tuple[int, ...] = ()
+    large: tuple[int, ...] = ()
+
+
+class Held(NamedTuple):
+    """``config.held``: what samples are held against: ``n`` patches of ``split``, and ``train`` of training."""
+
+    split: str = "test"
+    n: int = 256
+    train: int = 4096
+
+
+class Mesh(NamedTuple):
+    """``config.mesh``: samples over ``data`` devices (-1: all that is left), the rows of an image over ``space``.
+
+    ``distributed``: join the other hosts by what the scheduler says (:func:`nca_gen.runtime.mesh.connect`).
+    """
+
+    data: int = -1
+    space: int = 1
+    distributed: bool = False
+
+
+class Stage(NamedTuple):
+    """An ordinary run of a chain, in the folder ``name`` of its workdir: ``config``, and the ``modes`` that make it.
+
+    A ``data.path`` that begins with a dot is seen from that folder, as are the paths of ``config.parts``.
+    """
+
+    name: str
+    config: Any
+    modes: tuple[str, ...] = ("train",)
+
+
+# Where configs come from.
+
+
+def load(spec: str, verb: str = "") -> Any:
+    """The ConfigDict of ``FILE:form,form``, whole: the file's ``get_config()``, edited by each form.
+
+    A form is a function of the file. ``verb``: whose section is wanted too. Raises UserError for a file or a form that
+    does not exist, and for names and fields that there are not.
+    """
+    return build.completed(stated(spec), verb)
+
+
+def stated(spec: str) -> Any:
+    """What the page and its forms say, and no more; see :func:`load`."""
+    path, asked, found = page(spec)
+    if "get_config" not in found:
         raise UserError(f"{path} is no config: it has no get_config()")
-    config = known.pop("get_config")()
-    for form in filter(None, forms.split(",")):
-        if form not in known:
-            raise unknown(f"form of {path}:", form, known)
-        known[form](config)
+    config = found["get_config"]()
+    for form in formed(path, asked, found):
+        names = build.names(config)
+        form(config)
+        build.renamed(config, names)
     return config
 
 
-def saved(path: Path) -> Any:
-    """The ConfigDict that a run left behind, with tuples for the lists of JSON: configs hold no lists."""
+def stages(spec: str) -> list[Stage]:
+    """The stages of the chain of a page, as its forms say. Raises UserError for a page without one."""
+    path, asked, found = page(spec)
+    if "chain" not in found:
+        raise UserError(f"{path} lists no stages: it has no chain(forms); see configs/geca_chain.py")
+    formed(path, asked, found)
+    return found["chain"](asked)
+
+
+def page(spec: str) -> tuple[str, list[str], dict[str, FunctionType]]:
+    """The file of ``spec``, the names of the forms that it asks for, and the functions of the file."""
+    path, _, asked = spec.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"there is no config {path}; name one of: {pages()}")
+    with _beside(Path(path).resolve().parent):
+        found = runpy.run_path(path, run_name="config")
+    return path, [*filter(None, asked.split(","))], {k: v for k, v in found.items() if isinstance(v, FunctionType)}
+
+
+def forms(found: Mapping[str, FunctionType]) -> dict[str, FunctionType]:
+    """The forms among the functions of a page: public, of one argument, ``config``; its own and those it imports."""
+    return {k: v for k, v in found.items() if not k.startswith("_") and [*signature(v).parameters] == ["config"]}
+
+
+def formed(path: str, asked: Sequence[str], found: Mapping[str, FunctionType]) -> list[FunctionType]:
+    """The forms that are ``asked`` for. Raises UserError with the nearest for one that there is not."""
+    known = forms(found)
+    if wrong := [name for name in asked if name not in known]:
+        raise unknown(f"form of {path}:", wrong[0], known)
+    return [known[name] for name in asked]
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[None]:
+    """Pages share parts by importing each other: whatever lies in their ``folder``, and nothing of it afterwards."""
+    before = {*sys.modules}
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in {*sys.modules} - before:
+            if folder in Path(vars(sys.modules[name]).get("__file__") or "/").parents:
+                del sys.modules[name]
+
+
+def saved(path: Path, verb: str = "") -> Any:
+    """The ConfigDict that a run left behind, whole, with tuples for the lists of JSON: configs hold no lists."""
     from ml_collections import ConfigDict
 
-    def restored(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: restored(v) for k, v in value.items()}
-        return tuple(map(restored, value)) if isinstance(value, list) else value
+    return build.completed(ConfigDict(written(path)), verb)
 
+
+def written(path: Path) -> dict[str, Any]:
+    """What stands in a ``config.json``, in the sections of today. Raises UserError where it is damaged."""
     try:
-        return ConfigDict(restored(json.loads(path.read_text())))
+        return migrated(tuples(json.loads(path.read_text())))
     except ValueError as e:
         raise UserError(f"{path} is damaged ({e}); name the config with --config=FILE") from e
 
 
-def override(config: Any, rest: list[str], flags: tuple[str, ...] = ()) -> Any:
-    """``config``, locked, with every ``--config.a.b=value`` (or ``--config.a.b value``) of ``rest`` applied.
-
-    Raises UserError for a field that does not exist, a value of another type, and whatever is no override; ``flags``
-    are the others that might have been meant.
-    """
-    fields = dict(_fields("config", config))
-    words = iter(rest)
-    for word in words:
-        if not word.startswith("-"):
-            raise UserError(f"unexpected argument {word!r}; flags are written --name=value")
-        path, equals, text = word.removeprefix("--").partition("=")
-        if not path.startswith("config."):
-            raise unknown("flag", word.partition("=")[0], flags)
-        if path not in fields:
-            section, _, name = path.rpartition(".")
-            namesakes = [f for f in fields if f.endswith(f".{name}")]
-            siblings = [f for f in fields if f.startswith(f"{section}.")]
-            raise unknown("field", path, namesakes or siblings or fields)
-        if not equals and (text := next(words, None)) is None:
-            raise UserError(f"{path} needs a value, like --{path}={fields[path]}")
-        config.update_from_flattened_dict({path.removeprefix("config."): _value(path, text, fields[path])})
-    return config.lock()
+def tuples(value: Any) -> Any:
+    """What JSON read, with tuples for its lists."""
+    if isinstance(value, dict):
+        return {k: tuples(v) for k, v in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def pages() -> str:
@@ -77,11 +182,57 @@ def pages() -> str:
     return ", ".join(sorted(map(str, Path("configs").glob("*.py"))))
 
 
+# What the flags change.
+
+
+def override(config: Any, rest: Sequence[str], flags: tuple[str, ...] = (), verb: str = "") -> Any:
+    """``config``, whole and locked, with every ``--config.a.b=value`` (or ``--config.a.b value``) of ``rest`` applied.
+
+    Another name of a section comes first, with the defaults that go with it. Raises UserError for a field that does not
+    exist, a value of another type, and whatever is no override; ``flags`` are the others that might have been meant.
+    """
+    changes = [*_overrides(rest, flags)]
+    named = config.to_dict()
+    for path, text in changes:
+        match path.split(".")[1:]:
+            case [section, "name"] if section in build.NAMED and text is not None:
+                named.setdefault(section, {})["name"] = text
+            case ["evals", key, _]:
+                named.setdefault("evals", {}).setdefault(key, {})
+            case [section, _] if section in build.FIXED:
+                named.setdefault(section, {})
+    build.renamed(named, build.names(config))
+    config = build.completed(type(config)(named), verb)
+    fields = dict(_fields("config", config))
+    for path, text in changes:
+        if path not in fields:
+            section, _, name = path.rpartition(".")
+            namesakes = [f for f in fields if f.endswith(f".{name}")]
+            siblings = [f for f in fields if f.startswith(f"{section}.")]
+            raise unknown("field", path, namesakes or siblings or fields)
+        if text is None:
+            raise UserError(f"{path} needs a value, like --{path}={fields[path]}")
+        config.update_from_flattened_dict({path.removeprefix("config."): _value(path, text, fields[path])})
+    return config.lock()
+
+
+def _overrides(rest: Sequence[str], flags: tuple[str, ...]) -> Iterator[tuple[str, str | None]]:
+    """Path and text of every override of ``rest``."""
+    words = iter(rest)
+    for word in words:
+        if not word.startswith("-"):
+            raise UserError(f"unexpected argument {word!r}; flags are written --name=value")
+        path, equals, text = word.removeprefix("--").partition("=")
+        if not path.startswith("config."):
+            raise unknown("flag", word.partition("=")[0], flags)
+        yield path, text if equals else next(words, None)
+
+
 def _fields(path: str, config: Any) -> Iterator[tuple[str, Any]]:
     """Every leaf with its dotted path."""
     for name, value in config.items():
         inner = f"{path}.{name}"
-        yield from _fields(inner, value) if hasattr(value, "items") else [(inner, value)]
+        yield from _fields(inner, value) if isinstance(value, type(config)) else [(inner, value)]
 
 
 def _value(path: str, text: str, old: Any) -> Any:
@@ -100,3 +251,51 @@ def _value(path: str, text: str, old: Any) -> Any:
     if old is not None and len(set(map(type, members))) > 1:
         raise UserError(f"{path} is of type {type(old).__name__}, like {old!r}; got {text!r}")
     return value
+
+
+# Configs of before.
+
+PAINTED = {  # fields of the pipelines of then: one section had those of all
+    "sample": ("torus",),
+    "inpaint": ("torus", "image", "mask", "box", "samples", "known"),
+    "upscale": ("torus", "image", "samples", "known", "factor"),
+    "gigapixel": ("torus", "tile", "calls", "dry_run", "format", "memory_gb"),
+}
+
+
+def migrated(old: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as it was written up to commit f212e54, in the sections of today; one of today as it is."""
+    new = dict(old)
+    if "eval" not in old:
+        return new
+    if "diffusion" in old:
+        codec = {k: v for k, v in old["diffusion"].items() if k in ("mean", "std", "block")}
+        process = {k: v for k, v in old["diffusion"].items() if k not in codec}
+        new |= {"codec": codec, "diffusion": {"name": "discrete"} | process}
+    asked = new.pop("eval")
+    new["train"] = {k: v for k, v in old["train"].items() if k != "eval_every"}
+    if "init" in old["model"]:
+        new["model"] = {"start" if k == "init" else k: v for k, v in old["model"].items()}
+    new["held"] = {k: asked[k] for k in ("split", "n", "train") if k in asked}
+    new["evals"] = _evals(old, asked)
+    if old["task"]["name"] == "autoencode":
+        new["generate"] = {"name": "decode"}
+    elif "generate" in old:
+        takes = ("name", *PAINTED[old["generate"]["name"]])
+        new["generate"] = {k: v for k, v in old["generate"].items() if k in takes}
+    return new
+
+
+def _evals(old: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What each task of then was asked, every ``train.eval_every`` steps, and only by --mode=evaluate."""
+    often = {"every": old["train"].get("eval_every", 0)}
+    metrics = {"metrics": asked["metrics"]}
+    if old["task"]["name"] != "denoise":
+        return {{"autoencode": "reconstruction", "classify": "confusion"}[old["task"]["name"]]: often | metrics}
+    grades = {"grades": often} if old["model"].get("classes") else {}
+    found = {"scores": often | metrics, "nearest": often, "films": often} | grades
+    tables = {"samplers": {"rows": "samplers"}, "heredity": {"inherit": "heredity", "guidance": "guidance"}}
+    for name, fields in (tables | {"growth": {"steps": "growth"}}).items():
+        if stated := {field: asked[was] for field, was in fields.items() if was in asked}:
+            found[name] = {"every": 0} | stated
+    return found

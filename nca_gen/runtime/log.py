@@ -1,4 +1,4 @@
-"""What a run says and leaves behind: the curve, the bar, its config and its environment.
+"""What a run says while it trains: lines for the user, the curve, the bar.
 
 ``metrics.jsonl`` has one JSON object a line, ``events.*`` the same for TensorBoard. Only the first process writes.
 """
@@ -6,18 +6,11 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import fcntl
-import hashlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import resource
-import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -25,152 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.progress import BarColumn, Progress, TextColumn
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
 
-from nca_gen.errors import UserError
-
-# What may change when a run is resumed: how long, how often, on what; not what is learned, nor from what.
-FREE = ("train", "eval", "sample", "mesh")
-PACKAGES = ("nca_gen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections")
+from nca_gen import screen
+from nca_gen.io import write as disk
 
 
 def say(text: str) -> None:
     """One line for the user, from the first process only."""
     if jax.process_index() == 0:
         print(text, flush=True)
-
-
-@contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
-    """What the operating system refuses while ``path`` is written, as a UserError."""
-    try:
-        yield
-    except OSError as e:
-        raise UserError(f"cannot write {path}: {e.strerror}; free space, or choose another --workdir") from e
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes ``path`` whole or not at all."""
-    new = path.with_name(f"{path.name}.new")
-    with writing(path):
-        new.write_text(text)
-        new.replace(path)
-
-
-@contextlib.contextmanager
-def alone(workdir: Path) -> Iterator[None]:
-    """Holds ``workdir`` against a second run; the operating system lets go of it, however this one ends.
-
-    Raises UserError while another run holds it.
-    """
-    if jax.process_index():
-        yield
-        return
-    with writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as e:
-            raise UserError(f"another run is training in {workdir}; stop it, or choose another --workdir") from e
-        except OSError:
-            pass  # a file system without locks
-        yield
-
-
-def flat(config: Any) -> dict[str, Any]:
-    """Dotted path -> value, as JSON has it, of a config or what :func:`json.load` gives back of one."""
-    items = json.loads(json.dumps(config)) if isinstance(config, dict) else json.loads(json.dumps(config.to_dict()))
-
-    def walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, dict) and value:
-            for name, inner in value.items():
-                yield from walk(f"{path}.{name}" if path else name, inner)
-        else:
-            yield path, value
-
-    return dict(walk("", items))
-
-
-def config_hash(config: Any) -> str:
-    """Names what must stay when a run is resumed: equal for configs that may resume each other's run."""
-    fixed = {k: v for k, v in flat(config).items() if k.split(".")[0] not in FREE}
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def check_config(workdir: Path, config: Any) -> None:
-    """Raises UserError when ``config.json`` is of another run; says what has changed where that is allowed.
-
-    Without the file nothing is known: :func:`config_hash` of the checkpoint decides.
-    """
-    path = workdir / "config.json"
-    if not path.is_file():
-        return
-    try:
-        then, now = flat(json.loads(path.read_text())), flat(config)
-    except ValueError as e:
-        raise UserError(f"{path} is damaged ({e}); delete it to resume with the config given") from e
-    for name in sorted(then.keys() | now.keys()):
-        old, new = (json.dumps(c[name]) if name in c else "absent" for c in (then, now))
-        if old != new and name.split(".")[0] not in FREE:
-            raise UserError(f"{workdir} was begun with config.{name}={old}, not {new}; choose another --workdir")
-        if old != new:
-            say(f"config.{name}: {old} before, {new} from here on")
-
-
-def save_config(workdir: Path, config: Any) -> None:
-    """Writes ``config.json``."""
-    if jax.process_index() == 0:
-        replace(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
-
-
-def save_environment(workdir: Path, parameters: int) -> None:
-    """Writes ``environment.json``: the command, versions, devices and commit now, and when each (re)start was.
-
-    ``parameters`` is how many numbers are trained.
-    """
-    if jax.process_index():
-        return
-    path = workdir / "environment.json"
-    try:
-        starts = json.loads(path.read_text())["starts"]
-    except (OSError, ValueError, KeyError):
-        starts = []
-    versions = {}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    # The command as it was typed: argv[0] is a path where python was given -m.
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
-    environment = {
-        "command": shlex.join(["python", *program, *sys.argv[1:]]),
-        "argv": sys.argv,
-        "parameters": parameters,
-        "python": platform.python_version(),
-        "versions": versions,
-        "platform": platform.platform(),
-        "backend": jax.default_backend(),
-        "devices": [d.device_kind for d in jax.devices()],
-        "processes": jax.process_count(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "commit": commit(Path(__file__).parent),
-        "starts": [*starts, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")],
-    }
-    replace(path, json.dumps(environment, indent=2) + "\n")
-
-
-def commit(folder: Path) -> str | None:
-    """The git commit of the checkout around ``folder``, with "-dirty" behind it if files differ; None without one."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def memory_mb() -> float:
@@ -209,20 +65,21 @@ class Log:
         self.workdir, self.total, self.batch, self.divergence = workdir, total, batch, divergence
         self.losses: list[float] = []  # of the lines that stand, oldest first
         self.lines = self.events = None
-        self.rate, self.drawn = 0.0, 0.0
-        quiet = jax.process_index() > 0 or not sys.stdout.isatty()
-        self.bar = Progress(TextColumn("{task.description}"), BarColumn(None), refresh_per_second=4, disable=quiet)
-        self.row = self.bar.add_task("", total=total)
+        self.rate, self.bar, self.shown = 0.0, screen.SILENT, contextlib.ExitStack()
 
     def __enter__(self) -> Log:
-        self.bar.start()
+        """Shows the bar, on a terminal."""
+        quiet = jax.process_index() > 0
+        self.bar = self.shown.enter_context(screen.bar(total=self.total, every=math.inf, stay=True, quiet=quiet))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        """Takes the bar away."""
+        self.shown.close()
         self.close()
 
     def close(self) -> None:
+        """Closes the files."""
         # A full disk has been told of when the line was written.
         with contextlib.suppress(OSError):
             for file in filter(None, (self.lines, self.events)):
@@ -232,13 +89,16 @@ class Log:
         """Goes on from ``step``: lines of later steps are dropped, and TensorBoard is told to drop their events."""
         self.close()
         self.since, self.clock = step, time.perf_counter()
-        self.bar.update(self.row, completed=step)
+        self.bar.begin("", self.total, step)
         path = self.workdir / "metrics.jsonl"
-        kept = [line for line in _parsed(path) if line["step"] <= step]
-        self.losses = [line["loss"] for line in kept if "loss" in line]
+        standing = [line for line in _parsed(path) if line["step"] <= step]
+        self.losses = [line["loss"] for line in standing if "loss" in line]
         if jax.process_index() == 0:
-            replace(path, "".join(json.dumps(line) + "\n" for line in kept))
-            with writing(path):
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+            disk.text(path, "".join(json.dumps(line) + "\n" for line in standing))
+            with disk.refusals(path):
                 self.lines = path.open("a")
                 # Named after the second it is opened in: a second one in the same second needs a name of its own.
                 self.events = EventsWriter(str(self.workdir / "events"), f".{os.getpid()}.{time.monotonic_ns()}")
@@ -256,9 +116,7 @@ class Log:
 
     def tick(self, step: int, loss: float) -> None:
         """Moves the bar, a few times a second at most."""
-        if not self.bar.disable and time.perf_counter() - self.drawn > 0.2:
-            self.drawn = time.perf_counter()
-            self.bar.update(self.row, completed=step, description=self.progress(step, loss))
+        self.bar.reach(step, self.progress(step, loss))
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """One line of the curve: ``metrics``, with the time, the throughput since the last line, and the memory.
@@ -277,23 +135,26 @@ class Log:
             return
         metrics = metrics | {"images_per_second": self.rate * self.batch, "memory_mb": memory_mb()}
         finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}  # JSON has no NaN
-        with writing(self.workdir / "metrics.jsonl"):
+        with disk.refusals(self.workdir / "metrics.jsonl"):
             self.lines.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
             self.lines.flush()
             self.scalars(step, metrics)
-        if self.bar.disable:
+        if not sys.stdout.isatty():
             say(self.progress(step, loss))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """For TensorBoard alone. Written here and now: a writer in the background would hang on a full disk."""
         if jax.process_index() == 0:
+            from tensorboardX.proto.event_pb2 import Event
+            from tensorboardX.proto.summary_pb2 import Summary
+
             summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()])
             self.events.write_event(Event(step=step, wall_time=time.time(), summary=summary))
             self.events.flush()
 
     def progress(self, step: int, loss: float) -> str:
         """Where the run is, how fast, and when it will be done."""
-        eta = datetime.timedelta(seconds=round((self.total - step) / self.rate)) if self.rate else "?"
+        eta = screen.eta(self.total - step, self.rate)
         speed = f"{self.rate:.3g} step/s  {self.rate * self.batch:.3g} images/s"
         return f"step {step}/{self.total}  loss {loss:.4f}  {speed}  ETA {eta}"
 
@@ -307,7 +168,4 @@ def _parsed(path: Path) -> Iterator[dict[str, Any]]:
                 yield item
 
 
-def last_evaluation(workdir: Path, step: int) -> int:
-    """The last step, up to ``step``, whose evaluation is in ``workdir``; 0 if none is."""
-    done = (int(p.parent.name) for p in workdir.glob("eval/*/scores.json") if p.parent.name.isdigit())
-    return max((s for s in done if s <= step), default=0)
+replace = disk.text  # until all say so themselves

@@ -1,17 +1,16 @@
-"""One device mesh with the axes (data, space), and how states and batches lie on it."""
+"""The device mesh of a run, over all hosts, and how states and batches lie on it (:mod:`nca_gen.devices`)."""
 
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from nca_gen import devices
 from nca_gen.errors import UserError
 
 
@@ -51,19 +50,7 @@ def make(data: int = -1, space: int = 1) -> Mesh:
             f"a mesh of data={data}, space={space} does not use the {n} devices of {jax.process_count()} hosts evenly: "
             f"set config.mesh.data=-1, and space to a divisor of {jax.local_device_count()}, the devices of a host"
         )
-    # Auto: XLA chooses the layout of what lies between; jax's default has become Explicit.
-    return jax.make_mesh((rows, space), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
-    return NamedSharding(mesh, P())
-
-
-@lru_cache
-def batch_sharding(mesh: Mesh, ndim: int = 4) -> NamedSharding:
-    """Samples over ``data``; of images (``ndim`` >= 3: [B, H, ..., C]) the rows over ``space``."""
-    return NamedSharding(mesh, P("data", "space") if ndim >= 3 else P("data"))
+    return devices.mesh(jax.devices(), rows, space)
 
 
 def check_batch(mesh: Mesh, batch: int, rows: int) -> None:
@@ -81,12 +68,12 @@ def check_batch(mesh: Mesh, batch: int, rows: int) -> None:
 
 def put(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
     """The arrays of ``batch`` on the mesh. Every process gives its own share of the samples, in order of process."""
-    return {k: jax.make_array_from_process_local_data(batch_sharding(mesh, np.ndim(x)), x) for k, x in batch.items()}
+    return {k: jax.make_array_from_process_local_data(devices.dealt(mesh, np.ndim(x)), x) for k, x in batch.items()}
 
 
 def abstract(tree: PyTree, mesh: Mesh) -> PyTree:
     """Shapes and dtypes of ``tree``, each to lie replicated on ``mesh``: what a checkpoint is restored into."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), tree)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.replicated(mesh)), tree)
 
 
 def anywhere(flag: bool) -> bool:
