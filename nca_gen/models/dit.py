@@ -5,16 +5,18 @@ Labels enter as they do in GeCA, by two affine maps, so that any number of them 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Float, Key, Num
 
-from nca_gen import arrays
+from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError, unknown
 from nca_gen.nn.attention import SelfAttention
 from nca_gen.nn.embeddings import Conditioning
@@ -87,7 +89,7 @@ class DiT(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B H W C"],
-        t: Int[Array, " b"],
+        t: Num[Array, " b"],
         cond: Float[Array, "B n"] | None,
         at: tuple[Num[Array, " H"], Num[Array, " W"]],
     ) -> Float[Array, "B H W _"]:
@@ -106,12 +108,12 @@ class DiT(nn.Module):
 
 @dataclass(frozen=True)
 class Model:
-    """Denoiser. ``apply(params, x, t, cond, memory, key) -> (prediction, memory)``; the fields as given are DiT-S/2.
+    """Denoiser (:class:`nca_gen.contracts.Denoiser`) of pictures; the fields as given are DiT-S/2.
 
     ``width`` features in ``heads`` heads, ``depth`` blocks, patches of ``patch`` x ``patch``: sides of x are multiples.
-    ``classes``: columns of ``cond``, 0 for an unconditional model. ``learned_variance``: the prediction has 2 C
-    channels. ``remat`` "block": the gradient keeps what enters a block, and not what is inside. ``dtype``: of the
-    products; sums over blocks, norms and parameters stay float32. ``timesteps``: T of the diffusion; t enters as it is.
+    ``classes``: columns of the condition "label", 0 for an unconditional model. ``learned_variance``: the prediction
+    has 2 C channels. ``remat`` "block": the gradient keeps what enters a block, and not what is inside. ``dtype``: of
+    the products; sums over blocks, norms and parameters stay float32. The time that it is told enters as it is.
     """
 
     width: int = 384
@@ -123,7 +125,6 @@ class Model:
     remat: str = "none"
     dtype: str = "float32"
     image_channels: int = 4
-    timesteps: int = 1000
 
     def __post_init__(self):
         for field, names in {"remat": ("none", "block"), "dtype": ("float32", "bfloat16")}.items():
@@ -133,17 +134,37 @@ class Model:
             raise UserError(f"config.model.width is {self.width}; take a multiple of 4 and of the {self.heads} heads")
 
     @property
-    def halo(self) -> None:
-        """Every pixel depends on the whole image."""
-        return None
+    def reads(self) -> int:
+        """Channels of x_t."""
+        return self.image_channels
+
+    @property
+    def predicts(self) -> int:
+        """Channels of the prediction."""
+        return (2 if self.learned_variance else 1) * self.image_channels
+
+    @property
+    def conditions(self) -> Mapping[str, int]:
+        """The labels, a column each."""
+        return {"label": self.classes} if self.classes else {}
+
+    @property
+    def ndim(self) -> int:
+        """Spatial axes that it takes."""
+        return 2
+
+    def inference(self) -> Self:
+        """The model where no gradient is taken: itself."""
+        return self
 
     @property
     def network(self) -> DiT:
-        outputs = (2 if self.learned_variance else 1) * self.image_channels
-        how = {"classes": self.classes, "outputs": outputs, "remat": self.remat == "block", "dtype": self.dtype}
+        """The flax module."""
+        how = {"classes": self.classes, "outputs": self.predicts, "remat": self.remat == "block", "dtype": self.dtype}
         return DiT(self.width, self.depth, self.heads, self.patch, **how)
 
-    def init_params(self, key: Key[Array, ""]) -> dict:
+    def init(self, key: Key[Array, ""]) -> dict:
+        """Parameters before training."""
         size = (self.patch, self.patch)
         x = jax.ShapeDtypeStruct((1, *size, self.image_channels), jnp.float32)
         t = jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -154,18 +175,21 @@ class Model:
         self,
         params: dict,
         x: Float[Array, "B H W C"],
-        t: Int[Array, " b"],
-        cond: Float[Array, "B n"] | None,
+        told: Num[Array, " b"],
+        cond: Condition,
         memory: Any,
         key: Any,
-        at: arrays.Coords | None = None,
-        extent: tuple[int, ...] | None = None,
+        place: Place | None = None,
     ) -> tuple[Float[Array, "B H W _"], Any]:
-        """Prediction at x_t, of C or 2 C channels. ``t``: one index per image, or one for all; ``key`` is not used."""
+        """The prediction at x_t; ``memory`` as it is. ``told``: one time a sample, or one for all.
+
+        ``key`` is not used: the network draws nothing. Raises UserError where patches do not fill the image.
+        """
+        chex.assert_rank(x, self.ndim + 2)
         if any(n % self.patch for n in x.shape[1:3]):
             raise UserError(
                 f"images of {x.shape[1]}x{x.shape[2]} have no whole number of {self.patch}x{self.patch} patches; "
                 "change config.model.patch or pad the data"
             )
-        places = tuple(a.reshape(-1) for a in at or arrays.coords(x.shape[1:3]))
-        return self.network.apply({"params": params}, x, t, cond, places), memory
+        at = tuple(axis.reshape(-1) for axis in (place or Place.of(x)).at)
+        return self.network.apply({"params": params}, x, told, (cond or {}).get("label"), at), memory

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, Int, Key
+from jaxtyping import Array, Complex, Float, Key, Num
 
 from nca_gen import arrays
 from nca_gen.ca import fourier
 from nca_gen.ca.seed import Cells, seed
+from nca_gen.contracts import Place
 from nca_gen.models import diff_nca
 
+Spectra = tuple[Complex[Array, "B *K I"], Complex[Array, "B *K H"]]  # of ``out`` and of ``hidden``
 
-def _planes(f: Array) -> Array:
+
+def planes(f: Complex[Array, "B *K C"]) -> Float[Array, "B *K D"]:
     """Complex channels as real ones: all real parts, then all imaginary parts."""
     return jnp.concatenate([f.real, f.imag], -1)
 
 
-def _complex(x: Array) -> Array:
+def spectrum(x: Float[Array, "B *K D"]) -> Complex[Array, "B *K C"]:
+    """The inverse of :func:`planes`."""
     real, imag = jnp.split(x, 2, -1)
     return jax.lax.complex(real, imag)
 
@@ -30,7 +33,8 @@ class Model(diff_nca.Model):
     """Diff-NCA whose cells wake up informed: ``fourier_steps`` steps on a ``window``^n corner of the spectrum.
 
     Both sides are conditioned on position, t and s. Every Fourier cell fires at every step; the image's own
-    coefficients are read and never written. Images need at least ``2 * window`` pixels a side.
+    coefficients are read and never written. Images need at least ``2 * window`` pixels a side. Beside its ``halo`` a
+    tile must be told ``Place.whole``, see :class:`nca_gen.contracts.Listener`.
     """
 
     window: int = 16
@@ -38,59 +42,54 @@ class Model(diff_nca.Model):
 
     @property
     def scalars(self) -> int:
+        """Scalars that condition a cell: position, t and s."""
         return self.ndim + 2
 
-    @property
-    def halo(self) -> int | None:
-        return None
-
-    def init_params(self, key: Key[Array, ""]) -> dict:
-        image, spectrum = jax.random.split(key)
+    def init(self, key: Key[Array, ""]) -> dict:
+        """Parameters before training."""
+        image, fourier_side = jax.random.split(key)
         return {
-            "fourier": self.side(2 * self.channels).init(spectrum)["params"],
+            "fourier": self.side(2 * self.channels).init(fourier_side)["params"],
             "image": self.side(self.channels).init(image)["params"],
         }
 
-    def condition(
-        self, t: Int[Array, " b"], s: Float[Array, ""], at: arrays.Coords, extent: tuple[int, ...]
-    ) -> Float[Array, "b *S K"]:
+    def condition(self, told: Num[Array, " b"], s: Float[Array, ""], place: Place) -> Float[Array, "b *s K"]:
         """The scalars (position, t/T, s) of every cell; position falls from 1 to 0 along each axis."""
-        t = (t / self.timesteps).reshape(-1, *[1] * self.ndim)
-        position = [1.0 - c[None] / (n - 1) for c, n in zip(at, extent, strict=True)]
+        t = (told / self.timesteps).reshape(-1, *[1] * self.ndim)
+        position = [1.0 - c[None] / (n - 1) for c, n in zip(place.at, place.extent, strict=True)]
         return jnp.stack(jnp.broadcast_arrays(*position, t, jnp.asarray(s)), -1)
 
-    def hear(
-        self, params: dict, spectrum: Complex[Array, "B *K I"], t: Int[Array, " b"]
-    ) -> tuple[Complex[Array, "B *K I"], Complex[Array, "B *K H"]]:
-        """Fourier phase: what the spectrum of x_t makes of the first ``out`` and ``hidden``, themselves as spectra.
+    def fourier_phase(self, params: dict, f: Complex[Array, "B *K I"], told: Num[Array, " b"]) -> Spectra:
+        """What the spectrum of x_t makes of the first ``out`` and ``hidden``, themselves as spectra.
 
         Only ``image`` is non-zero in the seed, so only its spectrum is read.
         """
-        weights = self.side(2 * self.channels).apply({"params": params["fourier"]})
+        w = self.side(2 * self.channels).apply({"params": params["fourier"]})
         grid = (self.window,) * self.ndim
-        at = arrays.coords(grid)
+        place = Place(arrays.coords(grid), grid)
 
-        def step(cells: Cells) -> Cells:
-            scalars = self.condition(t, cells.age / self.window, at, grid)
-            return self.update(weights, scalars, cells, jnp.ones((), bool), padding="constant")
+        def older(cells: Cells) -> Cells:
+            scalars = self.condition(told, cells.age / self.window, place)
+            return self.update(w, scalars, cells, jnp.ones((), bool), "constant")
 
         out, hidden = self.image_channels, self.channels - 2 * self.image_channels
-        heard = diff_nca.rollout(step, self.fourier_steps, self.remat)(seed(_planes(spectrum), 2 * out, 2 * hidden))
-        return _complex(heard.out), _complex(heard.hidden)
+        cells = self.rollout(older, self.fourier_steps)(seed(planes(f), 2 * out, 2 * hidden))
+        return spectrum(cells.out), spectrum(cells.hidden)
 
-    def begin(
-        self,
-        params: dict,
-        x: Float[Array, "B *S I"],
-        t: Int[Array, " b"],
-        cond: Any = None,
-        at: arrays.Coords | None = None,
-        extent: tuple[int, ...] | None = None,
-    ) -> Cells:
-        """The cells after the Fourier phase. ``cond``: None of a whole image, of a tile what :meth:`hear` says."""
-        if cond is None:
-            heard = self.hear(params, fourier.window(x, self.window), t)
-            out, hidden = (fourier.unwindow(f, x.shape[1:-1]) for f in heard)
+    def share(self, x: Float[Array, "B *S I"], place: Place, core: Num[Array, "n 2"]) -> Float[Array, "B *K D"]:
+        """What the cells from ``core[:, 0]`` to ``core[:, 1]`` add to the window of the spectrum, as real planes."""
+        fourier.roomy(place.extent, self.window)
+        return planes(fourier.share(x, self.window, place.at, place.extent, core))
+
+    def heard(self, params: dict, total: Float[Array, "B *K D"], told: Num[Array, " b"]) -> Spectra:
+        """``Place.whole`` of every tile, from the sum of all shares."""
+        return self.fourier_phase(params, spectrum(total), told)
+
+    def begin(self, params: dict, x: Float[Array, "B *S I"], told: Num[Array, " b"], place: Place) -> Cells:
+        """The cells after the Fourier phase, which ``place.whole`` tells a tile, and a whole image has itself."""
+        if place.whole is None:
+            spectra = self.fourier_phase(params, fourier.window(x, self.window), told)
+            out, hidden = (fourier.unwindow(f, x.shape[1:-1]) for f in spectra)
         else:
-            out, hidden = (fourier.part(f, at, extent) for f in cond)
-        return super().begin(params, x, t)._replace(out=out, hidden=hidden)
+            out, hidden = (fourier.part(f, place.at, place.extent) for f in place.whole)
+        return super().begin(params, x, told, place)._replace(out=out, hidden=hidden)

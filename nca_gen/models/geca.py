@@ -1,30 +1,99 @@
-"""GeCA (Elbatel et al. 2024, MICCAI): cells of a latent image that live by one block of local attention."""
+"""GeCA (Elbatel et al. 2024, MICCAI): cells of a latent image that live by one block of local attention.
+
+:func:`change` is a step as the paper words it; :func:`nca_gen.nn.fast.attentive` says the same faster.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
 from nca_gen import arrays
 from nca_gen.ca.fire import fires
-from nca_gen.ca.rollout import Rule, repeated
+from nca_gen.ca.rollout import Rule, nested, repeated, trajectory
 from nca_gen.ca.seed import Cells
+from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError, unknown
-from nca_gen.nn import dense
+from nca_gen.nn import fast
 from nca_gen.nn.embeddings import Conditioning
-from nca_gen.nn.local_attention import BORDERS, local_attention
+from nca_gen.nn.local_attention import BORDERS
+from nca_gen.nn.weights import Attentive, Linear, Modulation
 
 # What the gradient keeps of each step beside the cells; the rest it computes again.
 KEPT = {"step": (), "out": ("proj", "fc1"), "qkv": ("proj", "fc1", "qkv"), "fc0": ("proj", "fc1", "qkv", "fc0")}
 CENTRE = 1 << 20  # steps of a draw: far beyond the ages that the fire masks use
+
+
+def change(
+    state: Float[Array, "B *S C"],
+    code: Float[Array, "1 *S D"],
+    *,
+    w: Attentive,
+    modulation: Modulation,
+    heads: int,
+    border: str,
+) -> Float[Array, "B *S O"]:
+    """What a step adds to every cell that fires (Elbatel et al., section 2.1). ``code``: of the place of each cell."""
+    e = w.embedding(state) + code
+    shift, scale, gate = modulation.attention
+    q, k, v = jnp.split(w.qkv(layer_norm(e, *w.norm0) * (1 + scale) + shift), 3, -1)
+    e = e + gate * w.proj(attention(q, k, v, heads, border))
+    shift, scale, gate = modulation.mlp
+    hidden = jax.nn.gelu(w.fc0(layer_norm(e, *w.norm1) * (1 + scale) + shift), approximate=False)
+    e = e + gate * w.fc1(hidden)
+    shift, scale = modulation.last
+    return w.last(layer_norm(e, eps=1e-6) * (1 + scale) + shift)
+
+
+def layer_norm(
+    x: Float[Array, "B *S D"],
+    scale: Float[Array, " D"] | float = 1.0,
+    bias: Float[Array, " D"] | float = 0.0,
+    eps: float = 1e-5,
+) -> Float[Array, "B *S D"]:
+    """(x - mean) / deviation of each cell over its features, then ``scale`` and ``bias``."""
+    mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / jnp.sqrt(var + eps) * scale + bias
+
+
+def attention(
+    q: Float[Array, "B *S D"], k: Float[Array, "B *S D"], v: Float[Array, "B *S D"], heads: int, border: str
+) -> Float[Array, "B *S D"]:
+    """softmax(q k^T / sqrt(d)) v of each cell over its 3^n window; ``border``: of ``nn.local_attention``."""
+    q, k, v = (x.reshape(*x.shape[:-1], heads, -1) for x in (q, k, v))
+    k, v, there = (windows(x, border) for x in (k, v, jnp.ones_like(k)))
+    logits = jnp.einsum("...hd,...nhd->...hn", q, k) / math.sqrt(q.shape[-1])
+    if border == "mask":
+        logits = jnp.where(jnp.einsum("...nhd->...hn", there) > 0, logits, -jnp.inf)
+    y = jnp.einsum("...hn,...nhd->...hd", jax.nn.softmax(logits), v)
+    return y.reshape(*y.shape[:-2], -1)
+
+
+def windows(x: Float[Array, "B *S h d"], border: str) -> Float[Array, "B *S N h d"]:
+    """The N = 3^n neighbours of every cell, itself among them; zero beyond the edge, or the opposite one."""
+    n = x.ndim - 3
+    pad = [(0, 0), *[(1, 1)] * n, (0, 0), (0, 0)]
+    padded = jnp.pad(x, pad, mode="wrap" if border == "wrap" else "constant")
+    corners = itertools.product(range(3), repeat=n)
+    cut = partial(jax.lax.dynamic_slice, padded, slice_sizes=x.shape)
+    return jnp.stack([cut((0, *corner, 0, 0)) for corner in corners], -3)
+
+
+def code(index: Int[Array, "*S"], width: int) -> Float[Array, "*S {width}"]:
+    """sin(n w_j) for even j, cos(n w_j) for odd j, with w_j = 10000^(-j / width), of the flattened index n."""
+    j = jnp.arange(width)
+    angle = index[..., None] * 10000.0 ** (-j / width)
+    return jnp.where(j % 2 == 0, jnp.sin(angle), jnp.cos(angle))
 
 
 class Genes(NamedTuple):
@@ -34,149 +103,104 @@ class Genes(NamedTuple):
     hidden: Float[Array, "B *S K"] | None
 
 
-class Told(NamedTuple):
-    """What all steps of a call share: [b, .., embed] each, with space axes of size 1, and the code of every place."""
+class Affine(nn.Module):
+    """Declares an affine map; called without input, returns its :class:`Linear`."""
 
-    attention: tuple[Array, Array, Array]  # shift, scale, gate
-    mlp: tuple[Array, Array, Array]
-    last: tuple[Array, Array]  # shift, scale
-    place: Float[Array, "1 *S D"]
-
-
-class Linear(nn.Module):
-    """An affine map; products in ``dtype``, the rest and the result in float32."""
-
+    inputs: int
     outputs: int
-    init: Any = nn.initializers.xavier_uniform()
+    start: Any = nn.initializers.xavier_uniform()
     bias: bool = True
-    dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*S I"]) -> Float[Array, "*S O"]:
-        y = dense.product(x, self.param("kernel", self.init, (x.shape[-1], self.outputs)), self.dtype)
-        return y + self.param("bias", nn.initializers.zeros, (self.outputs,)) if self.bias else y
+    def __call__(self) -> Linear:
+        """The weights."""
+        kernel = self.param("kernel", self.start, (self.inputs, self.outputs))
+        return Linear(kernel, self.param("bias", nn.initializers.zeros, (self.outputs,)) if self.bias else None)
 
 
-class Norm(nn.Module):
-    """LayerNorm of each cell with a scale and a shift of its own, and then those that the condition gives."""
+class Scale(nn.Module):
+    """Declares scale and bias of a LayerNorm."""
+
+    width: int
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B *S D"], shift: Float[Array, "b *s D"], scale: Float[Array, "b *s D"]
-    ) -> Float[Array, "B *S D"]:
-        mine = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return normed(x, bias * (1 + scale) + shift, mine * (1 + scale), 1e-5)
-
-
-def normed(
-    x: Float[Array, "B *S D"], shift: Float[Array, "b *s D"], scale: Float[Array, "b *s D"], eps: float
-) -> Float[Array, "B *S D"]:
-    """Each cell over its features, then ``scale`` and ``shift``."""
-    mean = x.mean(-1, keepdims=True)
-    rate = jax.lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + eps)
-    return (x - mean) * (rate * scale) + shift
-
-
-def gelu(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
-    """Exact, by erf: jax.nn.gelu takes erfc, which is three times the work on a CPU."""
-    return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
-
-
-def code(place: Int[Array, "*S"], width: int) -> Float[Array, "*S {width}"]:
-    """sin(n w_j) for even j, cos(n w_j) for odd j, with w_j = 10000^(-j / width), of the flattened index n."""
-    j = jnp.arange(width)
-    angle = place[..., None] * 10000.0 ** (-j / width)
-    return jnp.where(j % 2 == 0, jnp.sin(angle), jnp.cos(angle))
+    def __call__(self) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
+        """Scale, then bias."""
+        scale = self.param("scale", nn.initializers.ones, (self.width,))
+        return scale, self.param("bias", nn.initializers.zeros, (self.width,))
 
 
 class Block(nn.Module):
-    """Local attention, then an MLP, each behind a norm and with a gate that the condition sets."""
+    """Declares local attention and an MLP, each behind a norm, and what the condition sets of them."""
 
     embed: int
-    heads: int
     mlp: int
-    border: str
-    dtype: Any
 
-    def setup(self):
-        linear = partial(Linear, dtype=self.dtype)
-        self.condition = Linear(6 * self.embed, nn.initializers.zeros)
-        self.norm0, self.norm1 = Norm(), Norm()
-        self.qkv, self.proj = linear(3 * self.embed, bias=False), linear(self.embed)
-        self.fc0, self.fc1 = linear(self.mlp), linear(self.embed)
-
-    def __call__(self, e: Float[Array, "B *S D"], told: Told) -> Float[Array, "B *S D"]:
-        shift, scale, gate = told.attention
-        kept = lambda name, x: checkpoint_name(x.astype(self.dtype), name)  # noqa: E731
-        qkv = kept("qkv", self.qkv(self.norm0(e, shift, scale)))
-        heads = (part.reshape(*e.shape[:-1], self.heads, -1) for part in jnp.split(qkv, 3, -1))
-        e = e + gate * kept("proj", self.proj(local_attention(*heads, self.border).reshape(e.shape)))
-        shift, scale, gate = told.mlp
-        y = kept("fc0", self.fc0(self.norm1(e, shift, scale))).astype(jnp.float32)
-        return e + gate * kept("fc1", self.fc1(gelu(y)))
+    @nn.compact
+    def __call__(self) -> dict[str, Any]:
+        """Weights by name."""
+        d, m = self.embed, self.mlp
+        return {
+            "condition": Affine(d, 6 * d, nn.initializers.zeros, name="condition")(),
+            "norm0": Scale(d, name="norm0")(),
+            "qkv": Affine(d, 3 * d, bias=False, name="qkv")(),
+            "proj": Affine(d, d, name="proj")(),
+            "norm1": Scale(d, name="norm1")(),
+            "fc0": Affine(d, m, name="fc0")(),
+            "fc1": Affine(m, d, name="fc1")(),
+        }
 
 
 class Last(nn.Module):
-    """From tokens to the change of the cells; the zero map at the start."""
+    """Declares the way from tokens to the change of the cells; the zero map at the start."""
 
     embed: int
     outputs: int
 
-    def setup(self):
-        self.condition = Linear(2 * self.embed, nn.initializers.zeros)
-        self.linear = Linear(self.outputs, nn.initializers.zeros)
-
-    def __call__(self, e: Float[Array, "B *S D"], told: Told) -> Float[Array, "B *S O"]:
-        shift, scale = told.last
-        return self.linear(normed(e, shift, 1 + scale, 1e-6))
+    @nn.compact
+    def __call__(self) -> tuple[Linear, Linear]:
+        """What the condition sets, and the map."""
+        condition = Affine(self.embed, 2 * self.embed, nn.initializers.zeros, name="condition")()
+        return condition, Affine(self.embed, self.outputs, nn.initializers.zeros, name="linear")()
 
 
 class Cell(nn.Module):
-    """Parameters of the automaton: :meth:`told` once a call, and the change of every cell in each step."""
+    """Declares the parameters of the automaton; called once a call, with what it is told."""
 
     embed: int
-    heads: int
     mlp: int
     classes: int
+    inputs: int
     outputs: int
-    border: str
-    dtype: Any
+    ndim: int
 
-    def setup(self):
-        self.condition = Conditioning(self.embed, self.classes)
-        self.embedding = Linear(self.embed)
-        self.block = Block(self.embed, self.heads, self.mlp, self.border, self.dtype)
-        self.last = Last(self.embed, self.outputs)
-
-    def told(
-        self, t: Int[Array, " b"], cond: Float[Array, "B n"] | None, at: arrays.Coords, extent: tuple[int, ...]
-    ) -> Told:
-        c = nn.silu(self.condition(t, cond))
-        c = c.reshape(-1, *[1] * len(extent), self.embed)
-        first, last = jnp.split(self.block.condition(c), 6, -1), jnp.split(self.last.condition(c), 2, -1)
-        place = sum(a * math.prod(extent[i + 1 :]) for i, a in enumerate(at))
-        return Told(tuple(first[:3]), tuple(first[3:]), tuple(last), code(place, self.embed)[None])
-
-    def __call__(self, state: Float[Array, "B *S C"], told: Told) -> Float[Array, "B *S O"]:
-        return self.last(self.block(self.embedding(state) + told.place, told), told)
-
-    def everything(self, state, t, at, extent):
-        """Touches all parameters, so that they can be made."""
-        return self(state, self.told(t, None, at, extent))
+    @nn.compact
+    def __call__(
+        self, told: Num[Array, " b"], label: Float[Array, "B n"] | None = None
+    ) -> tuple[Attentive, Modulation]:
+        """Weights of a step, and what the condition makes of its norms and gates."""
+        c = nn.silu(Conditioning(self.embed, self.classes, name="condition")(told, label))
+        c = c.reshape(-1, *[1] * self.ndim, self.embed)
+        embedding = Affine(self.inputs, self.embed, name="embedding")()
+        block = Block(self.embed, self.mlp, name="block")()
+        condition, last = Last(self.embed, self.outputs, name="last")()
+        first = jnp.split(fast.affine(c, block.pop("condition")), 6, -1)
+        modulation = Modulation(tuple(first[:3]), tuple(first[3:]), tuple(jnp.split(fast.affine(c, condition), 2, -1)))
+        return Attentive(embedding=embedding, **block, last=last), modulation
 
 
 @dataclass(frozen=True)
 class Model:
-    """Denoiser. ``apply(params, x, t, cond, memory, key) -> (prediction, Genes)`` in any number of dimensions.
+    """Denoiser in any number of dimensions: :class:`nca_gen.contracts.Local`, Heir and Automaton.
 
-    The fields as given are GeCA-S; GeCA-XS is embed 384, heads 6, mlp 64, hidden 32. ``classes``: columns of ``cond``,
-    0 for an unconditional model. ``learned_variance``: the prediction has 2 C channels. ``steps``: of the cells in a
-    call, which the parameters do not depend on. ``hidden_seed``: "zeros", or "centre" for a random cell in the middle,
-    as ``out`` has one. ``border``: of :mod:`nca_gen.nn.local_attention`. ``remat``: what the gradient keeps: "none" is
-    everything, "fc0", "qkv", "out" fewer and fewer products of each step, "step" the cells of each step, "nested"
-    those of about 2 sqrt(steps). ``dtype``: of the products; cells, norms and parameters stay float32. ``timesteps``:
-    T of the diffusion; t enters as it is.
+    The fields as given are GeCA-S; GeCA-XS is embed 384, heads 6, mlp 64, hidden 32. ``classes``: columns of the
+    condition "label", 0 for an unconditional model. ``learned_variance``: the prediction has 2 C channels. ``steps``:
+    of the cells in a call, which the parameters do not depend on. ``hidden_seed``: "zeros", or "centre" for a random
+    cell in the middle, as ``out`` has one. ``border``: of :mod:`nca_gen.nn.local_attention`.
+
+    How it is computed: ``rule`` "fast" or "plain"; and of the fast one ``dtype``, of the products, while cells, norms
+    and parameters stay float32. ``remat``: what the gradient keeps: "none" is everything, "fc0", "qkv", "out" fewer
+    and fewer products of each step, "step" the cells of each step, "nested" those of about 2 sqrt(steps).
     """
 
     embed: int = 768
@@ -189,16 +213,17 @@ class Model:
     learned_variance: bool = True
     hidden_seed: str = "zeros"
     border: str = "zero"
+    rule: str = "fast"
     remat: str = "out"
     dtype: str = "float32"
     image_channels: int = 4
     ndim: int = 2
-    timesteps: int = 1000
 
     def __post_init__(self):
         allowed = dict(
             hidden_seed=("zeros", "centre"),
             border=BORDERS,
+            rule=("fast", "plain"),
             remat=("none", *reversed(KEPT), "nested"),
             dtype=("float32", "bfloat16"),
         )
@@ -209,102 +234,115 @@ class Model:
             raise UserError(f"config.model.embed is {self.embed}; take a multiple of the {self.heads} heads")
 
     @property
-    def out(self) -> int:
+    def reads(self) -> int:
+        """Channels of x_t."""
+        return self.image_channels
+
+    @property
+    def predicts(self) -> int:
         """Channels of the prediction."""
         return (2 if self.learned_variance else 1) * self.image_channels
+
+    @property
+    def conditions(self) -> Mapping[str, int]:
+        """The labels, a column each."""
+        return {"label": self.classes} if self.classes else {}
 
     @property
     def halo(self) -> int:
         """How far a call sees, in cells."""
         return self.steps
 
+    def bordered(self, border: str) -> Self:
+        """The same cells with another ``border``."""
+        return replace(self, border=border)
+
+    def grown(self, steps: int) -> Self:
+        """The same cells, ``steps`` steps old when they are asked."""
+        return replace(self, steps=steps)
+
+    def inference(self) -> Self:
+        """The model where no gradient is taken: itself."""
+        return self
+
     @property
     def cell(self) -> Cell:
-        grown = self.out + self.hidden
-        return Cell(self.embed, self.heads, self.mlp, self.classes, grown, self.border, jnp.dtype(self.dtype))
+        """Declares the parameters."""
+        outputs = self.predicts + self.hidden
+        inputs = self.image_channels + outputs
+        return Cell(self.embed, self.mlp, self.classes, inputs, outputs, self.ndim)
 
-    def init_params(self, key: Key[Array, ""]) -> dict:
-        size = (1,) * self.ndim
-        state = jax.ShapeDtypeStruct((1, *size, self.image_channels + self.out + self.hidden), jnp.float32)
-        t = jax.ShapeDtypeStruct((1,), jnp.int32)
-        make = partial(self.cell.lazy_init, at=arrays.coords(size), extent=size, method="everything")
-        return make(key, state, t)["params"]
+    def init(self, key: Key[Array, ""]) -> dict:
+        """Parameters before training."""
+        return self.cell.lazy_init(key, jax.ShapeDtypeStruct((1,), jnp.int32))["params"]
 
-    def newborn(
-        self,
-        x: Float[Array, "B *S C"],
-        key: Key[Array, " B"],
-        at: arrays.Coords | None = None,
-        extent: tuple[int, ...] | None = None,
-    ) -> Genes:
-        """Of fresh cells around ``x``: zeros, and N(0, 1) in the cell at the centre of the whole of ``extent``."""
-        extent, at = extent or x.shape[1:-1], at or arrays.coords(x.shape[1:-1])
+    def newborn(self, x: Float[Array, "B *S C"], key: Key[Array, " B"], place: Place | None = None) -> Genes:
+        """Of fresh cells around ``x``: zeros, and N(0, 1) in the cell at the centre of the whole."""
+        at, extent, _ = place or Place.of(x)
         centre = math.prod([(a == n // 2).astype(x.dtype) for a, n in zip(at, extent, strict=True)], start=1)[..., None]
-        draw = lambda i, channels: arrays.cell_normal(key, CENTRE + i, at, channels) * centre  # noqa: E731
-        hidden = draw(1, self.hidden) if self.hidden_seed == "centre" else jnp.zeros((*x.shape[:-1], self.hidden))
-        return Genes(draw(0, self.out), hidden)
+        out = arrays.cell_normal(key, CENTRE, at, self.predicts) * centre
+        if self.hidden_seed == "centre":
+            return Genes(out, arrays.cell_normal(key, CENTRE + 1, at, self.hidden) * centre)
+        return Genes(out, jnp.zeros((*x.shape[:-1], self.hidden)))
 
-    def begin(
-        self,
-        x: Float[Array, "B *S C"],
-        memory: Any,
-        key: Key[Array, " B"],
-        at: arrays.Coords | None = None,
-        extent: tuple[int, ...] | None = None,
-    ) -> Cells:
+    def begin(self, x: Float[Array, "B *S C"], memory: Any, key: Key[Array, " B"], place: Place) -> Cells:
         """The cells before the first step: of what ``memory`` has, and newborn in the rest."""
-        fresh = self.newborn(x, key, at, extent)
-        kept = [new if old is None else old for old, new in zip(memory or (None, None), fresh, strict=True)]
-        return Cells(x, *kept, jnp.zeros((), jnp.int32))
+        fresh = self.newborn(x, key, place)
+        genes = [new if old is None else old for old, new in zip(memory or (None, None), fresh, strict=True)]
+        return Cells(x, *genes, jnp.zeros((), jnp.int32))
 
-    def rule(
-        self,
-        params: dict,
-        t: Int[Array, " b"],
-        key: Key[Array, " B"],
-        at: arrays.Coords,
-        extent: tuple[int, ...],
-        cond: Float[Array, "B n"] | None = None,
-    ) -> Rule:
-        """The automaton at diffusion index ``t``, for cells ``at`` in a whole of ``extent``."""
-        params = {"params": params}
-        told = self.cell.apply(params, t, cond, at, extent, method="told")
-        fire = fires(key, self.steps, at, self.fire_rate)
+    def change(self, w: Attentive, modulation: Modulation) -> Callable[..., Float[Array, "B *S O"]]:
+        """The change of a step, as ``rule`` has it: (state, code) -> what is added to the state."""
+        how = {"w": w, "modulation": modulation, "heads": self.heads, "border": self.border}
+        if self.rule == "plain":
+            return partial(change, **how)
+        return partial(fast.attentive, **how, dtype=jnp.dtype(self.dtype))
 
-        def step(cells: Cells) -> Cells:
+    def step(self, params: dict, told: Num[Array, " b"], cond: Condition, key: Key[Array, " B"], place: Place) -> Rule:
+        """The automaton: cells to cells one step older."""
+        w, modulation = self.cell.apply({"params": params}, told, (cond or {}).get("label"))
+        index = sum(a * math.prod(place.extent[i + 1 :]) for i, a in enumerate(place.at))
+        fire, places = fires(key, self.steps, place.at, self.fire_rate), code(index, self.embed)[None]
+
+        def older(cells: Cells) -> Cells:
             state = jnp.concatenate([cells.image, cells.out, cells.hidden], -1)
-            d = self.cell.apply(params, state, told) * fire(cells.age)
-            d_out, d_hidden = jnp.split(d, (self.out,), -1)
+            d = self.change(w, modulation)(state, places) * fire(cells.age)
+            d_out, d_hidden = jnp.split(d, (self.predicts,), -1)
             return Cells(cells.image, cells.out + d_out, cells.hidden + d_hidden, cells.age + 1)
 
-        return step
+        return older
 
-    def rollout(self, rule: Rule) -> Rule:
-        """``steps`` steps of ``rule``; their gradient keeps what ``remat`` says."""
+    def rollout(self, rule: Rule, n: int) -> Rule:
+        """``n`` steps of ``rule``, whose gradient keeps what ``remat`` says."""
         if self.remat == "nested":
-            inner = max(1, round(self.steps**0.5))
-            whole, rest = repeated(repeated(rule, inner), self.steps // inner), repeated(rule, self.steps % inner)
-            return lambda cells: rest(whole(cells))
+            return nested(rule, n)
         keep = jax.checkpoint_policies.save_only_these_names(*KEPT.get(self.remat, ()))
-        return repeated(rule, self.steps, remat=self.remat != "none", policy=keep)
+        return repeated(rule, n, remat=self.remat != "none", policy=keep)
 
     def apply(
         self,
         params: dict,
         x: Float[Array, "B *S C"],
-        t: Int[Array, " b"],
-        cond: Float[Array, "B n"] | None,
+        told: Num[Array, " b"],
+        cond: Condition,
         memory: Any,
         key: Key[Array, " B"],
-        at: arrays.Coords | None = None,
-        extent: tuple[int, ...] | None = None,
+        place: Place | None = None,
     ) -> tuple[Float[Array, "B *S O"], Genes]:
-        """Prediction at x_t, of C or 2 C channels, and what the cells leave.
+        """The prediction at x_t, and what the cells leave. ``memory``: :class:`Genes` of an earlier call, or ().
 
-        ``t``: one index per image, or one for all; ``cond`` None is the null condition; ``memory``: :class:`Genes` of
-        an earlier call, or () for none.
+        ``told``: one time a sample, or one for all. ``cond`` None, or a row of zeros, is the null condition.
         """
-        extent, at = extent or x.shape[1:-1], at or arrays.coords(x.shape[1:-1])
-        rule = self.rule(params, t, key, at, extent, cond)
-        cells = self.rollout(rule)(self.begin(x, memory, key, at, extent))
+        chex.assert_rank(x, self.ndim + 2)
+        place = place or Place.of(x)
+        step = self.step(params, told, cond, key, place)
+        cells = self.rollout(step, self.steps)(self.begin(x, memory, key, place))
         return cells.out, Genes(cells.out, cells.hidden)
+
+    def growth(
+        self, params: dict, x: Float[Array, "B *S C"], told: Num[Array, " b"], cond: Condition, key: Key[Array, " B"]
+    ) -> Float[Array, "n B *S O"]:
+        """What the cells say before the first step of a call and after each."""
+        place = Place.of(x)
+        frames = trajectory(self.step(params, told, cond, key, place), self.steps, lambda cells: cells.out)
+        return frames(self.begin(x, (), key, place))

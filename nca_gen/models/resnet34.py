@@ -41,7 +41,7 @@ class Model:
     def network(self) -> nn.Module:
         return resnet.resnet34(self.classes, self.width)
 
-    def init_params(self, key: Key[Array, ""]) -> dict:
+    def init(self, key: Key[Array, ""]) -> dict:
         """Random ones, or those of ``weights`` below a random head."""
         params = self.network.init(key, jnp.zeros(EXAMPLE.shape))["params"]
         return params | self.ported()["params"] if self.weights else params

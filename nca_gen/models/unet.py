@@ -7,18 +7,20 @@ fields of :class:`Model` as given are our reading: 17,302,916 without labels and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key, Num
 
-from nca_gen import arrays
+from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError, unknown
 from nca_gen.nn.blocks import GROUPS, Attention, Norm, Residual, conv, doubled
-from nca_gen.nn.embeddings import Conditioning
+from nca_gen.nn.embeddings import Conditioning, TimeEmbedding
 
 
 class UNet(nn.Module):
@@ -31,16 +33,25 @@ class UNet(nn.Module):
     head: int
     classes: int
     outputs: int
+    level: bool
     remat: bool
     dtype: Any
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B *S C"], t: Int[Array, " b"], cond: Float[Array, "B n"] | None
+        self,
+        x: Float[Array, "B *S C"],
+        t: Num[Array, " b"],
+        label: Float[Array, "B n"] | None = None,
+        level: Num[Array, " B"] | None = None,
     ) -> Float[Array, "B *S _"]:
         how = {"dtype": self.dtype}
         residual, attention = (nn.remat(part) if self.remat else part for part in (Residual, Attention))
-        c = nn.silu(Conditioning(4 * self.width, self.classes, self.width, name="condition")(t, cond))
+        c = Conditioning(4 * self.width, self.classes, self.width, name="condition")(t, label)
+        if self.level:
+            level = jnp.zeros((1,)) if level is None else level
+            c = c + TimeEmbedding(4 * self.width, self.width, name="level")(level)
+        c = nn.silu(c)
 
         def block(x: Array, level: int, name: str) -> Array:
             x = residual(self.width * self.multipliers[level], **how, name=name)(x, c)
@@ -68,14 +79,16 @@ class UNet(nn.Module):
 
 @dataclass(frozen=True)
 class Model:
-    """Denoiser. ``apply(params, x, t, cond, memory, key) -> (prediction, memory)`` in any number of dimensions.
+    """Denoiser (:class:`nca_gen.contracts.Denoiser`) in any number of dimensions.
 
     ``width`` channels times one of ``multipliers`` at each level, of which each halves the sides of the one before;
     ``blocks`` residual blocks on the way down, one more on the way up. ``attention``: after which factors of halving
-    (1, 2, 4, ..) the blocks attend, in heads of ``head`` channels. ``classes``: columns of ``cond``, 0 for an
-    unconditional model. ``learned_variance``: the prediction has 2 C channels. ``remat`` "block": the gradient keeps
-    what enters a block, and not what is inside. ``dtype``: of products and activations; moments and parameters stay
-    float32. ``timesteps``: T of the diffusion; t enters as it is.
+    (1, 2, 4, ..) the blocks attend, in heads of ``head`` channels. ``classes``: columns of the condition "label", 0 for
+    an unconditional model. ``context_channels``: of the condition "image", a picture of the same grid that enters
+    beside x_t; 0 for none. ``level``: whether it is told how noisy that picture is, the condition "level". What is left
+    out of a condition is zero. ``learned_variance``: the prediction has 2 C channels. ``remat`` "block": the gradient
+    keeps what enters a block, and not what is inside. ``dtype``: of products and activations; moments and parameters
+    stay float32. The time that it is told enters as it is.
     """
 
     width: int = 64
@@ -84,12 +97,13 @@ class Model:
     attention: tuple[int, ...] = (1, 2)
     head: int = 32
     classes: int = 0
+    context_channels: int = 0
+    level: bool = False
     learned_variance: bool = True
     remat: str = "none"
     dtype: str = "float32"
     image_channels: int = 4
     ndim: int = 2
-    timesteps: int = 1000
 
     def __post_init__(self):
         for field, names in {"remat": ("none", "block"), "dtype": ("float32", "bfloat16")}.items():
@@ -101,40 +115,61 @@ class Model:
             )
 
     @property
-    def halo(self) -> None:
-        """Every cell depends on the whole image."""
-        return None
+    def reads(self) -> int:
+        """Channels of x_t."""
+        return self.image_channels
+
+    @property
+    def predicts(self) -> int:
+        """Channels of the prediction."""
+        return (2 if self.learned_variance else 1) * self.image_channels
+
+    @property
+    def conditions(self) -> Mapping[str, int]:
+        """The labels, a column each, a picture, and one number, where it is told them."""
+        channels = {"label": self.classes, "image": self.context_channels, "level": int(self.level)}
+        return {field: n for field, n in channels.items() if n}
+
+    def inference(self) -> Self:
+        """The model where no gradient is taken: itself."""
+        return self
 
     @property
     def network(self) -> UNet:
-        outputs = (2 if self.learned_variance else 1) * self.image_channels
+        """The flax module."""
         shape = (self.width, tuple(self.multipliers), self.blocks, tuple(self.attention), self.head)
-        return UNet(*shape, self.classes, outputs, self.remat == "block", self.dtype)
+        return UNet(*shape, self.classes, self.predicts, self.level, self.remat == "block", self.dtype)
 
-    def init_params(self, key: Key[Array, ""]) -> dict:
+    def init(self, key: Key[Array, ""]) -> dict:
+        """Parameters before training."""
         size = (2 ** (len(self.multipliers) - 1),) * self.ndim
-        x = jax.ShapeDtypeStruct((1, *size, self.image_channels), jnp.float32)
-        return self.network.lazy_init(key, x, jax.ShapeDtypeStruct((1,), jnp.int32), None)["params"]
+        x = jax.ShapeDtypeStruct((1, *size, self.image_channels + self.context_channels), jnp.float32)
+        return self.network.lazy_init(key, x, jax.ShapeDtypeStruct((1,), jnp.int32))["params"]
 
     def apply(
         self,
         params: dict,
         x: Float[Array, "B *S C"],
-        t: Int[Array, " b"],
-        cond: Float[Array, "B n"] | None,
+        told: Num[Array, " b"],
+        cond: Condition,
         memory: Any,
         key: Any,
-        at: arrays.Coords | None = None,
-        extent: tuple[int, ...] | None = None,
+        place: Place | None = None,
     ) -> tuple[Float[Array, "B *S _"], Any]:
-        """Prediction at x_t, of C or 2 C channels. ``t``: one index per image, or one for all.
+        """The prediction at x_t; ``memory`` as it is. ``told``: one time a sample, or one for all.
 
-        ``key``, ``at`` and ``extent`` are not used: the network draws nothing and knows no place.
+        ``key`` and ``place`` are not used: the network draws nothing and knows no place. Raises UserError where the
+        sides cannot be halved.
         """
+        chex.assert_rank(x, self.ndim + 2)
         whole = 2 ** (len(self.multipliers) - 1)
         if any(n % whole for n in x.shape[1:-1]):
             raise UserError(
                 f"images of {'x'.join(map(str, x.shape[1:-1]))} cannot be halved {len(self.multipliers) - 1} times; "
                 f"pad the data to a multiple of {whole} or shorten config.model.multipliers"
             )
-        return self.network.apply({"params": params}, x, t, cond), memory
+        cond = cond or {}
+        if self.context_channels:
+            nothing = jnp.zeros((*x.shape[:-1], self.context_channels), x.dtype)
+            x = jnp.concatenate([x, cond.get("image", nothing)], -1)
+        return self.network.apply({"params": params}, x, told, cond.get("label"), cond.get("level")), memory

@@ -42,6 +42,7 @@ class Model:
 
     @property
     def network(self) -> AutoencoderKL:
+        """The flax module."""
         return AutoencoderKL(**asdict(self))
 
     @property
@@ -49,7 +50,8 @@ class Model:
         """Pixels a side of a place of the latent."""
         return self.network.factor
 
-    def init_params(self, key: Key[Array, ""]) -> dict:
+    def init(self, key: Key[Array, ""]) -> dict:
+        """Parameters before training."""
         like = self.network.example()
         return self.network.init(key, jnp.zeros(like.shape, like.dtype))["params"]
 

@@ -1,4 +1,4 @@
-"""Normalisation and activation in one."""
+"""Normalisation, and with its activation in one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ SLOPE = 0.01  # of leaky_relu
 Affine = tuple[Float[Array, " h"], Float[Array, " h"]] | None
 
 
+def normed(y: Float[Array, "B *S h"], affine: Affine, eps: float = 1e-5) -> Float[Array, "B *S h"]:
+    """(y - mean) / deviation. ``affine`` given: GroupNorm(1, h) over channels and space. None: of each cell alone."""
+    axes = tuple(range(1, y.ndim)) if affine else (-1,)
+    mean, var = y.mean(axes, keepdims=True), y.var(axes, keepdims=True)
+    scale, shift = affine or (1.0, 0.0)
+    return (y - mean) / jnp.sqrt(var + eps) * scale + shift
+
+
 @jax.custom_vjp
 def activated(y: Float[Array, "B *S h"], affine: Affine) -> Float[Array, "B *S h"]:
-    """leaky_relu(norm(y)). ``affine`` given: GroupNorm(1, h) over channels and space. None: over each cell's channels.
+    """leaky_relu(:func:`normed`).
 
     The gradient is written out (Ioffe & Szegedy 2015, section 3): it keeps ``y`` alone, and not what follows.
     """

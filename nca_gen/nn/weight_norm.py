@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
+
+from nca_gen.nn.weights import Linear
 
 
-class Linear(NamedTuple):
-    """An affine map's effective weights; ``kernel`` is ``[*taps, Cin, Cout]``."""
+def uniform(key: Key[Array, ""], shape: tuple[int, ...], fan: tuple[int, ...]) -> Float[Array, "..."]:
+    """Draws between +-1/sqrt(product of ``fan``, the inputs of the layer), as torch's layers start."""
+    bound = 1.0 / jnp.sqrt(jnp.prod(jnp.array(fan)))
+    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
-    kernel: Float[Array, "..."]
-    bias: Float[Array, " Cout"]
+
+def length(v: Float[Array, "... Cout"]) -> Float[Array, " Cout"]:
+    """|v| of every output channel."""
+    return jnp.sqrt(jnp.sum(v * v, axis=tuple(range(v.ndim - 1))))
 
 
 class WeightNorm(nn.Module):
@@ -29,11 +35,10 @@ class WeightNorm(nn.Module):
 
     @nn.compact
     def __call__(self) -> Linear:
+        """The effective weights."""
         *fan, cout = self.shape
-        bound = 1.0 / jnp.sqrt(jnp.prod(jnp.array(fan)))
-        uniform = lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)  # noqa: E731
-        size = lambda v: jnp.sqrt(jnp.sum(v * v, axis=tuple(range(v.ndim - 1))))  # noqa: E731
-        v = self.param("v", uniform, self.shape)
-        g = self.param("g", nn.initializers.zeros if self.zero else lambda *_: size(v), (cout,))
-        bias = self.param("bias", nn.initializers.zeros if self.zero else uniform, (cout,))
-        return Linear(v * (g / size(v)), bias)
+        start = partial(uniform, fan=tuple(fan))
+        v = self.param("v", start, self.shape)
+        g = self.param("g", nn.initializers.zeros if self.zero else lambda *_: length(v), (cout,))
+        bias = self.param("bias", nn.initializers.zeros if self.zero else start, (cout,))
+        return Linear(v * (g / length(v)), bias)

@@ -1,0 +1,187 @@
+"""The rules of :mod:`nca_gen.models` as a CPU computes them fast: the same numbers up to the rounding of float32.
+
+What is constant over space is computed once and folded into kernels, gradients are written out (``dense``, ``norm``,
+``local_attention``), and what a gradient may keep has a name (``checkpoint_name``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float
+
+from nca_gen.ca.perceive import pad
+from nca_gen.ca.strips import in_strips
+from nca_gen.nn import dense
+from nca_gen.nn.embeddings import scalar_features
+from nca_gen.nn.local_attention import local_attention
+from nca_gen.nn.norm import activated
+from nca_gen.nn.weights import Attentive, Gated, Linear, Modulation
+
+Product = Callable[[Array, Array], Array]  # of padded cells and a kernel, one of nca_gen.ca.perceive
+
+
+def gated(
+    scalars: Float[Array, "b *s K"],
+    state: Float[Array, "B *S C"],
+    fire: Bool[Array, "*M"],
+    border: str,
+    *,
+    w: Gated,
+    product: Product,
+    dtype: Any,
+    strip: int = 0,
+) -> Float[Array, "B *S C"]:
+    """What a step adds to every cell: perception, two gated products, a norm between them; the mask of those that fire.
+
+    ``scalars`` condition every cell and may have batch and space axes of size 1; ``border`` is numpy's padding.
+    ``dtype``: of the products. ``strip`` > 0 takes about so many cells at a time, which a norm of the whole image does
+    not allow.
+    """
+    some = partial(_gated, w=w, product=product, dtype=dtype)
+    if not strip or w.norm or border == "constant":
+        return some(scalars, state, fire, border)
+    around = scalars if _constant(scalars) else pad(scalars, border)
+    return in_strips(partial(some, border=None), strip, around, pad(state, border), fire)
+
+
+def _gated(
+    scalars: Float[Array, "b *s K"],
+    state: Float[Array, "B *S C"],
+    fire: Bool[Array, "*M"],
+    border: str | None,
+    *,
+    w: Gated,
+    product: Product,
+    dtype: Any,
+) -> Float[Array, "B *T C"]:
+    """``border`` None: fields bring a halo of one, and the inside is asked for."""
+    around, centre = (partial(pad, mode=border), lambda x: x) if border else (lambda x: x, _inside)
+    e = _mlp(scalar_features(scalars), w.embedding)
+    gate0, gate1 = _mlp(centre(e), w.gate0), _mlp(centre(e), w.gate1)
+    c, k = state.shape[-1], e.shape[-1]
+
+    if _constant(e) and border != "constant":
+        # So is then all that e contributes, up to the border: it enters as one constant, before the norm.
+        taps, taps_e = jnp.split(w.perceive.kernel, (c,), -2)
+        seen_e = e @ taps_e.sum(tuple(range(taps_e.ndim - 2))) + w.perceive.bias
+        gate, gate_e, gate_seen = jnp.split(gate0, (c, c + k), -1)
+        fc0, fc0_e, fc0_seen = jnp.split(w.fc0.kernel, (c, c + k), 0)
+        bias = (e * gate_e) @ fc0_e + (seen_e * gate_seen) @ fc0_seen + w.fc0.bias
+        z, gate0, fc0 = state, jnp.concatenate([gate, gate_seen], -1), jnp.concatenate([fc0, fc0_seen])
+        seen = product(around(z).astype(dtype), taps.astype(dtype))
+    else:
+        z = jnp.concatenate([state, jnp.broadcast_to(e, (*state.shape[:-1], k))], -1)
+        seen = product(around(z).astype(dtype), w.perceive.kernel.astype(dtype)) + w.perceive.bias
+        fc0, bias = w.fc0
+
+    y = jnp.concatenate([centre(z), checkpoint_name(seen, "seen")], -1)
+    y = checkpoint_name(_gate(y, gate0, fc0, bias, dtype), "fc0")
+    return _gate(activated(y, w.norm), gate1, *w.fc1, dtype) * fire
+
+
+def _mlp(x: Float[Array, "*S I"], layers: tuple[Linear, Linear]) -> Float[Array, "*S O"]:
+    """Affine, SiLU, affine; of rows, because the gradient of a product with more axes is slow on a CPU."""
+    first, last = layers
+    rows = jax.nn.silu(x.reshape(-1, x.shape[-1]) @ first.kernel + first.bias) @ last.kernel + last.bias
+    return rows.reshape(*x.shape[:-1], -1)
+
+
+def _constant(field: Float[Array, "b *S C"]) -> bool:
+    """True where a field has one value for all cells of an image: its space axes have size 1."""
+    return max(field.shape[1:-1]) == 1
+
+
+def _inside(x: Float[Array, "b *S C"]) -> Float[Array, "b *T C"]:
+    """``x`` without a border of one cell; a constant field as it is."""
+    return x if _constant(x) else x[(slice(None), *[slice(1, -1)] * (x.ndim - 2))]
+
+
+def _gate(
+    x: Float[Array, "B *S I"],
+    gate: Float[Array, "b *s I"],
+    kernel: Float[Array, "I O"],
+    bias: Float[Array, "... O"],
+    dtype: Any,
+) -> Float[Array, "B *S O"]:
+    """(x * gate) @ kernel + bias, accumulated in float32; the bias is constant over space.
+
+    A constant gate goes into the kernel: one pass over x less, both ways.
+    """
+    if _constant(gate):
+        kernel = gate.reshape(gate.shape[0], -1, 1) * kernel
+    else:
+        x = x * gate
+    kernel = kernel.astype(dtype)
+    x, kernel = x.astype(dtype), jnp.broadcast_to(kernel, (x.shape[0], *kernel.shape[-2:]))
+    if x.shape[-1] > kernel.shape[-1]:
+        return dense.linear(x, kernel) + bias
+    bias = bias.reshape(-1, 1, bias.shape[-1])
+    return dense.affine(x, kernel, jnp.broadcast_to(bias, (x.shape[0], *bias.shape[-2:])))
+
+
+def attentive(
+    state: Float[Array, "B *S C"],
+    code: Float[Array, "1 *S D"],
+    *,
+    w: Attentive,
+    modulation: Modulation,
+    heads: int,
+    border: str,
+    dtype: Any,
+) -> Float[Array, "B *S O"]:
+    """What a step adds to every cell that fires: local attention, then an MLP, each behind a norm and with a gate.
+
+    ``code``: of the place of each cell. ``dtype``: of the products.
+    """
+    e = affine(state, w.embedding) + code
+    shift, scale, gate = modulation.attention
+    qkv = _named("qkv", affine(_modulated(e, w.norm0, shift, scale), w.qkv, dtype), dtype)
+    parts = (part.reshape(*e.shape[:-1], heads, -1) for part in jnp.split(qkv, 3, -1))
+    e = e + gate * _named("proj", affine(local_attention(*parts, border).reshape(e.shape), w.proj, dtype), dtype)
+    shift, scale, gate = modulation.mlp
+    y = _named("fc0", affine(_modulated(e, w.norm1, shift, scale), w.fc0, dtype), dtype).astype(jnp.float32)
+    e = e + gate * _named("fc1", affine(_gelu(y), w.fc1, dtype), dtype)
+    shift, scale = modulation.last
+    return affine(_normed(e, shift, 1 + scale, 1e-6), w.last)
+
+
+def affine(x: Float[Array, "*S I"], layer: Linear, dtype: Any = jnp.float32) -> Float[Array, "*S O"]:
+    """``layer`` of ``x``: products in ``dtype``, the rest and the result in float32."""
+    y = dense.product(x, layer.kernel, dtype)
+    return y if layer.bias is None else y + layer.bias
+
+
+def _named(name: str, x: Float[Array, "*S"], dtype: Any) -> Float[Array, "*S"]:
+    """``x`` in ``dtype``, as a gradient may keep it."""
+    return checkpoint_name(x.astype(dtype), name)
+
+
+def _modulated(
+    x: Float[Array, "B *S D"],
+    norm: tuple[Float[Array, " D"], Float[Array, " D"]],
+    shift: Float[Array, "b *s D"],
+    scale: Float[Array, "b *s D"],
+) -> Float[Array, "B *S D"]:
+    """A LayerNorm with scale and bias of its own, and then those of the condition, in one."""
+    own, bias = norm
+    return _normed(x, bias * (1 + scale) + shift, own * (1 + scale), 1e-5)
+
+
+def _normed(
+    x: Float[Array, "B *S D"], shift: Float[Array, "b *s D"], scale: Float[Array, "b *s D"], eps: float
+) -> Float[Array, "B *S D"]:
+    """Each cell over its features, then ``scale`` and ``shift``."""
+    mean = x.mean(-1, keepdims=True)
+    rate = jax.lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + eps)
+    return (x - mean) * (rate * scale) + shift
+
+
+def _gelu(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """Exact, by erf: jax.nn.gelu takes erfc, which is three times the work on a CPU."""
+    return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
