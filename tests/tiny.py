@@ -16,19 +16,19 @@ T = 12
 
 def diff(**changes):
     """A Diff-NCA of 8 channels; not the zero map unless asked for."""
-    return diff_nca.Model(**{"channels": 8, "hidden": 16, "steps": 4, "init": "torch", "timesteps": T} | changes)
+    return diff_nca.Model(**{"channels": 8, "hidden": 16, "steps": 4, "start": "torch", "timesteps": T} | changes)
 
 
 def fourier(**changes):
     """A FourierDiff-NCA that looks at 4 x 4 coefficients: images from 8 x 8 on."""
-    small = {"channels": 8, "hidden": 16, "steps": 4, "init": "torch", "timesteps": T, "window": 4, "fourier_steps": 5}
+    small = {"channels": 8, "hidden": 16, "steps": 4, "start": "torch", "timesteps": T, "window": 4, "fourier_steps": 5}
     return fourier_diff_nca.Model(**small | changes)
 
 
 def cells(**changes):
     """A GeCA of 16 features that knows 3 classes."""
     small = {"embed": 16, "heads": 2, "mlp": 16, "hidden": 4, "steps": 3, "classes": 3, "image_channels": 3}
-    return geca.Model(**small | {"timesteps": T} | changes)
+    return geca.Model(**small | changes)
 
 
 def params(model, seed=0):
@@ -75,7 +75,7 @@ def config(**changes):
     """The config of a Diff-NCA that is built, trained and sampled in seconds; ``changes`` by dotted path."""
     c = ConfigDict()
     c.seed = 3
-    c.model = {"name": "diff_nca", "channels": 8, "hidden": 16, "steps": 4, "norm": "cell", "init": "torch"}
+    c.model = {"name": "diff_nca", "channels": 8, "hidden": 16, "steps": 4, "norm": "cell", "start": "torch"}
     c.model.image_channels = 3
     c.codec = {"mean": (0.0,), "std": (1.0,), "block": 1}
     c.diffusion = {"name": "discrete", "schedule": "cosine", "timesteps": T, "prediction": "v"}
