@@ -10,19 +10,20 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
 from nca_gen import arrays
+from nca_gen.errors import UserError
 
 
 def roomy(shape: Sequence[int], size: int) -> None:
-    """Raises ValueError where an axis is shorter than ``2 * size``: its window would hold aliases."""
+    """Raises UserError where an axis is shorter than ``2 * size``: its window would hold aliases."""
     if min(shape) < 2 * size:
-        raise ValueError(f"a Fourier window of {size} needs images of at least {2 * size} pixels a side, got {shape}")
+        raise UserError(f"a Fourier window of {size} needs images of at least {2 * size} pixels a side, got {shape}")
 
 
 def window(x: Float[Array, "B *S C"], size: int) -> Complex[Array, "B *K C"]:
     """The ``size`` lowest non-negative frequencies per axis of the spatial DFT, mean at index 0.
 
     Taking quadrant ``[n//2 : n//2 + size]`` of the shifted spectrum is taking ``[:size]`` of the plain
-    one. Raises ValueError as :func:`roomy`.
+    one. Raises UserError as :func:`roomy`.
     """
     roomy(x.shape[1:-1], size)
     axes = tuple(range(1, x.ndim - 1))

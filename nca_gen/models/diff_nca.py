@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Key, Num
 
 from nca_gen.ca import perceive
 from nca_gen.ca.fire import fires
-from nca_gen.ca.rollout import Rule, nested, repeated, trajectory
+from nca_gen.ca.rollout import Rule, rollout, trajectory
 from nca_gen.ca.seed import Cells, seed
 from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError, unknown
@@ -29,8 +29,8 @@ from nca_gen.nn.norm import SLOPE, normed
 from nca_gen.nn.weight_norm import WeightNorm
 from nca_gen.nn.weights import Gated, Linear
 
-# What the gradient keeps of each step beside the cells; the rest it computes again.
-KEPT = {"step": (), "seen": ("moments", "seen"), "fc0": ("moments", "seen", "fc0")}
+# What the gradient keeps of each step beside the cells; the rest is computed again.
+SAVED = {"step": (), "seen": ("moments", "seen"), "fc0": ("moments", "seen", "fc0")}
 STRIP = 2048  # cells a core: what a step makes of them are a few MB
 
 
@@ -124,7 +124,7 @@ class Model:
             start=("zero", "torch"),
             rule=("fast", "plain"),
             conv=("shifted", "gathered", "scattered", "split", "convolved"),
-            remat=("none", *KEPT, "nested"),
+            remat=("none", *SAVED, "nested"),
             dtype=("float32", "bfloat16"),
             border=("reflect", "wrap"),
         )
@@ -219,13 +219,6 @@ class Model:
         """The cells before the first step in image space."""
         return seed(x, self.image_channels, self.channels - 2 * self.image_channels)
 
-    def rollout(self, rule: Rule, n: int) -> Rule:
-        """``n`` steps of ``rule``, whose gradient keeps what ``remat`` says."""
-        if self.remat == "nested":
-            return nested(rule, n)
-        keep = jax.checkpoint_policies.save_only_these_names(*KEPT.get(self.remat, ()))
-        return repeated(rule, n, remat=self.remat != "none", policy=keep)
-
     def apply(
         self,
         params: dict,
@@ -240,7 +233,7 @@ class Model:
         chex.assert_rank(x, self.ndim + 2)
         place = place or Place.of(x)
         step = self.step(params, told, key, place)
-        cells = self.rollout(step, self.steps)(self.begin(params, x, told, place))
+        cells = rollout(step, self.steps, self.remat, SAVED)(self.begin(params, x, told, place))
         return cells.out, memory
 
     def growth(

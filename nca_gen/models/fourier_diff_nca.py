@@ -10,6 +10,7 @@ from jaxtyping import Array, Complex, Float, Key, Num
 
 from nca_gen import arrays
 from nca_gen.ca import fourier
+from nca_gen.ca.rollout import rollout
 from nca_gen.ca.seed import Cells, seed
 from nca_gen.contracts import Place
 from nca_gen.models import diff_nca
@@ -73,7 +74,7 @@ class Model(diff_nca.Model):
             return self.update(w, scalars, cells, jnp.ones((), bool), "constant")
 
         out, hidden = self.image_channels, self.channels - 2 * self.image_channels
-        cells = self.rollout(older, self.fourier_steps)(seed(planes(f), 2 * out, 2 * hidden))
+        cells = rollout(older, self.fourier_steps, self.remat, diff_nca.SAVED)(seed(planes(f), 2 * out, 2 * hidden))
         return spectrum(cells.out), spectrum(cells.hidden)
 
     def share(self, x: Float[Array, "B *S I"], place: Place, core: Num[Array, "n 2"]) -> Float[Array, "B *K D"]:

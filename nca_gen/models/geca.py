@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 from nca_gen import arrays
 from nca_gen.ca.fire import fires
-from nca_gen.ca.rollout import Rule, nested, repeated, trajectory
+from nca_gen.ca.rollout import Rule, rollout, trajectory
 from nca_gen.ca.seed import Cells
 from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError, unknown
@@ -29,8 +29,8 @@ from nca_gen.nn.embeddings import Conditioning
 from nca_gen.nn.local_attention import BORDERS
 from nca_gen.nn.weights import Attentive, Linear, Modulation
 
-# What the gradient keeps of each step beside the cells; the rest it computes again.
-KEPT = {"step": (), "out": ("proj", "fc1"), "qkv": ("proj", "fc1", "qkv"), "fc0": ("proj", "fc1", "qkv", "fc0")}
+# What the gradient keeps of each step beside the cells; the rest is computed again.
+SAVED = {"step": (), "out": ("proj", "fc1"), "qkv": ("proj", "fc1", "qkv"), "fc0": ("proj", "fc1", "qkv", "fc0")}
 CENTRE = 1 << 20  # steps of a draw: far beyond the ages that the fire masks use
 
 
@@ -224,7 +224,7 @@ class Model:
             hidden_seed=("zeros", "centre"),
             border=BORDERS,
             rule=("fast", "plain"),
-            remat=("none", *reversed(KEPT), "nested"),
+            remat=("none", *reversed(SAVED), "nested"),
             dtype=("float32", "bfloat16"),
         )
         for field, names in allowed.items():
@@ -312,13 +312,6 @@ class Model:
 
         return older
 
-    def rollout(self, rule: Rule, n: int) -> Rule:
-        """``n`` steps of ``rule``, whose gradient keeps what ``remat`` says."""
-        if self.remat == "nested":
-            return nested(rule, n)
-        keep = jax.checkpoint_policies.save_only_these_names(*KEPT.get(self.remat, ()))
-        return repeated(rule, n, remat=self.remat != "none", policy=keep)
-
     def apply(
         self,
         params: dict,
@@ -336,7 +329,7 @@ class Model:
         chex.assert_rank(x, self.ndim + 2)
         place = place or Place.of(x)
         step = self.step(params, told, cond, key, place)
-        cells = self.rollout(step, self.steps)(self.begin(x, memory, key, place))
+        cells = rollout(step, self.steps, self.remat, SAVED)(self.begin(x, memory, key, place))
         return cells.out, Genes(cells.out, cells.hidden)
 
     def growth(

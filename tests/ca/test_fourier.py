@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nca_gen.ca import fourier
+from nca_gen.errors import UserError
 
 window = jax.jit(fourier.window, static_argnums=1)
 unwindow = jax.jit(fourier.unwindow, static_argnums=1)
@@ -86,7 +87,7 @@ def test_there_and_back_for_band_limited_signals(size):
 
 @pytest.mark.parametrize("size", [(15, 16), (16, 15), (4, 40)])
 def test_too_small_images_are_refused(size):
-    with pytest.raises(ValueError, match="at least 16 pixels a side"):
+    with pytest.raises(UserError, match="at least 16 pixels a side"):
         window(images(1, *size, 1), 8)
 
 
