@@ -1,4 +1,4 @@
-"""What becomes of the scores where steps inherit nothing, or more or less of the step before, with and without guidance?
+"""What becomes of the scores where steps inherit nothing, less or more of the step before, and with more guidance?
 
 The ablation of gene heredity (Elbatel et al. 2024, GeCA, table 3).
 """

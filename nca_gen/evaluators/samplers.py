@@ -1,4 +1,4 @@
-"""What do fewer denoising steps, other samplers, fewer steps of cells or coarser products cost, and what do they save?"""
+"""What do fewer denoising steps, other samplers, fewer steps of cells, coarser products cost, and what do they save?"""
 
 from __future__ import annotations
 

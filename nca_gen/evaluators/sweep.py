@@ -101,9 +101,9 @@ def ladder(facts: dict[str, Any]) -> list[str]:
     """The lines of the table, for a screen."""
     names = headlines(facts)
     first, second, *_ = facts["rows"][0]
-    rows = [
-        [label(row), str(row[second]), *(f"{row['scores'][name]:.4g}" for name in names)]
-        + [f"{row['seconds']:.2f}", f"{row['images_per_second']:.3g}"]
-        for row in facts["rows"]
-    ]
+    rows = []
+    for row in facts["rows"]:
+        values = [f"{row['scores'][name]:.4g}" for name in names]
+        cost = f"{row['seconds']:.2f}", f"{row['images_per_second']:.3g}"
+        rows.append([label(row), str(row[second]), *values, *cost])
     return screen.aligned([first, second, *names, "seconds", "images/s"], rows)

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nca_gen.report import markup, report
+from nca_gen import contracts, screen
+from nca_gen.contracts import Figure, Table
+from nca_gen.errors import UserError
+from nca_gen.report import embed, files, report, words
 
 PICTURES = ("real", "samples", "large", "neighbours", "nca_strip", "diffusion_strip")
 COMMAND = "python -m nca_gen.main --config=configs/x.py --workdir=/home/someone/runs/a --config.data.name='a <b'"
@@ -76,6 +79,10 @@ def scores(step: int, **values: float) -> dict:
     }
 
 
+def show(folder: Path, name: str, page: contracts.Page) -> None:
+    dump(folder / f"{name}.json", files.written(page))
+
+
 def log(path: Path, rows: list[dict], tail: str = "") -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
 
@@ -84,8 +91,9 @@ def log(path: Path, rows: list[dict], tail: str = "") -> None:
 def workdir(tmp_path: Path) -> Path:
     model = {"name": "diff_nca", "channels": 96, "note": "<script>alert(1)</script>"}
     data = {"name": "tissue", "patch": [64, 48], "path": "/home/someone/secret folder/slides"}
-    train = {"steps": 1000, "batch": 16, "eval_every": 200}
-    dump(tmp_path / "config.json", {"seed": 0, "model": model, "data": data, "train": train})
+    train = {"steps": 1000, "batch": 16}
+    evals = {"scores": {"every": 200}, "films": {"every": 400}, "nearest": {"every": 0}}
+    dump(tmp_path / "config.json", {"seed": 0, "model": model, "data": data, "train": train, "evals": evals})
     environment = {
         "command": COMMAND,
         "argv": ["/home/someone/nca_gen/main.py"],
@@ -122,28 +130,41 @@ def embedded(page: Page) -> list[bytes]:
 
 
 def test_pictures_are_embedded_byte_by_byte(workdir):
+    """Of every page the newest, of the first one its first picture over training too; captions may be bold in part."""
     folder = workdir / "eval" / "00001000"
     planted = [plant(folder, stem, seed) for seed, stem in enumerate(PICTURES)]
     planted += [animate(folder, stem, seed) for seed, stem in enumerate(("nca", "diffusion"), 10)]
     earlier = plant(workdir / "eval" / "00000200", "samples", 20)
     plant(workdir / "eval" / "00000200", "large", 21)  # the newest only
-    _, page = read(workdir)
+    pair = [Figure("samples.png", "**Generated** at step 1,000"), Figure("real.png", "Real")]
+    show(folder, "scores", contracts.Page("Samples", figures=[*pair, Figure("large.png", "One large", "wide")]))
+    show(folder, "nearest", contracts.Page("Nearest training images", figures=[Figure("neighbours.png", "", "strip")]))
+    films = [Figure(f"{stem}.webp", "<b>", "film", f"{stem}_strip.png") for stem in ("nca", "diffusion")]
+    show(folder, "films", contracts.Page("How an image grows", figures=films, intro="(64 x 48)"))
+    html, page = read(workdir)
     assert sorted(embedded(page)) == sorted([*planted, earlier])
     kinds = {image["src"].split(";")[0] for image in page.images}
     assert kinds == {"data:image/png", "data:image/webp"}
     for word in (
         "Generated at step 1,000",
+        "Samples over training",
         "Step 200",
-        "(64 \N{MULTIPLICATION SIGN} 48)",
+        "(64 x 48)",
         "How an image grows",
         "Nearest training images",
     ):
         assert word in page.text
+    assert "<b>Generated</b> at" in html
+    assert html.count("&lt;b&gt;") == 2
+    order = [html.index(f"<h2>{title}") for title in ("Samples<", "Samples over", "How an image", "Nearest")]
+    assert order == sorted(order)  # that of config.evals
 
 
 def test_small_pictures_grow_by_whole_factors_and_large_ones_do_not(workdir):
-    plant(workdir / "eval" / "00001000", "samples", 0, (130, 65))
-    plant(workdir / "eval" / "00001000", "real", 1, (600, 20))
+    folder = workdir / "eval" / "00001000"
+    plant(folder, "samples", 0, (130, 65))
+    plant(folder, "real", 1, (600, 20))
+    show(folder, "scores", contracts.Page("", figures=[Figure("samples.png", ""), Figure("real.png", "")]))
     _, page = read(workdir)
     small, large = page.images
     assert (small["width"], small["height"], small["class"]) == ("520", "260", "big")
@@ -173,27 +194,38 @@ def test_scores_their_protocol_direction_and_course(workdir):
     ]  # one point is none
 
 
-def test_samplers_and_steps(workdir):
+def test_a_table_and_its_pictures(workdir):
     """A row and a strip for each; a strip that is missing, or that is no picture of this folder, leaves its row."""
     folder = workdir / "eval" / "00001000"
     dump(folder / "scores.json", scores(1000, swd=1.0))
     strips = [plant(folder, stem, seed) for seed, stem in enumerate(("sampler_ddpm_300", "sampler_ddim_20"))]
     plant(workdir, "elsewhere", 9)
-    rows = [
-        {"sampler": "ddpm", "steps": 300, "seconds": 81.5, "picture": "sampler_ddpm_300.png"},
-        {"sampler": "ddim", "steps": 20, "seconds": 5.25, "picture": "sampler_ddim_20.png"},
-        {"sampler": "a <b", "steps": 7, "seconds": 2.5, "picture": "../../elsewhere.png"},
-    ]
-    values = [{"swd": 11.5, "swd_48": 3.25, "kid": 0.5}, {"swd": 12.5, "kid": 0.25}, {"swd": float("nan")}]
-    found = scores(1000) | {"rows": [row | {"scores": v} for row, v in zip(rows, values, strict=True)]}
-    dump(folder / "samplers.json", found)
+    names = ("sampler_ddpm_300.png", "sampler_ddim_20.png", "../../elsewhere.png", "missing.png")
+    rows = [["ddpm", 300, 11.5, 0.5, 81.5], ["ddim", 20, 12.5, 0.25, 5.25], ["a <b", 7, float("nan"), None, 2.5]]
+    table = Table("", ["Sampler", "Steps", "swd", "kid", "Seconds"], rows)
+    figures, intro = [Figure(name, f"**{name}**", "strip") for name in names], "67 samples by each"
+    facts = {"protocol": scores(1000)["protocol"]}
+    show(folder, "samplers", contracts.Page("Fewer steps", figures=figures, tables=[table], facts=facts, intro=intro))
     _, page = read(workdir)
     table = page.text.split("Fewer steps")[1]
     for line in ("67 samples by each", "Steps swd ↓ kid ↑ Seconds", "ddpm 300 11.5 0.5 81.5", "ddim 20 12.5 0.25 5.25"):
         assert line in table
     assert "a <b 7 not finite n/a 2.5" in table
-    assert "swd_48" not in table
     assert sorted(embedded(page)) == sorted(strips)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        {"page": 3},
+        {"page": {"figures": 3, "tables": [1, {}], "curves": {"a": 3}}},
+        {"page": {"figures": [{}, {"file": 3}, {"file": "../config.json"}], "tables": [{"columns": 3}]}},
+        {"page": {"tables": [{"columns": ["a"], "rows": [1, [2], "x"]}], "curves": {"a": [[1, 2], [3], [4, "x"]]}}},
+    ],
+)
+def test_pages_that_are_something_else(workdir, junk):
+    dump(workdir / "eval" / "00001000" / "scores.json", junk)
+    read(workdir)
 
 
 @pytest.mark.parametrize("junk", [[1], {"rows": 3}, {"rows": [1, {}]}, {"rows": [{"scores": [], "picture": 0}]}])
@@ -204,12 +236,12 @@ def test_samplers_that_are_something_else(workdir, junk):
 
 def test_summary_curves_and_speed(workdir):
     html, page = read(workdir)
-    for words in (
+    for said in (
         "diff_nca with 330,440 parameters, trained on tissue in patches of 64 \N{MULTIPLICATION SIGN} 48 pixels",
         "for 1,000 steps of 16 images (8.3 min of computing).",  # 500 s at 32 images a second
         "samples and scores come every 200 steps and at the end",
     ):
-        assert words in page.text
+        assert said in page.text
     assert "32 images per second (median)" in page.text
     for name in ("Loss", "Learning rate", "Images per second"):
         assert f'aria-label="{name}' in html
@@ -247,7 +279,7 @@ def test_what_is_logged_again_replaces_what_was(workdir):
     first = [{"step": s, "loss": 100.0} for s in range(10, 60, 10)]
     again = [{"step": s, "loss": 0.25} for s in range(10, 60, 10)]
     log(workdir / "metrics.jsonl", first + again)
-    assert report.read_log(workdir / "metrics.jsonl") == {"loss": dict.fromkeys(range(10, 60, 10), 0.25)}
+    assert files.read_log(workdir / "metrics.jsonl") == {"loss": dict.fromkeys(range(10, 60, 10), 0.25)}
 
 
 def test_a_killed_run_has_a_report(workdir):
@@ -272,7 +304,7 @@ def test_files_that_hold_something_else(tmp_path, junk):
     (tmp_path / "eval" / "00000001").mkdir(parents=True)
     (tmp_path / "eval" / "00000001" / "scores.json").write_text('{"scores": {"a": "b"}, "protocol": 3, "counts": [1]}')
     _, page = read(tmp_path)
-    assert "a n/a" in page.text
+    assert "a not finite" in page.text
 
 
 def test_an_empty_workdir(tmp_path):
@@ -291,8 +323,7 @@ def test_a_long_run_gives_a_small_page(workdir):
 
 
 def test_a_picture_too_large_is_named(workdir, monkeypatch):
-    for module in (markup, report):
-        monkeypatch.setattr(module, "LARGEST", 5000)
+    monkeypatch.setattr(embed, "LARGEST", 5000)
     plant(workdir / "eval" / "00001000", "large", 0, (100, 100))
     small = plant(workdir / "eval" / "00001000", "samples", 1)
     _, page = read(workdir)
@@ -305,7 +336,7 @@ def test_a_failed_write_leaves_the_old_report(workdir, monkeypatch):
     before = (workdir / "report.html").read_bytes()
     monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(OSError("no space")))
     (workdir / "config.json").write_text("{}")
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match="no space"):
         report.write(workdir)
     assert (workdir / "report.html").read_bytes() == before
 
@@ -322,35 +353,52 @@ def test_a_failed_write_leaves_the_old_report(workdir, monkeypatch):
     ],
 )
 def test_private_paths(value, shown):
-    assert markup.private(value) == shown
+    assert words.private(value) == shown
 
 
 def test_numbers_and_durations():
     numbers = [330440, 1.0, 0.123456, 1.6e-3, 12345.678, -2.5, 5e-12, float("-inf"), None, "x", True]
-    assert [markup.number(n) for n in numbers] == [
+    assert [words.number(n) for n in numbers] == [
         *("330,440", "1", "0.1235", "0.0016", "12,346", "-2.5", "5e-12", "not finite", "n/a", "n/a", "n/a")
     ]
-    assert [markup.duration(s) for s in (1.25, 93, 150, 3600, 9000, 90000, 400000)] == [
+    assert [screen.duration(s) for s in (1.25, 93, 150, 3600, 9000, 90000, 400000)] == [
         *("1.2 s", "93 s", "2.5 min", "60 min", "2.5 hours", "25 hours", "4.6 days")
     ]
 
 
-def test_heredity_growth_and_pictures(tmp_path):
-    """Two settings a row with their samples; the strip of growth; what a task shows; a curve of the hidden state."""
+def test_evaluations_of_before_there_were_pages(tmp_path):
+    """Settings and their scores, the samples of each, what was known beside, a curve: all of it is there."""
     folder = tmp_path / "eval" / "00000010"
     folder.mkdir(parents=True)
-    for name in ("heredity_out_1.5", "growth", "grades", "before"):
-        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+    planted = [plant(folder, name, seed) for seed, name in enumerate(("heredity_out_1.5", "growth", "nca_strip"))]
+    planted.append(animate(folder, "nca", 4))
     row = {"heredity": "out", "guidance": 1.5, "picture": "heredity_out_1.5.png", "scores": {"kid": 0.0442}}
     protocol = {"protocol": {"kid": "Lower is better."}, "counts": {"generated": 20}}
-    (folder / "heredity.json").write_text(json.dumps(protocol | {"rows": [row | {"seconds": 7.5}]}))
-    (folder / "growth.json").write_text(json.dumps({"growth": [2, 12, 32], "own": 12}))
-    facts = {"scores": {"kid": 0.01}, "pictures": ["before"], "hidden_rms": [0.5, 1.5, 3.25]}
-    (folder / "scores.json").write_text(json.dumps(protocol | facts))
-    html = report.write(tmp_path).read_text()
-    for said in ("Heredity", "0.0442", "the prediction inherited, guidance 1.5", "2, 12, 32 steps", "learned with\n12"):
-        assert said.replace("\n", " ") in html
-    assert "Every class" in html
-    assert "Before at step 10" in html
-    assert "Inherited hidden state" in html
-    assert "3.25" in html
+    dump(folder / "heredity.json", protocol | {"rows": [row | {"seconds": 7.5}]})
+    dump(folder / "growth.json", {"growth": [2, 12, 32], "own": 12})
+    dump(folder / "scores.json", protocol | {"scores": {"kid": 0.01}, "hidden_rms": [0.5, 1.5, 3.25]})
+    html, page = read(tmp_path)
+    for said in ("Heredity Guidance Seconds kid ↓ out 1.5 7.5 0.0442", "Growth 2, 12, 32", "Own 12", "Hidden rms 3.25"):
+        assert said in page.text
+    assert "Growth at step 10." in page.text
+    assert "20 generated images" in page.text
+    assert sorted(embedded(page)) == sorted(planted)
+    assert html.count('class="film"') == 1
+
+
+def test_pages_of_other_verbs(tmp_path):
+    """Tables, pictures, curves, notes and protocols of any pages, escaped, under one title."""
+    picture = plant(tmp_path, "a", 0)
+    facts = {"protocol": {"kid": "Lower is better."}, "notes": {"kid": ["few <images>"]}}
+    table = Table("By fold", ["Run", "kid"], [["a & b", 0.25]], "an intro")
+    curve = {"Seconds": [(0.0, 1.0), (1.0, 4.0)]}
+    pages = [contracts.Page("One", figures=[Figure("a.png", "of **a**")], tables=[table], facts=facts, curves=curve)]
+    html = report.render("Side by side", pages, tmp_path, over="nca_gen · study", intro="What was **done**.")
+    page = Page(html)
+    assert page.open == []
+    assert embedded(page) == [picture]
+    for said in ("nca_gen · study", "Side by side", "What was done .", "By fold", "an intro", "Run kid ↓ a & b 0.25"):
+        assert said in page.text
+    for said in ("of a", "few <images>", "kid Lower is better.", "Seconds 4"):
+        assert said in page.text
+    assert 'aria-label="Seconds"' in html
