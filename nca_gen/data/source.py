@@ -95,17 +95,15 @@ class Source(Sequence):
         the patch; beyond the edge of what there is, the nearest place is repeated. ``rng`` draws the image where only
         its distribution is known (``moments``); without it the image is the mean.
         """
-        whole: Example = {} if self.window else self[i]
-        about = {name: value for name, value in whole.items() if name not in ("image", "moments", *self.fields)}
-        arrays = {name: whole[name] for name in self.fields if whole} | ({"image": drawn(whole, rng)} if whole else {})
-
-        def cut(name: str, box: Box, k: int = 1) -> Grid:
-            return self.window(i, name, box, k) if self.window else images.reduce(clipped(arrays[name], box), k)
-
-        patch = {name: cut(name, box) for name in ("image", *self.fields)}
-        if self.context_factor > 1:
-            patch["context"] = cut("image", around(box, self.context_factor), self.context_factor)
-        return (self.head(i) if self.window else about) | patch
+        k, parts = self.context_factor, [(name, name, box, 1) for name in ("image", *self.fields)]
+        if k > 1:
+            parts.append(("context", "image", around(box, k), k))
+        if self.window:
+            return self.head(i) | {name: self.window(i, field, where, k) for name, field, where, k in parts}
+        whole = dict(self[i])
+        whole["image"] = drawn(whole, rng)
+        whole.pop("moments", None)
+        return whole | {name: images.reduce(clipped(whole[field], where), k) for name, field, where, k in parts}
 
 
 @dataclass(frozen=True, eq=False)
