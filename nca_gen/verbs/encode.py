@@ -3,101 +3,124 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
-from nca_gen import build
-from nca_gen.data import latents
-from nca_gen.data.source import SPLITS, Example, Source, progress
-from nca_gen.errors import UserError, unknown
-from nca_gen.io import images, weights
-from nca_gen.runtime import mesh
-from nca_gen.runtime.log import replace, say, writing
-from nca_gen.verbs.generate import restore
+from nca_gen import build, screen
+from nca_gen.contracts import Autoencoder
+from nca_gen.data import flips, latents
+from nca_gen.data.source import SPLITS, Example, Source
+from nca_gen.errors import UserError
+from nca_gen.io import images, weights, write
+from nca_gen.runtime import mesh, run
+from nca_gen.runtime.log import say
 
-FLIPS = {"none": [(1, 1)], "horizontal": [(1, 1), (1, -1)], "all": [*product((1, -1), (1, -1))]}  # steps down, right
-Tile = tuple[int, int, int]  # image, and a corner
+Tile = tuple[int, ...]
+"""The number of an image, and a corner in it."""
+
+
+class Plan(NamedTuple):
+    """``config.encode``.
+
+    ``weights``: a published file, "" for the newest checkpoint of the workdir. ``flips``: every image is encoded
+    mirrored too, see :mod:`nca_gen.data.flips`. ``batch`` images at a time, ``shard`` images a file.
+    """
+
+    weights: str = ""
+    flips: str = "horizontal"
+    batch: int = 8
+    shard: int = 1024
 
 
 def encode(config: Any, workdir: str | Path) -> Path:
     """Writes ``workdir``/latents (see :mod:`nca_gen.data.latents`) and returns it.
 
-    The autoencoder is that of the newest checkpoint of ``workdir``, or of the file ``config.encode.weights``. Images
-    are encoded in pieces of ``config.data.patch``, from the top left; what is left at the edges is not. A shard is
-    written whole or not at all, and found ones are kept: the same command again goes on. Each process takes every n-th
-    shard. Raises UserError where there is nothing to encode with, where the patch does not fit, and where the folder
-    holds the latents of another autoencoder, or of other data.
+    Images are encoded in pieces of ``config.data.patch``, from the first corner; what is left at the edges is not. A
+    shard is written whole or not at all, and those that are there stay: the same command again goes on. Each process
+    takes every n-th shard. Raises UserError where there is nothing to encode with, where the patch does not fit, and
+    where the folder holds the latents of another autoencoder, or of other data.
     """
     if "encode" not in config:
         raise UserError("--mode=encode is for autoencoders, and this config is of none; see configs/vae_kl.py")
-    asked, root = config.encode, Path(workdir, "latents")
-    if asked.flips not in FLIPS:
-        raise unknown("value of config.encode.flips", asked.flips, FLIPS)
+    plan, root, patch = Plan(**build.fields(config, "encode")), Path(workdir, "latents"), tuple(config.data.patch)
+    variants = flips.variants(plan.flips, len(patch), "config.encode.flips")
     mesh.connect(config.mesh.get("distributed", False))
-    model, params, origin = _autoencoder(config, workdir)
-    patch, sources = tuple(config.data.patch), build.splits(config)
-    tiles = {split: list(_tiles(sources[split], patch)) for split in SPLITS}
-    shards = {split: _shards(split, len(tiles[split]), asked.shard) for split in SPLITS}
+    model, params, origin = autoencoder(config, plan, workdir)
+    sources = build.splits(config)
+    tiles = {split: list(pieces(sources[split], patch)) for split in SPLITS}
+    shards = {split: names(split, len(tiles[split]), plan.shard) for split in SPLITS}
     facts = {
         "version": latents.VERSION,
         "origin": origin,
-        "config": {"model": config.model.to_dict(), "data": _absolute(config.data.to_dict())},
-        "flips": asked.flips,
+        "config": {"model": config.model.to_dict(), "data": absolute(config.data.to_dict())},
+        "flips": plan.flips,
         "shape": [*(side // model.factor for side in patch), model.latent_channels],
-        "variants": len(FLIPS[asked.flips]),
-        "counts": {split: len(found) for split, found in tiles.items()},
+        "variants": len(variants),
+        "counts": {split: len(some) for split, some in tiles.items()},
         "shards": shards,
     }
-    finished = _claim(root, facts)
+    finished = claim(root, facts)
     if mesh.anywhere(not finished):
         if jax.process_index() == 0:
             weights.write(root / latents.AUTOENCODER, model.state(params))
-        _write(root, config, model, params, sources, tiles, shards)
+        todo = [(split, i, name) for split in SPLITS for i, name in enumerate(shards[split])]
+        share = [item for item in todo[jax.process_index() :: jax.process_count()] if not (root / item[2]).is_file()]
+        columns = encoder(model, params, patch, variants, plan.batch)
+        for split, i, name in screen.track(share, "encoding", quiet=jax.process_index() > 0):
+            rows = columns(sources[split], tiles[split][i * plan.shard : (i + 1) * plan.shard])
+            with write.whole(root / name) as draft, draft.open("wb") as file:
+                np.savez(file, **rows)
         mesh.anywhere(False)  # all have written
         if jax.process_index() == 0:
-            scale = _scale([root / name for name in shards["train"]])
-            replace(root / latents.INDEX, json.dumps(facts | {"scale": scale}, indent=1))
+            scale = spread([root / name for name in shards["train"]])
+            write.text(root / latents.INDEX, json.dumps(facts | {"scale": scale}, indent=1))
     counts = ", ".join(f"{n} {split}" for split, n in facts["counts"].items())
     shape = "x".join(map(str, facts["shape"]))
     say(f"latents of {shape} ({counts}) are in {root}; use them with --config.data.path={root}")
     return root
 
 
-def _autoencoder(config: Any, workdir: str | Path) -> tuple[Any, dict, dict[str, Any]]:
-    """Model, parameters, and which ones they are."""
-    if config.encode.weights:
-        path, model = Path(config.encode.weights).expanduser(), build.model(config)
+def autoencoder(config: Any, plan: Plan, workdir: str | Path) -> tuple[Autoencoder, PyTree, dict[str, Any]]:
+    """Model, parameters, and which ones they are. Raises UserError for a model that is no autoencoder."""
+    model = build.model(config)
+    if not isinstance(model, Autoencoder):
+        raise UserError(f"--mode=encode is for autoencoders, and {config.model.name} is none; see configs/vae_kl.py")
+    if plan.weights:
+        path = Path(plan.weights).expanduser()
         return model, model.load(path), {"weights": weights.digest(path)}
-    task, params, step = restore(config, workdir)
-    return task.model, params, {"step": step}
+    part = run.part(config, workdir)
+    return part.task.model, part.params, {"step": part.step}
 
 
-def _absolute(data: dict[str, Any]) -> dict[str, Any]:
-    """``data`` that is found from anywhere on this machine."""
+def absolute(data: dict[str, Any]) -> dict[str, Any]:
+    """``data`` whose path leads there from anywhere on this machine."""
     path = data.get("path") and {"path": str(Path(data["path"]).expanduser().resolve())}
     return data | (path or {})
 
 
-def _tiles(source: Source, patch: tuple[int, int]) -> Iterator[Tile]:
+def pieces(source: Source, patch: tuple[int, ...]) -> Iterator[Tile]:
     """Whole pieces of ``patch`` of every image. Raises UserError for an image that has none."""
-    for i, (height, width, *_) in enumerate(source.shapes):
-        if height < patch[0] or width < patch[1]:
-            raise UserError(f"{source[i]['name']} of {height} x {width} is smaller than config.data.patch={patch}")
-        yield from ((i, y * patch[0], x * patch[1]) for y, x in np.ndindex(height // patch[0], width // patch[1]))
+    for i, (*sides, _) in enumerate(source.shapes):
+        if len(sides) != len(patch) or any(side < p for side, p in zip(sides, patch, strict=True)):
+            size = " x ".join(map(str, sides))
+            raise UserError(f"{source.head(i)['name']} of {size} is smaller than config.data.patch={patch}")
+        grid = [side // p for side, p in zip(sides, patch, strict=True)]
+        yield from ((i, *(n * p for n, p in zip(at, patch, strict=True))) for at in np.ndindex(*grid))
 
 
-def _shards(split: str, n: int, size: int) -> list[str]:
+def names(split: str, n: int, size: int) -> list[str]:
+    """The files of ``n`` pieces, ``size`` in each."""
     count = -(-n // size)
     return [f"{split}-{i:05d}-of-{count:05d}.npz" for i in range(count)]
 
 
-def _claim(root: Path, facts: dict[str, Any]) -> bool:
+def claim(root: Path, facts: dict[str, Any]) -> bool:
     """Whether ``root`` holds these latents already, all of them. Raises UserError where it holds others."""
     file, facts = root / latents.INDEX, json.loads(json.dumps(facts))
     try:
@@ -106,64 +129,54 @@ def _claim(root: Path, facts: dict[str, Any]) -> bool:
         there = {}  # its shards are whole all the same
     for name in ("origin", "config", "flips", "counts", "shards"):
         if there and there.get(name) != facts[name]:
-            old, new = (json.dumps(found.get(name)) for found in (there, facts))
+            old, new = (json.dumps(some.get(name)) for some in (there, facts))
             what = "" if name in ("config", "shards") else f": {old}, not {new}"
             raise UserError(f"{root} holds latents of another {name}{what}; move it away, or delete it, to encode anew")
     mesh.anywhere(False)  # all have looked
     if not there and jax.process_index() == 0:
-        with writing(root):
+        with write.refusals(root):
             root.mkdir(parents=True, exist_ok=True)
-        replace(file, json.dumps(facts, indent=1))
+        write.text(file, json.dumps(facts, indent=1))
     whole = all((root / name).is_file() for names in facts["shards"].values() for name in names)
     return "scale" in there and whole
 
 
-def _write(
-    root: Path,
-    config: Any,
-    model: Any,
-    params: dict,
-    sources: dict[str, Source],
-    tiles: dict[str, list[Tile]],
-    shards: dict[str, list[str]],
-) -> None:
-    """The shards of this process that are not there."""
-    patch, batch, size = tuple(config.data.patch), config.encode.batch, config.encode.shard
+def encoder(
+    model: Autoencoder, params: PyTree, patch: tuple[int, ...], variants: Sequence[tuple[int, ...]], batch: int
+) -> Callable[[Source, Sequence[Tile]], Mapping[str, np.ndarray]]:
+    """What makes the columns of a shard of some tiles of a source; ``batch`` are encoded at a time."""
     encoded = latents.batched(lambda params, x: jnp.stack(model.encode(params, x), 1), params, batch)
 
-    def columns(source: Source, some: Sequence[Tile]) -> dict[str, np.ndarray]:
-        parts, rows = [], []
-        for start in range(0, len(some), batch):
-            found = [(tile, source[tile[0]]) for tile in some[start : start + batch]]
-            pieces = np.stack([e["image"][y : y + patch[0], x : x + patch[1]] for (_, y, x), e in found])
-            pixels = images.to_float(pieces)
-            variants = [encoded(pixels[:, ::down, ::right]) for down, right in FLIPS[config.encode.flips]]
-            parts.append(np.stack(variants, 1))
-            rows += [_row(tile, example, patch) for tile, example in found]
-        return {"arr_0": np.concatenate(parts)} | {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    def columns(source: Source, tiles: Sequence[Tile]) -> Mapping[str, np.ndarray]:
+        moments, rows = [], []
+        for start in range(0, len(tiles), batch):
+            some = tiles[start : start + batch]
+            examples = [source.read(i, box(corner, patch)) for i, *corner in some]
+            pixels = images.to_float(np.stack([example["image"] for example in examples]))
+            mirrored = [pixels[(slice(None), *(slice(None, None, step) for step in steps))] for steps in variants]
+            moments.append(np.stack([encoded(x) for x in mirrored], 1))
+            rows += [row(e, source.shapes[i], corner, patch) for e, (i, *corner) in zip(examples, some, strict=True)]
+        return {"arr_0": np.concatenate(moments)} | {name: np.stack([r[name] for r in rows]) for name in rows[0]}
 
-    todo = [(split, i, name) for split in SPLITS for i, name in enumerate(shards[split])]
-    mine = [item for item in todo[jax.process_index() :: jax.process_count()] if not (root / item[2]).is_file()]
-    for split, i, name in progress(mine, "encoding", len(mine)):
-        found = columns(sources[split], tiles[split][i * size : (i + 1) * size])
-        new = root / f"{name}.new"
-        with writing(new):
-            with new.open("wb") as file:
-                np.savez(file, **found)
-            new.replace(root / name)
+    return columns
 
 
-def _row(tile: Tile, example: Example, patch: tuple[int, int]) -> dict[str, np.ndarray]:
+def box(corner: Sequence[int], patch: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Where the piece at ``corner`` lies in its image."""
+    return [(start, start + side) for start, side in zip(corner, patch, strict=True)]
+
+
+def row(
+    example: Example, shape: tuple[int, ...], corner: Sequence[int], patch: tuple[int, ...]
+) -> dict[str, np.ndarray]:
     """What stands beside the moments; a piece of an image is named by its corner."""
-    _, y, x = tile
-    height, width = example["image"].shape[:2]
-    alone = height < 2 * patch[0] and width < 2 * patch[1]
-    name = example["name"] if alone else f"{example['name']}@{y},{x}"
+    alone = all(side < 2 * p for side, p in zip(shape, patch, strict=False))
+    name = example["name"] if alone else f"{example['name']}@{','.join(map(str, corner))}"
     label = {"label": example["label"]} if "label" in example else {}
     return {"name": np.array(name), "patient": np.array(example["patient"])} | label
 
 
-def _scale(paths: Sequence[Path]) -> dict[str, list[float]]:
+def spread(paths: Sequence[Path]) -> dict[str, list[float]]:
     """Mean and deviation of each channel over draws from all the latents in ``paths``."""
     n, total, square = 0, 0.0, 0.0
     for path in paths:
