@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NotRequired, SupportsIndex, TypedDict
+from typing import Any, NotRequired, SupportsIndex, TypedDict
 
 import numpy as np
 from jaxtyping import Num
@@ -153,11 +153,14 @@ def drawn(example: Example, rng: np.random.Generator | None = None) -> Grid:
     return mean + np.exp(logvar / 2) * rng.standard_normal(mean.shape, np.float32)
 
 
-def clipped(array: Num[np.ndarray, "*T C"], box: Box) -> Num[np.ndarray, "*S C"]:
-    """The part of ``array`` in ``box``, which meets it; beyond its edges the nearest place is repeated."""
+def clipped(array: Any, box: Box) -> Num[np.ndarray, "*S C"]:
+    """The part of ``array`` in ``box``, which meets it; beyond its edges the nearest place is repeated.
+
+    ``array`` is ``[*T, C]``, or anything with that ``shape`` of which slices can be read.
+    """
     inside = [(max(a, 0), min(b, n)) for (a, b), n in zip(box, array.shape, strict=False)]
     part = array[tuple(slice(a, b) for a, b in inside)]
-    beyond = [(a - start, stop - b) for (start, stop), (a, b) in zip(inside, box, strict=True)]
+    beyond = [(start - a, b - stop) for (start, stop), (a, b) in zip(inside, box, strict=True)]
     return np.pad(part, [*beyond, (0, 0)], "edge") if any(map(any, beyond)) else part
 
 

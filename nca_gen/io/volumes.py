@@ -4,6 +4,9 @@
 in which they are stored, whatever the orientation in the header says), ``.npy`` and ``.npz`` (``[D, H, W]`` or
 ``[D, H, W, C]``, one volume a file).
 
+A folder of images, one a slice (B-scans), is a volume too (:class:`Scans`); what is mapped or sliced is read where a
+part of it is asked for (:func:`stored`).
+
 Grey levels are told by what the whole set holds. Volumes that are all uint8 go by their depth (``v/128 - 1``), float
 volumes that all lie within [-1, 1] are taken as they are; of any other set each volume is stretched from its least to
 its greatest value, to what uint8 would hold from 0 to 255, and a note says so.
@@ -14,17 +17,84 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Num, UInt8
 
 from nca_gen.errors import UserError
 from nca_gen.io import images, npy
+from nca_gen.io import write as files
 
 SUFFIXES = (".nii", ".nii.gz", *npy.SUFFIXES)
+SCANS = (*images.SUFFIXES, ".bmp")  # of the slices of a volume
+WRITTEN = ("uint8", "uint16", "int16", "int32", "float32", "float64")  # types that both formats hold
 Volume = Num[np.ndarray, "D H W C"]
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A volume in a file of which parts are read: an array, or what reads them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """D, H, W and C."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type in which parts come."""
+        ...
+
+    def __getitem__(self, box: Any) -> Volume:
+        """The part in slices of step 1, one for each of the three axes."""
+        ...
+
+
+class Nifti(NamedTuple):
+    """A NIfTI file that is not packed, its scaling applied to what is read."""
+
+    proxy: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __getitem__(self, box: Any) -> Volume:
+        """The part in three slices."""
+        return _turned(np.asarray(self.proxy[box[2], box[1], box[0]]))
+
+
+@dataclass(frozen=True)
+class Scans:
+    """A volume whose slices are image files, in natural order; a part decodes the slices that it touches."""
+
+    paths: tuple[Path, ...]
+
+    @cached_property
+    def first(self) -> images.Image:
+        """The first slice."""
+        return images.read(self.paths[0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """D, H, W and C."""
+        return (len(self.paths), *self.first.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of its pixels."""
+        return self.first.dtype
+
+    def __getitem__(self, box: Any) -> Volume:
+        """The part in three slices. Raises Unreadable for a slice that is damaged, or is not like the first."""
+        scans = []
+        for path in self.paths[box[0]]:
+            scan = images.read(path)
+            if (scan.shape, scan.dtype) != (self.first.shape, self.first.dtype):
+                raise images.Unreadable(path, f"a slice of {scan.shape} {scan.dtype}, others are {self.first.shape}")
+            scans.append(scan[box[1], box[2]])
+        return np.stack(scans)
 
 
 @dataclass(frozen=True)
@@ -71,22 +141,54 @@ class Look(NamedTuple):
     sha256: bytes
 
 
+WHOLE = (slice(None),) * 3
+
+
 def read(path: str | Path) -> Volume:
-    """The volume in a file, in the type in which it is stored (NIfTI's scaling applied). Raises ``Unreadable``."""
+    """The volume in a file or a folder of slices, in the type in which it is stored (NIfTI's scaling applied).
+
+    Raises ``Unreadable``.
+    """
+    return np.asanyarray(stored(path)[WHOLE])
+
+
+def stored(path: str | Path) -> Stored:
+    """The volume at ``path``, of which parts can be read: numpy files are mapped, NIfTI and slices are read by part.
+
+    ``.nii.gz`` and packed ``.npz`` are unpacked here, whole. Raises ``Unreadable``.
+    """
+    if Path(path).is_dir():
+        paths = tuple(Path(path, name) for name in images.below(path, SCANS) if "/" not in name)
+        if not paths:
+            raise images.Unreadable(path, "there are no slices in this folder")
+        return Scans(paths)
     volume = npy.mapped(path) if Path(path).suffix in npy.SUFFIXES else _nifti(path)
-    if volume.ndim not in (3, 4) or not volume.size or volume.dtype.kind not in "uif":
+    if len(volume.shape) == 3:
+        volume = volume[..., None]
+    if len(volume.shape) != 4 or 0 in volume.shape or volume.dtype.kind not in "uif":
         raise images.Unreadable(path, f"{volume.dtype} of shape {volume.shape} is no volume: it needs [D, H, W(, C)]")
-    return volume if volume.ndim == 4 else volume[..., None]
+    return volume
 
 
-def _nifti(path: str | Path) -> np.ndarray:
+def _nifti(path: str | Path) -> Any:
     import nibabel
 
     try:
-        stored = np.asanyarray(nibabel.load(path, mmap=False).dataobj)
+        file = nibabel.load(path, mmap=False)
+        if len(file.shape) not in (3, 4) or 0 in file.shape or str(path).endswith(".gz"):
+            array = np.asanyarray(file.dataobj)
+            return _turned(array) if array.ndim >= 3 else array
+        corner = _turned(np.asarray(file.dataobj[:1, :1, :1]))
+        file.dataobj[-1:, -1:, -1:]  # a file cut short is known here
     except Exception as error:  # nibabel, gzip and zlib each raise what they like on damaged bytes
         raise images.Unreadable(path, str(error).lower() or type(error).__name__) from None
-    return np.moveaxis(stored, (0, 1, 2), (2, 1, 0)) if stored.ndim >= 3 else stored
+    return Nifti(file.dataobj, (*file.shape[2::-1], corner.shape[-1]), corner.dtype)
+
+
+def _turned(array: np.ndarray) -> np.ndarray:
+    """From a NIfTI file's order of axes to ours, with channels."""
+    array = np.moveaxis(array, (0, 1, 2), (2, 1, 0))
+    return array[..., None] if array.ndim == 3 else array
 
 
 def look(path: str | Path) -> Look:
@@ -116,7 +218,7 @@ def of(names: Sequence[str], load: Callable[[int], Volume], looks: Sequence[Look
         volume = load(i)
         if depth:
             return images.to_float(volume)
-        return volume.astype(np.float32) if plain else _stretched(volume, looks[i].low, looks[i].high)
+        return volume.astype(np.float32) if plain else stretched(volume, looks[i].low, looks[i].high)
 
     notes = list(notes)
     if plain and min(x.low for x in looks) >= 0:
@@ -127,7 +229,7 @@ def of(names: Sequence[str], load: Callable[[int], Volume], looks: Sequence[Look
     return Volumes(read_one, tuple(x.shape for x in looks), key, tuple(names), tuple(notes))
 
 
-def _stretched(volume: Volume, low: float, high: float) -> Float[np.ndarray, "D H W C"]:
+def stretched(volume: Volume, low: float, high: float) -> Float[np.ndarray, "D H W C"]:
     """``low`` to -1 and ``high`` to 127/128, as 0 and 255 of uint8; a flat volume is -1."""
     x = np.subtract(volume, low, dtype=np.float32)
     x *= np.float32(255 / 128 / (high - low) if high > low else 0)
@@ -136,10 +238,39 @@ def _stretched(volume: Volume, low: float, high: float) -> Float[np.ndarray, "D 
 
 
 def write(path: str | Path, volume: Num[np.ndarray, "D H W *C"]) -> None:
-    """Writes NIfTI (unit voxels) or ``.npy``, by the suffix, such that :func:`read` gives ``volume`` back."""
-    if Path(path).suffix == ".npy":
-        return np.save(path, volume)
-    import nibabel
+    """Writes NIfTI (unit voxels) or ``.npy``, by the suffix, such that :func:`read` gives ``volume`` back.
 
-    nibabel.save(nibabel.Nifti1Image(np.moveaxis(volume, (2, 1, 0), (0, 1, 2)), np.eye(4)), path)
-    return None
+    Whole or not at all. Raises ValueError for another suffix, and for a type that NIfTI has not or nobody reads.
+    """
+    name = Path(path).name
+    if not name.endswith((".nii", ".nii.gz", ".npy")):
+        raise ValueError(f"{name}: volumes are written as .nii, .nii.gz or .npy")
+    if volume.dtype.name not in WRITTEN:
+        raise ValueError(f"{name} cannot hold {volume.dtype}: give {', '.join(WRITTEN)}")
+    with files.whole(path) as draft:
+        if name.endswith(".npy"):
+            np.save(draft, volume)
+            return
+        import nibabel
+
+        nibabel.save(nibabel.Nifti1Image(np.moveaxis(volume, (2, 1, 0), (0, 1, 2)), np.eye(4)), draft)
+
+
+def planes(volume: Num[np.ndarray, "D H W C"], gap: int = 2) -> UInt8[np.ndarray, "h w K"]:
+    """The three middle planes side by side, as a picture: across D (``H x W``), across H (``D x W``), across W
+    (``D x H``); white below those that are less high."""
+    shown = images.picture(np.asarray(volume))
+    middles = [shown.take(side // 2, axis) for axis, side in enumerate(shown.shape[:3])]
+    height, width = max(len(plane) for plane in middles), sum(plane.shape[1] + gap for plane in middles) - gap
+    out, left = np.full((height, width, shown.shape[-1]), 255, np.uint8), 0
+    for plane in middles:
+        out[: len(plane), left : left + plane.shape[1]] = plane
+        left += plane.shape[1] + gap
+    return out
+
+
+def through(volume: Num[np.ndarray, "D H W C"], axis: int = 0, frames: int = 0) -> UInt8[np.ndarray, "n h w K"]:
+    """The slices along ``axis`` as pictures, for :func:`nca_gen.io.images.animation`; at most ``frames``, if any."""
+    shown = np.moveaxis(images.picture(np.asarray(volume)), axis, 0)
+    n = min(len(shown), frames or len(shown))
+    return shown[(2 * np.arange(n) + 1) * len(shown) // (2 * n)]

@@ -1,0 +1,197 @@
+"""A folder of volumes ``[D, H, W, C]``: NIfTI, numpy files, and sub folders of B-scans, each of which is one volume.
+
+Labels, patients and splits come from an optional ``labels.csv``, see :mod:`nca_gen.data.table`; ``filename`` there is
+a file or a sub folder. Voxels come in the order in which they are stored (see :mod:`nca_gen.io.volumes`).
+
+Grey levels: with ``window`` = (low, high) those of every volume; with ``percentiles`` = (low, high) of each volume its
+own; else uint8 goes by its depth, floats that all lie within [-1, 1] are taken as they are, and of any other set each
+volume reaches from its least to its greatest value. ``low`` becomes -1 and ``high`` what 255 of uint8 is, 127/128; what
+lies beyond is cut off. The two values stand beside every example as ``window``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int32, Num
+
+from nca_gen.data import table
+from nca_gen.data.source import Box, Example, Source, Splits, clipped, complain, fits, remember
+from nca_gen.errors import UserError
+from nca_gen.io import images, volumes
+
+SAMPLE = 2**24  # voxels of which percentiles are taken, evenly spread, where a volume has more
+PACKED = (".gz", ".npz")  # endings of volumes of which no part can be read
+ENDINGS = f"volumes ({', '.join(volumes.SUFFIXES)}) or sub folders of B-scans ({', '.join(volumes.SCANS)})"
+
+
+class Look(NamedTuple):
+    """What is known of a volume: shape and type as stored, and the values that become -1 and 127/128."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    low: float
+    high: float
+
+
+class Scale(NamedTuple):
+    """From the grid in which voxels are stored to that of an example: reduced (area mean), then brought to a size."""
+
+    reduce: tuple[int, ...]
+    resize: tuple[int, ...] | None
+
+    def sides(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """D, H, W of an example whose stored volume has ``shape``."""
+        return self.resize or tuple(n // k for n, k in zip(shape, self.reduce, strict=False))
+
+    def fitted(self, voxels: Num[np.ndarray, "D H W C"]) -> Num[np.ndarray, "d h w C"]:
+        """Grey levels on the grid of the example."""
+        small = images.reduce(voxels, self.reduce)
+        return images.resize(small, self.resize) if self.resize else small
+
+    def mapped(self, classes: Num[np.ndarray, "D H W 1"]) -> Int32[np.ndarray, "d h w 1"]:
+        """Classes on that grid: each place has the one in its middle."""
+        covered = tuple(slice(n // k * k) for n, k in zip(classes.shape, self.reduce, strict=False))
+        return images.nearest(classes[covered], self.sides(classes.shape)).astype(np.int32)
+
+
+class View(NamedTuple):
+    """A volume on the grid of its example, of which parts are read."""
+
+    shape: tuple[int, ...]
+    part: Callable[[tuple[slice, ...]], np.ndarray]
+
+    def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
+        """The part in three slices."""
+        return self.part(box)
+
+
+def splits(
+    path: str,
+    reduce: tuple[int, ...] = (1, 1, 1),
+    resize: tuple[int, ...] | None = None,
+    window: tuple[int | float, ...] = (),
+    percentiles: tuple[int | float, ...] = (),
+    label_maps: str = "",
+    context_factor: int = 1,
+    split_seed: int = 0,
+    strict: bool = False,
+    memory_gb: int | float = 2.0,
+) -> Splits:
+    """The three splits of the folder ``path``, by patient.
+
+    ``reduce``: blocks of so many voxels along D, H and W become one (area mean). ``resize``: (depth, height, width) to
+    which a volume is then brought (bicubic). ``label_maps``: a folder of volumes of the same names, whose classes
+    become the field ``label_map`` (int32 ``[D, H, W, 1]``). ``context_factor``: see
+    :meth:`nca_gen.data.source.Source.read`.
+
+    Every volume is read once here, so that a damaged one is known before the first step: it is named and skipped
+    (``strict``: UserError). Where a ``window`` is given, volumes in ``.npy``, ``.nii`` and folders are not: their heads
+    suffice. Volumes stay in memory if all fit into ``memory_gb``; else only what a patch needs is read, unless the
+    volume is packed (``.nii.gz``) or is resized: such are read whole, and as many as fit are kept.
+    Raises UserError for a missing or empty folder, a wrong labels.csv, and volumes of different channels or types.
+    """
+    for field, ends in (("window", window), ("percentiles", percentiles)):
+        if ends and not (len(ends) == 2 and ends[0] < ends[1]):
+            raise UserError(f"config.data.{field}={ends} must be two numbers, the lower first")
+    if len(reduce) != 3 or (resize and len(resize) != 3):
+        raise UserError(f"config.data.reduce={reduce} and resize={resize} need 3 numbers: depth, height and width")
+    root, names = _names(path)
+    rows, scale = table.read(root, names, split_seed), Scale(tuple(reduce), tuple(resize) if resize else None)
+    map_of = table.beside(label_maps, volumes.SUFFIXES) if label_maps else None
+    known, lost = table.probe(
+        rows, names, lambda name: _look(root / name, window, percentiles, map_of and map_of(name)), "reading volumes", 2
+    )
+    complain(lost, strict)
+    table.uniform(root, {name: f"{x.shape[-1]} channels" for name, x in known.items()})
+    labels, shown = table.labels(rows, [*known]), _levels(known, bool(window or percentiles))
+    shapes = {name: (*scale.sides(x.shape), x.shape[-1]) for name, x in known.items()}
+    resident = fits(shapes.values(), 4 + 4 * bool(map_of), memory_gb)
+
+    def about(name: str) -> Example:
+        ends = {"window": (known[name].low, known[name].high)} if shown is _stretched else {}
+        return {"name": name, "patient": rows.patient[name]} | ends | labels[name]
+
+    def load(name: str) -> Example:
+        image = shown(scale.fitted(volumes.read(root / name)), known[name])
+        maps = {"label_map": scale.mapped(volumes.read(map_of(name)))} if map_of else {}
+        return about(name) | {"image": np.array(image)} | maps
+
+    get = remember(load, memory_gb)
+
+    def view(name: str, field: str) -> View:
+        stored = volumes.stored(root / name if field == "image" else map_of(name))
+
+        def part(box: tuple[slice, ...]) -> np.ndarray:
+            voxels = stored[tuple(slice(s.start * k, s.stop * k) for s, k in zip(box, scale.reduce, strict=True))]
+            return shown(scale.fitted(voxels), known[name]) if field == "image" else scale.mapped(voxels)
+
+        return View(shapes[name], part)
+
+    def read(name: str, field: str, box: Box, k: int) -> np.ndarray:
+        whole = scale.resize or name.endswith(PACKED)
+        return images.reduce(clipped(get(name)[field] if whole else view(name, field), box), k)
+
+    def source(names: list[str], lost: list[tuple[str, str]]) -> Source:
+        return Source(
+            lambda i: get(names[i]),
+            [shapes[name] for name in names],
+            resident,
+            lost,
+            ("label_map",) if map_of else (),
+            context_factor,
+            None if resident else lambda i, field, box, k: read(names[i], field, box, k),
+            lambda i: about(names[i]),
+        )
+
+    return table.splits(rows, [*known], lost, source)
+
+
+def _levels(looks: Mapping[str, Look], windowed: bool) -> Callable[[np.ndarray, Look], np.ndarray]:
+    """How voxels become what an example holds; see the head of this file."""
+    if not windowed and all(x.dtype == np.uint8 for x in looks.values()):
+        return lambda voxels, _: voxels
+    if not windowed and all(x.dtype.kind == "f" and x.low >= -1 and x.high <= 1 for x in looks.values()):
+        return lambda voxels, _: voxels.astype(np.float32)
+    return _stretched
+
+
+def _stretched(voxels: Num[np.ndarray, "D H W C"], look: Look) -> Float32[np.ndarray, "D H W C"]:
+    return np.clip(volumes.stretched(voxels, look.low, look.high), -1.0, np.float32(127 / 128))
+
+
+def _look(path: Path, window: Sequence[float], percentiles: Sequence[float], map_path: Path | None) -> Look:
+    """What is to be known of a volume. Raises Unreadable, also for a label map of another size."""
+    volume = volumes.stored(path)
+    if map_path is not None and (classes := volumes.stored(map_path)).shape != (*volume.shape[:3], 1):
+        sides = (" x ".join(map(str, shape)) for shape in (classes.shape, volume.shape))
+        raise images.Unreadable(path, "its label map has {}, not {}".format(*sides))
+    low, high = window or _ends(volume, percentiles)
+    if not np.isfinite([low, high]).all():
+        raise images.Unreadable(path, "it holds NaN or infinite voxels")
+    return Look(volume.shape, np.dtype(volume.dtype), float(low), float(high))
+
+
+def _ends(volume: volumes.Stored, percentiles: Sequence[float]) -> tuple[float, float]:
+    """Two ``percentiles`` of the voxels, or the least and the greatest."""
+    if percentiles:
+        step = slice(None, None, math.ceil((math.prod(volume.shape) / SAMPLE) ** (1 / 3)))
+        low, high = np.percentile(volume[step, step, step], percentiles)
+        return low, high
+    slabs = (volume[d : d + 1, :, :] for d in range(volume.shape[0]))
+    ends = np.array([(slab.min(), slab.max()) for slab in slabs])
+    return ends[:, 0].min(), ends[:, 1].max()
+
+
+def _names(path: str) -> tuple[Path, list[str]]:
+    """The folder and its volumes, in natural order: files, and sub folders that have images and no folders in them."""
+    root, files = table.below(path, (*volumes.SUFFIXES, *volumes.SCANS), ENDINGS)
+    whole = [name for name in files if name.lower().endswith(volumes.SUFFIXES)]
+    folders = {Path(name).parent.as_posix() for name in set(files).difference(whole)} - {"."}
+    if not whole and not folders:
+        raise UserError(f"no volume in {root}: put {ENDINGS} there")
+    return root, sorted([*whole, *folders], key=images.natural)
