@@ -13,16 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from nca_gen import arrays
 from nca_gen.contracts import Autoencoder, Parts
-from nca_gen.data import pipeline
-from nca_gen.errors import UserError, chosen, unknown
-from nca_gen.io import images
-from nca_gen.metrics import lpips, ms_ssim
+from nca_gen.errors import UserError, chosen
+from nca_gen.metrics import lpips
 from nca_gen.nn import random_features
 from nca_gen.nn.patch_discriminator import PatchDiscriminator
 from nca_gen.tasks.learner import Learner, average
@@ -31,8 +28,6 @@ LOSSES: dict[str, Callable[[Array], Array]] = {
     "l1": lambda d: jnp.mean(jnp.abs(d)),
     "l2": lambda d: jnp.mean(jnp.square(d)),
 }
-SCORES = ("psnr", "l1", "ms_ssim", "kl", "latent_mean", "latent_std")
-SHOWN = 8  # pairs in a row of reconstructions
 SEEN = 24  # pixels a side, for a logit
 LARGEST = 1e4  # factor by which the adaptive weight follows the reconstruction's gradient
 
@@ -73,10 +68,10 @@ def hinge(real: Float[Array, "..."], fake: Float[Array, "..."]) -> Float[Array, 
 class Task:
     """A :class:`nca_gen.contracts.Task` of one player, or of two.
 
-    batch: {"image": [B, H, W, C] in [-1, 1]}. ``perceptual``: "lpips" (VGG16, published weights), "random" (no file) or
-    "none". ``adversarial``, not 0: the weight of a critic of patches, ``critic`` wide, from step ``start`` on; with
-    ``adaptive`` times the ratio of the gradients of reconstruction and critic at the last layer (Esser et al. 2021,
-    arXiv 2012.09841, equation 7).
+    batch: {"image": [B, *T, C] in [-1, 1]}. Of pictures only (two axes), ``perceptual``: "lpips" (VGG16, published
+    weights), "random" (no file) or "none"; ``adversarial``, not 0: the weight of a critic of patches, ``critic`` wide,
+    from step ``start`` on; with ``adaptive`` times the ratio of the gradients of reconstruction and critic at the last
+    layer (Esser et al. 2021, arXiv 2012.09841, equation 7).
     """
 
     model: Autoencoder
@@ -103,6 +98,8 @@ class Task:
             raise UserError(
                 f"the images have {given} channels; set --config.model.image_channels={given} (it is {channels})"
             )
+        if batch is not None and (self.adversarial or self.perceptual != "none") and len(batch["image"].shape) != 4:
+            raise UserError("task.adversarial and task.perceptual look at pictures: of volumes set them to 0 and none")
         if batch is not None and self.adversarial and min(batch["image"].shape[1:3]) < SEEN:
             raise UserError(f"the critic needs images of {SEEN} pixels a side: enlarge config.data.patch")
         params = self.model.init(key)
@@ -123,14 +120,14 @@ class Task:
         return self.network.apply({"params": critic}, image)
 
     def forward(
-        self, params: PyTree, image: Float[Array, "B H W C"], key: Key[Array, " B"]
-    ) -> tuple[Float[Array, "B H W C"], Float[Array, ""]]:
+        self, params: PyTree, image: Float[Array, "B *T C"], key: Key[Array, " B"]
+    ) -> tuple[Float[Array, "B *T C"], Float[Array, ""]]:
         """Images from a sample of their latents, and the KL, in nats per image."""
         mean, logvar = self.model.encode(params, image)
         noise = arrays.cell_normal(key, -1, arrays.coords(mean.shape[1:-1]), mean.shape[-1])
         return self.model.decode(params, mean + jnp.exp(logvar / 2) * noise), divergence(mean, logvar).mean()
 
-    def reconstruction(self, fake: Float[Array, "B H W C"], image: Float[Array, "B H W C"]) -> Float[Array, ""]:
+    def reconstruction(self, fake: Float[Array, "B *T C"], image: Float[Array, "B *T C"]) -> Float[Array, ""]:
         """How far apart, with the perceptual term."""
         seen = PERCEPTUAL[self.perceptual](fake, image).mean()
         return LOSSES[self.loss](fake - image) + self.perceptual_weight * seen
@@ -197,37 +194,3 @@ def look(model: Any, params: PyTree, image: Array) -> tuple[Array, Array, Array]
     """The reconstruction from the latent's mean, that mean, and its log-variance."""
     mean, logvar = model.encode(params, image)
     return model.decode(params, mean), mean, logvar
-
-
-def score(config: Any, task: Task, params: PyTree, splits: dict) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """``config.eval.metrics`` of reconstructions, by the means of the latents, and pictures of them.
-
-    Of ``config.eval.n`` images of ``config.eval.split``:
-
-    ``psnr`` in dB, mean over images; ``l1`` of values in [-1, 1]; ``ms_ssim`` of each image with its reconstruction, 1
-    at best; ``kl`` in nats per image; ``latent_mean`` and ``latent_std`` over all values of the latents that training
-    sees. Pictures: originals, and below them what became of them. Raises UserError for an unknown metric.
-    """
-    for name in config.eval.metrics:
-        if name not in SCORES:
-            raise unknown("metric of an autoencoder", name, SCORES)
-    patch, n, batch = tuple(config.data.patch), config.eval.n, config.train.batch
-    real = pipeline.patches(splits[config.eval.split], patch=patch, n=n, seed=config.seed)
-    parts = [look(task.model, params, real[np.arange(i, i + batch) % n]) for i in range(0, n, batch)]
-    fake, mean, logvar = (np.concatenate(part)[:n] for part in zip(*parts, strict=True))
-    fake = np.clip(fake, -1.0, 1.0)
-    error = fake - real
-    some = [slice(i, i + batch) for i in range(0, n, batch)]
-    bits = lambda x: (x + 1) * 127.5  # noqa: E731
-    scores = {
-        "psnr": lambda: 10 * np.log10(4 / np.maximum(np.square(error).mean((1, 2, 3)), 1e-10)),
-        "l1": lambda: np.abs(error),
-        "ms_ssim": lambda: np.concatenate([ms_ssim.similarity(bits(real[s]), bits(fake[s])) for s in some]),
-        "kl": lambda: divergence(jnp.asarray(mean), jnp.asarray(logvar)),
-        "latent_mean": lambda: mean,
-        "latent_std": lambda: np.sqrt(np.var(mean) + np.exp(logvar).mean()),
-    }
-    rows = [np.concatenate([x[i : i + SHOWN] for x in (real, fake)]) for i in range(0, min(n, 2 * SHOWN), SHOWN)]
-    whole = [row for row in rows if len(row) == 2 * min(n, SHOWN)]
-    pictures = {"reconstructions": images.grid(np.concatenate(whole), min(n, SHOWN))}
-    return {name: float(np.mean(scores[name]())) for name in config.eval.metrics}, pictures

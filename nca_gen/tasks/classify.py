@@ -15,25 +15,13 @@ from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from nca_gen import arrays
 from nca_gen.contracts import Parts
-from nca_gen.data.flips import NAMES as FLIPS
 from nca_gen.data.flips import probabilities
 from nca_gen.data.source import Example
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import images
-from nca_gen.metrics import classification
 from nca_gen.tasks.learner import Learner
 
-PROTOCOL = {
-    name: f"{what}; one class against the rest, averaged over the classes; an image each; higher is better"
-    for name, what in {
-        "sensitivity": "share of those who have a class that is found",
-        "specificity": "share of those who have it not that is left in peace",
-        "auc": "area under the ROC curve",
-        "f1": "harmonic mean of sensitivity and precision",
-        "f1_sen_spe": "harmonic mean of sensitivity and specificity",
-        "map": "average precision, not interpolated",
-    }.items()
-}
+FLIPS = ("all", "none", "horizontal", "vertical")
 
 
 class State(NamedTuple):
@@ -181,7 +169,7 @@ def predicted(
 
     Raises UserError for images of another size, and without labels.
     """
-    params, found, labels = jax.device_put(jax.device_get(params)), [], []
+    params, outputs, labels = jax.device_put(jax.device_get(params)), [], []
     for start in range(0, len(source), batch):
         rows = [source[i] for i in range(start, min(start + batch, len(source)))]
         for row in rows:
@@ -190,22 +178,6 @@ def predicted(
                 raise UserError(f"{row['name']} has {what}; a classifier needs labels, and images of {size}")
         x = images.to_float(np.stack([row["image"] for row in rows]))
         x = np.concatenate([x, np.zeros((batch - len(x), *x.shape[1:]), x.dtype)])  # one shape: compiled once
-        found.append(np.asarray(probability(task.model, task.labels, params, x))[: len(rows)])
+        outputs.append(np.asarray(probability(task.model, task.labels, params, x))[: len(rows)])
         labels.append(np.stack([row["label"] for row in rows]))
-    return np.concatenate(found), columns(np.concatenate(labels), task.model.classes, task.labels)
-
-
-def score(
-    config: Any, task: Task, params: PyTree, splits: dict[str, Sequence[Example]]
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The figures ``config.eval.metrics`` on ``config.eval.split``: macro averages over the classes; no pictures.
-
-    Of single images, as ``PROTOCOL`` says; one that no class defines is left out.
-    """
-    size = tuple(config.data.patch)
-    for name in config.eval.metrics:
-        if name not in classification.FIGURES:
-            raise unknown("value of config.eval.metrics", name, classification.FIGURES)
-    found, truth = predicted(task, params, splits[config.eval.split], size, config.train.batch)
-    values = classification.macro(classification.figures(found, truth, task.labels == "multi"))
-    return {name: values[name] for name in config.eval.metrics if np.isfinite(values[name])}, {}
+    return np.concatenate(outputs), columns(np.concatenate(labels), task.model.classes, task.labels)

@@ -1,7 +1,6 @@
 """The classifying task: losses by hand, augmentation on images whose change is known."""
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +10,10 @@ import pytest
 from nca_gen import arrays
 from nca_gen.data import spots
 from nca_gen.errors import UserError
+from nca_gen.metrics import classification
 from nca_gen.models.resnet34 import Model
 from nca_gen.tasks import classify
+from nca_gen.tasks.learner import Learner
 
 RNG = np.random.default_rng(0)
 
@@ -23,7 +24,7 @@ class Linear:
 
     classes: int = 3
 
-    def init_params(self, key):
+    def init(self, key):
         return {"w": 0.1 * jax.random.normal(key, (3, self.classes))}
 
     def init_statistics(self):
@@ -36,7 +37,7 @@ class Linear:
 
 
 def task(classes=3, **fields):
-    return classify.Task(Linear(classes), {"lr": 0.1}, **fields)
+    return classify.Task(Linear(classes), Learner(lr=0.1), **fields)
 
 
 def root():
@@ -185,8 +186,8 @@ def test_labels_are_a_grade_or_columns():
     [
         ({"labels": "multiple"}, "did you mean multi"),
         ({"augment": "geometry"}, "did you mean geometric"),
-        ({"flips": "both"}, "config.task.flips"),
-        ({"zoom": 0.0}, "config.task.zoom is 0.0"),
+        ({"flips": "both"}, "task.flips"),
+        ({"zoom": 0.0}, "task.zoom is 0.0"),
         ({"labels": "multi", "pos_weight": (2.0, 1.0)}, "has 2 numbers"),
     ],
 )
@@ -203,7 +204,7 @@ def test_a_resnet_learns_to_count_spots():
     splits = spots.splits(patients=60, grades=2)
     for some in splits.values():
         assert {int(e["label"][0]) for e in some} == {0, 1}
-    mine = classify.Task(Model(2, width=4), {"lr": 3e-3})
+    mine = classify.Task(Model(2, width=4), Learner(lr=3e-3))
     rows = [splits["train"][i] for i in range(32)]
     whole = {"image": np.stack([np.float32(e["image"]) / 128 - 1 for e in rows])}
     whole["label"] = np.stack([e["label"] for e in rows])
@@ -211,13 +212,7 @@ def test_a_resnet_learns_to_count_spots():
     for _ in range(40):
         state, metrics = step(state, whole)
     assert float(metrics["loss"]) < 0.1
-    held = [e for s in ("val", "test") for e in splits[s]]
-    config = SimpleNamespace(
-        data=SimpleNamespace(patch=(32, 32)),
-        train=SimpleNamespace(batch=24),
-        eval=SimpleNamespace(split="held", metrics=("auc", "map")),
-    )
-    scores, pictures = classify.score(config, mine, mine.eval_params(state), {"held": held})
-    assert scores.keys() == {"auc", "map"}
-    assert pictures == {}
-    assert scores["auc"] > 0.8
+    others = [e for s in ("val", "test") for e in splits[s]]
+    probability, truth = classify.predicted(mine, mine.eval_params(state), others, (32, 32), 24)
+    values = classification.macro(classification.figures(probability, truth, multi=False))
+    assert values["auc"] > 0.8

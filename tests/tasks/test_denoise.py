@@ -86,7 +86,7 @@ def test_loss_by_hand(prediction, loss):
 @pytest.mark.slow
 def test_an_automaton_that_knows_nothing_has_a_loss_of_1_80():
     """E eps^2 + E|eps| = 1 + sqrt(2 / pi); and exactly the sums over the noise that it was given."""
-    model = tiny.diff(init="zero", steps=1)
+    model = tiny.diff(start="zero", steps=1)
     params = jax.tree.map(lambda x: x, tiny.params(model))
     params["image"]["fc1"] |= {"g": jnp.zeros(8), "bias": jnp.zeros(8)}
     mine, key = denoise.Task(model, Learner(lr=1e-3), Process("cosine", tiny.T), Codec()), arrays.keys(1, 8)
