@@ -24,8 +24,8 @@ def small_unet(**changes):
 
 
 @partial(jax.jit, static_argnums=0)
-def call(model, params, x, t, cond, memory=(), at=None):
-    return model.apply(params, x, t, cond, memory, None, at)
+def call(model, params, x, t, label, memory=(), place=None):
+    return model.apply(params, x, t, None if label is None else {"label": label}, memory, None, place)
 
 
 def start(*shape, channels=3):

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import chex
 import flax.linen as nn
@@ -83,6 +83,9 @@ class Side(nn.Module):
             embedding=(WeightNorm((e * e, 256), name="embedding_0")(), WeightNorm((256, e), name="embedding_1")()),
             norm=(scale, shift) if self.affine else None,
         )
+
+
+M = TypeVar("M", bound="Model")  # typing.Self is more than the checks of tests can take
 
 
 @dataclass(frozen=True)
@@ -161,15 +164,15 @@ class Model:
         """How far a call sees, in cells; None where every cell depends on the whole image."""
         return self.steps if self.norm == "cell" else None
 
-    def bordered(self, border: str) -> Self:
+    def bordered(self: M, border: str) -> M:
         """The same cells with another ``border``."""
         return replace(self, border=border)
 
-    def grown(self, steps: int) -> Self:
+    def grown(self: M, steps: int) -> M:
         """The same cells, ``steps`` steps old when they are asked."""
         return replace(self, steps=steps)
 
-    def inference(self) -> Self:
+    def inference(self: M) -> M:
         """The model where no gradient is taken: on a CPU in strips that fit its caches, :mod:`nca_gen.ca.strips`."""
         return replace(self, strip=STRIP * (os.cpu_count() or 1)) if jax.default_backend() == "cpu" else self
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import chex
 import flax.linen as nn
@@ -106,6 +106,9 @@ class DiT(nn.Module):
         return image(y.astype(jnp.float32), p, h, w)
 
 
+M = TypeVar("M", bound="Model")  # typing.Self is more than the checks of tests can take
+
+
 @dataclass(frozen=True)
 class Model:
     """Denoiser (:class:`nca_gen.contracts.Denoiser`) of pictures; the fields as given are DiT-S/2.
@@ -153,7 +156,7 @@ class Model:
         """Spatial axes that it takes."""
         return 2
 
-    def inference(self) -> Self:
+    def inference(self: M) -> M:
         """The model where no gradient is taken: itself."""
         return self
 

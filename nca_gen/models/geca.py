@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, TypeVar
 
 import chex
 import flax.linen as nn
@@ -189,6 +189,9 @@ class Cell(nn.Module):
         return Attentive(embedding=embedding, **block, last=last), modulation
 
 
+M = TypeVar("M", bound="Model")  # typing.Self is more than the checks of tests can take
+
+
 @dataclass(frozen=True)
 class Model:
     """Denoiser in any number of dimensions: :class:`nca_gen.contracts.Local`, Heir and Automaton.
@@ -253,15 +256,15 @@ class Model:
         """How far a call sees, in cells."""
         return self.steps
 
-    def bordered(self, border: str) -> Self:
+    def bordered(self: M, border: str) -> M:
         """The same cells with another ``border``."""
         return replace(self, border=border)
 
-    def grown(self, steps: int) -> Self:
+    def grown(self: M, steps: int) -> M:
         """The same cells, ``steps`` steps old when they are asked."""
         return replace(self, steps=steps)
 
-    def inference(self) -> Self:
+    def inference(self: M) -> M:
         """The model where no gradient is taken: itself."""
         return self
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import chex
 import flax.linen as nn
@@ -77,6 +77,9 @@ class UNet(nn.Module):
         return conv(x, self.outputs, zero=True, **how, name="last")(x).astype(jnp.float32)
 
 
+M = TypeVar("M", bound="Model")  # typing.Self is more than the checks of tests can take
+
+
 @dataclass(frozen=True)
 class Model:
     """Denoiser (:class:`nca_gen.contracts.Denoiser`) in any number of dimensions.
@@ -130,7 +133,7 @@ class Model:
         channels = {"label": self.classes, "image": self.context_channels, "level": int(self.level)}
         return {field: n for field, n in channels.items() if n}
 
-    def inference(self) -> Self:
+    def inference(self: M) -> M:
         """The model where no gradient is taken: itself."""
         return self
 

@@ -1,5 +1,6 @@
 """Diff-NCA against a plain numpy twin, and what its structure promises: locality, symmetry, many ways to compute it."""
 
+import os
 from dataclasses import replace
 from functools import cache, partial
 
@@ -15,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from nca_gen import arrays
 from nca_gen.ca.rollout import repeated
 from nca_gen.ca.seed import seed
+from nca_gen.contracts import Automaton, Local, Place
 from nca_gen.errors import UserError
 from nca_gen.models import diff_nca
 
@@ -42,7 +44,7 @@ def test_331k_parameters(norm):
     """The paper also counts a normalisation of 2 h that is never used; ``cell`` has no affine part either."""
     model = diff_nca.Model(norm=norm)
     assert (model.channels, model.hidden, model.steps) == (96, 512, 20)
-    tree = jax.eval_shape(model.init_params, jax.random.key(0))
+    tree = jax.eval_shape(model.init, jax.random.key(0))
     unused = 2 * 512 * (1 if norm == "group" else 2)
     assert leaves(tree) + unused == 331_464
     # perceive of the facts' table, with its gain: 9 C (C + e) + 2 C.
@@ -51,7 +53,7 @@ def test_331k_parameters(norm):
 
 @pytest.mark.parametrize("steps", [10, 30])
 def test_steps_cost_no_parameters(steps):
-    assert leaves(jax.eval_shape(diff_nca.Model(steps=steps).init_params, jax.random.key(0))) + 1024 == 331_464
+    assert leaves(jax.eval_shape(diff_nca.Model(steps=steps).init, jax.random.key(0))) + 1024 == 331_464
 
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
@@ -97,7 +99,7 @@ def test_bf16_is_close(norm):
 @pytest.mark.slow
 def test_zero_init_says_nothing():
     x, t, key = start(16, 16)
-    model = tiny.diff(init="zero")
+    model = tiny.diff(start="zero")
     np.testing.assert_array_equal(apply(model, tiny.born(model), x, t, key), np.zeros_like(x))
 
 
@@ -112,14 +114,24 @@ def kept(norm):
     return gradient(tiny.diff(norm=norm, steps=7, remat="none"))
 
 
+@pytest.mark.parametrize("norm", ["group", slow("cell")])
+def test_the_plain_rule_says_the_same(norm):
+    """The letters of the paper, and the fast form of them."""
+    x, t, key = start(16, 16)
+    model = tiny.diff(norm=norm)
+    plain, fast = (apply(tiny.diff(norm=norm, rule=rule), params(model), x, t, key) for rule in ("plain", "fast"))
+    np.testing.assert_allclose(plain, fast, atol=1e-5)
+
+
 WAYS = [slow("cell", {"remat": way}) for way in ("fc0", "nested")]
 WAYS += [slow("group", {"remat": way}) for way in ("fc0", "seen", "step", "nested")]
+WAYS += [slow(norm, {"remat": "step", "rule": "plain"}) for norm in ("group", "cell")]
 WAYS += [slow("group", {"remat": "step", "conv": conv}) for conv in ("gathered", "split")]
 
 
 @pytest.mark.parametrize(("norm", "way"), WAYS)
 def test_the_gradient_is_the_same_every_way(norm, way):
-    """Whatever is kept or computed again, and whichever product is taken."""
+    """Whatever is kept or computed again, whichever product is taken, and as the paper words it."""
     mine = gradient(tiny.diff(norm=norm, steps=7, **way))
     scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(kept(norm)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=1e-4), mine, kept(norm))
@@ -173,7 +185,8 @@ def test_a_tile_with_its_halo_is_the_whole():
     x, t, key = start(24, 27)
     whole = apply(model, params(model), x, t, key)
     at = arrays.coords((15, 13), (5, 9))
-    tile = jax.jit(lambda p, x: model.apply(p, x, t, None, (), key, at, (24, 27))[0])(params(model), x[:, 5:20, 9:22])
+    place = Place(at, (24, 27))
+    tile = jax.jit(lambda p, x: model.apply(p, x, t, None, (), key, place)[0])(params(model), x[:, 5:20, 9:22])
     np.testing.assert_allclose(tile[:, 4:-4, 4:-4], whole[:, 9:16, 13:18], atol=1e-6)
 
 
@@ -188,8 +201,8 @@ def test_a_torus_is_the_plane_paved_with_it(model):
     @partial(jax.jit, static_argnums=0)
     def run(model, params, x):
         at = tuple(c % e for c, e in zip(arrays.coords(x.shape[1:-1]), (11, 9), strict=True))
-        rule = model.rule(params, t, key, at, (11, 9))
-        return repeated(rule, model.steps)(seed(x, 3, 2)).out
+        step = model.step(params, t, key, Place(at, (11, 9)))
+        return repeated(step, model.steps)(seed(x, 3, 2)).out
 
     paved = run(plane, params(plane), np.tile(x, (1, 3, 3, 1)))
     torus = run(model, params(model), x)
@@ -253,7 +266,7 @@ def test_four_devices_say_what_one_says(shape, spec, norm):
 @pytest.mark.slow
 def test_what_starts_at_zero():
     """``zero``: the last product alone. ``torch``: nothing; every gain is the length of its v."""
-    zero, torch = (tiny.born(tiny.diff(init=init))["image"] for init in ("zero", "torch"))
+    zero, torch = (tiny.born(tiny.diff(start=start))["image"] for start in ("zero", "torch"))
     layers = lambda side: {name: layer for name, layer in side.items() if isinstance(layer, dict)}  # noqa: E731
     gains = {name: np.abs(layer["g"]).min() for name, layer in layers(zero).items()}
     assert [name for name, least in gains.items() if least == 0] == ["fc1"]
@@ -266,7 +279,7 @@ def test_what_starts_at_zero():
     ("changes", "line"),
     [
         ({"norm": "grup"}, "did you mean group"),
-        ({"init": "zeros"}, "did you mean zero"),
+        ({"start": "zeros"}, "did you mean zero"),
         ({"conv": "shift"}, "did you mean shifted"),
         ({"remat": "steps"}, "did you mean step"),
         ({"dtype": "float16"}, "did you mean .*float"),
@@ -298,3 +311,29 @@ def test_strips_change_nothing(kind, changes):
         jax.jit(lambda p, m=m: m.apply(p, x, jnp.array([4]), None, (), key)[0])(params) for m in (whole, strips)
     )
     np.testing.assert_allclose(again, said, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_growth_ends_in_the_prediction():
+    """Newborn cells say nothing; after all steps they say what the call says, after two what two steps would."""
+    model = tiny.diff(norm="cell", fire_rate=1.0)
+    x, t, key = start(8, 9)
+    frames = jax.jit(model.growth)(params(model), x, t, None, key)
+    assert frames.shape == (5, *x.shape)
+    np.testing.assert_array_equal(frames[0], 0)
+    np.testing.assert_allclose(frames[-1], apply(model, params(model), x, t, key), atol=1e-6)
+
+
+def test_what_can_be_asked_of_it():
+    """Local with a halo where the norm is of each cell; other borders and other ages are the same cells."""
+    model = tiny.diff(norm="cell")
+    assert isinstance(model, Local)
+    assert isinstance(model, Automaton)
+    assert (model.reads, model.predicts, dict(model.conditions), model.halo) == (3, 3, {}, 4)
+    assert (model.bordered("wrap").border, model.grown(7).halo) == ("wrap", 7)
+    assert model.inference() == replace(model, strip=2048 * os.cpu_count())
+
+
+def test_other_axes_are_refused():
+    with pytest.raises(AssertionError, match="rank"):
+        tiny.diff().apply({}, jnp.zeros((1, 8, 8, 8, 3)), jnp.zeros(1), None, (), arrays.keys(0, 1))

@@ -9,18 +9,19 @@ import rivals
 import tiny
 
 from nca_gen import arrays
+from nca_gen.contracts import Place
 from nca_gen.errors import UserError
 from nca_gen.models import dit
 
 
 def test_32m_parameters():
     """11 classes; with the table of positions, which is not trained, 32,731,424."""
-    tree = jax.eval_shape(dit.Model(classes=11).init_params, jax.random.key(0))
+    tree = jax.eval_shape(dit.Model(classes=11).init, jax.random.key(0))
     trainable = sum(x.size for x in jax.tree.leaves(tree))
     assert trainable == 32_633_120
     table = jax.eval_shape(lambda: dit.positions(*[jax.numpy.arange(16)] * 2, 384))
     assert trainable + table.size == 32_731_424
-    without = jax.eval_shape(dit.Model().init_params, jax.random.key(0))
+    without = jax.eval_shape(dit.Model().init, jax.random.key(0))
     labels = (11 + 1) * 384 + (384 + 1) * 384
     assert trainable - sum(x.size for x in jax.tree.leaves(without)) == labels
 
@@ -86,7 +87,10 @@ def test_places_are_told_apart():
     """Constant images have answers that depend on the patch; elsewhere in a whole they are others."""
     model, (_, t, cond) = rivals.small_dit(), rivals.start(4, 6)
     params, x = tiny.params(model), np.ones((2, 4, 6, 3), np.float32)
-    here, there = (rivals.call(model, params, x, t, cond, (), arrays.coords((4, 6), at))[0] for at in ((0, 0), (6, 2)))
+    here, there = (
+        rivals.call(model, params, x, t, cond, (), Place(arrays.coords((4, 6), at), (10, 8)))[0]
+        for at in ((0, 0), (6, 2))
+    )
     assert np.abs(here[:, :2, :2] - here[:, 2:, 2:4]).max() > 1e-3
     assert np.abs(here - there).max() > 1e-3
 
@@ -105,6 +109,6 @@ def test_wrong_fields(changes, line):
 
 def test_patches_must_fill_the_image():
     model, (x, t, cond) = rivals.small_dit(patch=4), rivals.start(4, 6)
-    params = jax.eval_shape(model.init_params, jax.random.key(0))
+    params = jax.eval_shape(model.init, jax.random.key(0))
     with pytest.raises(UserError, match="images of 4x6 have no whole number of 4x4 patches"):
         jax.eval_shape(partial(rivals.call, model), params, x, t, cond)

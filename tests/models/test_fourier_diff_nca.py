@@ -12,6 +12,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nca_gen import arrays
+from nca_gen.contracts import Listener, Place
+from nca_gen.errors import UserError
 from nca_gen.models import diff_nca, fourier_diff_nca
 
 
@@ -30,7 +32,7 @@ def start(*shape, channels=3):
 
 
 def count(model):
-    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(model.init_params, jax.random.key(0))))
+    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
 
 
 SIZES = [(96, 512, 1_101_216), (128, 640, 1_849_632), (96, 256, 737_184), (48, 512, 525_792)]
@@ -81,7 +83,7 @@ def test_the_fourier_phase_matters():
 
 @pytest.mark.slow
 def test_zero_init_says_nothing():
-    model = tiny.fourier(init="zero")
+    model = tiny.fourier(start="zero")
     x, t, key = start(16, 16)
     np.testing.assert_array_equal(apply(model, tiny.born(model), x, t, key), np.zeros_like(x))
 
@@ -89,7 +91,7 @@ def test_zero_init_says_nothing():
 def test_every_cell_depends_on_the_whole_image():
     """One pixel in the corner is heard in the opposite corner, 12 cells away after 4 steps, even with ``cell`` norm."""
     model = tiny.fourier(norm="cell")
-    assert model.halo is None
+    assert isinstance(model, Listener)
     x, t, key = start(16, 16)
     y = x.copy()
     y[:, 0, 0] += 1.0
@@ -168,7 +170,7 @@ def test_four_devices_say_what_one_says(shape, spec):
 def test_small_images_are_refused():
     model = tiny.fourier()
     x, t, key = start(7, 16)
-    with pytest.raises(ValueError, match="at least 8 pixels a side"):
+    with pytest.raises(UserError, match="at least 8 pixels a side"):
         apply(model, params(model), x, t, key)
 
 
@@ -176,3 +178,30 @@ def test_it_is_a_diff_nca():
     """The two models differ by the Fourier phase and by what a cell is told, not by their rule."""
     assert issubclass(fourier_diff_nca.Model, diff_nca.Model)
     assert (tiny.diff().scalars, tiny.fourier().scalars, tiny.fourier(ndim=3).scalars) == (2, 4, 5)
+
+
+@pytest.mark.slow
+def test_the_plain_rule_says_the_same():
+    model = tiny.fourier()
+    x, t, key = start(12, 11)
+    plain, fast = (apply(tiny.fourier(rule=rule), params(model), x, t, key) for rule in ("plain", "fast"))
+    np.testing.assert_allclose(plain, fast, atol=1e-5)
+
+
+def test_a_tile_that_has_heard_the_whole():
+    """Two halves share what they have; with the sum a tile and its halo say what the whole image says."""
+    model = tiny.fourier(norm="cell")
+    x, t, key = start(16, 12)
+    places = [Place(arrays.coords((8, 12), (row, 0)), (16, 12)) for row in (0, 8)]
+    cores = [np.array([[row, row + 8], [0, 12]]) for row in (0, 8)]
+    halves = (x[:, :8], x[:, 8:])
+
+    @jax.jit
+    def tile(p, x):
+        total = sum(model.share(half, place, core) for half, place, core in zip(halves, places, cores, strict=True))
+        place = Place(arrays.coords((11, 12), (5, 0)), (16, 12), model.heard(p, total, t))
+        return model.apply(p, x, t, None, (), key, place)[0]
+
+    assert model.halo == 4
+    whole = apply(model, params(model), x, t, key)
+    np.testing.assert_allclose(tile(params(model), x[:, 5:])[:, 4:], whole[:, 9:], atol=1e-5)

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from nn.test_local_attention import twin as attention
 
 from nca_gen import arrays
+from nca_gen.contracts import Automaton, Heir, Local, Place
 from nca_gen.errors import UserError
 from nca_gen.models.geca import Genes, Model
 
@@ -28,7 +29,7 @@ def small(**changes):
 
 @partial(jax.jit, static_argnums=0)
 def apply(model, params, x, t, cond, memory, key):
-    return model.apply(params, x, t, cond, memory, key)
+    return model.apply(params, x, t, None if cond is None else {"label": cond}, memory, key)
 
 
 @cache
@@ -56,12 +57,12 @@ def leaves(tree):
     ],
 )
 def test_published_parameters(fields, count):
-    assert leaves(jax.eval_shape(Model(**fields).init_params, jax.random.key(0))) == count
+    assert leaves(jax.eval_shape(Model(**fields).init, jax.random.key(0))) == count
 
 
 def test_where_the_parameters_are():
     """The facts' table of GeCA-S."""
-    tree = jax.eval_shape(Model(classes=11).init_params, jax.random.key(0))
+    tree = jax.eval_shape(Model(classes=11).init, jax.random.key(0))
     block, last = tree["block"], tree["last"]
     assert leaves(tree["condition"]["time"]) == 787_968
     assert leaves(tree["condition"]["label"]) == 599_808
@@ -112,7 +113,7 @@ def twin(model, p, x, t, labels, out, hidden, fire):
         e = e + gate1 * affine(b, p["block"]["fc1"])
         shift, scale = np.split(affine(c, p["last"]["condition"]), 2, -1)
         d = fire[k] * affine(norm(e, 1e-6) * (1 + scale) + shift, p["last"]["linear"])
-        out, hidden = out + d[..., : model.out], hidden + d[..., model.out :]
+        out, hidden = out + d[..., : model.predicts], hidden + d[..., model.predicts :]
     return out, hidden
 
 
@@ -152,7 +153,7 @@ def test_newborn_cells(seed):
     np.testing.assert_array_equal((np.asarray(genes.out) != 0).all((0, -1)), middle)
     np.testing.assert_array_equal((np.asarray(genes.out) != 0).any((0, -1)), middle)
     assert (np.asarray(genes.hidden) != 0).any() == (seed == "centre")
-    tile = model.newborn(x[:, 2:, 1:5], key, arrays.coords((4, 4), (2, 1)), (6, 7))
+    tile = model.newborn(x[:, 2:, 1:5], key, Place(arrays.coords((4, 4), (2, 1)), (6, 7)))
     jax.tree.map(np.testing.assert_array_equal, tile, Genes(genes.out[:, 2:, 1:5], genes.hidden[:, 2:, 1:5]))
 
 
@@ -178,7 +179,7 @@ def test_genes_are_inherited():
     np.testing.assert_allclose(said, again[0], atol=5e-4)
     np.testing.assert_allclose(left.hidden, again[1], atol=5e-4)
     for memory, out, hidden in [((), *born), (Genes(None, kept.hidden), born.out, kept.hidden), (kept, *kept)]:
-        cells = model.begin(x, memory, key)
+        cells = model.begin(x, memory, key, Place.of(x))
         np.testing.assert_array_equal(cells.out, out)
         np.testing.assert_array_equal(cells.hidden, hidden)
 
@@ -229,15 +230,15 @@ def test_a_tile_with_its_halo_is_the_whole(border):
     model = small(border=border)
     x, t, labels, key = start(14, 12)
     whole, _ = apply(model, params(model), x, t, labels, (), key)
-    at, h = arrays.coords((9, 8), (3, 2)), model.halo
-    call = jax.jit(lambda p, x: model.apply(p, x, t, labels, (), key, at, (14, 12))[0])
+    place, h = Place(arrays.coords((9, 8), (3, 2)), (14, 12)), model.halo
+    call = jax.jit(lambda p, x: model.apply(p, x, t, {"label": labels}, (), key, place)[0])
     tile = call(params(model), x[:, 3:12, 2:10])
     np.testing.assert_allclose(tile[:, h:-h, h:-h], whole[:, 3 + h : 12 - h, 2 + h : 10 - h], atol=1e-5)
 
 
 def gradient(model):
     x, t, labels, key = start(6, 5)
-    loss = lambda p: jnp.mean(jnp.square(model.apply(p, x, t, labels, (), key)[0] - 1))  # noqa: E731
+    loss = lambda p: jnp.mean(jnp.square(model.apply(p, x, t, {"label": labels}, (), key)[0] - 1))  # noqa: E731
     return jax.jit(jax.grad(loss))(params(small()))
 
 
@@ -246,11 +247,25 @@ def plain():
     return gradient(small(remat="none"))
 
 
-@pytest.mark.parametrize("remat", [slow("out"), slow("fc0"), slow("nested")])
-def test_the_gradient_is_the_same_whatever_is_kept(remat):
+WAYS = [{"remat": "out"}, {"remat": "fc0"}, {"remat": "nested"}, {"rule": "plain"}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_the_gradient_is_the_same_every_way(way):
+    """Whatever is kept, and as the paper words it."""
     scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(plain()))
     close = partial(np.testing.assert_allclose, atol=1e-5 * scale, rtol=1e-4)
-    jax.tree.map(close, gradient(small(remat=remat)), plain())
+    jax.tree.map(close, gradient(small(**way)), plain())
+
+
+@pytest.mark.parametrize("border", ["zero", slow("mask"), slow("wrap")])
+def test_the_plain_rule_says_the_same(border):
+    """The letters of the paper, and the fast form of them."""
+    x, t, labels, key = start(6, 5)
+    models = (small(border=border, rule=rule) for rule in ("plain", "fast"))
+    plain, fast = (apply(model, params(small()), x, t, labels, (), key)[0] for model in models)
+    np.testing.assert_allclose(plain, fast, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -291,7 +306,7 @@ def test_four_devices_say_what_one_says(dtype):
     @jax.jit
     def both(p, x):
         def loss(p):
-            out, _ = model.apply(p, x, t, labels, (), key)
+            out, _ = model.apply(p, x, t, {"label": labels}, (), key)
             return jnp.mean(jnp.square(out - 1)), out
 
         (_, out), grads = jax.value_and_grad(loss, has_aux=True)(p)
@@ -332,3 +347,33 @@ def test_it_starts_as_the_zero_map():
 def test_wrong_fields(changes, line):
     with pytest.raises(UserError, match=line):
         small(**changes)
+
+
+@pytest.mark.slow
+def test_a_torus_turns():
+    """Without the code of places, cells that all fire answer to a turned image with a turned answer."""
+    model = small(border="wrap", fire_rate=1.0)
+    x, t, labels, key = start(6, 5)
+    rows, columns = np.ix_((np.arange(6) - 2) % 6, (np.arange(5) - 1) % 5)
+    turned = Place((jnp.asarray(rows), jnp.asarray(columns)), (6, 5))
+    call = jax.jit(lambda p, x, place: model.apply(p, x, t, {"label": labels}, (), key, place)[0])
+    whole = call(params(model), x, Place.of(x))
+    np.testing.assert_allclose(
+        call(params(model), jnp.roll(x, (2, 1), (1, 2)), turned), jnp.roll(whole, (2, 1), (1, 2)), atol=1e-5
+    )
+
+
+def test_what_can_be_asked_of_it():
+    model = small()
+    assert all(isinstance(model, contract) for contract in (Local, Heir, Automaton))
+    assert (model.reads, model.predicts, dict(model.conditions), model.halo) == (2, 4, {"label": 3}, 3)
+    assert (small(classes=0).conditions, model.grown(5).halo, model.bordered("wrap").border) == ({}, 5, "wrap")
+
+
+@pytest.mark.slow
+def test_growth_ends_in_the_prediction():
+    model = small()
+    x, t, labels, key = start(6, 5)
+    frames = jax.jit(model.growth)(params(model), x, t, {"label": labels}, key)
+    np.testing.assert_array_equal(frames[0], model.newborn(x, key).out)
+    np.testing.assert_allclose(frames[-1], apply(model, params(model), x, t, labels, (), key)[0], atol=1e-5)

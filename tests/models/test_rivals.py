@@ -9,6 +9,7 @@ import pytest
 import rivals
 import tiny
 
+from nca_gen.contracts import Local
 from nca_gen.errors import UserError
 
 MAKE = {"dit": rivals.small_dit, "unet": rivals.small_unet}
@@ -29,10 +30,10 @@ def answer(name, x, t, cond, **changes):
 def test_prediction_and_memory(name):
     """2 C channels of float32 with a learned variance; what the model does not know passes through."""
     model, (x, t, cond) = MAKE[name](), rivals.start(4, 6)
-    assert model.halo is None
+    assert not isinstance(model, Local)
     prediction, memory = rivals.call(model, params(name), x, t, cond)
     assert (prediction.shape, prediction.dtype, memory) == ((2, 4, 6, 6), np.float32, ())
-    mean = jax.eval_shape(MAKE[name](learned_variance=False).init_params, jax.random.key(0))
+    mean = jax.eval_shape(MAKE[name](learned_variance=False).init, jax.random.key(0))
     plain = MAKE[name](learned_variance=False)
     x, t, cond = (jax.ShapeDtypeStruct(a.shape, jnp.dtype(a.dtype)) for a in (x, t, cond))
     shape = lambda memory: jax.eval_shape(partial(rivals.call, plain), mean, x, t, cond, memory)  # noqa: E731
@@ -74,7 +75,7 @@ def test_null_and_one_time_for_all(name):
 
 def gradient(name, **changes):
     model, (x, t, cond) = MAKE[name](**changes), map(jnp.asarray, rivals.start(4, 6))
-    loss = lambda p: jnp.mean(jnp.square(model.apply(p, x, t, cond, (), None)[0] - 1))  # noqa: E731
+    loss = lambda p: jnp.mean(jnp.square(model.apply(p, x, t, {"label": cond}, (), None)[0] - 1))  # noqa: E731
     return jax.jit(jax.grad(loss))(params(name))
 
 

@@ -22,7 +22,7 @@ from nca_gen.models import unet
     ],
 )
 def test_17m_parameters(changes, published):
-    tree = jax.eval_shape(unet.Model(**changes).init_params, jax.random.key(0))
+    tree = jax.eval_shape(unet.Model(**changes).init, jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(tree)) == published
 
 
@@ -95,6 +95,21 @@ def test_wrong_width():
 @pytest.mark.slow
 def test_images_must_halve():
     model, (x, t, cond) = rivals.small_unet(multipliers=(1, 1, 1)), rivals.start(4, 6)
-    params = jax.eval_shape(model.init_params, jax.random.key(0))
+    params = jax.eval_shape(model.init, jax.random.key(0))
     with pytest.raises(UserError, match="images of 4x6 cannot be halved 2 times; pad the data to a multiple of 4"):
         jax.eval_shape(partial(rivals.call, model), params, x, t, cond)
+
+
+@pytest.mark.slow
+def test_a_picture_and_its_level():
+    """Both are heard, and what is left out is zero; without them the parameters are those of before."""
+    model, (x, t, label) = rivals.small_unet(context_channels=2, level=True), rivals.start(4, 6)
+    assert dict(model.conditions) == {"label": 3, "image": 2, "level": 1}
+    p, picture = tiny.params(model), tiny.images(1, 2, 4, 6, 2)
+    call = jax.jit(lambda **cond: model.apply(p, x, t, {"label": label} | cond, (), None)[0])
+    one = call(image=picture, level=np.float32([10, 500]))
+    other = call(image=picture + 0.1, level=np.float32([10, 900]))
+    assert min(np.abs(one - other).max((1, 2, 3))) > 1e-3
+    nothing = call(image=0 * picture, level=np.zeros(2, np.float32))
+    np.testing.assert_allclose(call(), nothing, atol=1e-5)
+    assert {*p} - {*tiny.params(rivals.small_unet())} == {"level"}

@@ -13,7 +13,7 @@ SMALL = vae_kl.Model(width=4, multipliers=(1, 2), layers=1, groups=2, patch=2)
 
 
 def count(model):
-    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(model.init_params, jax.random.key(0))))
+    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
 
 
 def params(model=SMALL, seed=0):

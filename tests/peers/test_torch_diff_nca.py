@@ -8,7 +8,8 @@ import tiny
 
 from nca_gen import arrays
 from nca_gen.ca.fire import fires
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion.discrete import Process
+from nca_gen.diffusion.process import noised
 from nca_gen.tasks.denoise import LOSSES
 
 torch = pytest.importorskip("torch")
@@ -71,16 +72,16 @@ def first(x):
 
 
 def test_output_loss_and_gradients(net):
-    diffusion = Diffusion("cosine", MODEL.timesteps)
+    process = Process("cosine", MODEL.timesteps)
 
     def objective(params):
-        x = diffusion.noised(jnp.asarray(X0), jnp.asarray(EPS), jnp.asarray(T))
+        x = noised(process, jnp.asarray(X0), jnp.asarray(EPS), jnp.asarray(T))
         prediction = MODEL.apply(params, x, jnp.asarray(T), None, (), KEY)[0]
-        return LOSSES["l1_l2"](prediction - EPS), prediction
+        return LOSSES["l1_l2"](prediction - EPS, jnp.ones((1, 1, 1, 1))), prediction
 
     (loss, prediction), grads = jax.value_and_grad(objective, has_aux=True)(PARAMS)
     t, fire = torch.tensor(T), first(masks())
-    abar = torch.tensor(diffusion.abar[T], dtype=torch.float32)[:, None, None, None]
+    abar = torch.tensor(process.abar[T], dtype=torch.float32)[:, None, None, None]
     out = net(abar.sqrt() * first(X0) + (1 - abar).sqrt() * first(EPS), t, fire)
     np.testing.assert_allclose(prediction, np.moveaxis(out.detach().numpy(), 1, -1), rtol=1e-4, atol=1e-4)
 

@@ -54,7 +54,9 @@ def test_output_loss_and_gradients():
     @jax.value_and_grad
     def objective(params):
         x = jnp.asarray(abar**0.5 * X0 + (1 - abar) ** 0.5 * EPS)
-        noise, fraction = jnp.split(MODEL.apply(params, x, jnp.asarray(T), jnp.asarray(LABELS), (), KEY)[0], 2, -1)
+        noise, fraction = jnp.split(
+            MODEL.apply(params, x, jnp.asarray(T), {"label": jnp.asarray(LABELS)}, (), KEY)[0], 2, -1
+        )
         return jnp.mean(jnp.square(noise - EPS)) + jnp.mean(jnp.square(fraction))
 
     loss, grads = objective(PARAMS)

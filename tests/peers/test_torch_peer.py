@@ -9,7 +9,8 @@ import pytest
 import tiny
 
 from nca_gen import arrays
-from nca_gen.diffusion.discrete import Diffusion
+from nca_gen.diffusion.discrete import Process
+from nca_gen.diffusion.process import noised
 from nca_gen.tasks.denoise import LOSSES
 
 torch = pytest.importorskip("torch", reason="the peer needs PyTorch, the package does not")
@@ -65,13 +66,13 @@ def gradient(model, params):
 @cache
 def answers():
     """Ours: parameters, what the peer is given, and prediction, loss and gradient."""
-    model, diffusion = ours(), Diffusion("cosine", tiny.T)
+    model, process = ours(), Process("cosine", tiny.T)
     params, key, t = tiny.params(model), arrays.keys(5, B), jnp.array([2, 9])
     x0, eps = (jnp.asarray(tiny.images(seed, B, *SIZE, 3)) for seed in (0, 1))
 
     def objective(params):
-        prediction, _ = model.apply(params, diffusion.noised(x0, eps, t), t, None, (), key)
-        return LOSSES["l1_l2"](prediction - eps), prediction
+        prediction, _ = model.apply(params, noised(process, x0, eps, t), t, None, (), key)
+        return LOSSES["l1_l2"](prediction - eps, jnp.ones((1, 1, 1, 1))), prediction
 
     (loss, prediction), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
     given = [torch.tensor(np.moveaxis(np.asarray(a, np.float64), -1, 1)) for a in (x0, eps)]
