@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from nca_gen import arrays
+from nca_gen import arrays, build
 from nca_gen.data.source import Source, Splits
 from nca_gen.models import diff_nca, fourier_diff_nca, geca
 
@@ -72,7 +72,14 @@ def masks(model, key, shape):
 
 
 def config(**changes):
-    """The config of a Diff-NCA that is built, trained and sampled in seconds; ``changes`` by dotted path."""
+    """The config of a Diff-NCA that is built, trained and sampled in seconds, whole; ``changes`` by dotted path."""
+    c = stated()
+    c.update_from_flattened_dict(changes)
+    return build.completed(c)
+
+
+def stated():
+    """What :func:`config` says of it."""
     c = ConfigDict()
     c.seed = 3
     c.model = {"name": "diff_nca", "channels": 8, "hidden": 16, "steps": 4, "norm": "cell", "start": "torch"}
@@ -89,13 +96,12 @@ def config(**changes):
     scores = {"scores": {"every": 0, "metrics": ("swd", "drift", "neighbours")}}
     c.evals = scores | {"nearest": {"every": 0}, "films": {"every": 0}, "samplers": {"every": 0, "rows": ()}}
     c.mesh = {"data": 1, "space": 1}
-    c.update_from_flattened_dict(changes)
     return c
 
 
 def conditional(**changes):
     """The config of a GeCA that knows 3 grades."""
-    c = config()
+    c = stated()
     model = {"embed": 16, "heads": 2, "mlp": 16, "hidden": 4, "steps": 3, "classes": 3, "image_channels": 3}
     c.model = {"name": "geca"} | model
     c.diffusion.prediction = "eps"
@@ -104,7 +110,7 @@ def conditional(**changes):
     tables = {"heredity": {"every": 0, "inherit": (), "guidance": ()}, "growth": {"every": 0, "steps": ()}}
     c.evals.update(tables | {"grades": {"every": 0}})
     c.update_from_flattened_dict(changes)
-    return c
+    return build.completed(c)
 
 
 def graded():

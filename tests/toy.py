@@ -23,6 +23,7 @@ import optax
 from ml_collections import ConfigDict
 
 from nca_gen import arrays
+from nca_gen.data import source
 from nca_gen.errors import UserError
 from nca_gen.runtime import checkpoint
 from nca_gen.verbs.train import train
@@ -57,7 +58,9 @@ class Task:
         ballast = jax.random.normal(key, (self.ballast,))
         return State(jnp.int32(0), params, jax.tree.map(jnp.copy, params), self.optimizer.init(params), key, ballast)
 
-    def step(self, state, batch):
+    model = None
+
+    def step(self, state, batch, parts=None):
         x = batch["image"]
         here = jax.random.fold_in(state.key, state.step)
         keys = jax.vmap(lambda i: jax.random.fold_in(here, i))(jnp.arange(x.shape[0]))
@@ -91,7 +94,8 @@ def splits():
     """Six images of noise, their means apart, so that each batch's loss tells which images it holds."""
     rng = np.random.default_rng(0)
     images = [rng.integers(30 * i, 30 * i + 60, (20, 24, 1)).astype(np.uint8) for i in range(6)]
-    return {"train": [{"image": x, "name": f"{i}", "patient": f"{i}"} for i, x in enumerate(images)]}
+    examples = [{"image": x, "name": f"{i}", "patient": f"{i}"} for i, x in enumerate(images)]
+    return source.Splits({"train": source.of(examples)})
 
 
 def config(**changes):
@@ -102,11 +106,13 @@ def config(**changes):
     c.optimizer = {"lr": 1e-2}
     c.data = {"name": "toy", "patch": (8, 8), "flips": True}
     c.train = {
-        **{"steps": 8, "batch": 4, "log_every": 2, "eval_every": 0, "checkpoint_every": 4, "keep": 3},
+        **{"steps": 8, "batch": 4, "log_every": 2, "checkpoint_every": 4, "keep": 3},
         **{"on_divergence": "stop", "max_rollbacks": 2, "divergence": 0.0},
     }
-    c.eval = {"n": 1}
-    c.mesh = {"data": -1, "space": 1}
+    c.held = {"split": "train", "n": 1, "train": 1}
+    c.evals = {}
+    c.parts = {}
+    c.mesh = {"data": -1, "space": 1, "distributed": False}
     c.update_from_flattened_dict(changes)
     return c
 
@@ -123,8 +129,12 @@ def run(workdir, task=None, evaluate=no_evaluation, **changes):
 def plain(state):
     """The leaves of ``state`` as numpy, by path; keys as their words."""
     flat, _ = jax.tree_util.tree_flatten_with_path(state)
-    words = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
     return {jax.tree_util.keystr(k): np.asarray(words(x)) for k, x in flat}
+
+
+def words(x):
+    """Keys as numbers, numbers as they are."""
+    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
 
 def digest(state):
@@ -156,16 +166,20 @@ def child(workdir, environment=None, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | (environment or {}))
 
 
+def saving(workdir):
+    """Whether a checkpoint is being written."""
+    return any(Path(workdir).glob("checkpoints/*-tmp"))
+
+
 def kill_while_saving(workdir, delay):
     """Kills this process while a checkpoint is being written, ``delay`` seconds after that has begun."""
 
     def watch():
-        saving = lambda: any(Path(workdir).glob("checkpoints/*-tmp"))  # noqa: E731
         while True:
-            while not saving():
+            while not saving(workdir):
                 time.sleep(0.001)
             time.sleep(delay)
-            if saving():
+            if saving(workdir):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
