@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,11 +42,16 @@ def natural(path: str | Path) -> list:
 def below(root: str | Path, suffixes: Sequence[str]) -> list[str]:
     """Names, relative to the folder ``root``, of its files and those of its sub folders that end in ``suffixes``.
 
-    In natural order; hidden files and folders are left out, and upper case is lower case.
+    In natural order; hidden files and folders are left out, and upper case is lower case. A folder that ends in .zarr
+    is one file.
     """
-    paths = (p.relative_to(root) for p in Path(root).rglob("*") if p.name.lower().endswith(tuple(suffixes)))
-    names = [p.as_posix() for p in paths if not any(part.startswith(".") for part in p.parts)]
-    return sorted((name for name in names if Path(root, name).is_file()), key=natural)
+    names = []
+    for folder, inner, files in os.walk(root):
+        stores = [name for name in inner if name.lower().endswith(".zarr")]
+        inner[:] = [name for name in inner if name not in stores and not name.startswith(".")]
+        here = [name for name in (*files, *stores) if name.lower().endswith(tuple(suffixes)) and name[0] != "."]
+        names += [Path(folder, name).relative_to(root).as_posix() for name in here]
+    return sorted(names, key=natural)
 
 
 def read(path: str | Path) -> Image:

@@ -1,19 +1,22 @@
-"""Slides: tiled TIFF files (SVS, NDPI, BigTIFF, ...) with a pyramid of levels, of which only windows are read.
+"""Slides: tiled TIFF (SVS, NDPI, BigTIFF, ...), OME-Zarr and what OpenSlide knows: pyramids of which windows are read.
 
-A level is any tiled page (also of page 0's SubIFDs) with the proportions of the first, so pyramids in pages and in
-SubIFDs are both seen. Missing tiles are white.
+A level of a TIFF is any tiled page (also of page 0's SubIFDs) with the proportions of the first, so pyramids in pages
+and in SubIFDs are both seen. Missing tiles are white. OME-Zarr (0.4 and 0.5) is a folder ``.zarr``, read by
+tensorstore. What tifffile cannot read, ``.mrxs`` and others, needs the package openslide-python.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
@@ -22,6 +25,10 @@ from nca_gen.errors import UserError
 from nca_gen.io import images
 
 SUFFIXES = (".svs", ".ndpi", ".scn", ".bif")  # and tiled .tif, .tiff
+ZARR, OPENSLIDE = ".zarr", (".mrxs", ".vms", ".vmu", ".svslide")
+EVERY = (*SUFFIXES, ".tif", ".tiff", ZARR, *OPENSLIDE)
+COARSEST = 50.0  # microns a pixel: a coarser resolution is that of a printer
+LEAST = 256  # side of a tile where a library does not say
 LIMIT = 2**26  # pixels of a window that is resized in one piece
 SUPPORT = {"box": 0.5, "bicubic": 2.0, "lanczos": 3.0}  # half the width of a kernel in output pixels
 Pixels = Shaped[np.ndarray, "h w C"]
@@ -40,11 +47,27 @@ class Level(NamedTuple):
     decode: Callable[[bytes, int], np.ndarray | None]
 
 
+class Plane(NamedTuple):
+    """One size of a slide that is read by another library; ``read(top, left, height, width)``."""
+
+    height: int
+    width: int
+    tile: tuple[int, int]
+    read: Callable[[int, int, int, int], Pixels]
+
+
 class Slide(NamedTuple):
+    """A slide: where it is, its sizes, and what its pixels are."""
+
     path: str
-    levels: tuple[Level, ...]  # the full size first, then smaller and smaller
+    levels: tuple[Level | Plane, ...]  # the full size first, then smaller and smaller
     channels: int
     dtype: np.dtype
+    mpp: float | None = None  # microns a pixel at the full size, where the file says so
+
+    def read(self, level: Level | Plane, top: int, left: int, height: int, width: int) -> Pixels:
+        """A window of a level, in its own pixels, as they are stored."""
+        return _read(self, level, top, left, height, width)
 
 
 @dataclass(frozen=True)
@@ -72,22 +95,26 @@ class Slides:
         return self.slides[0].channels
 
     def window(self, i: int, box: Box, size: tuple[int, int], kernel: str = "bicubic", inside: bool = True) -> Pixels:
-        """The ``box`` of slide ``i`` brought to ``size`` = (height, width), from the smallest level that has as much.
+        """The ``box`` of slide ``i`` as :func:`window` reads it."""
+        return window(self.slides[i], box, size, kernel, inside)
 
-        ``kernel`` and ``inside`` as in :func:`resample`. A window of more than ``LIMIT`` pixels of that level, such as
-        a slide without a pyramid has, is first reduced by the area mean of a whole number of pixels, in bands.
-        """
-        slide = self.slides[i]
-        full = slide.levels[0]
-        shrink = min(box[2] / size[0], box[3] / size[1])
-        level = next(x for x in reversed(slide.levels) if full.height / x.height <= shrink * 1.001 or x is full)
-        scale = (level.height / full.height, level.width / full.width)
-        box = (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
-        shrink = min(box[2] / size[0], box[3] / size[1])
-        k = max(1, min(int(shrink), math.ceil(math.sqrt(box[2] * box[3] / LIMIT))))
-        extent, box = (level.height // k, level.width // k), tuple(x / k for x in box)
-        read = partial(_read if k == 1 else partial(_reduced, k), slide, level)
-        return resample(read, extent, box, size, kernel, inside)
+
+def window(slide: Slide, box: Box, size: tuple[int, int], kernel: str = "bicubic", inside: bool = True) -> Pixels:
+    """The ``box`` of a slide brought to ``size`` = (height, width), from the smallest level that has as much.
+
+    ``kernel`` and ``inside`` as in :func:`resample`. A window of more than ``LIMIT`` pixels of that level, such as
+    a slide without a pyramid has, is first reduced by the area mean of a whole number of pixels, in bands.
+    """
+    full = slide.levels[0]
+    shrink = min(box[2] / size[0], box[3] / size[1])
+    level = next(x for x in reversed(slide.levels) if full.height / x.height <= shrink * 1.001 or x is full)
+    scale = (level.height / full.height, level.width / full.width)
+    box = (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
+    shrink = min(box[2] / size[0], box[3] / size[1])
+    k = max(1, min(int(shrink), math.ceil(math.sqrt(box[2] * box[3] / LIMIT))))
+    extent, box = (level.height // k, level.width // k), tuple(x / k for x in box)
+    read = partial(_read if k == 1 else partial(_reduced, k), slide, level)
+    return resample(read, extent, box, size, kernel, inside)
 
 
 def resample(
@@ -123,22 +150,27 @@ def resample(
 
 def open_slide(path: str | Path) -> Slide:
     """The levels of a slide. Raises :class:`~nca_gen.io.images.Unreadable` where there is no tiled image in it."""
+    if str(path).lower().endswith(ZARR):
+        return _zarr(Path(path))
+    if str(path).lower().endswith(OPENSLIDE):
+        return _openslide(path)
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as tiff:
             first, end = tiff.pages[0], Path(path).stat().st_size
-            found = [p for p in (*tiff.pages, *(first.pages or ())) if p.is_tiled and _fits(p, first)]
-            if not found or not first.is_tiled:
+            pages = [p for p in (*tiff.pages, *(first.pages or ())) if p.is_tiled and _fits(p, first)]
+            if not pages or not first.is_tiled:
                 raise ValueError("its first page is not tiled, so windows of it cannot be read")
             if first.dtype not in (np.uint8, np.uint16) or first.planarconfig != 1 or first.photometric == 3:
                 raise ValueError(f"pixels are {first.dtype}, or planar, or of a palette; save them as 8 or 16 bit RGB")
-            if any(max(map(sum, zip(p.dataoffsets, p.databytecounts, strict=True)), default=0) > end for p in found):
+            if any(max(map(sum, zip(p.dataoffsets, p.databytecounts, strict=True)), default=0) > end for p in pages):
                 raise ValueError("the file is truncated")
             alpha = bool(set(first.extrasamples[-1:]) & {1, 2})
             channels = first.samplesperpixel - alpha
-            levels = {p.shape[:2]: _level(p, channels) for p in reversed(found)}  # of one size the first
-            return Slide(str(path), tuple(levels[s] for s in sorted(levels, reverse=True)), channels, first.dtype)
+            levels = {p.shape[:2]: _level(p, channels) for p in reversed(pages)}  # of one size the first
+            sizes = tuple(levels[s] for s in sorted(levels, reverse=True))
+            return Slide(str(path), sizes, channels, first.dtype, _mpp(first))
     except OSError as error:
         raise images.Unreadable(path, (error.strerror or str(error)).lower()) from None
     except Exception as error:  # tifffile raises what it likes on damaged bytes
@@ -148,7 +180,7 @@ def open_slide(path: str | Path) -> Slide:
 def is_slide(path: str | Path) -> bool:
     """Whether a file is a slide: by its suffix, or a TIFF that is tiled."""
     if Path(path).suffix.lower() not in (".tif", ".tiff"):
-        return Path(path).suffix.lower() in SUFFIXES
+        return Path(path).suffix.lower() in EVERY
     import tifffile
 
     try:
@@ -183,6 +215,89 @@ def _fits(page: object, first: object) -> bool:
     return alike and h <= height and abs(h * width - w * height) <= max(height, width)
 
 
+def _mpp(page: Any) -> float | None:
+    """Microns a pixel: as Aperio or OME write it, else by the resolution of the TIFF where that is a microscope's."""
+    text = page.description or ""
+    said = re.search(r"\bMPP\s*=\s*([\d.]+)", text)
+    said = said or re.search(r'PhysicalSizeX="([\d.eE+-]+)"(?!.*PhysicalSizeXUnit="(?!µm|&#181;m))', text, re.DOTALL)
+    if said:
+        return float(said[1])
+    unit, resolution = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
+    if not unit or not resolution or unit.value not in (2, 3) or 0 in resolution.value:
+        return None
+    microns = {2: 25400, 3: 10000}[unit.value] * resolution.value[1] / resolution.value[0]
+    return microns if microns < COARSEST else None
+
+
+def _zarr(path: Path) -> Slide:
+    """An OME-Zarr image of one place in time and depth."""
+    import tensorstore
+
+    try:
+        new = (path / "zarr.json").is_file()
+        attributes = json.loads((path / ("zarr.json" if new else ".zattrs")).read_text())
+        image = (attributes["attributes"]["ome"] if new else attributes)["multiscales"][0]
+        axes = [axis["name"] for axis in image["axes"]]
+        stores = []
+        for level in image["datasets"]:
+            store = {"driver": "file", "path": str((path / level["path"]).absolute())}
+            spec = {"driver": "zarr3" if new else "zarr", "kvstore": store}
+            stores.append(tensorstore.open(spec, open=True, read=True).result())
+        if others := [a for a, n in zip(axes, stores[0].shape, strict=True) if a not in "cyx" and n > 1]:
+            raise ValueError(f"it has the axis {others[0]}, and a slide is one image")
+        dtype = stores[0].dtype.numpy_dtype
+        if dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"pixels are {dtype}; save them as 8 or 16 bit")
+        channels = stores[0].shape[axes.index("c")] if "c" in axes else 1
+        unit = image["axes"][axes.index("x")].get("unit")
+        scales = [t["scale"] for t in image["datasets"][0].get("coordinateTransformations", ()) if t["type"] == "scale"]
+        mpp = float(scales[0][axes.index("x")]) if scales and unit == "micrometer" else None
+        return Slide(str(path), tuple(_plane(store, axes) for store in stores), channels, np.dtype(dtype), mpp)
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise images.Unreadable(path, f"no OME-Zarr image ({str(error).lower() or type(error).__name__})") from None
+
+
+def _plane(store: Any, axes: Sequence[str]) -> Plane:
+    """A level of an OME-Zarr image whose ``axes`` are named."""
+    y, x = axes.index("y"), axes.index("x")
+
+    def read(top: int, left: int, height: int, width: int) -> Pixels:
+        at = {"y": slice(top, top + height), "x": slice(left, left + width), "c": slice(None)}
+        pixels = store[tuple(at.get(axis, 0) for axis in axes)].read().result()
+        order = [axis for axis in axes if axis in at]
+        pixels = pixels.transpose([order.index(axis) for axis in "yxc" if axis in order])
+        return pixels if "c" in order else pixels[..., None]
+
+    chunk = store.chunk_layout.read_chunk.shape
+    return Plane(store.shape[y], store.shape[x], (chunk[y], chunk[x]), read)
+
+
+def _openslide(path: str | Path) -> Slide:
+    """A slide by OpenSlide, if it is there: RGB, white where nothing was scanned."""
+    try:
+        import openslide
+    except ImportError:
+        raise images.Unreadable(path, "it needs openslide: pip install openslide-python openslide-bin") from None
+    try:
+        slide = openslide.OpenSlide(str(path))
+    except openslide.OpenSlideError as error:
+        raise images.Unreadable(path, str(error).lower() or type(error).__name__) from None
+
+    def plane(number: int) -> Plane:
+        (width, height), down = slide.level_dimensions[number], slide.level_downsamples[number]
+
+        def read(top: int, left: int, height: int, width: int) -> Pixels:
+            pixels = np.asarray(slide.read_region((round(left * down), round(top * down)), number, (width, height)))
+            seen = pixels[..., 3:].astype(np.uint16)
+            return ((pixels[..., :3] * seen + 255 * (255 - seen) + 127) // 255).astype(np.uint8)
+
+        return Plane(height, width, (LEAST, LEAST), read)
+
+    said = slide.properties.get("openslide.mpp-x")
+    levels = tuple(plane(number) for number in range(slide.level_count))
+    return Slide(str(path), levels, 3, np.dtype(np.uint8), float(said) if said else None)
+
+
 def _level(page: object, channels: int) -> Level:
     decode, tables = page.decode, page.jpegtables
 
@@ -193,8 +308,10 @@ def _level(page: object, channels: int) -> Level:
     return Level(*page.shape[:2], (page.tilelength, page.tilewidth), page.dataoffsets, page.databytecounts, pixels)
 
 
-def _read(slide: Slide, level: Level, top: int, left: int, height: int, width: int) -> Pixels:
+def _read(slide: Slide, level: Level | Plane, top: int, left: int, height: int, width: int) -> Pixels:
     """A window of a level, of which only the tiles that it touches are decoded, side by side."""
+    if isinstance(level, Plane):
+        return level.read(top, left, height, width)
     out = np.full((height, width, slide.channels), np.iinfo(slide.dtype).max, slide.dtype)
     (th, tw), across = level.tile, -(-level.width // level.tile[1])
     rows, columns = range(top // th, -(-(top + height) // th)), range(left // tw, -(-(left + width) // tw))
@@ -219,7 +336,7 @@ def _read(slide: Slide, level: Level, top: int, left: int, height: int, width: i
     return out
 
 
-def _reduced(k: int, slide: Slide, level: Level, top: int, left: int, height: int, width: int) -> Pixels:
+def _reduced(k: int, slide: Slide, level: Level | Plane, top: int, left: int, height: int, width: int) -> Pixels:
     """A window of a level after its reduction by ``k``, in whose pixels it is given."""
     rows = max(-(-level.tile[0] // k), LIMIT // 8 // (k * k * width))  # less than a tile would be decoded twice
     bands = (slice(y, min(y + rows, height)) for y in range(0, height, rows))

@@ -1,0 +1,167 @@
+"""A folder of slides, of which patches are read where there is tissue; no slide is ever decoded whole.
+
+A slide (tiled TIFF, OME-Zarr, what OpenSlide reads; see :mod:`nca_gen.io.slides`) is cut into square regions, from its
+top left; each that is tissue is an example, called ``slide@top,left`` in pixels of the level that is read. Labels,
+patients and splits come from an optional ``labels.csv``, see :mod:`nca_gen.data.table`; without it the patient of a
+name of TCGA is its first twelve characters, and every other slide is its own.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from nca_gen.data import table
+from nca_gen.data.source import Box, Example, Source, Splits, clipped, complain
+from nca_gen.errors import UserError
+from nca_gen.io import images, slides
+
+CELLS = 16  # places a side at which a region is looked at, to tell how much of it is tissue
+CHROMA = 16 / 256  # difference of the colours of a pixel, of their range, from which it is stained
+CLOSE = 0.05  # a level whose pixels are as large as asked, up to this share, is taken as it is
+
+
+class View(NamedTuple):
+    """A slide at one size: pixel (i, j) of it covers ``scale`` times as many of the full size.
+
+    ``level``: the one that has just this size, if any; then its pixels come as they are stored.
+    """
+
+    slide: slides.Slide
+    scale: float
+    level: slides.Level | slides.Plane | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        full = self.level or self.slide.levels[0]
+        scale = 1.0 if self.level else self.scale
+        return int(full.height / scale), int(full.width / scale), self.slide.channels
+
+    def __getitem__(self, box: tuple[slice, slice]) -> Shaped[np.ndarray, "h w C"]:
+        """The part in two slices."""
+        y, x = box
+        if self.level is None:
+            return self.reduced(((y.start, y.stop), (x.start, x.stop)), 1, "bicubic")
+        return self.slide.read(self.level, y.start, x.start, y.stop - y.start, x.stop - x.start)
+
+    def reduced(self, box: Box, k: int, kernel: str = "box") -> Shaped[np.ndarray, "h w C"]:
+        """The ``box``, which lies within, reduced by ``k``, from the smallest level that has as many pixels."""
+        (top, bottom), (left, right) = box
+        size = (bottom - top) // k, (right - left) // k
+        full = tuple(v * self.scale for v in (top, left, bottom - top, right - left))
+        return slides.window(self.slide, full, size, kernel)
+
+
+def splits(
+    path: str,
+    level: int = 0,
+    mpp: float = 0.0,
+    region: int = 512,
+    tissue: float = 0.5,
+    context_factor: int = 1,
+    split_seed: int = 0,
+    strict: bool = False,
+) -> Splits:
+    """The three splits of the slides in the folder ``path``, by patient; pixels as stored, uint8 or uint16.
+
+    Read at ``level`` of the pyramid (0 is the full size), or where ``mpp`` is given at so many microns a pixel.
+    ``region``: side of a region, in pixels of what is read: patches lie within. ``tissue``: least share of it that is
+    stained; slides of one channel have no stain, and all their regions are taken. ``context_factor``: see
+    :meth:`nca_gen.data.source.Source.read`; the context of a patch goes beyond its region, up to the slide's edge.
+    Slides that cannot be used are named and left out (``strict``: UserError). Raises UserError for a missing or empty
+    folder, a wrong labels.csv, and slides of different channels or depth.
+    """
+    if not 0 <= tissue <= 1:
+        raise UserError(f"config.data.tissue={tissue} is a share, from 0 to 1")
+    if region < CELLS:
+        raise UserError(f"config.data.region={region} is less than {CELLS} pixels")
+    root, names = table.below(path, slides.EVERY, f"slides ({', '.join(slides.EVERY)})")
+    rows = table.read(root, names, split_seed, patient)
+    look = partial(_look, root, level, mpp, region, tissue)
+    looks, lost = table.probe(rows, names, look, "reading slides")
+    complain(lost, strict)
+    kinds = {name: f"{view.slide.channels} channels of {view.slide.dtype}" for name, (view, _) in looks.items()}
+    table.uniform(root, kinds)
+    labels = table.labels(rows, [*looks])
+
+    def source(names: list[str], lost: list[tuple[str, str]]) -> Source:
+        places = np.concatenate([np.insert(looks[name][1], 0, i, 1) for i, name in enumerate(names)])
+        shape = (region, region, looks[names[0]][0].slide.channels)
+
+        def about(i: int) -> Example:
+            slide, top, left = places[i].tolist()
+            name = names[slide]
+            return {"name": f"{name}@{top},{left}", "patient": rows.patient[name]} | labels[name]
+
+        def read(i: int, field: str, box: Box, k: int) -> np.ndarray:
+            slide, *corner = places[i].tolist()
+            view, where = looks[names[slide]][0], [(at + a, at + b) for at, (a, b) in zip(corner, box, strict=True)]
+            inside = all(a >= 0 and b <= side for (a, b), side in zip(where, view.shape, strict=False))
+            if k > 1 and inside:
+                return view.reduced(where, k)
+            return images.reduce(clipped(view, where), k)
+
+        def load(i: int) -> Example:
+            return about(i) | {"image": read(i, "image", ((0, region), (0, region)), 1)}
+
+        return Source(load, [shape] * len(places), False, lost, (), context_factor, read, about)
+
+    return table.splits(rows, [*looks], lost, source)
+
+
+def patient(name: str) -> str:
+    """Who a slide is of, by its name: the first twelve characters of a TCGA barcode, else the name itself."""
+    barcode = re.match(r"TCGA-\w\w-\w{4}(?=-|\.|$)", Path(name).name, re.IGNORECASE)
+    return barcode[0] if barcode else name
+
+
+def stained(pixels: Shaped[np.ndarray, "h w C"]) -> Bool[np.ndarray, "h w"]:
+    """Where there is tissue: where colours differ, which they do not on glass, nor where there is no scan.
+
+    Everywhere, where there are fewer than three channels.
+    """
+    if pixels.shape[-1] < 3:
+        return np.ones(pixels.shape[:2], bool)
+    colours = pixels[..., :3].astype(np.int32)
+    return colours.max(-1) - colours.min(-1) >= CHROMA * (np.iinfo(pixels.dtype).max + 1)
+
+
+def _look(root: Path, level: int, mpp: float, region: int, tissue: float, name: str) -> tuple[View, np.ndarray]:
+    """A slide at the size that is read, and the corners of its regions ``[n, 2]``. Raises Unreadable if it has none."""
+    path = root / name
+    view = _view(slides.open_slide(path), level, mpp)
+    rows, columns = (side // region for side in view.shape[:2])
+    if not rows * columns:
+        raise images.Unreadable(path, f"{view.shape[0]} x {view.shape[1]} pixels have no region of {region}")
+    glance = (0, 0, rows * region * view.scale, columns * region * view.scale)
+    seen = stained(slides.window(view.slide, glance, (rows * CELLS, columns * CELLS), "box"))
+    share = seen.reshape(rows, CELLS, columns, CELLS).mean((1, 3))
+    corners = np.argwhere(share >= tissue) * region
+    if not len(corners):
+        raise images.Unreadable(path, f"no region of it has {tissue:.0%} tissue")
+    return view, corners
+
+
+def _view(slide: slides.Slide, level: int, mpp: float) -> View:
+    """The size that is read. Raises Unreadable where the slide does not have it, or does not know it."""
+    full = slide.levels[0]
+    scales = [full.height / x.height for x in slide.levels]
+    if not mpp:
+        if not 0 <= level < len(slide.levels):
+            raise images.Unreadable(slide.path, f"it has {len(slide.levels)} levels, and no level {level}")
+        return View(slide, scales[level], slide.levels[level])
+    if not slide.mpp:
+        raise images.Unreadable(slide.path, "it does not say how many microns a pixel is; give a level instead of mpp")
+    scale = mpp / slide.mpp
+    for known, there in zip(scales, slide.levels, strict=True):
+        if abs(known / scale - 1) <= CLOSE:
+            return View(slide, known, there)
+    if scale < 1:
+        raise images.Unreadable(slide.path, f"its pixels are of {slide.mpp:g} microns, coarser than mpp={mpp:g}")
+    return View(slide, scale, None)
