@@ -19,14 +19,15 @@ CHANGES = {"sample.batch": 8, "sample.sampler": "ddim", "sample.clip": "none", "
 
 
 def config(data, **changes):
+    """Of a small transformer of 3 grades: the quickest to compile of those that know labels."""
     c = tiny.config()
     c.model = {"name": "dit", "width": 16, "depth": 1, "heads": 2, "patch": 4, "classes": 3, "image_channels": 3}
-    c.diffusion = {"schedule": "linear", "timesteps": tiny.T, "prediction": "eps"}
+    c.diffusion = {"name": "discrete", "schedule": "linear", "timesteps": tiny.T, "prediction": "eps"}
     c.data = {"name": "folder", "path": str(data), "patch": (8, 8), "flips": "horizontal"}
     c.sample.guidance = 1.5
     c.expand = {"times": 5, "fold": -1, "folds": 3, "split_seed": 0, "quantile": 0.05, "tries": 2, "name": "expanded"}
     c.update_from_flattened_dict(CHANGES | changes)
-    return c
+    return build.completed(c)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_what_is_missing_is_drawn_the_same(expanded, workdir, data, monkeypatch)
     (expanded / "labels.csv").unlink()
     assert verb.expand(config(data), workdir) == expanded
     assert content(workdir / "expanded") == before
-    monkeypatch.setattr(verb.pipeline, "draw", lambda *_, **__: pytest.fail("all is there"))
+    monkeypatch.setattr(verb.rounds, "draw", lambda *_, **__: pytest.fail("all is there"))
     verb.expand(config(data), workdir)
 
 

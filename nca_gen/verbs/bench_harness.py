@@ -1,0 +1,69 @@
+"""Programs timed beside each other: each a process of its own, and all of them in turns.
+
+A worker does its work once for every line that it reads, and answers with a line of JSON: seconds, cpu_seconds,
+memory_mb, perhaps more. :mod:`nca_gen.verbs.bench_worker` is one, a peer's script in PyTorch another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from nca_gen.errors import UserError
+
+ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "1000",  # threads of PyTorch that spin slow it down ten times where others use the cores
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
+Row = dict[str, Any]
+
+
+class Worker(NamedTuple):
+    """The command of a worker, and the folder in which it runs."""
+
+    command: list[str]
+    folder: str | None = None
+
+
+def measure(workers: Mapping[str, Worker], rounds: int) -> list[Row]:
+    """A row for each worker: of ``rounds`` after a warm-up, the medians; its memory, also in its first process."""
+    first, second = in_turns(workers, 0), in_turns(workers, rounds)
+    rows = []
+    for name, answers in second.items():
+        times = {k: statistics.median(answer[k] for answer in answers[1:]) for k in ("seconds", "cpu_seconds")}
+        row = {"name": name, **answers[-1], **times, "first_mb": first[name][0]["memory_mb"]}
+        if "images" in row:
+            row["images_per_second"] = row["images"] / row["seconds"]
+        rows.append(row)
+    return rows
+
+
+def in_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[Row]]:
+    """Starts the workers together and asks one after the other, ``rounds`` times and once before: their answers.
+
+    Raises UserError where one ends early.
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": ENVIRONMENT | os.environ}
+    answers: dict[str, list[Row]] = {name: [] for name in workers}
+    with contextlib.ExitStack() as stack:
+        processes = {
+            name: stack.enter_context(subprocess.Popen(worker.command, cwd=worker.folder, **pipes))
+            for name, worker in workers.items()
+        }
+        for _ in range(rounds + 1):
+            for name, process in processes.items():
+                with contextlib.suppress(BrokenPipeError):
+                    print(file=process.stdin, flush=True)
+                answer = process.stdout.readline()
+                if not answer:
+                    raise UserError(f"bench: the worker of {name!r} ended early; its own message stands above")
+                answers[name].append(json.loads(answer))
+        for process in processes.values():
+            process.stdin.close()
+    return answers
