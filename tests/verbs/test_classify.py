@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nca_gen import main
+from nca_gen import config as configs
 from nca_gen.data import spots
+from nca_gen.data.source import Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.tasks.classify import Task
-from nca_gen.verbs import classify
+from nca_gen.tasks.learner import Learner
+from nca_gen.verbs import classify, classify_cells, classify_tables
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Blind:
 
     classes: int = 5
 
-    def init_params(self, key):
+    def init(self, key):
         return {"b": jnp.zeros(self.classes)}
 
     def init_statistics(self):
@@ -37,16 +39,16 @@ def quick(monkeypatch):
 
     def task(config):
         fields = {k: v for k, v in config.task.items() if k != "name"}
-        return Task(Blind(config.model.classes), dict(config.optimizer), **fields)
+        return Task(Blind(config.model.classes), Learner(**config.optimizer), **fields)
 
-    monkeypatch.setattr(classify.build, "task", task)
+    monkeypatch.setattr(classify_cells.build, "task", task)
 
 
 def config(*flags, **fields):
     """The smoke form, ``classify`` fields changed."""
-    page = main.load("configs/classifier.py:smoke")
+    page = configs.load("configs/classifier.py:smoke", "classify")
     page.classify.update(fields)
-    return main.override(page, ["--config.mesh.data=1", *flags])
+    return configs.override(page, ["--config.mesh.data=1", *flags])
 
 
 def expansion(folder, fold, patients, size=48, columns=5, **changes):
@@ -64,32 +66,32 @@ def expansion(folder, fold, patients, size=48, columns=5, **changes):
 
 
 @pytest.fixture
-def parts():
-    return classify.divided(config(), classify.Plan(folds=2))
+def folds():
+    return classify_cells.divided(config(), classify.Plan(folds=2))
 
 
-def trained_on(part):
-    return sorted({e["patient"] for e in part.train})
+def trained_on(fold):
+    return sorted({e["patient"] for e in fold.train})
 
 
 def test_folds_are_by_patient_and_validate_everyone_once():
     whole = [e["name"] for e in spots.splits(patients=20)["train"]]
-    found = classify.divided(config(), classify.Plan(folds=4, repeats=2))
+    found = classify_cells.divided(config(), classify.Plan(folds=4, repeats=2))
     assert [(p.fold, p.repeat) for p in found] == [(f, r) for f in range(4) for r in range(2)]
     assert sorted(e["name"] for p in found[::2] for e in p.val) == sorted(whole)
-    for part in found:
-        assert sorted(e["name"] for e in part.train + part.val) == sorted(whole)
-        assert not {e["patient"] for e in part.train} & {e["patient"] for e in part.val}
-        assert {e["label"].shape for e in part.train} == {(5,)}
+    for fold in found:
+        assert sorted(e["name"] for e in fold.train + fold.val) == sorted(whole)
+        assert not {e["patient"] for e in fold.train} & {e["patient"] for e in fold.val}
+        assert {e["label"].shape for e in fold.train} == {(5,)}
 
 
 def test_folds_of_all_splits_or_the_split_itself():
     splits = spots.splits(patients=20)
-    one, *others = classify.divided(config(), classify.Plan(folds=1))
+    one, *others = classify_cells.divided(config(), classify.Plan(folds=1))
     assert not others
     assert [e["name"] for e in one.train] == [e["name"] for e in splits["train"]]
     assert [e["name"] for e in one.val] == [e["name"] for e in splits["val"]]
-    every = classify.divided(config(), classify.Plan(folds=2, of=("train", "val", "test")))
+    every = classify_cells.divided(config(), classify.Plan(folds=2, of=("train", "val", "test")))
     assert len(every[0].val) + len(every[1].val) == 40
 
 
@@ -98,42 +100,42 @@ def test_folds_that_the_data_bring(monkeypatch):
     page, splits = config(), spots.splits(patients=20)
     with page.unlocked():
         page.data.fold = 1
-    swapped = [dict(splits), {"train": splits["val"], "val": splits["train"]}]
-    monkeypatch.setattr(classify.build, "splits", lambda config: swapped[config.data.fold])
-    found = classify.divided(page, classify.Plan(folds=2))
+    swapped = [splits, Splits({"train": splits["val"], "val": splits["train"]})]
+    monkeypatch.setattr(classify_cells.build, "splits", lambda config: swapped[config.data.fold])
+    found = classify_cells.divided(page, classify.Plan(folds=2))
     assert [(p.fold, len(p.train), len(p.val)) for p in found] == [(0, 32, 4), (1, 4, 32)]
-    [alone] = classify.divided(page, classify.Plan(folds=1))
+    [alone] = classify_cells.divided(page, classify.Plan(folds=1))
     assert (alone.fold, len(alone.train)) == (1, 4)
     assert page.data.fold == 1
 
 
 def test_images_are_brought_to_size_once():
-    part = classify.divided(config("--config.data.patch=20,24"), classify.Plan(folds=1))[0]
-    assert {e["image"].shape for e in part.train + part.val} == {(20, 24, 3)}
+    fold = classify_cells.divided(config("--config.data.patch=20,24"), classify.Plan(folds=1))[0]
+    assert {e["image"].shape for e in fold.train + fold.val} == {(20, 24, 3)}
 
 
 def test_nobody_is_on_both_sides(monkeypatch):
-    monkeypatch.setattr(classify.by_patient, "folds", lambda who, *_: [np.arange(0, len(who), 2)])
+    monkeypatch.setattr(classify_cells.by_patient, "folds", lambda who, *_: [np.arange(0, len(who), 2)])
     with pytest.raises(UserError, match="trained on and validated on"):
-        classify.divided(config(), classify.Plan(folds=2))
+        classify_cells.divided(config(), classify.Plan(folds=2))
 
 
-def test_an_expansion_adds_to_its_own_fold(parts, tmp_path):
-    folder = expansion(tmp_path / "expanded/x", 1, trained_on(parts[1]))
-    made = classify.listed(str(tmp_path / "expanded"), parts[1], 5)
-    assert [s.patient for s in made] == trained_on(parts[1])
-    [first, *_] = classify.opened(made, parts[1].val[0]["image"])
+def test_an_expansion_adds_to_its_own_fold(folds, tmp_path):
+    folder = expansion(tmp_path / "expanded/x", 1, trained_on(folds[1]))
+    made = classify_cells.listed(str(tmp_path / "expanded"), folds[1])
+    assert [s.patient for s in made] == trained_on(folds[1])
+    [first, *_] = classify_cells.opened(made, folds[1].val[0]["image"])
     assert first["image"].shape == (32, 32, 3)
     assert first["label"].tolist() == np.eye(5)[int(made[0].patient) % 5].tolist()
     assert made[0].path == folder / "images/000000.png"
     with pytest.raises(UserError, match=r"3 channels of uint8, the photographs 1 channels of uint16"):
-        classify.opened(made, np.zeros((32, 32, 1), np.uint16))
+        classify_cells.opened(made, np.zeros((32, 32, 1), np.uint16))
     with pytest.raises(UserError, match=r"one train_syn_0\.csv is needed"):
-        classify.listed(str(tmp_path), parts[0], 5)
-    expansion(tmp_path / "expanded/y", 1, trained_on(parts[1]))
+        classify_cells.listed(str(tmp_path), folds[0])
+    expansion(tmp_path / "expanded/y", 1, trained_on(folds[1]))
     with pytest.raises(UserError, match="2 of them lie"):
-        classify.listed(str(tmp_path), parts[1], 5)
-    assert len(classify.listed(f"{tmp_path}/expanded/{{fold}}".replace("{fold}", "x"), parts[1], 5)) == len(made)
+        classify_cells.listed(str(tmp_path), folds[1])
+    assert len(classify_cells.listed(f"{tmp_path}/expanded/{{fold}}".replace("{fold}", "x"), folds[1])) == len(made)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +148,11 @@ def test_an_expansion_adds_to_its_own_fold(parts, tmp_path):
         ("train", {"columns": 4}, "needs the columns filename, 5 labels, patient_name"),
     ],
 )
-def test_what_does_not_fit_is_refused(parts, tmp_path, patients, changes, told):
-    who = sorted({e["patient"] for e in getattr(parts[0], patients)})
+def test_what_does_not_fit_is_refused(folds, tmp_path, patients, changes, told):
+    who = sorted({e["patient"] for e in getattr(folds[0], patients)})
     expansion(tmp_path, 0, who, **changes)
     with pytest.raises(UserError, match=told):
-        classify.listed(str(tmp_path), parts[0], 5)
+        classify_cells.listed(str(tmp_path), folds[0])
 
 
 def test_names_of_rows():
@@ -169,44 +171,45 @@ def test_eyes_and_patients_are_pooled():
         "truth": [[1, 0], [0, 1], [1, 0], [0, 1]],
     }
     eye = r"_(left|right|l|r)"
-    probability, truth, patients = classify.units(done, classify.Plan(pool="eye", eye=eye), True)
+    probability, truth, patients = classify_tables.units(done, classify.Plan(pool="eye", eye=eye), True)
     assert patients == ["7", "7", "7", "8"]
     done["names"][2] = "7b_left"
-    probability, truth, patients = classify.units(done, classify.Plan(pool="eye"), True)
+    probability, truth, patients = classify_tables.units(done, classify.Plan(pool="eye"), True)
     np.testing.assert_allclose(probability, [[0.6, 0.4], [0.2, 0.8], [0.5, 0.5]])
     assert truth.tolist() == [[1, 0], [0, 1], [0, 1]]
     assert patients == ["7", "7", "8"]
-    _, truth, patients = classify.units(done, classify.Plan(pool="patient"), True)
+    _, truth, patients = classify_tables.units(done, classify.Plan(pool="patient"), True)
     assert truth.tolist() == [[1, 1], [0, 1]]
     with pytest.raises(UserError, match="of several classes"):
-        classify.units(done, classify.Plan(pool="patient"), False)
+        classify_tables.units(done, classify.Plan(pool="patient"), False)
     done["names"][0] = "leftover"
     with pytest.raises(UserError, match="no eye can be read from leftover"):
-        classify.units(done, classify.Plan(pool="eye"), True)
+        classify_tables.units(done, classify.Plan(pool="eye"), True)
 
 
 @pytest.mark.parametrize(
     ("name", "side"), [("10003_right", "right"), ("56_r3", "r"), ("x/OD-12", "OD"), ("LEFT.1", "LEFT"), ("lr", None)]
 )
 def test_sides_in_names(name, side):
-    found = classify.re.search(classify.SIDE, name)
+    found = classify_tables.re.search(classify_tables.SIDE, name)
     assert (found and found[0]) == side
 
 
-def test_the_table_counts(parts):
+def test_the_table_counts(folds):
     """Perfect against inverted: mean, spread, both tests."""
-    truth = [np.stack([e["label"] for e in part.val]) for part in parts]
+    folds = [fold._replace(classes=tuple("abcde")) for fold in folds]
+    truth = [np.stack([e["label"] for e in fold.val]) for fold in folds]
 
     def cells(rows):
-        who = [[e["patient"] for e in part.val] for part in parts]
-        names = [[e["name"] for e in part.val] for part in parts]
+        who = [[e["patient"] for e in fold.val] for fold in folds]
+        names = [[e["name"] for e in fold.val] for fold in folds]
         return [
             {"probability": p, "truth": t, "patients": w, "names": n, "seconds": 1.0}
             for p, t, w, n in zip(rows, truth, who, names, strict=True)
         ]
 
     found = {"none": cells(truth), "geometric": cells([1 - t for t in truth])}
-    facts = classify.table(found, parts, classify.Plan(folds=2, draws=50), False, "abcde")
+    facts = classify_tables.table(found, folds, classify.Plan(folds=2, draws=50), False)
     best, worst = (facts["rows"][row] for row in ("none", "geometric"))
     assert best["figures"]["map"] == {"mean": 1.0, "std": 0.0, "values": [1.0, 1.0]}
     assert best["classes"]["f1"] == dict.fromkeys("abcde", 1.0)
@@ -214,7 +217,7 @@ def test_the_table_counts(parts):
     assert best["patients"]["p"] == pytest.approx(2 / 51)
     assert best["patients"]["difference"] == best["trainings"]["difference"] > 0.5
     assert "patients" not in worst
-    lines = classify.markdown(facts)
+    lines = classify_tables.markdown(facts)
     assert lines[0].split("|")[1].strip() == "augmentation"
     assert [cell.strip() for cell in lines[2].split("|")][1:8] == ["none", *["100.00 ± 0.00"] * 6]
     json.dumps(facts, allow_nan=False)
@@ -224,18 +227,18 @@ def test_the_table_counts(parts):
 def test_a_killed_table_goes_on(tmp_path, monkeypatch, capsys):
     """Stopped in the third of six cells: it is made from the first that is missing, and twice the same."""
     plan = {"folds": 2, "draws": 20}
-    for part in classify.divided(config(), classify.Plan(folds=2)):
-        expansion(tmp_path / f"geca_{part.fold}/expanded", part.fold, trained_on(part))
+    for fold in classify_cells.divided(config(), classify.Plan(folds=2)):
+        expansion(tmp_path / f"geca_{fold.fold}/expanded", fold.fold, trained_on(fold))
     plan["expansions"] = (f"{tmp_path}/geca_{{fold}}/expanded",)
-    seen, ordinary = [], classify.train
+    seen, ordinary = [], classify_cells.train
 
     def counted(config, workdir, **given):
-        seen.append((config.classify.row, config.classify.fold, config.task.augment, len(given["splits"]["train"])))
+        seen.append((config.cell.row, config.cell.fold, config.task.augment, len(given["splits"]["train"])))
         if len(seen) == 3:
             raise SystemExit(143)
         return ordinary(config, workdir, **given)
 
-    monkeypatch.setattr(classify, "train", counted)
+    monkeypatch.setattr(classify_cells, "train", counted)
     with pytest.raises(SystemExit):
         classify.classify(config(**plan), tmp_path / "run")
     assert not (tmp_path / "run/table.json").exists()
