@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from nca_gen.io import write as files
+
 Store = Any  # tensorstore.TensorStore: imported late
 LEAST = 256  # a pyramid ends with the first level that fits in one tile of this side
 PAGE = 256  # side of the tiles of a TIFF
@@ -93,18 +95,17 @@ def describe(group: str | Path, levels: int, channels: int, name: str) -> None:
     ome = {"version": "0.5", "multiscales": [image], "omero": shown}
     text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}, indent=2)
     Path(group).mkdir(parents=True, exist_ok=True)
-    Path(group, "zarr.json").write_text(text)
+    files.text(Path(group, "zarr.json"), text)
 
 
 def tiff(path: str | Path, levels: Sequence[Store], tick: Callable[[int], None] = lambda pixels: None) -> None:
     """Writes levels ``[C, H, W]`` as a tiled BigTIFF, a page each, which OpenSlide and tiffslide take for a slide.
 
-    Lossless. ``tick`` hears of the pixels as they are read. Whole or not at all: until then it is ``path`` with .part.
+    Lossless. ``tick`` hears of the pixels as they are read. Whole or not at all.
     """
     import tifffile
 
-    part = Path(f"{path}.part")
-    with tifffile.TiffWriter(part, bigtiff=True) as file:
+    with files.whole(path) as draft, tifffile.TiffWriter(draft, bigtiff=True) as file:
         for i, store in enumerate(levels):
             channels, height, width = store.shape
             file.write(
@@ -120,7 +121,6 @@ def tiff(path: str | Path, levels: Sequence[Store], tick: Callable[[int], None] 
                 metadata=None,
                 buffersize=2**24,
             )
-    part.replace(path)
 
 
 def _pages(store: Store, tick: Callable[[int], None]) -> Iterator[np.ndarray]:

@@ -96,20 +96,20 @@ def open(
     kind = _one_kind(folder, names)
     look = {"images": _look, "volumes": volumes.look, "slides": slides.open_slide}[kind]
     # Volumes and slides are large, and one at a time is in memory.
-    found, lost = _probe(folder, names, look, _THREADS if kind == "images" else 1, progress)
+    looks, lost = _probe(folder, names, look, _THREADS if kind == "images" else 1, progress)
     if lost:
         count = f"{len(lost)} of {len(names)} files cannot be read"
-        told = "; ".join(str(error).removeprefix("cannot read ") for error in lost[:5])
+        named = "; ".join(str(error).removeprefix("cannot read ") for error in lost[:5])
         more = f"; and {len(lost) - 5} more" if len(lost) > 5 else ""
-        if strict or not found:
-            raise UserError(f"{count}: {told}{more}")
-        lost = [f"{count} and are left out: {told}{more}"]
+        if strict or not looks:
+            raise UserError(f"{count}: {named}{more}")
+        lost = [f"{count} and are left out: {named}{more}"]
     if kind == "slides":
-        return slides.of([*found.values()], lost)
-    known = tuple(found)
+        return slides.of([*looks.values()], lost)
+    known = tuple(looks)
     if kind == "volumes":
-        return volumes.of(known, lambda i: volumes.read(folder / known[i]), [*found.values()], lost)
-    return _images(folder, known, [*found.values()], lost)
+        return volumes.of(known, lambda i: volumes.read(folder / known[i]), [*looks.values()], lost)
+    return _images(folder, known, [*looks.values()], lost)
 
 
 def kind(images: Any) -> str:
@@ -122,8 +122,7 @@ def kind(images: Any) -> str:
 def digest(images: Any) -> str:
     """SHA-256 of the content of a set, in hex: of its files' bytes in their order, or of an array's type, shape and
     bytes. Equal digests are equal images; the reverse need not hold."""
-    known = getattr(images, "digest", None)
-    return known if isinstance(known, str) else _hash(np.asarray(images))
+    return images.digest if isinstance(images, Lazy | volumes.Volumes | slides.Slides) else _hash(np.asarray(images))
 
 
 def blocks(images: Images, numbers: int = BLOCK) -> Iterator[Shaped[np.ndarray, "n ..."]]:
@@ -154,14 +153,17 @@ def _array(path: Path) -> Lazy | volumes.Volumes:
         raise UserError(f"{path} holds {array.dtype}: store pixels as uint8, uint16, or floats in [-1, 1]")
     if array.ndim == 5:
         names = [f"{path.name}[{i}]" for i in range(len(array))]
-        key = lambda v: hashlib.sha256(np.ascontiguousarray(v)).digest()  # noqa: E731
-        looks = [volumes.Look(v.shape, v.dtype, *_ends([v]), key(v)) for v in array]
+        keys = (hashlib.sha256(np.ascontiguousarray(v)).digest() for v in array)
+        looks = [volumes.Look(v.shape, v.dtype, *_ends([v]), key) for v, key in zip(array, keys, strict=True)]
         if bad := [name for name, x in zip(names, looks, strict=True) if not np.isfinite([x.low, x.high]).all()]:
             raise UserError(f"{bad[0]} holds NaN or infinite voxels")
         return volumes.of(names, lambda i: array[i], looks, [])
     real = array.dtype.kind == "f"
     notes = _notes(path, array.shape, array.dtype, *_ends(blocks(array) if real else []))
-    read = lambda at: array[at].astype(np.float32) if real else array[at]  # noqa: E731
+
+    def read(at: np.ndarray) -> Shaped[np.ndarray, "n H W C"]:
+        return array[at].astype(np.float32) if real else array[at]
+
     return Lazy(read, array.shape, _hash(array), (), tuple(notes))
 
 
@@ -250,8 +252,8 @@ def _one_kind(folder: Path, names: Iterable[str]) -> str:
         else:
             first.setdefault("slides" if slides.is_slide(folder / name) else "images", name)
     if len(first) > 1:
-        told = ", ".join(f"{kind} ({name})" for kind, name in first.items())
-        raise UserError(f"{folder} mixes {told}: keep one kind a folder")
+        kinds = ", ".join(f"{kind} ({name})" for kind, name in first.items())
+        raise UserError(f"{folder} mixes {kinds}: keep one kind a folder")
     return next(iter(first))
 
 
@@ -266,10 +268,10 @@ def _probe(
         except images.Unreadable as error:
             return error
 
-    found = {}
+    seen = {}
     with ThreadPoolExecutor(threads) as pool:
-        for done, (name, seen) in enumerate(zip(names, pool.map(attempt, names), strict=True), 1):
-            found[name] = seen
+        for done, (name, sight) in enumerate(zip(names, pool.map(attempt, names), strict=True), 1):
+            seen[name] = sight
             progress(done)
-    lost = [x for x in found.values() if isinstance(x, images.Unreadable)]
-    return {name: x for name, x in found.items() if not isinstance(x, images.Unreadable)}, lost
+    lost = [x for x in seen.values() if isinstance(x, images.Unreadable)]
+    return {name: x for name, x in seen.items() if not isinstance(x, images.Unreadable)}, lost

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import pickle
 import re
@@ -23,6 +22,7 @@ import numpy as np
 
 from nca_gen.errors import UserError
 from nca_gen.io import cache
+from nca_gen.io import write as files
 
 LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # how torch began its files until 1.6
 ENDINGS = "pth, pt, bin, safetensors or npz"
@@ -90,7 +90,7 @@ def read(path: str | Path) -> State:
             if start.startswith(LEGACY):
                 return _legacy(file, path)
             if start[8:9] == b"{":
-                return _safetensors(file)
+                return _safetensors(path)
         except UserError:
             raise
         except Exception as error:  # on damaged bytes pickle, zip and numpy each raise what they like
@@ -101,25 +101,10 @@ def read(path: str | Path) -> State:
 
 def write(path: str | Path, state: State) -> None:
     """``state`` as safetensors, whole or not at all. Raises UserError where the file cannot be written."""
-    order = sorted(state)
-    codes = dict(zip((np.dtype(d) for d in DTYPES.values()), SAFE, strict=True))
-    ends = np.cumsum([0, *(state[name].nbytes for name in order)]).tolist()
-    header = json.dumps(
-        {
-            name: {"dtype": codes[state[name].dtype], "shape": state[name].shape, "data_offsets": ends[i : i + 2]}
-            for i, name in enumerate(order)
-        }
-    ).encode()
-    header += b" " * (-len(header) % 8)
-    new = Path(f"{path}.new")
-    try:
-        with open(new, "wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            for name in order:
-                file.write(np.ascontiguousarray(state[name]).tobytes())
-        new.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; free space, or choose another folder") from None
+    from safetensors.numpy import save
+
+    # As it is handed over: the library takes the memory of a transposed or strided array for its numbers in order.
+    files.data(path, save({name: np.array(state[name], order="C") for name in sorted(state)}))
 
 
 def _opened(path: str | Path) -> Any:
@@ -129,17 +114,18 @@ def _opened(path: str | Path) -> Any:
         raise UserError(f"cannot read weights {path}: {(error.strerror or str(error)).lower()}") from None
 
 
-def _safetensors(file: Any) -> State:
-    """Eight bytes of length, a header in JSON, then the numbers."""
-    dtypes = dict(zip(SAFE, DTYPES.values(), strict=True))
-    header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    header.pop("__metadata__", None)
-    data = memoryview(file.read())
+def _safetensors(path: str | Path) -> State:
+    """The library's own reader of numpy arrays knows no bfloat16, and its names come in no order."""
+    from safetensors import deserialize, safe_open
 
-    def tensor(dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
-        return _plain(np.frombuffer(data[slice(*data_offsets)], dtypes[dtype]).reshape(shape))
+    dtypes, entries = dict(zip(SAFE, DTYPES.values(), strict=True)), dict(deserialize(Path(path).read_bytes()))
+    with safe_open(path, "np") as file:
+        names = file.offset_keys()
 
-    return {name: tensor(**entry) for name, entry in header.items()}
+    def tensor(dtype: str, shape: list[int], data: bytes | bytearray) -> np.ndarray:
+        return _plain(np.frombuffer(data, dtypes[dtype]).reshape(shape))
+
+    return {name: tensor(**entries[name]) for name in names}
 
 
 def _zipped(file: Any, path: str | Path) -> State:

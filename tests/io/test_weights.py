@@ -238,7 +238,10 @@ def test_digest_is_checked_against_the_name(tmp_path):
 
 
 def test_where_weights_are_looked_for(tmp_path, monkeypatch):
-    find = lambda folder=None: weights.find(["a.pth", "b.npz"], folder, url="https://x.org/a.pth", licence="MIT")  # noqa: E731
+
+    def find(folder=None):
+        return weights.find(["a.pth", "b.npz"], folder, url="https://x.org/a.pth", licence="MIT")
+
     given, named, home = (tmp_path / name for name in ("given", "named", "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
     monkeypatch.delenv("NCA_GEN_WEIGHTS", raising=False)
@@ -282,3 +285,14 @@ def test_what_is_written_is_read(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
     with pytest.raises(UserError, match="cannot write"):
         weights.write(tmp_path / "no" / "x.safetensors", state)
+
+
+def test_arrays_are_written_by_their_numbers_not_by_their_memory(tmp_path):
+    """Transposed, strided, reversed, big-endian, of one element: safetensors 0.8.0 would save the first three wrong."""
+    x = np.arange(24, dtype=np.float32).reshape(4, 6)
+    state = {"t": x.T, "strided": x[::2, 1::3], "back": x[::-1], "f": np.asfortranarray(x), "big": x.astype(">f4")}
+    weights.write(tmp_path / "x.safetensors", state | {"one": np.array(2.5)})
+    found = weights.read(tmp_path / "x.safetensors")
+    for name, value in state.items():
+        assert found[name].tolist() == value.tolist()
+    assert (found["one"].shape, float(found["one"])) == ((), 2.5)
