@@ -83,13 +83,18 @@ def examples(source: Sequence[Example], *, patch: Sequence[int], n: int, seed: i
     return _stacked([{name: row[name] for name in source.grids} | _label(row) for row in rows])
 
 
-def _owners(source: Source, patch: Sequence[int]) -> np.ndarray:
-    """The example of every slot of an epoch. Raises UserError where ``patch`` does not fit into one."""
+def check_axes(source: Source, patch: Sequence[int]) -> None:
+    """Raises UserError for a ``patch`` of another number of axes than the examples."""
     if len(patch) != source.ndim:
         have = f"{KINDS.get(source.ndim, 'arrays')} with {source.ndim}"
         raise UserError(
             f"config.data.patch={tuple(patch)} has {len(patch)} axes; these are {have}: give {source.ndim} numbers"
         )
+
+
+def _owners(source: Source, patch: Sequence[int]) -> np.ndarray:
+    """The example of every slot of an epoch. Raises UserError where ``patch`` does not fit into one."""
+    check_axes(source, patch)
     sizes = np.array([shape[:-1] for shape in source.shapes])
     small = np.flatnonzero((sizes < patch).any(1))
     if len(small):
