@@ -222,6 +222,11 @@ def evaluators(config: Any) -> dict[str, tuple[int, Callable]]:
     return found
 
 
+def verb(name: str) -> ModuleType:
+    """The module of a verb of the command line."""
+    return import_module(f"nca_gen.verbs.{name}")
+
+
 def metric(name: str) -> ModuleType:
     """A module of the metrics."""
     return named("metrics", "score", name)

@@ -6,15 +6,15 @@ Everything heavy is imported by the verb that needs it, so that --help and a mis
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from nca_gen.config import load, override, pages, saved
+from nca_gen import build
+from nca_gen import config as configs
+from nca_gen.config import override, pages
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import cache
 
@@ -22,6 +22,7 @@ HELP = """\
 modes
   train      train, or resume what the workdir holds; evaluate when due and at the end (default)
   generate   sample from the newest checkpoint of the workdir
+  chain      train the stages that a page lists one after the other, each in its folder of the workdir
   evaluate   score the newest checkpoint of the workdir and rewrite its report
   encode     latents of a data set by the trained autoencoder of the workdir, for a model to be trained on
   expand     enlarge a labelled training set by the model of the workdir
@@ -32,11 +33,26 @@ modes
   check      read the data set through; say what is in it and what is wrong with it
 
 Any field is overridden by its path: --config.model.hidden=256 --config.data.patch=96,96
+A field of a stage of a chain by its name: --config.autoencoder.train.steps=1000 --config.cells.seed=1
 A form of a config is named after a colon, several with commas: --config=configs/fourier_diff_nca.py:c128_h640,smoke
 Where the workdir holds a run, --config may be left out: the run's own is used.
 """
+VERBS = (
+    "train",
+    "generate",
+    "chain",
+    "evaluate",
+    "encode",
+    "expand",
+    "classify",
+    "study",
+    "describe",
+    "bench",
+    "check",
+)
+USES = ("generate", "evaluate", "expand")  # of what was trained
 FLAGS = ("--config", "--workdir", "--mode", "--samples", "--reference", "--train", "--metrics", "--weights")
-FLAGS += ("--json", "--help")
+FLAGS += ("--stage", "--json", "--help")
 
 
 def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
@@ -60,6 +76,7 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     )
     parser.add_argument("--metrics", metavar="NAMES", help="evaluate: such as fid,kid:size=100,fid@inception-clean")
     parser.add_argument("--weights", metavar="DIR", help="where the weights of the feature networks lie")
+    parser.add_argument("--stage", metavar="NAME", help="chain: begin at this stage")
     parser.add_argument("--json", action="store_true", help="describe, bench, check, evaluate: JSON, not a table")
     try:
         args, rest = parser.parse_known_args(argv)
@@ -71,13 +88,13 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
         given := [f for f in ("samples", "reference", "train", "metrics") if vars(args)[f]]
     ):
         raise UserError(f"--{given[0]} is for --mode=evaluate")
+    if args.stage and args.mode != "chain":
+        raise UserError("--stage is for --mode=chain")
     if not args.samples and (given := [flag for flag in ("reference", "train") if vars(args)[flag]]):
         raise UserError(f"--{given[0]} goes with --samples=PATH; the sets of a workdir are those of its config")
     if args.mode not in ("describe", "bench", "check") and not (args.workdir or args.samples):
         hint = ", or --samples=PATH --reference=PATH to score images" if args.mode == "evaluate" else ""
         raise UserError(f"--mode={args.mode} needs --workdir=DIR, where the run is kept{hint}")
-    if args.metrics and not args.samples:
-        rest.append(f"--config.eval.metrics={args.metrics}")
     if args.samples and (args.config or rest):
         raise UserError(f"{(rest or ['--config'])[0]} is for a model; --samples are scored without a config")
     if args.weights:
@@ -86,123 +103,49 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
 
 
 def configure(args: Namespace, rest: list[str]) -> Any:
-    """The locked ConfigDict that the flags ask for: of ``--config``, else of the run in ``--workdir``."""
-    kept = Path(args.workdir or "", "config.json")
+    """The whole, locked ConfigDict that the flags ask for: of ``--config``, else of the run in ``--workdir``.
+
+    None where none is needed: for images to score, and for a chain, whose stages have one each.
+    """
+    if args.samples or args.mode == "chain":
+        return None
+    stored = Path(args.workdir or "", "config.json")
     if args.config:
-        config = load(args.config)
-    elif args.workdir and kept.is_file():
-        config = saved(kept)
+        config = configs.stated(args.config)
+    elif args.workdir and stored.is_file():
+        config = configs.saved(stored)
     else:
         raise UserError(f"name a config with --config=FILE, one of: {pages()}")
-    return override(config, rest, FLAGS)
+    config = override(config, rest, FLAGS, args.mode)
+    if args.metrics:  # of all that are asked for scores
+        asked = [name for name, section in config.evals.items() if "metrics" in section]
+        config = override(config, [f"--config.evals.{name}.metrics={args.metrics}" for name in asked], FLAGS)
+    return config
 
 
-def writable(workdir: str) -> str:
-    """``workdir``, made where missing. Raises UserError where nothing can be written."""
+def folder(args: Namespace) -> None:
+    """Makes the workdir where it is missing. Raises UserError where nothing can be written, or nothing was trained."""
+    workdir = args.workdir
+    if workdir is None or args.mode in ("describe", "check"):
+        return
+    if args.mode in USES and not args.samples and not Path(workdir).is_dir():
+        raise UserError(f"there is no workdir {workdir}; train first, or correct --workdir")
     try:
         os.makedirs(workdir, exist_ok=True)
     except OSError as e:
         raise UserError(f"cannot make the workdir {workdir} ({e.strerror}); choose another --workdir") from e
     if not os.access(workdir, os.W_OK | os.X_OK):
         raise UserError(f"cannot write to the workdir {workdir}; choose another --workdir")
-    return workdir
-
-
-def trained(workdir: str) -> str:
-    """``workdir``. Raises UserError where there is none."""
-    if not Path(workdir).is_dir():
-        raise UserError(f"there is no workdir {workdir}; train first, or correct --workdir")
-    return writable(workdir)
-
-
-def train(config: Any, args: Namespace) -> None:
-    workdir = writable(args.workdir)
-    from nca_gen.verbs.train import train
-
-    train(config, workdir)
-
-
-def generate(config: Any, args: Namespace) -> None:
-    workdir = trained(args.workdir)
-    from nca_gen.verbs.generate import generate
-
-    generate(config, workdir)
-
-
-def evaluate(config: Any, args: Namespace) -> None:
-    workdir = args.workdir and (writable if args.samples else trained)(args.workdir)
-    from nca_gen.verbs import evaluate
-
-    # With --json, standard output is for machines only; the table goes beside it.
-    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
-        if args.samples:
-            specs = args.metrics and args.metrics.split(",")
-            facts = evaluate.compare(args.samples, args.reference, args.train, specs, workdir)
-        else:
-            facts = evaluate.main(config, workdir)
-    if args.json:
-        print(json.dumps(facts, indent=2))
-
-
-def encode(config: Any, args: Namespace) -> None:
-    workdir = writable(args.workdir)
-    from nca_gen.verbs.encode import encode
-
-    encode(config, workdir)
-
-
-def expand(config: Any, args: Namespace) -> None:
-    workdir = trained(args.workdir)
-    from nca_gen.verbs.expand import expand
-
-    expand(config, workdir)
-
-
-def classify(config: Any, args: Namespace) -> None:
-    workdir = writable(args.workdir)
-    from nca_gen.verbs.classify import classify
-
-    classify(config, workdir)
-
-
-def study(config: Any, args: Namespace) -> None:
-    workdir = writable(args.workdir)
-    from nca_gen.verbs.study import study
-
-    study(config, workdir)
-
-
-def describe(config: Any, args: Namespace) -> None:
-    from nca_gen.verbs.describe import describe
-
-    describe(config, json=args.json)
-
-
-def bench(config: Any, args: Namespace) -> None:
-    workdir = args.workdir and writable(args.workdir)
-    from nca_gen.verbs.bench import bench
-
-    bench(config, workdir, args.json)
-
-
-def check(config: Any, args: Namespace) -> None:
-    from nca_gen.verbs.check import check
-
-    # With --json, standard output is for machines only; the table goes beside it.
-    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
-        report = check(config)
-    if args.json:
-        print(json.dumps(report, indent=2))
-
-
-VERBS = {f.__name__: f for f in (train, generate, evaluate, encode, expand, classify, study, describe, bench, check)}
 
 
 def run(argv: list[str]) -> int:
     """Does what the flags say. Returns the exit code: 0, 2 for an error of the user's, 130 when interrupted."""
     try:
         args, rest = parse(argv)
-        VERBS[args.mode](None if args.samples else configure(args, rest), args)
+        args.rest = rest
+        config = configure(args, rest)
+        folder(args)
+        build.verb(args.mode).main(config, args)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
-from absl import logging
 from jaxtyping import PyTree
 
 from nca_gen.errors import UserError
 from nca_gen.runtime import mesh
 from nca_gen.runtime.log import say
+
+Manager = Any
+"""An orbax.checkpoint.CheckpointManager; orbax is imported when it is needed, while the first step is compiled."""
 
 VERSION = 1  # of what we save beside the state
 SEAL = "seal.json"
@@ -43,11 +44,13 @@ def steps(workdir: str | os.PathLike) -> list[int]:
 
 
 @contextlib.contextmanager
-def manager(workdir: str | os.PathLike, keep: int | None = None) -> Iterator[ocp.CheckpointManager]:
+def manager(workdir: str | os.PathLike, keep: int | None = None) -> Iterator[Manager]:
     """An orbax manager that writes in the background and keeps the newest ``keep``; leaving waits for the last write.
 
     Raises UserError when the workdir cannot be written, also for a write that fails in the background.
     """
+    import orbax.checkpoint as ocp
+
     root = folder(workdir)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
@@ -69,7 +72,11 @@ def manager(workdir: str | os.PathLike, keep: int | None = None) -> Iterator[ocp
 def _quiet() -> Iterator[None]:
     """orbax logs a failed write with four tracebacks, and TensorStore's threads answer an event loop that is gone by
     then; we tell it in one line."""
-    ours = lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname  # noqa: E731
+    from absl import logging
+
+    def ours(record: Any) -> bool:
+        return f"{os.sep}orbax{os.sep}" not in record.pathname
+
     former = sys.unraisablehook
     logging.get_absl_logger().addFilter(ours)
     sys.unraisablehook = lambda u: None if str(u.exc_value) == "Event loop is closed" else former(u)
@@ -100,11 +107,13 @@ def _written(root: Path) -> Iterator[None]:
         ) from e
 
 
-def save(saved: ocp.CheckpointManager, step: int, state: PyTree, **extra: Any) -> None:
+def save(saved: Manager, step: int, state: PyTree, **extra: Any) -> None:
     """Starts to write ``state`` as ``step``, with ``extra`` as JSON beside it; nothing if that step is there.
 
     The state is copied before this returns, so that it may be donated. Raises UserError as :func:`manager`.
     """
+    import orbax.checkpoint as ocp
+
     if step in saved.all_steps():
         return
     meta = {"step": step, "version": VERSION, "leaves": leaves(state), **extra}
@@ -116,7 +125,7 @@ def save(saved: ocp.CheckpointManager, step: int, state: PyTree, **extra: Any) -
         saved.save(step, args=items, force=True)
 
 
-def restore_latest(saved: ocp.CheckpointManager, abstract: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+def restore_latest(saved: Manager, abstract: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
     """The newest undamaged state in the layout of ``abstract``, and its JSON {step, ...}; None if there is none.
 
     ``abstract``: ShapeDtypeStructs with a sharding, see :func:`nca_gen.runtime.mesh.abstract`; on any number of
@@ -147,6 +156,8 @@ def restore_params(
     A leaf of ``abstract`` without a sharding goes to the first device. Raises UserError when there is no such
     checkpoint, when it is damaged, and for a state of another model.
     """
+    import orbax.checkpoint as ocp
+
     there = steps(workdir)
     if not there:
         raise UserError(f"there is no checkpoint in {folder(workdir)}; train first, or correct --workdir")
@@ -163,7 +174,7 @@ def restore_params(
     return found
 
 
-def drop(saved: ocp.CheckpointManager, step: int) -> None:
+def drop(saved: Manager, step: int) -> None:
     """Removes the checkpoint of ``step``."""
     saved.wait_until_finished()
     saved.delete(step)
@@ -171,8 +182,13 @@ def drop(saved: ocp.CheckpointManager, step: int) -> None:
 
 def rekeyed(state: PyTree, n: int | jax.Array) -> PyTree:
     """``state`` with ``n`` folded into every random key in it: from here on, another course."""
-    one = lambda x: jax.vmap(lambda k: jax.random.fold_in(k, n))(x.reshape(-1)).reshape(x.shape)  # noqa: E731
-    return jax.tree.map(lambda x: one(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x, state)
+
+    def folded(x: Any) -> Any:
+        if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return x
+        return jax.vmap(lambda k: jax.random.fold_in(k, n))(x.reshape(-1)).reshape(x.shape)
+
+    return jax.tree.map(folded, state)
 
 
 def leaves(tree: PyTree) -> dict[str, list]:
@@ -182,7 +198,7 @@ def leaves(tree: PyTree) -> dict[str, list]:
 
 
 def _newest(
-    saved: ocp.CheckpointManager, candidates: list[int], abstract: PyTree
+    saved: Manager, candidates: list[int], abstract: PyTree
 ) -> tuple[tuple[PyTree, dict[str, Any]] | None, list[tuple[int, str]]]:
     """The newest of ``candidates`` that is whole, and the newer ones with what is wrong. UserError if none is."""
     damaged: list[tuple[int, str]] = []
@@ -200,8 +216,10 @@ def _newest(
     return None, damaged
 
 
-def _restore(saved: ocp.CheckpointManager, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
+def _restore(saved: Manager, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
     """One state, whose seal holds, and its JSON. Raises UserError for a state of another model."""
+    import orbax.checkpoint as ocp
+
     root = Path(saved.directory) / str(step)
     meta = saved.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
     if meta["version"] != VERSION:

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from nca_gen import screen
+from nca_gen.errors import UserError
 from nca_gen.io import write as disk
 
 
@@ -39,6 +40,14 @@ def memory_mb() -> float:
 
 class DivergedError(Exception):
     """The loss is not finite, or far above what it was: says which, and where."""
+
+
+def hopeless(why: DivergedError, rollbacks: int, good: int) -> UserError:
+    """What a run ends with that has diverged too often; ``good`` is the step of its last good checkpoint."""
+    return UserError(
+        f"{why}, after {rollbacks} rollbacks; the last good checkpoint is of step {good}. Lower config.optimizer.lr, "
+        "set config.optimizer.clip, or allow more rollbacks in config.train"
+    )
 
 
 def settled(metrics: dict[str, jax.Array], step: int) -> dict[str, float]:

@@ -26,12 +26,6 @@ def evaluation(workdir: str | os.PathLike, step: int) -> Path:
     return Path(workdir, "eval", f"{step:08d}")
 
 
-def last_evaluation(workdir: str | os.PathLike, step: int) -> int:
-    """The last step, up to ``step``, whose evaluation is in ``workdir``; 0 if none is."""
-    done = (int(p.parent.name) for p in Path(workdir).glob("eval/*/scores.json") if p.parent.name.isdigit())
-    return max((s for s in done if s <= step), default=0)
-
-
 def open_run(path: str | os.PathLike, step: int | None = None) -> Part:
     """The trained part at ``path``: frozen, on the first device.
 

@@ -19,6 +19,7 @@ import json as json_
 import os
 import platform
 import sys
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,11 @@ class Plan(NamedTuple):
     features_peer: str = ""
     rivals: Mapping[str, Any] = {}
     against: str = ""
+
+
+def main(config: Any, args: Namespace) -> None:
+    """--mode=bench."""
+    bench(config, args.workdir, args.json)
 
 
 def bench(config: Any, workdir: str | Path | None = None, json: bool = False) -> dict[str, Any]:

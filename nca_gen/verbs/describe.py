@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+from argparse import Namespace
 from math import prod
 from typing import Any
 
@@ -75,6 +76,11 @@ def facts(config: Any) -> dict[str, Any]:
         "training_batch": config.train.batch,
         "training_step_peak_mb": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6,
     }
+
+
+def main(config: Any, args: Namespace) -> None:
+    """--mode=describe."""
+    describe(config, args.json)
 
 
 def describe(config: Any, json: bool = False) -> dict[str, Any]:

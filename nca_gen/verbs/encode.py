@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,11 @@ class Plan(NamedTuple):
     flips: str = "horizontal"
     batch: int = 8
     shard: int = 1024
+
+
+def main(config: Any, args: Namespace) -> None:
+    """--mode=encode."""
+    encode(config, args.workdir)
 
 
 def encode(config: Any, workdir: str | Path) -> Path:

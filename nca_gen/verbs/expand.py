@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,11 @@ class Plan(NamedTuple):
     split_seed: int = 0
     quantile: float = 0.05
     tries: int = 10
+
+
+def main(config: Any, args: Namespace) -> None:
+    """--mode=expand."""
+    expand(config, args.workdir)
 
 
 def expand(config: Any, workdir: str | Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ COLUMNS = {
     "training_seconds": "Training, s",
     "images_per_second": "Images/s",
 }
+
+
+def main(config: Any, args: Namespace) -> None:
+    """--mode=study."""
+    study(config, args.workdir)
 
 
 def study(config: Any, workdir: str | Path) -> dict[str, Any]:

@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import PyTree
 
+from nca_gen import build, devices
+from nca_gen.config import Mesh, Train
+from nca_gen.contracts import Parts
 from nca_gen.errors import UserError, unknown
-from nca_gen.runtime import checkpoint, log, mesh
+from nca_gen.runtime import ahead, checkpoint, feed, log, mesh, record, run
 from nca_gen.runtime.cadence import due, stop_signals
 
 
-class Run(NamedTuple):
+class Course(NamedTuple):
     """What a rollback does not change."""
 
     config: Any
+    plan: Train
     workdir: Path
     task: Any
-    splits: dict
-    evaluate: Callable
-    devices: Any
+    splits: Any
+    parts: Parts
+    evaluate: Callable | None
+    grid: Any
+    program: ahead.Program
     saved: Any
     curve: log.Log
     signals: list[signal.Signals]
 
 
+def main(config: Any, args: Namespace) -> None:
+    """--mode=train."""
+    train(config, args.workdir)
+
+
 def train(
-    config: Any, workdir: str | os.PathLike, *, task: Any = None, splits: Any = None, evaluate: Any = None
+    config: Any, workdir: str | os.PathLike, *, task: Any = None, splits: Any = None, evaluate: Callable | None = None
 ) -> PyTree:
     """Trains to ``config.train.steps`` from the newest checkpoint of ``workdir``, or from the start; returns the state.
 
@@ -40,63 +52,52 @@ def train(
     and when the loss diverges; with ``on_divergence="rollback"`` only after ``max_rollbacks`` returns to the last good
     checkpoint, each followed by other keys and another order of the data.
     """
-    plan, workdir = config.train, Path(workdir).absolute()
+    plan, layout = Train(**build.fields(config, "train")), Mesh(**build.fields(config, "mesh"))
+    workdir, patch = Path(workdir).absolute(), tuple(config.data.patch)
     if plan.on_divergence not in ("stop", "rollback"):
         raise unknown("config.train.on_divergence", plan.on_divergence, ("stop", "rollback"))
-    mesh.connect(config.mesh.get("distributed", False))
-    devices = mesh.make(config.mesh.data, config.mesh.space)
-    mesh.check_batch(devices, plan.batch, config.data.patch[0])
-    if task is None or splits is None:
-        from nca_gen import build
-
-        task, splits = task or build.task(config), splits or build.splits(config)
-    if evaluate is None:
-        from nca_gen.verbs.evaluate import evaluate
-
+    mesh.connect(layout.distributed)
+    grid = mesh.make(layout.data, layout.space)
+    mesh.check_batch(grid, plan.batch, patch[0])
+    task, splits = task or build.task(config), splits or build.splits(config)
+    parts = jax.device_put(run.beside(config, workdir), devices.replicated(grid))
     with (
-        log.alone(workdir),
-        checkpoint.manager(workdir, plan.keep) as saved,
+        record.alone(workdir),
         stop_signals() as signals,
-        log.Log(workdir, plan.steps, plan.batch, plan.get("divergence", 0.0)) as curve,
+        log.Log(workdir, plan.steps, plan.batch, plan.divergence) as curve,
     ):
-        if saved.latest_step() is not None:
-            log.check_config(workdir, config)
-        log.say(f"training to step {plan.steps} on {devices.size} {jax.default_backend()} device(s) in {workdir}")
-        run = Run(config, workdir, task, splits, evaluate, devices, saved, curve, signals)
-        first, everywhere = next(_batches(run, 0, 0)), mesh.replicated(devices)
-        init = jax.jit(task.init, out_shardings=everywhere)
+        begun = bool(checkpoint.steps(workdir))
+        known = begun and record.check_config(workdir, config)
+        log.say(f"training to step {plan.steps} on {grid.size} {jax.default_backend()} device(s) in {workdir}")
         key = jax.random.key(config.seed, impl="threefry2x32")
-        abstract = mesh.abstract(jax.eval_shape(task.init, key, first), devices)
-        log.save_environment(workdir, sum(x.size for x in jax.tree.leaves(jax.eval_shape(task.eval_params, abstract))))
-        advance = jax.jit(task.step, donate_argnums=0, out_shardings=everywhere).lower(abstract, first).compile()
-
-        rollbacks, retried = 0, None
-        fresh = {"step": 0, "rollbacks": 0, "config": log.config_hash(config)}
-        while True:
-            state, meta = checkpoint.restore_latest(saved, abstract) or (init(key, first), fresh)
-            if meta["config"] != fresh["config"]:
-                raise UserError(f"{workdir} was begun with another config; choose another --workdir")
-            log.save_config(workdir, config)
-            if rollbacks > meta["rollbacks"]:
-                state = jax.jit(checkpoint.rekeyed, out_shardings=everywhere)(state, rollbacks)
-            elif meta["step"]:
-                log.say(f"resuming at step {meta['step']}")
-            rollbacks = max(rollbacks, meta["rollbacks"])
-            try:
-                state, step, halted = _follow(run, advance, state, meta | {"rollbacks": rollbacks})
-                break
-            except log.DivergedError as why:
-                saved.wait_until_finished()
-                good = saved.latest_step()
-                if plan.on_divergence == "stop" or rollbacks >= plan.max_rollbacks:
-                    raise UserError(
-                        f"{why}, after {rollbacks} rollbacks; the last good checkpoint is of step {good or 0}. Lower "
-                        "config.optimizer.lr, set config.optimizer.clip, or allow more rollbacks in config.train"
-                    ) from why
-                if good is not None and good == retried:  # it led here twice: the harm was done before it
-                    checkpoint.drop(saved, good)
-                rollbacks, retried = rollbacks + 1, saved.latest_step()
-                log.say(f"{why}: back to step {retried or 0}, rollback {rollbacks} of {plan.max_rollbacks}")
+        batch = feed.shapes(splits["train"], patch, plan.batch, grid)
+        program = ahead.compiled(task, key, batch, parts, grid, fresh=not begun)
+        record.save_environment(workdir, ahead.size(jax.eval_shape(task.eval_params, program.state)))
+        rollbacks, retried, mark = 0, None, record.config_hash(config)
+        with checkpoint.manager(workdir, plan.keep) as saved:
+            course = Course(config, plan, workdir, task, splits, parts, evaluate, grid, program, saved, curve, signals)
+            while True:
+                state, meta = checkpoint.restore_latest(saved, program.state) or (program.init(), {"step": 0})
+                if meta.get("config", mark) != mark and not known:
+                    raise UserError(f"{workdir} was begun with another config; choose another --workdir")
+                record.save_config(workdir, config)
+                if rollbacks > meta.get("rollbacks", 0):
+                    state = jax.jit(checkpoint.rekeyed, out_shardings=devices.replicated(grid))(state, rollbacks)
+                elif meta["step"]:
+                    log.say(f"resuming at step {meta['step']}")
+                rollbacks = max(rollbacks, meta.get("rollbacks", 0))
+                try:
+                    state, step, halted = follow(course, state, meta["step"], rollbacks, mark)
+                    break
+                except log.DivergedError as why:
+                    saved.wait_until_finished()
+                    good = saved.latest_step()
+                    if plan.on_divergence == "stop" or rollbacks >= plan.max_rollbacks:
+                        raise log.hopeless(why, rollbacks, good or 0) from why
+                    if good is not None and good == retried:  # it led here twice: the harm was done before it
+                        checkpoint.drop(saved, good)
+                    rollbacks, retried = rollbacks + 1, saved.latest_step()
+                    log.say(f"{why}: back to step {retried or 0}, rollback {rollbacks} of {plan.max_rollbacks}")
     if halted:
         log.say(f"stopped at step {step} of {plan.steps}; the same command goes on from there")
         raise SystemExit(128 + (signals or [signal.SIGTERM])[0])
@@ -104,17 +105,16 @@ def train(
     return state
 
 
-def _follow(run: Run, advance: Callable, state: PyTree, meta: dict) -> tuple[PyTree, int, bool]:
-    """Trains from ``state``, of which ``meta`` is saved with it, until done or halted: state, step, whether halted."""
-    plan, curve, step, rollbacks = run.config.train, run.curve, meta["step"], meta["rollbacks"]
-    batches = _batches(run, step, rollbacks)
-    logged, scored = step, log.last_evaluation(run.workdir, step)
-    window: list[Any] = []  # metrics since the last line; the newest may still be on the device
+def follow(course: Course, state: PyTree, step: int, rollbacks: int, mark: str) -> tuple[PyTree, int, bool]:
+    """Trains from ``state`` at ``step`` until done or halted: state, step, whether halted. ``mark``: of the config."""
+    plan, curve = course.plan, course.curve
+    batches = feed.batches(course.config, course.splits["train"], course.grid, step, rollbacks)
+    logged, before, window = step, None, []  # window: metrics since the last line; the newest may be on the device
     curve.rewind(step)
     while True:
         line = due(step, plan.log_every, logged)
         # Hosts are signalled at different steps: they agree where they meet anyway.
-        halt = mesh.anywhere(bool(run.signals)) if line or jax.process_count() == 1 else False
+        halt = mesh.anywhere(bool(course.signals)) if line or jax.process_count() == 1 else False
         done = step >= plan.steps
         keep = halt or done or due(step, plan.checkpoint_every, step - 1)
         if window and (line or keep):  # a checkpoint ends a line, so that a resumed curve is the same curve
@@ -123,15 +123,13 @@ def _follow(run: Run, advance: Callable, state: PyTree, meta: dict) -> tuple[PyT
             window, logged = [], step
         if keep and step:
             with curve.pause():
-                checkpoint.save(run.saved, step, state, rollbacks=rollbacks, config=meta["config"])
-        if scored < step and not halt and (done or due(step, plan.eval_every, scored)):
+                checkpoint.save(course.saved, step, state, rollbacks=rollbacks, config=mark)
+        if step and not halt:
             with curve.pause():
-                args = run.config, run.task, run.task.eval_params(state), run.splits, run.workdir, step
-                curve.scalars(step, run.evaluate(*args) or {})
-            scored = step
+                before = evaluated(course, state, step, before)
         if halt or done:
             return state, step, halt
-        state, metrics = advance(state, next(batches))
+        state, metrics = course.program.step(state, next(batches), course.parts)
         step += 1
         window.append(metrics)
         if len(window) > 1:  # one step late: the host waits for the step before, never for this one
@@ -139,11 +137,13 @@ def _follow(run: Run, advance: Callable, state: PyTree, meta: dict) -> tuple[PyT
             curve.tick(step - 1, window[-2]["loss"])
 
 
-def _batches(run: Run, step: int, rollbacks: int) -> Iterator[dict]:
-    """The batches from ``step`` on, on the mesh; in another order after each rollback."""
-    from nca_gen.data import pipeline
+def evaluated(course: Course, state: PyTree, step: int, before: dict[str, int] | None) -> dict[str, int]:
+    """Asks the evaluators whose turn it is at ``step``; by name, when each was asked: ``before``, and from now on."""
+    from nca_gen.verbs import evaluate  # what it needs is loaded while the first step is computed
 
-    config, (process, processes) = run.config, (jax.process_index(), jax.process_count())
-    order = {"seed": config.seed + rollbacks, "step": step, "process": process, "processes": processes}
-    fields = {"patch": tuple(config.data.patch), "batch": config.train.batch, "flips": config.data.flips}
-    return (mesh.put(batch, run.devices) for batch in pipeline.batches(run.splits["train"], **fields, **order))
+    before = evaluate.last(course.workdir, step) if before is None else before
+    if names := evaluate.due(course.config, step, before):
+        ask, params = course.evaluate or evaluate.evaluate, course.task.eval_params(state)
+        scores = ask(course.config, course.task, params, course.splits, course.workdir, step, names, course.parts)
+        course.curve.scalars(step, scores or {})
+    return before | dict.fromkeys(names, step)

@@ -1,0 +1,59 @@
+"""The program of a run: compiled before the first step, in the background, while all else that it needs is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import Array, Key, PyTree
+
+from nca_gen import devices
+from nca_gen.contracts import Parts, Task
+from nca_gen.runtime import mesh
+
+
+class Program(NamedTuple):
+    """A task's ``init`` and ``step`` on a mesh. ``state``: the shapes of its state, as they lie there."""
+
+    state: PyTree
+    key: Key[Array, ""]
+    start: jax.stages.Lowered
+    starting: Future | None
+    stepping: Future
+
+    def init(self) -> PyTree:
+        """The state before the first step."""
+        return (self.starting.result() if self.starting else self.start.compile())(self.key)
+
+    @property
+    def step(self) -> Callable[..., tuple[PyTree, dict[str, Array]]]:
+        """(state, batch, parts) -> the next state, and metrics; the state that it is given is used up."""
+        return self.stepping.result()
+
+
+def compiled(
+    task: Task, key: Key[Array, ""], batch: Mapping[str, jax.ShapeDtypeStruct], parts: Parts, grid: Mesh, fresh: bool
+) -> Program:
+    """Begins to compile; ``fresh``: also ``init``, which a resumed run does without. ``batch``: its shapes
+    (:func:`nca_gen.runtime.feed.shapes`).
+
+    Raises UserError where ``batch`` is not for the model.
+    """
+    init, everywhere = partial(task.init, batch=batch), devices.replicated(grid)
+    state = mesh.abstract(jax.eval_shape(init, key), grid)
+    step = jax.jit(task.step, donate_argnums=0, out_shardings=everywhere).lower(state, batch, parts)
+    pool = ThreadPoolExecutor(2)
+    stepping = pool.submit(step.compile)
+    start = jax.jit(init, out_shardings=everywhere).lower(key)
+    starting = pool.submit(start.compile) if fresh else None
+    pool.shutdown(wait=False)
+    return Program(state, key, start, starting, stepping)
+
+
+def size(tree: Any) -> int:
+    """How many numbers are in ``tree``."""
+    return sum(x.size for x in jax.tree.leaves(tree))

@@ -1,0 +1,75 @@
+"""--mode=chain: the stages that a page lists, one after the other, each an ordinary run that resumes."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nca_gen import build
+from nca_gen import config as configs
+from nca_gen.config import Stage
+from nca_gen.errors import UserError, unknown
+from nca_gen.runtime import checkpoint, record
+from nca_gen.runtime.log import say
+
+
+def main(_: Any, args: Namespace) -> None:
+    """--mode=chain."""
+    chain(args.config, args.workdir, args.rest, args.stage)
+
+
+def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first: str | None = None) -> None:
+    """Runs the stages of ``page``, from the stage ``first`` on, each in its folder of ``workdir``.
+
+    What is finished is passed over. ``rest``: overrides, --config.STAGE.field=value. Raises UserError for a page
+    without a chain, a stage that there is not, and whatever a stage refuses.
+    """
+    if page is None:
+        raise UserError(f"name the page of the chain with --config=FILE, one of: {configs.pages()}")
+    stages = [stage._replace(config=whole(stage, Path(workdir), rest)) for stage in listed(page, rest, first)]
+    names = [stage.name for stage in stages]
+    for stage in stages[names.index(first or names[0]) :]:
+        folder = Path(workdir, stage.name)
+        for mode in stage.modes:
+            if mode == "train" and finished(stage, folder):
+                say(f"{stage.name}: trained to step {stage.config.train.steps} already")
+                continue
+            say(f"{stage.name}: {mode}")
+            folder.mkdir(parents=True, exist_ok=True)
+            vars(build.verb(mode))[mode](stage.config, folder)
+
+
+def listed(page: str, rest: Sequence[str], first: str | None) -> list[Stage]:
+    """The stages of ``page``. Raises UserError where an override, or ``first``, is of none of them."""
+    stages = configs.stages(page)
+    names = [stage.name for stage in stages]
+    if first and first not in names:
+        raise unknown("stage", first, names)
+    for word in rest:
+        path = word.partition("=")[0].removeprefix("--")
+        if not word.startswith("--config.") or "=" not in word:
+            raise unknown("flag", f"--{path}", [f"--config.{name}.FIELD=VALUE" for name in names])
+        _, stage, *rest_of = path.split(".")
+        if stage not in names:
+            raise unknown("stage in", path, (".".join(("config", name, *rest_of)) for name in names))
+    return stages
+
+
+def whole(stage: Stage, workdir: Path, rest: Sequence[str]) -> Any:
+    """The config of ``stage``, whole and locked, with its overrides; its data are seen from its folder."""
+    start = f"--config.{stage.name}."
+    own = [word.replace(start, "--config.", 1) for word in rest if word.startswith(start)]
+    config = configs.override(stage.config, own, verb=next((mode for mode in stage.modes if mode != "train"), ""))
+    if (path := config.data.get("path", "")).startswith("."):
+        with config.unlocked():
+            config.data.path = os.path.normpath(workdir / stage.name / path)
+    return config
+
+
+def finished(stage: Stage, folder: Path) -> bool:
+    """Whether the run in ``folder`` is trained to its last step, with this config."""
+    steps = checkpoint.steps(folder)
+    return bool(steps) and steps[-1] >= stage.config.train.steps and record.check_config(folder, stage.config)
