@@ -229,12 +229,3 @@ def complain(unreadable: Sequence[tuple[str, str]], strict: bool) -> None:
     if strict:
         raise UserError(f"unreadable files ({len(unreadable)}; config.data.strict=False skips them): {names}{more}")
     print(f"unreadable files are skipped ({len(unreadable)}): {names}{more}", file=sys.stderr)
-
-
-def progress(items: Iterable, what: str, total: int) -> Iterable:
-    """``items``, with a bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(items, what, total, console=console, transient=True, disable=not console.is_terminal)

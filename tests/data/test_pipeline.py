@@ -147,3 +147,54 @@ def test_labels_of_the_images_that_are_shown():
     found = pipeline.examples(source, patch=(4, 4), n=33, seed=2)
     np.testing.assert_array_equal((found["image"][:, 0, 0] + 1) * 12.8, found["label"])
     np.testing.assert_array_equal(pipeline.patches(source, patch=(4, 4), n=33, seed=2), found["image"])
+
+
+def volumes(*sizes, **more):
+    """Volumes whose channels are the place along each axis; a map of the same places, and a label."""
+    out = []
+    for i, sides in enumerate(sizes):
+        image = np.stack(np.mgrid[tuple(slice(n) for n in sides)], -1).astype(np.uint8)
+        out.append({"image": image, "label_map": image.sum(-1, dtype=np.int32, keepdims=True) + 1000 * i})
+        out[-1] |= {"name": f"v{i}", "patient": f"p{i}", "label": np.array([i], np.int32)}
+    shapes = [example["image"].shape for example in out]
+    return Source(lambda i: out[i], shapes, fields=("label_map",), **more)
+
+
+def test_patches_of_volumes_with_their_maps_and_contexts():
+    """Cut at one place and mirrored alike, along any axes; maps stay whole numbers."""
+    source = volumes((9, 8, 10), (8, 12, 8), context_factor=2)
+    [batch] = take(1, source, patch=(4, 4, 6), batch=64)
+    assert {name: x.shape for name, x in batch.items()} == {
+        "image": (64, 4, 4, 6, 3),
+        "context": (64, 4, 4, 6, 3),
+        "label_map": (64, 4, 4, 6, 1),
+        "label": (64, 1),
+    }
+    assert batch["label_map"].dtype == np.int32
+    places = pixels(batch)
+    np.testing.assert_array_equal(places.sum(-1) + 1000 * batch["label"][:, :, None, None], batch["label_map"][..., 0])
+    steps = np.stack([places[:, 1, 0, 0, 0] - places[:, 0, 0, 0, 0], places[:, 0, 1, 0, 1] - places[:, 0, 0, 0, 1]])
+    assert set(steps.ravel()) == {-1, 1}
+    # The context goes the same way, twice as fast, about the same middle; at the edges it stands still.
+    wide = images.from_float(batch["context"]).astype(int)
+    for axis in range(3):
+        fine, coarse = (np.moveaxis(x[..., axis], axis + 1, -1)[:, 0, 0] for x in (places, wide))
+        assert (np.sign(coarse[:, -1] - coarse[:, 0]) == np.sign(fine[:, -1] - fine[:, 0])).all()
+        assert np.abs(np.diff(coarse)).max() == 2
+    fixed = pipeline.examples(source, patch=(4, 4, 6), n=5, seed=1)
+    assert fixed.keys() == batch.keys()
+    assert (np.diff(pixels(fixed)[..., 0], axis=1) == 1).all()
+
+
+def test_one_axis_of_volumes_is_mirrored():
+    x = pixels(take(1, volumes((9, 8, 10)), patch=(4, 4, 6), batch=64, flips="depth")[0])
+    assert set(np.diff(x[..., 0], axis=1).ravel()) == {-1, 1}
+    assert set(np.diff(x[..., 1], axis=2).ravel()) == set(np.diff(x[..., 2], axis=3).ravel()) == {1}
+
+
+def test_a_patch_of_the_wrong_number_of_axes_is_one_clear_line():
+    says = r"^config.data.patch=\(8, 8\) has 2 axes; these are volumes with 3: give 3 numbers$"
+    with pytest.raises(UserError, match=says):
+        take(1, volumes((9, 8, 10)))
+    with pytest.raises(UserError, match=r"patch=\(8, 8, 8\) has 3 axes; these are images with 2: give 2 numbers$"):
+        pipeline.patches(SOURCE, patch=(8, 8, 8), n=1, seed=0)

@@ -73,3 +73,67 @@ def test_source_is_a_sequence():
     assert s[-1]["name"] == "2"
     with pytest.raises(IndexError):
         s[3]
+
+
+def ramp(*sides, channels=1):
+    """Each place is its own number."""
+    return np.arange(np.prod(sides) * channels, dtype=np.float32).reshape(*sides, channels)
+
+
+def test_a_patch_and_what_is_registered_to_it_come_from_one_place():
+    """Volumes: image, label map, and the context around, whose middle is the patch reduced."""
+    image = ramp(12, 10, 16)
+    example = {"image": image, "label_map": (image % 7).astype(np.int32), "name": "a", "patient": "p"}
+    s = source.Source(lambda i: example, [image.shape], fields=("label_map",), context_factor=2)
+    assert (s.ndim, s.grids) == (3, ("image", "label_map", "context"))
+    assert s.head(0) == {"name": "a", "patient": "p"}
+    box = [(4, 8), (3, 7), (6, 10)]
+    patch = s.read(0, box)
+    np.testing.assert_array_equal(patch["image"], image[4:8, 3:7, 6:10])
+    np.testing.assert_array_equal(patch["label_map"], patch["image"] % 7)
+    around = image[2:10, 1:9, 4:12]
+    np.testing.assert_array_equal(patch["context"], around.reshape(4, 2, 4, 2, 4, 2, 1).mean((1, 3, 5)))
+    assert (patch["name"], patch["context"].shape) == ("a", patch["image"].shape)
+
+
+def test_beyond_the_edge_the_nearest_place_is_repeated():
+    image = ramp(4, 6)
+    s = source.Source(lambda i: {"image": image, "name": "", "patient": ""}, [image.shape], context_factor=3)
+    padded = np.pad(image, ((2, 4), (2, 2), (0, 0)), "edge")
+    corner = s.read(0, [(0, 2), (0, 2)])["context"]
+    np.testing.assert_array_equal(corner, padded[:6, :6].reshape(2, 3, 2, 3, 1).mean((1, 3)))
+    np.testing.assert_array_equal(
+        s.read(0, [(2, 4), (4, 6)])["context"], padded[2:8, 4:10].reshape(2, 3, 2, 3, 1).mean((1, 3))
+    )
+
+
+def test_large_examples_are_read_by_their_window_alone():
+    """Neither a patch nor its context loads the example; what is known beside comes without pixels."""
+    image, calls = ramp(8, 8), []
+
+    def window(i, field, box, k):
+        calls.append((field, [*box], k))
+        return source.images.reduce(source.clipped(image, box), k)
+
+    def load(i):
+        raise AssertionError("decoded whole")
+
+    large = source.Source(load, [image.shape], False, context_factor=2, window=window, about=lambda i: {"name": "x"})
+    plain = source.Source(lambda i: {"image": image, "name": "x"}, [image.shape], context_factor=2)
+    box = [(5, 7), (0, 2)]
+    for name, value in plain.read(0, box).items():
+        np.testing.assert_array_equal(large.read(0, box)[name], value)
+    assert calls[:2] == [("image", box, 1), ("image", [(4, 8), (-1, 3)], 2)]
+
+
+def test_splits_know_labels_decoder_and_pixels():
+    pictures = source.Splits({"train": source.of([]), "val": source.of([]), "test": source.of([])}, ("grade",))
+    assert (list(pictures), len(pictures), pictures.labels) == (["train", "val", "test"], 3, ("grade",))
+    assert pictures.pixels is pictures
+    x = np.ones((2, 3))
+    assert pictures.decode(x) is x
+    opened = []
+    hidden = source.Splits(dict(pictures), (), lambda z: z * 2, lambda: opened.append(1) or pictures)
+    assert hidden.decode(x).sum() == 12
+    assert hidden.pixels is hidden.pixels is pictures
+    assert opened == [1]
