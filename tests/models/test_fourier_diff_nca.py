@@ -193,8 +193,8 @@ def test_a_tile_that_has_heard_the_whole():
     model = tiny.fourier(norm="cell")
     x, t, key = start(16, 12)
     places = [Place(arrays.coords((8, 12), (row, 0)), (16, 12)) for row in (0, 8)]
-    cores = [np.array([[row, row + 8], [0, 12]]) for row in (0, 8)]
-    halves = (x[:, :8], x[:, 8:])
+    cores = [jnp.array([[row, row + 8], [0, 12]]) for row in (0, 8)]
+    halves = (jnp.asarray(x[:, :8]), jnp.asarray(x[:, 8:]))
 
     @jax.jit
     def tile(p, x):
