@@ -39,6 +39,7 @@ class Model:
 
     @property
     def network(self) -> nn.Module:
+        """The flax module."""
         return resnet.resnet34(self.classes, self.width)
 
     def init(self, key: Key[Array, ""]) -> dict:

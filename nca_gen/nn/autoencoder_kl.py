@@ -21,6 +21,7 @@ from nca_gen import arrays
 LOGVAR = (-30.0, 20.0)
 QUIET = -6.0  # log-variance before training: unit noise would drown a signal that is not there yet
 FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of diffusers before 0.18
+FORMERLY = re.compile(rf"(.*attentions\.\d+)\.({'|'.join(FORMER)})\.(weight|bias)")
 
 
 class Norm(nn.Module):
@@ -41,7 +42,13 @@ class Norm(nn.Module):
         return ((y - mean) * (rate * affine[0]) + affine[1]).reshape(x.shape).astype(x.dtype)
 
 
+def quiet(key: Any, shape: tuple[int], dtype: Any) -> Float[Array, " n"]:
+    """The bias of the moments before training: 0 of the mean, ``QUIET`` of the log-variance, their second half."""
+    return jnp.where(jnp.arange(*shape) < shape[0] // 2, 0.0, QUIET).astype(dtype)
+
+
 def conv(width: int, taps: int, dtype: Any, name: str | None = None, **more: Any) -> nn.Conv:
+    """A convolution of ``taps`` x ``taps`` that keeps the size."""
     return nn.Conv(width, (taps, taps), **{"padding": taps // 2} | more, dtype=dtype, name=name)
 
 
@@ -193,12 +200,11 @@ class AutoencoderKL(nn.Module):
         return self.patch * 2 ** (len(self.multipliers) - 1)
 
     def setup(self):
+        """Declares the four parts."""
         widths, dtype = tuple(self.width * m for m in self.multipliers), jnp.dtype(self.dtype)
         shared = dict(groups=self.groups, attention=self.attention, dtype=dtype)
         self.encoder = Encoder(widths, self.layers, self.latent_channels, **shared)
         self.decoder = Decoder(widths, self.layers, self.image_channels * self.patch**2, **shared)
-        # Of the moments, the second half is log-variance.
-        quiet = lambda key, shape, dtype: jnp.where(jnp.arange(*shape) < shape[0] // 2, 0.0, QUIET).astype(dtype)  # noqa: E731
         self.quant_conv = conv(2 * self.latent_channels, 1, dtype, bias_init=quiet)
         self.post_quant_conv = conv(self.latent_channels, 1, dtype)
 
@@ -209,9 +215,11 @@ class AutoencoderKL(nn.Module):
         return mean, jnp.clip(logvar, *LOGVAR)
 
     def decode(self, z: Float[Array, "B h w L"]) -> Float[Array, "B H W C"]:
+        """The image of a latent."""
         return arrays.unblocked(self.decoder(self.post_quant_conv(z)).astype(jnp.float32), self.patch)
 
     def __call__(self, image: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """There and back."""
         return self.decode(self.encode(image)[0])
 
     def example(self) -> jax.ShapeDtypeStruct:
@@ -221,7 +229,13 @@ class AutoencoderKL(nn.Module):
 
 def renamed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """``state`` with the attention as diffusers has it today: older files have other names, or 1 x 1 convolutions."""
-    formerly = re.compile(rf"(.*attentions\.\d+)\.({'|'.join(FORMER)})\.(weight|bias)")
-    name = lambda n: f"{m[1]}.{FORMER[m[2]]}.{m[3]}" if (m := formerly.fullmatch(n)) else n  # noqa: E731
-    flat = lambda n, x: x.reshape(x.shape[:2]) if ".attentions." in n and x.shape[2:] == (1, 1) else x  # noqa: E731
-    return {name(n): flat(n, x) for n, x in state.items()}
+    return {_name(name): _flat(name, x) for name, x in state.items()}
+
+
+def _name(name: str) -> str:
+    match = FORMERLY.fullmatch(name)
+    return f"{match[1]}.{FORMER[match[2]]}.{match[3]}" if match else name
+
+
+def _flat(name: str, x: np.ndarray) -> np.ndarray:
+    return x.reshape(x.shape[:2]) if ".attentions." in name and x.shape[2:] == (1, 1) else x

@@ -75,7 +75,10 @@ def product(x: Float[Array, "*N I"], kernel: Float[Array, "I O"], dtype: Any) ->
 def _product_gradient(dtype, residuals, d):
     x, kernel = residuals
     times = partial(jnp.dot, preferred_element_type=jnp.float32)
-    rows = lambda a: a.reshape(-1, a.shape[-1]).astype(dtype)  # noqa: E731
+
+    def rows(a):
+        return a.reshape(-1, a.shape[-1]).astype(dtype)
+
     dx = times(d.astype(dtype), _turned(kernel.astype(dtype)))
     # The narrower of the two is turned: less to move, and what made the wider one is long to compute against the grain.
     if x.shape[-1] < d.shape[-1]:

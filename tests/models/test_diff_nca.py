@@ -105,7 +105,10 @@ def test_zero_init_says_nothing():
 
 def gradient(model):
     x, t, key = start(16, 16)
-    loss = lambda p: jnp.mean(jnp.square(model.apply(p, jnp.asarray(x), t, None, (), key)[0] - 1))  # noqa: E731
+
+    def loss(p):
+        return jnp.mean(jnp.square(model.apply(p, jnp.asarray(x), t, None, (), key)[0] - 1))
+
     return jax.jit(jax.grad(loss))(params(tiny.diff(norm=model.norm, steps=model.steps)))
 
 
@@ -144,11 +147,17 @@ def test_gradient_is_the_slope(norm):
     model = tiny.diff(norm=norm, steps=7)
     x, t, key = start(16, 16)
     fire = tiny.masks(model, key, (16, 16))
-    loss = lambda p: np.mean((textbook.diff_nca(p, x, np.asarray(t) / tiny.T, 8, fire) - 1) ** 2)  # noqa: E731
+
+    def loss(p):
+        return np.mean((textbook.diff_nca(p, x, np.asarray(t) / tiny.T, 8, fire) - 1) ** 2)
+
     p = jax.tree.map(lambda v: np.asarray(v, np.float64), params(model))
     rng = np.random.default_rng(0)
     way = jax.tree.map(lambda v: rng.standard_normal(v.shape), p)
-    moved = lambda h: jax.tree.map(lambda v, w: v + h * w, p, way)  # noqa: E731
+
+    def moved(h):
+        return jax.tree.map(lambda v, w: v + h * w, p, way)
+
     slope = (loss(moved(1e-6)) - loss(moved(-1e-6))) / 2e-6
     pairs = zip(*map(jax.tree.leaves, (kept(norm), way)), strict=True)
     assert sum(float((np.float64(g) * w).sum()) for g, w in pairs) == pytest.approx(slope, rel=1e-3)
@@ -267,7 +276,10 @@ def test_four_devices_say_what_one_says(shape, spec, norm):
 def test_what_starts_at_zero():
     """``zero``: the last product alone. ``torch``: nothing; every gain is the length of its v."""
     zero, torch = (tiny.born(tiny.diff(start=start))["image"] for start in ("zero", "torch"))
-    layers = lambda side: {name: layer for name, layer in side.items() if isinstance(layer, dict)}  # noqa: E731
+
+    def layers(side):
+        return {name: layer for name, layer in side.items() if isinstance(layer, dict)}
+
     gains = {name: np.abs(layer["g"]).min() for name, layer in layers(zero).items()}
     assert [name for name, least in gains.items() if least == 0] == ["fc1"]
     for layer in layers(torch).values():

@@ -110,7 +110,10 @@ def test_every_product_is_the_same_rule(conv):
 @cache
 def gradient(model):
     x, t, key = start(16, 16)
-    loss = lambda p: jnp.mean(jnp.square(model.apply(p, jnp.asarray(x), t, None, (), key)[0] - 1))  # noqa: E731
+
+    def loss(p):
+        return jnp.mean(jnp.square(model.apply(p, jnp.asarray(x), t, None, (), key)[0] - 1))
+
     return jax.jit(jax.grad(loss))(params(tiny.fourier()))
 
 
@@ -130,11 +133,17 @@ def test_gradient_is_the_slope():
     model = tiny.fourier(remat="step")
     x, t, key = start(16, 16)
     settings = np.asarray(t) / tiny.T, 8, tiny.masks(model, key, (16, 16)), model.window, model.fourier_steps
-    loss = lambda p: np.mean((textbook.fourier_diff_nca(p, x, *settings) - 1) ** 2)  # noqa: E731
+
+    def loss(p):
+        return np.mean((textbook.fourier_diff_nca(p, x, *settings) - 1) ** 2)
+
     p = jax.tree.map(lambda v: np.asarray(v, np.float64), params(model))
     rng = np.random.default_rng(0)
     way = jax.tree.map(lambda v: rng.standard_normal(v.shape), p)
-    moved = lambda h: jax.tree.map(lambda v, w: v + h * w, p, way)  # noqa: E731
+
+    def moved(h):
+        return jax.tree.map(lambda v, w: v + h * w, p, way)
+
     slope = (loss(moved(1e-6)) - loss(moved(-1e-6))) / 2e-6
     pairs = zip(*map(jax.tree.leaves, (gradient(model), way)), strict=True)
     assert sum(float((np.float64(g) * w).sum()) for g, w in pairs) == pytest.approx(slope, rel=1e-3)

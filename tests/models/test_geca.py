@@ -103,7 +103,10 @@ def twin(model, p, x, t, labels, out, hidden, fire):
         c = silu(c).reshape(len(x), *[1] * len(size), width)
         shift0, scale0, gate0, shift1, scale1, gate1 = np.split(affine(c, p["block"]["condition"]), 6, -1)
         e = affine(np.concatenate([x, out, hidden], -1), p["embedding"]) + code
-        own = lambda e, layer: norm(e, 1e-5) * np.asarray(layer["scale"]) + np.asarray(layer["bias"])  # noqa: E731
+
+        def own(e, layer):
+            return norm(e, 1e-5) * np.asarray(layer["scale"]) + np.asarray(layer["bias"])
+
         a = own(e, p["block"]["norm0"]) * (1 + scale0) + shift0
         q, k_, v = np.split(affine(a, p["block"]["qkv"]), 3, -1)
         heads = (z.reshape(*z.shape[:-1], model.heads, -1) for z in (q, k_, v))
@@ -238,7 +241,10 @@ def test_a_tile_with_its_halo_is_the_whole(border):
 
 def gradient(model):
     x, t, labels, key = start(6, 5)
-    loss = lambda p: jnp.mean(jnp.square(model.apply(p, x, t, {"label": labels}, (), key)[0] - 1))  # noqa: E731
+
+    def loss(p):
+        return jnp.mean(jnp.square(model.apply(p, x, t, {"label": labels}, (), key)[0] - 1))
+
     return jax.jit(jax.grad(loss))(params(small()))
 
 
@@ -274,11 +280,17 @@ def test_the_gradient_is_the_slope():
     model = small(remat="none")
     x, t, labels, key = start(6, 5)
     fire, born = tiny.masks(model, key, (6, 5)), [np.asarray(v) for v in model.newborn(x, key)]
-    loss = lambda p: np.mean((twin(model, p, x, t, np.asarray(labels), *born, fire)[0] - 1) ** 2)  # noqa: E731
+
+    def loss(p):
+        return np.mean((twin(model, p, x, t, np.asarray(labels), *born, fire)[0] - 1) ** 2)
+
     p = jax.tree.map(lambda v: np.asarray(v, np.float64), params(small()))
     rng = np.random.default_rng(0)
     way = jax.tree.map(lambda v: rng.standard_normal(v.shape), p)
-    moved = lambda h: jax.tree.map(lambda v, w: v + h * w, p, way)  # noqa: E731
+
+    def moved(h):
+        return jax.tree.map(lambda v, w: v + h * w, p, way)
+
     slope = (loss(moved(1e-6)) - loss(moved(-1e-6))) / 2e-6
     pairs = zip(*map(jax.tree.leaves, (plain(), way)), strict=True)
     assert sum(float((np.float64(g) * w).sum()) for g, w in pairs) == pytest.approx(slope, rel=1e-3)
@@ -291,7 +303,10 @@ def test_bf16_is_close():
     exact, rough = (apply(small(dtype=d), params(small()), x, t, labels, (), key)[0] for d in ("float32", "bfloat16"))
     assert rough.dtype == np.float32
     assert 1e-4 < np.sqrt(np.mean((exact - rough) ** 2)) / np.std(exact) < 0.03
-    flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
+
+    def flat(tree):
+        return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
     error = flat(gradient(small(dtype="bfloat16"))) - flat(plain())
     assert 1e-4 < np.sqrt(np.mean(error**2)) / np.std(flat(plain())) < 0.05
 

@@ -36,7 +36,10 @@ def test_prediction_and_memory(name):
     mean = jax.eval_shape(MAKE[name](learned_variance=False).init, jax.random.key(0))
     plain = MAKE[name](learned_variance=False)
     x, t, cond = (jax.ShapeDtypeStruct(a.shape, jnp.dtype(a.dtype)) for a in (x, t, cond))
-    shape = lambda memory: jax.eval_shape(partial(rivals.call, plain), mean, x, t, cond, memory)  # noqa: E731
+
+    def shape(memory):
+        return jax.eval_shape(partial(rivals.call, plain), mean, x, t, cond, memory)
+
     prediction, memory = shape({"a": jax.ShapeDtypeStruct((7,), jnp.float32)})
     assert (prediction.shape, memory["a"].shape) == ((2, 4, 6, 3), (7,))
 
@@ -75,7 +78,10 @@ def test_null_and_one_time_for_all(name):
 
 def gradient(name, **changes):
     model, (x, t, cond) = MAKE[name](**changes), map(jnp.asarray, rivals.start(4, 6))
-    loss = lambda p: jnp.mean(jnp.square(model.apply(p, x, t, {"label": cond}, (), None)[0] - 1))  # noqa: E731
+
+    def loss(p):
+        return jnp.mean(jnp.square(model.apply(p, x, t, {"label": cond}, (), None)[0] - 1))
+
     return jax.jit(jax.grad(loss))(params(name))
 
 

@@ -33,7 +33,10 @@ def test_the_definition(queries):
 def test_the_gradient_is_the_slope(queries):
     """Central differences along a random direction of each input, in float64."""
     x, rng = [np.float64(f) for f in fields(1, 2, 8, 5, 3, 4)], np.random.default_rng(2)
-    loss = lambda y: (y**2).sum()  # noqa: E731
+
+    def loss(y):
+        return (y**2).sum()
+
     gradients = jax.jit(jax.grad(lambda *x: loss(attention.attention(*x, queries=queries)), (0, 1, 2)))(
         *map(np.float32, x)
     )

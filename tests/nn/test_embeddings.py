@@ -61,7 +61,10 @@ def conditioned(classes, t, cond):
     shapes = jax.eval_shape(module.init, jax.random.key(0), np.arange(2))
     rng = np.random.default_rng(0)
     p = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes)["params"]
-    affine = lambda x, layer: x @ layer["kernel"] + layer["bias"]  # noqa: E731
+
+    def affine(x, layer):
+        return x @ layer["kernel"] + layer["bias"]
+
     angle = np.outer(t, [1, 0.01])
     time = affine(np.concatenate([np.cos(angle), np.sin(angle)], -1), p["time"]["fc0"])
     expected = affine(time / (1 + np.exp(-time)), p["time"]["fc1"])

@@ -47,7 +47,10 @@ def test_every_layer_has_the_digits_of_torch_fidelity():
 
 def test_windows_against_loops():
     x = np.random.RandomState(2).standard_normal((1, 7, 8, 2)).astype(np.float32)
-    near = lambda i, j: x[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]  # noqa: E731
+
+    def near(i, j):
+        return x[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+
     mean = [[near(i, j).mean((1, 2)) for j in range(8)] for i in range(7)]
     np.testing.assert_allclose(inception.average(jnp.asarray(x)), np.moveaxis(mean, 2, 0), atol=1e-6)
     largest = np.moveaxis([[near(i, j).max((1, 2)) for j in range(8)] for i in range(7)], 2, 0)

@@ -51,10 +51,16 @@ def test_the_twin_agrees(size, border):
 def test_the_gradient_is_the_slope(border):
     """Along a random direction of q, k or v, by a central difference of the twin."""
     at, (weight, *ways) = heads((4, 3)), [tiny.images(seed, 2, 4, 3, 2, 6) for seed in range(3, 7)]
-    loss = lambda *parts: jnp.sum(weight * local_attention(*parts, border))  # noqa: E731
+
+    def loss(*parts):
+        return jnp.sum(weight * local_attention(*parts, border))
+
     grads = jax.jit(jax.grad(loss, (0, 1, 2)))(*at)
     for i, (grad, way) in enumerate(zip(grads, ways, strict=True)):
-        moved = lambda h, i=i, way=way: [np.float64(x) + h * way * (j == i) for j, x in enumerate(at)]  # noqa: E731
+
+        def moved(h, i=i, way=way):
+            return [np.float64(x) + h * way * (j == i) for j, x in enumerate(at)]
+
         there, back = (np.sum(weight * twin(*moved(h), border)) for h in (1e-5, -1e-5))
         assert np.sum(np.float64(grad) * way) == pytest.approx((there - back) / 2e-5, rel=1e-4)
 
@@ -70,7 +76,10 @@ def test_what_lies_beyond_the_grid():
 def test_no_nine_copies():
     """Of keys and values: the gradient as compiled needs room for less than nine fields like q beside its results."""
     q, k, v = (jnp.zeros((1, 32, 32, 4, 32)) for _ in range(3))
-    loss = lambda q, k, v: jnp.sum(jnp.square(local_attention(q, k, v)))  # noqa: E731
+
+    def loss(q, k, v):
+        return jnp.sum(jnp.square(local_attention(q, k, v)))
+
     for f in (local_attention, jax.grad(loss, (0, 1, 2))):
         assert jax.jit(f).lower(q, k, v).compile().memory_analysis().temp_size_in_bytes < 9 * q.nbytes
 

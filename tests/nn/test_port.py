@@ -33,7 +33,10 @@ def test_it_computes_what_torch_does():
     assert weight.shape == (4, 3, 2, 3)
     places = [[np.einsum("bcyx,ocyx->bo", x[:, :, i : i + 2, j : j + 3], weight) for j in range(5)] for i in range(5)]
     y = np.moveaxis(places, (0, 1), (2, 3))
-    channel = lambda name: s[f"bn.{name}"][:, None, None]  # noqa: E731
+
+    def channel(name):
+        return s[f"bn.{name}"][:, None, None]
+
     y = (y - channel("running_mean")) / np.sqrt(channel("running_var") + 1e-3) * channel("weight") + channel("bias")
     expected = y.mean((2, 3)) @ s["fc.weight"].T + s["fc.bias"]
     variables = port.variables(s, Net(), EXAMPLE)

@@ -18,7 +18,10 @@ def test_a_distance():
 
 def test_the_level_does_not_count():
     """Filters have mean 0 and features length 1: brightness and contrast are for the pixels' own loss."""
-    inner = lambda x: jax.lax.conv_general_dilated(  # noqa: E731
-        x, random_features.kernels(3)[0], (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    kernel = random_features.kernels(3)[0]
+
+    def inner(x):
+        axes = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (2, 2), "VALID", dimension_numbers=axes)
+
     np.testing.assert_allclose(inner(X + 0.3), inner(X), atol=1e-5)

@@ -52,7 +52,10 @@ def test_it_starts_as_torch_does(shape):
 
 def test_the_length_of_v_means_nothing():
     params = init((3, 3, 4, 6))
-    effective = lambda v: apply(params | {"v": v}).kernel  # noqa: E731
+
+    def effective(v):
+        return apply(params | {"v": v}).kernel
+
     np.testing.assert_allclose(effective(17.0 * params["v"]), effective(params["v"]), rtol=1e-5)
     weight = jax.random.normal(jax.random.key(1), (3, 3, 4, 6))
     gradient = jax.grad(lambda v: (effective(v) * weight).sum())(params["v"])
@@ -64,7 +67,10 @@ def test_the_length_of_v_means_nothing():
 def test_zero_is_the_zero_map_and_can_leave_it():
     params = init((4, 6), True)
     x = jax.random.normal(jax.random.key(1), (10, 4))
-    out = lambda p: x @ apply(p).kernel + apply(p).bias  # noqa: E731
+
+    def out(p):
+        return x @ apply(p).kernel + apply(p).bias
+
     np.testing.assert_array_equal(out(params), np.zeros((10, 6)))
     gradient = jax.grad(lambda p: (out(p) - 1.0).sum())(params)
     # d/dg is the direction's word on the data, v/|v| . sum x; v itself is not moved while g = 0.

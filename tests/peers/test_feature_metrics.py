@@ -114,7 +114,9 @@ def test_fld_is_that_of_autograd_and_torchs_adam(width):
     sets = [double(features(seed, n, width)) for seed, n in ((0, 70), (1, 80), (2, 90))]
     mean, std = sets[1].mean(0), sets[1].std(0)
     generated, real, train = ((x - mean) / std for x in sets)
-    far = lambda a, b: ((a[:, None] - b) ** 2).sum(2)  # noqa: E731
+
+    def far(a, b):
+        return ((a[:, None] - b) ** 2).sum(2)
 
     def log_normal(square, s):
         return -0.5 * square / torch.exp(s) - 0.5 * width * (s + math.log(2 * math.pi))

@@ -18,7 +18,10 @@ def test_torchmetrics(shape):
     a, b = pairs(*shape)
     n = ms_ssim.scales(*shape[1:3])
     betas = tuple(float(w * sum(ms_ssim.WEIGHTS) / sum(ms_ssim.WEIGHTS[:n])) for w in ms_ssim.WEIGHTS[:n])
-    there = lambda x: torch.tensor(x, dtype=torch.float64).permute(0, 3, 1, 2)  # noqa: E731
+
+    def there(x):
+        return torch.tensor(x, dtype=torch.float64).permute(0, 3, 1, 2)
+
     found = peer.multiscale_structural_similarity_index_measure(
         there(a), there(b), data_range=255.0, betas=betas, reduction="none", normalize="relu"
     )

@@ -60,7 +60,10 @@ def answers(net, x, wanted):
     """Outputs of the peer's modules under our names, channels last."""
     found = {}
     for layer, module in wanted.items():
-        keep = lambda _, __, y, layer=layer: found.update({layer: y.clone()})  # noqa: E731  (ReLU works in place)
+
+        def keep(_, __, y, layer=layer):
+            return found.update({layer: y.clone()})  # ReLU works in place
+
         net.get_submodule(module).register_forward_hook(keep)
     with torch.no_grad():
         net(first(x))
@@ -99,8 +102,13 @@ def test_torchvision_in_training():
 def textbook(state, x, width):
     """DINOv2 (arXiv 2304.07193) without registers, from its published tensors; x: [B, 3, H, W]."""
     s = {k: torch.tensor(v) for k, v in state.items()}
-    affine = lambda x, name: F.linear(x, s[f"{name}.weight"], s[f"{name}.bias"])  # noqa: E731
-    norm = lambda x, name: F.layer_norm(x, (width,), s[f"{name}.weight"], s[f"{name}.bias"], 1e-6)  # noqa: E731
+
+    def affine(x, name):
+        return F.linear(x, s[f"{name}.weight"], s[f"{name}.bias"])
+
+    def norm(x, name):
+        return F.layer_norm(x, (width,), s[f"{name}.weight"], s[f"{name}.bias"], 1e-6)
+
     x = F.conv2d(x, s["patch_embed.proj.weight"], s["patch_embed.proj.bias"], stride=14)
     b, _, h, w = x.shape
     places = s["pos_embed"][:, 1:].reshape(1, 37, 37, width).permute(0, 3, 1, 2)

@@ -88,7 +88,10 @@ def test_output_loss_and_gradients(net):
     peer_loss = peer.objective(net, first(X0), t, first(EPS), fire)
     assert float(loss) == pytest.approx(peer_loss.item(), rel=1e-5)
     peer_loss.backward()
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4 * np.abs(b).max())  # noqa: E731
+
+    def close(a, b):
+        return np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4 * np.abs(b).max())
+
     for name, layer in modules(net).items():
         weight, mine = layer.parametrizations.weight, grads["image"][name]
         close(theirs(mine["v"]), weight.original1.grad.numpy())

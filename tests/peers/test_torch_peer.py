@@ -92,7 +92,10 @@ def test_peer_and_ours_agree(maps):
     assert loss == pytest.approx(objective.item(), rel=1e-5)
     objective.backward()
     largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads))
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest)  # noqa: E731
+
+    def close(a, b):
+        return np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest)
+
     jax.tree.map(close, grads, gradient(peer, params))
 
 

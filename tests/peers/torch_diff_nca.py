@@ -147,7 +147,10 @@ def main(case):
     net = DiffNCA(**case["model"])
     x0 = torch.rand(case["batch"], 3, case["size"], case["size"]) * 2 - 1
     if case["kind"] == "train":
-        t = lambda: torch.randint(net.timesteps, x0.shape[:1])  # noqa: E731
+
+        def t():
+            return torch.randint(net.timesteps, x0.shape[:1])
+
         trainer = Trainer(net, lambda net, x0: objective(net, x0, t(), torch.randn_like(x0)))
         timed(lambda: trainer.step(x0))
     with torch.no_grad():

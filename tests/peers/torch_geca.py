@@ -99,7 +99,10 @@ class GeCA(nn.Module):
         if out is None:
             out = x.new_zeros(b, self.out, h, w)
             out[:, :, h // 2, w // 2] = torch.randn(b, self.out)
-        rows = lambda x: x.flatten(2).transpose(1, 2)  # noqa: E731
+
+        def rows(x):
+            return x.flatten(2).transpose(1, 2)
+
         image, grown = rows(x), torch.cat([rows(out), x.new_zeros(b, h * w, self.hidden)], -1)
         c, code = self.time(t) + self.label(labels), sinusoid(h * w, self.embedding.out_features)
         for k in range(self.steps):
@@ -129,7 +132,10 @@ def main(case):
     x0 = torch.randn(case["batch"], net.channels, case["size"], case["size"])
     labels = torch.zeros(case["batch"], net.label[0].in_features)
     if case["kind"] == "train":
-        t = lambda: torch.randint(1000, x0.shape[:1])  # noqa: E731
+
+        def t():
+            return torch.randint(1000, x0.shape[:1])
+
         trainer = Trainer(net, lambda net, x0: objective(net, x0, t(), torch.randn_like(x0), labels), lr=1e-4)
         timed(lambda: trainer.step(x0))
     with torch.no_grad():
