@@ -33,7 +33,7 @@ class View(NamedTuple):
     """
 
     slide: slides.Slide
-    scale: float
+    scale: int | float
     level: slides.Level | slides.Plane | None
 
     @property
@@ -61,9 +61,9 @@ class View(NamedTuple):
 def splits(
     path: str,
     level: int = 0,
-    mpp: float = 0.0,
+    mpp: int | float = 0.0,
     region: int = 512,
-    tissue: float = 0.5,
+    tissue: int | float = 0.5,
     context_factor: int = 1,
     split_seed: int = 0,
     strict: bool = False,
@@ -132,7 +132,9 @@ def stained(pixels: Shaped[np.ndarray, "h w C"]) -> Bool[np.ndarray, "h w"]:
     return colours.max(-1) - colours.min(-1) >= CHROMA * (np.iinfo(pixels.dtype).max + 1)
 
 
-def _look(root: Path, level: int, mpp: float, region: int, tissue: float, name: str) -> tuple[View, np.ndarray]:
+def _look(
+    root: Path, level: int, mpp: int | float, region: int, tissue: int | float, name: str
+) -> tuple[View, np.ndarray]:
     """A slide at the size that is read, and the corners of its regions ``[n, 2]``. Raises Unreadable if it has none."""
     path = root / name
     view = _view(slides.open_slide(path), level, mpp)
@@ -148,7 +150,7 @@ def _look(root: Path, level: int, mpp: float, region: int, tissue: float, name: 
     return view, corners
 
 
-def _view(slide: slides.Slide, level: int, mpp: float) -> View:
+def _view(slide: slides.Slide, level: int, mpp: int | float) -> View:
     """The size that is read. Raises Unreadable where the slide does not have it, or does not know it."""
     full = slide.levels[0]
     scales = [full.height / x.height for x in slide.levels]

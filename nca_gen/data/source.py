@@ -37,7 +37,7 @@ class Example(TypedDict):
     patient: str  # whoever or whatever the image is of; the name where nothing is known
     label: NotRequired[np.ndarray]
     moments: NotRequired[np.ndarray]  # [V, 2, *S, C]
-    window: NotRequired[tuple[float, float]]
+    window: NotRequired[tuple[int | float, int | float]]
     label_map: NotRequired[Num[np.ndarray, "*T 1"]]
     context: NotRequired[Grid]
 

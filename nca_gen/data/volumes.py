@@ -34,8 +34,8 @@ class Look(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    low: float
-    high: float
+    low: int | float
+    high: int | float
 
 
 class Scale(NamedTuple):
@@ -164,7 +164,7 @@ def _stretched(voxels: Num[np.ndarray, "D H W C"], look: Look) -> Float32[np.nda
     return np.clip(volumes.stretched(voxels, look.low, look.high), -1.0, np.float32(127 / 128))
 
 
-def _look(path: Path, window: Sequence[float], percentiles: Sequence[float], map_path: Path | None) -> Look:
+def _look(path: Path, window: Sequence[int | float], percentiles: Sequence[int | float], map_path: Path | None) -> Look:
     """What is to be known of a volume. Raises Unreadable, also for a label map of another size."""
     volume = volumes.stored(path)
     if map_path is not None and (classes := volumes.stored(map_path)).shape != (*volume.shape[:3], 1):
@@ -173,18 +173,18 @@ def _look(path: Path, window: Sequence[float], percentiles: Sequence[float], map
     low, high = window or _ends(volume, percentiles)
     if not np.isfinite([low, high]).all():
         raise images.Unreadable(path, "it holds NaN or infinite voxels")
-    return Look(volume.shape, np.dtype(volume.dtype), float(low), float(high))
+    return Look(tuple(volume.shape), np.dtype(volume.dtype), low, high)
 
 
-def _ends(volume: volumes.Stored, percentiles: Sequence[float]) -> tuple[float, float]:
+def _ends(volume: volumes.Stored, percentiles: Sequence[int | float]) -> tuple[float, float]:
     """Two ``percentiles`` of the voxels, or the least and the greatest."""
     if percentiles:
         step = slice(None, None, math.ceil((math.prod(volume.shape) / SAMPLE) ** (1 / 3)))
         low, high = np.percentile(volume[step, step, step], percentiles)
-        return low, high
+        return float(low), float(high)
     slabs = (volume[d : d + 1, :, :] for d in range(volume.shape[0]))
     ends = np.array([(slab.min(), slab.max()) for slab in slabs])
-    return ends[:, 0].min(), ends[:, 1].max()
+    return float(ends[:, 0].min()), float(ends[:, 1].max())
 
 
 def _names(path: str) -> tuple[Path, list[str]]:

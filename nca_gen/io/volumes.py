@@ -229,7 +229,7 @@ def of(names: Sequence[str], load: Callable[[int], Volume], looks: Sequence[Look
     return Volumes(read_one, tuple(x.shape for x in looks), key, tuple(names), tuple(notes))
 
 
-def stretched(volume: Volume, low: float, high: float) -> Float[np.ndarray, "D H W C"]:
+def stretched(volume: Volume, low: int | float, high: int | float) -> Float[np.ndarray, "D H W C"]:
     """``low`` to -1 and ``high`` to 127/128, as 0 and 255 of uint8; a flat volume is -1."""
     x = np.subtract(volume, low, dtype=np.float32)
     x *= np.float32(255 / 128 / (high - low) if high > low else 0)
