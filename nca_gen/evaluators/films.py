@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from nca_gen import arrays
 from nca_gen.contracts import Automaton, Figure, Page, Part, Pipeline
@@ -73,6 +73,6 @@ def automaton(part: Part, data: Held, folder: Path) -> None:
     pictures.film(folder / "nca.webp", images, fps=4)
 
 
-def shown(part: Part, x: Float[np.ndarray, "B *S C"]) -> Float[np.ndarray, "B *T K"]:
+def shown(part: Part, x: Float[Array, "B *S C"]) -> Float[np.ndarray, "B *T K"]:
     """The images that lie behind cells."""
     return part.decode(np.asarray(part.task.codec.decode(x)))

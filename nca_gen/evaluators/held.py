@@ -118,7 +118,7 @@ class Held:
     def cond(self) -> Condition:
         """The conditions of the real patches: sample i is drawn under that of real patch i."""
         labels = {"label": self.pixels["label"]} if "label" in self.pixels else {}
-        return self.task.condition(self.learned | labels)
+        return self.task.condition(jax.tree.map(jnp.asarray, self.learned | labels))
 
     def rows(self, k: int) -> Condition:
         """The first ``k`` conditions, over again where there are fewer."""

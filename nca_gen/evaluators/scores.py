@@ -12,8 +12,9 @@ from nca_gen import arrays, judge
 from nca_gen.contracts import Figure, Page, Pipeline
 from nca_gen.evaluators import pictures
 from nca_gen.evaluators.held import METRICS, Held
+from nca_gen.pipelines.sampling import Settings
 
-SETTINGS = ("guidance", "heredity", "growth")  # of samplers, beside their steps and clipping
+MORE = ("guidance", "heredity", "growth", "dtype")  # settings of samplers, beside their steps and clipping
 
 
 def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequence[str] = METRICS) -> Page:
@@ -39,6 +40,8 @@ def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequen
 
 
 def sampler(sample: Any) -> str:
-    """The settings of a section ``sample``, in words."""
-    more = [f"{field} {sample[field]}" for field in SETTINGS if sample.get(field)]
-    return ", ".join([sample.sampler, f"{sample.steps} steps", f"clip {sample.clip}", *more])
+    """The settings of a section ``sample`` in words: steps and clipping, and what else is not as usual."""
+    name, steps, clip, *_ = settings = Settings.of(sample)
+    fields = zip(settings._fields, settings, Settings(), strict=True)
+    more = [f"{field} {value}" for field, value, usual in fields if value != usual]
+    return ", ".join([name, f"{steps} steps", f"clip {clip}", *(word for word in more if word.split()[0] in MORE)])
