@@ -34,9 +34,10 @@ FIXED = {  # sections without one
 }
 GIVEN = {"model": ("timesteps",), "task": ("model", "learner", "process", "codec"), "generate": ("parts",)}  # by us
 BESIDE = {"data": {"flips": "all", "patch": Parameter.empty}, "evals": {"every": 0}}  # not of the callable
+ASKED = (("learner", "optimizer"), ("codec", "codec"), ("process", "diffusion"), ("process", "generate"))  # by a task
 USUAL = {"diffusion": "discrete", "generate": "sample"}  # names
-ORDER = ("seed", "model", "codec", "diffusion", "task", "optimizer", "data", "train", "sample", "generate", "held")
-ORDER += ("evals", "parts", "expand", "encode", "classify", "study", "bench", "mesh")
+SECTIONS = ("seed", "model", "codec", "diffusion", "task", "optimizer", "data", "train", "sample", "generate", "held")
+SECTIONS += ("evals", "parts", "expand", "encode", "classify", "study", "bench", "mesh")
 
 
 def named(room: str, entry: str, name: str) -> ModuleType:
@@ -99,13 +100,13 @@ def sections(config: Any, verb: str = "") -> Iterator[tuple[str, dict[str, Any]]
     """The sections of ``config`` and their fields, whole; also those that its task and ``verb`` cannot do without."""
     task = signature(entry("task", config["task"]["name"])).parameters if "task" in config else {}
     needed = {"held", "evals", "parts", "mesh", verb}
-    needed |= {"codec"} & set(task) | ({"diffusion", "sample", "generate"} if "process" in task else set())
-    if "generate" in config:
+    needed |= {section for argument, section in ASKED if argument in task}
+    if "generate" in needed | set(config):
         needed.add("sample")
     for section in config:
-        if section not in ORDER:
-            raise unknown("section", f"config.{section}", (f"config.{known}" for known in ORDER))
-    for section in ORDER:
+        if section not in SECTIONS:
+            raise unknown("section", f"config.{section}", (f"config.{known}" for known in SECTIONS))
+    for section in SECTIONS:
         stated = config.get(section, {})
         if section == "seed":
             yield section, config.get(section, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import jax
@@ -27,8 +28,12 @@ def shapes(source: Source, patch: tuple[int, ...], batch: int, grid: Mesh) -> di
 
 
 def batches(config: Any, source: Source, grid: Mesh, step: int, rollbacks: int) -> Iterator[dict[str, jax.Array]]:
-    """The batches from ``step`` on, in another order after each rollback; every process reads its share."""
+    """The batches from ``step`` on, in another order after each rollback; every process reads its share.
+
+    The first is read at once.
+    """
     data, (process, processes) = config.data, (jax.process_index(), jax.process_count())
     order = {"seed": config.seed + rollbacks, "step": step, "process": process, "processes": processes}
     fields = {"patch": tuple(data.patch), "batch": config.train.batch, "flips": data.get("flips", "all")}
-    return (mesh.put(batch, grid) for batch in pipeline.batches(source, **fields, **order))
+    placed = (mesh.put(batch, grid) for batch in pipeline.batches(source, **fields, **order))
+    return chain([next(placed)], placed)

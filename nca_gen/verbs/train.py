@@ -109,7 +109,7 @@ def follow(course: Course, state: PyTree, step: int, rollbacks: int, mark: str) 
     """Trains from ``state`` at ``step`` until done or halted: state, step, whether halted. ``mark``: of the config."""
     plan, curve = course.plan, course.curve
     batches = feed.batches(course.config, course.splits["train"], course.grid, step, rollbacks)
-    logged, before, window = step, None, []  # window: metrics since the last line; the newest may be on the device
+    advance, logged, before, window = course.program.step, step, None, []  # window: metrics since the last line
     curve.rewind(step)
     while True:
         line = due(step, plan.log_every, logged)
@@ -129,7 +129,7 @@ def follow(course: Course, state: PyTree, step: int, rollbacks: int, mark: str) 
                 before = evaluated(course, state, step, before)
         if halt or done:
             return state, step, halt
-        state, metrics = course.program.step(state, next(batches), course.parts)
+        state, metrics = advance(state, next(batches), course.parts)
         step += 1
         window.append(metrics)
         if len(window) > 1:  # one step late: the host waits for the step before, never for this one
