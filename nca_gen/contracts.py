@@ -360,8 +360,8 @@ class Evaluator(Protocol):
     """One question about a run: a module of :mod:`nca_gen.evaluators`, asked as often as its section of
     ``config.evals`` says (``every`` steps; 0 only when asked by --mode=evaluate)."""
 
-    def evaluate(self, pipeline: Pipeline, data: Any, folder: Path, /, **section: Any) -> Page:
-        """``data``: a :class:`nca_gen.data.held.Held`, of one evaluation. Pictures go into ``folder``."""
+    def evaluate(self, pipeline: Pipeline, data: Any, folder: Path, /, *args: Any, **section: Any) -> Page:
+        """``data``: a :class:`nca_gen.evaluators.held.Held`, of one evaluation. Pictures go into ``folder``."""
         ...
 
 
@@ -372,12 +372,14 @@ class Metric(Protocol):
     So references are cached, hosts and shards merge what they saw, and 50,000 images need not be in memory.
     """
 
-    def statistics(self, features: Float[np.ndarray, "N D"]) -> Any: ...
+    def statistics(self, features: Float[np.ndarray, "N D"], /) -> Any:
+        """What is kept of a set."""
+        ...
 
-    def merge(self, one: Any, other: Any) -> Any:
+    def merge(self, one: Any, other: Any, /) -> Any:
         """The statistics of both sets together."""
         ...
 
-    def distance(self, real: Any, generated: Any) -> dict[str, float]:
+    def distance(self, real: Any, generated: Any, /) -> dict[str, float]:
         """The scores: the metric's own by its name, and its parts."""
         ...

@@ -1,4 +1,4 @@
-"""Everything that the house is made of, assigned to its contract: the type checker reads this file, see launch/typecheck.py.
+"""Everything that the house is made of, assigned to its contract: the type checker reads this file.
 
 What runs here is that ``isinstance`` tells what only some models can do.
 """
