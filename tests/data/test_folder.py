@@ -171,3 +171,35 @@ def test_images_outside_the_split_folders(tmp_path):
     fill(tmp_path, ["train/a.png", "test/b.png", "c.png"], (4, 4, 1))
     with pytest.raises(UserError, match=r"c\.png lies outside"):
         folder.splits(str(tmp_path))
+
+
+@pytest.mark.parametrize("memory_gb", [1.0, 0.0])
+def test_label_maps_lie_on_the_grid_of_their_image(tmp_path, memory_gb):
+    """By name, whatever the ending; nearest where images are reduced and resized; whole numbers."""
+    fill(tmp_path / "images", [f"{i}.jpg" for i in range(5)], (9, 8, 3))
+    maps = fill(tmp_path / "maps", [f"{i}.png" for i in range(5)], (9, 8, 1))
+    fields = {"label_maps": str(tmp_path / "maps"), "memory_gb": memory_gb, "context_factor": 2}
+    splits = folder.splits(str(tmp_path / "images"), **fields)
+    assert splits["train"].grids == ("image", "label_map", "context")
+    for name, e in everything(splits).items():
+        np.testing.assert_array_equal(e["label_map"], maps[name.replace("jpg", "png")])
+        assert e["label_map"].dtype == np.int32
+    for name, e in everything(folder.splits(str(tmp_path / "images"), 2, (2, 2), **fields)).items():
+        assert e["image"].shape == (2, 2, 3)
+        np.testing.assert_array_equal(e["label_map"], maps[name.replace("jpg", "png")][2:8:4, 2::4])
+
+
+def test_label_maps_that_do_not_fit(tmp_path, capsys):
+    fill(tmp_path / "images", [f"{i}.png" for i in range(6)])
+    fill(tmp_path / "maps", [f"{i}.png" for i in range(1, 5)], (8, 9, 1))
+    fill(tmp_path / "maps", ["5.png"], (8, 8, 1))
+    (tmp_path / "images" / "labels.csv").write_text(
+        "filename,split\n0.png,train\n1.png,val\n2.png,test\n3.png,train\n4.png,train\n5.png,train\n"
+    )
+    splits = folder.splits(str(tmp_path / "images"), label_maps=str(tmp_path / "maps"))
+    assert names(splits["train"]) == ["3.png", "4.png"]
+    lines = capsys.readouterr().err
+    assert "0.png: no label map of that name" in lines
+    assert "5.png: a label map of 8 x 8 x 1 for an image of 8 x 9" in lines
+    with pytest.raises(UserError, match="put label maps"):
+        folder.splits(str(tmp_path / "images"), label_maps=str(tmp_path / "nowhere"))

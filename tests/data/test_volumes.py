@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nca_gen.data import pipeline, volumes
+from nca_gen.data import volumes
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.io import volumes as files
@@ -52,18 +52,23 @@ def test_each_volume_reaches_from_its_least_to_its_greatest_value(tmp_path, suff
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".npy"])
 def test_parts_are_those_of_the_whole(tmp_path, suffix):
-    """Volumes beyond memory give the batches of volumes in memory: reduced, with maps, and contexts over the edge."""
+    """Volumes beyond memory give the patches of volumes in memory: reduced, with maps, and contexts over the edge."""
     fill(tmp_path / "images", 3, suffix)
     fill(tmp_path / "maps", 3, suffix, np.uint8, 0, 4)
     options = {"reduce": (1, 2, 2), "window": (0, 800), "label_maps": str(tmp_path / "maps"), "context_factor": 2}
     whole, parts = (volumes.splits(str(tmp_path / "images"), memory_gb=gb, **options)["train"] for gb in (1.0, 0.0))
     assert whole.shapes == parts.shapes == [(6, 4, 5, 1)]
     assert parts.window is not None
-    batch, other = (next(pipeline.batches(x, patch=(3, 2, 4), batch=8, seed=0)) for x in (whole, parts))
-    same(batch, other)
+    for box in ([(0, 3), (0, 2), (0, 4)], [(3, 6), (2, 4), (1, 5)], [(1, 4), (1, 3), (1, 5)]):
+        same(patch := whole.read(0, box), parts.read(0, box))
     same(whole.head(0), parts.head(0))
     same(whole[0], parts[0])
-    assert batch["label_map"].dtype == np.int32
+    assert {name: x.shape for name, x in patch.items() if name in whole.grids} == {
+        "image": (3, 2, 4, 1),
+        "label_map": (3, 2, 4, 1),
+        "context": (3, 2, 4, 1),
+    }
+    assert patch["label_map"].dtype == np.int32
 
 
 def test_a_part_of_a_mapped_volume_reads_no_more(tmp_path, monkeypatch):

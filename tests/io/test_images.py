@@ -261,3 +261,39 @@ def test_animation_plays_its_frames(tmp_path, suffix, tolerance):
 def test_natural_order():
     names = ["a10.png", "a9.png", "b1.png", "a9b.png", "10.png", "9.png"]
     assert sorted(names, key=images.natural) == ["9.png", "10.png", "a9.png", "a9b.png", "a10.png", "b1.png"]
+
+
+def test_volumes_are_reduced_along_each_axis_by_its_own():
+    volume = RNG.integers(0, 256, (5, 6, 9, 2)).astype(np.uint8)
+    small = images.reduce(volume, (2, 1, 3))
+    assert small.shape == (2, 6, 3, 2)
+    np.testing.assert_array_equal(small[1, 4, 2], np.rint(volume[2:4, 4, 6:9].mean((0, 1))))
+    assert images.reduce(volume, (1, 1, 1)) is volume
+    with pytest.raises(UserError, match="cannot be reduced by"):
+        images.reduce(volume, (6, 1, 1))
+
+
+def test_volumes_are_resized_plane_by_plane_then_through():
+    """What does not change along an axis is resized as its planes are; constants stay; integers are rounded."""
+    plane = RNG.random((6, 8, 1)).astype(np.float32)
+    found = images.resize(np.stack([plane] * 4), (7, 3, 5))
+    assert found.shape == (7, 3, 5, 1)
+    np.testing.assert_allclose(found, np.stack([images.resize(plane, (3, 5))] * 7), atol=1e-6)
+    turned = images.resize(np.stack([plane] * 4, 2), (3, 5, 7))
+    np.testing.assert_allclose(turned[:, :, 3], images.resize(plane, (3, 5)), atol=1e-6)
+    assert set(images.resize(np.full((4, 4, 4, 1), 77, np.int16), (3, 9, 2)).ravel()) == {77}
+
+
+def test_nearest_takes_the_class_in_the_middle():
+    classes = np.arange(6)[:, None, None] * 10 + np.arange(3)[None, :, None]
+    np.testing.assert_array_equal(images.nearest(classes, (2, 3)), classes[[1, 4]])
+    np.testing.assert_array_equal(images.nearest(classes, (6, 6)), classes.repeat(2, 1))
+    assert images.nearest(classes, (6, 3)) is classes
+
+
+def test_files_below_a_folder(tmp_path):
+    for name in ("b/10.PNG", "b/9.png", "a.png", ".x/1.png", "b/.y.png", "c.txt", "z.zarr/0/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert images.below(tmp_path, (".png",)) == ["a.png", "b/9.png", "b/10.PNG"]
+    assert images.below(tmp_path, (".zarr", ".txt")) == ["c.txt", "z.zarr"]

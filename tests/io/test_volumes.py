@@ -100,3 +100,58 @@ def test_channels(tmp_path):
 def test_digest_is_of_the_content_in_its_order(tmp_path):
     a, b = sets.open(folder(tmp_path / "a", suffix=".npy")), sets.open(folder(tmp_path / "b", suffix=".npy"))
     assert sets.digest(a) == sets.digest(b) != sets.digest(sets.open(folder(tmp_path / "c", VOXELS[::-1], ".npy")))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".npy"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+def test_every_type_comes_back_as_it_was(tmp_path, suffix, dtype):
+    volume = (RNG.random((3, 4, 5)) * 200).astype(dtype)
+    volumes.write(tmp_path / f"x{suffix}", volume)
+    found = volumes.read(tmp_path / f"x{suffix}")
+    np.testing.assert_array_equal(found[..., 0], volume)
+    assert found.dtype == dtype
+    assert [path.name for path in tmp_path.iterdir()] == [f"x{suffix}"]
+
+
+def test_what_files_cannot_hold(tmp_path):
+    for name, dtype, says in (("x.nii", np.float16, "cannot hold float16"), ("x.tif", np.uint8, "are written as .nii")):
+        with pytest.raises(ValueError, match=says):
+            volumes.write(tmp_path / name, np.zeros((2, 2, 2), dtype))
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".npy"])
+def test_parts_of_stored_volumes(tmp_path, suffix):
+    """Several channels; scaled ones too, whose numbers are what the header makes of them."""
+    volume = RNG.integers(0, 99, (5, 6, 7, 2)).astype(np.int16)
+    volumes.write(tmp_path / f"x{suffix}", volume)
+    box = slice(1, 3), slice(0, 6), slice(4, 7)
+    part = volumes.stored(tmp_path / f"x{suffix}")
+    assert (tuple(part.shape), part.dtype) == ((5, 6, 7, 2), np.int16)
+    np.testing.assert_array_equal(part[box], volume[box])
+    scaled = nibabel.Nifti1Image(volume[..., 0].T, np.eye(4))
+    scaled.header.set_slope_inter(0.5, 3.0)
+    nibabel.save(scaled, tmp_path / "y.nii")
+    np.testing.assert_allclose(
+        volumes.stored(tmp_path / "y.nii")[box], volumes.read(tmp_path / "y.nii")[box], rtol=0, atol=0
+    )
+
+
+def test_the_three_middle_planes():
+    """Each with its own axes, side by side, white below the lower ones."""
+    volume = RNG.integers(0, 255, (3, 5, 7, 1)).astype(np.uint8)
+    picture = volumes.planes(volume, gap=1)
+    assert picture.shape == (5, 7 + 1 + 7 + 1 + 5, 1)
+    np.testing.assert_array_equal(picture[:, :7], volume[1])
+    np.testing.assert_array_equal(picture[:3, 8:15], volume[:, 2])
+    np.testing.assert_array_equal(picture[:3, 16:], volume[:, :, 3])
+    assert (picture[:, 7] == 255).all()
+    assert (picture[3:, 8:] == 255).all()
+    np.testing.assert_array_equal(volumes.planes(images.to_float(volume), gap=1), picture)
+
+
+def test_a_film_through_the_slices():
+    volume = RNG.integers(0, 255, (6, 4, 5, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(volumes.through(volume), volume)
+    np.testing.assert_array_equal(volumes.through(images.to_float(volume), axis=2), np.moveaxis(volume, 2, 0))
+    np.testing.assert_array_equal(volumes.through(volume, frames=3), volume[1::2])

@@ -145,3 +145,67 @@ def test_no_data_is_an_error_that_the_user_can_act_on(tmp_path):
         check.check(config(name="folder", path=str(tmp_path)))
     with pytest.raises(UserError, match="did you mean tissue"):
         check.check(config(name="tisue"))
+
+
+def test_volumes_with_label_maps(capsys):
+    """Classes of maps are counted; a map of another size, a class that one split lacks and a flat patch are told."""
+
+    def volumes(split, *maps, **more):
+        rows = [
+            {"image": noise(4, 5, 6, 1), "label_map": m, "name": f"{split}{i}", "patient": f"{split}{i}"}
+            for i, m in enumerate(maps)
+        ]
+        return Source(lambda i: rows[i] | more, [(4, 5, 6, 1)] * len(rows), fields=("label_map",))
+
+    zeros = np.zeros((4, 5, 6, 1), np.int32)
+    some = zeros.copy()
+    some[0] = 2
+    splits = {
+        "train": volumes("t", some, zeros, window=(-10.0, 90.0)),
+        "val": volumes("v", some, zeros[:3]),
+        "test": volumes("x", zeros),
+    }
+    report = check.inspect(splits, (4, 4))
+    assert report["splits"]["train"]["classes"] == {"label_map": {0: 210, 2: 30}}
+    assert report["splits"]["train"]["window"] == [-10.0, 90.0]
+    assert report["splits"]["train"]["shapes"] == {"4x5x6x1": 2}
+    assert report["problems"] == [
+        "config.data.patch=(4, 4) has 2 axes; these are volumes with 3: give 3 numbers",
+        "volumes of another size than what is registered to them (1): v1",
+        "test has no label_map with 2 in it",
+    ]
+    assert (
+        check.inspect(splits, (4, 4, 7))["problems"][0]
+        == "volumes smaller than the patch of (4, 4, 7) pixels (5): t0, t1, v0, v1, x0"
+    )
+    check.show("x", report)
+    out = capsys.readouterr().out
+    assert "-10 .. 90" in out
+    assert "210 (87.5%)" in out
+
+
+def test_of_large_examples_some_are_read_and_of_each_a_part(monkeypatch):
+    """Neither whole nor all; names, patients and labels of all are looked at."""
+    boxes = []
+
+    def large(split, n):
+        def window(i, field, box, k):
+            boxes.append((split, i, box))
+            return noise(*(b - a for a, b in box), 1)
+
+        def about(i):
+            return {"name": f"{split}{i}", "patient": "p" if i == n - 1 else f"{split}{i}", "label": np.array([i % 2])}
+
+        return Source(lambda i: 1 / 0, [(100, 40, 1)] * n, False, window=window, about=about)
+
+    monkeypatch.setattr(check, "SAMPLE", 3)
+    monkeypatch.setattr(check, "PART", 64 * 64)
+    report = check.inspect({"train": large("t", 8), "val": large("v", 2), "test": large("x", 2)}, (8, 8))
+    assert [b for b in boxes if b[0] == "t"] == [("t", i, [(18, 82), (0, 40)]) for i in (0, 3, 6)]
+    train = report["splits"]["train"]
+    assert (train["images"], train["read"], train["patients"], train["labels"]) == (8, 3, 8, [{0: 4, 1: 4}])
+    assert [problem for problem in report["problems"] if "patients" in problem] == [
+        "patients in both train and val (1): p",
+        "patients in both train and test (1): p",
+        "patients in both val and test (1): p",
+    ]
