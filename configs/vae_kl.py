@@ -22,7 +22,7 @@ def get_config():
                 "multipliers": (1, 2, 4),  # of the width, a level each; every level but the last halves the image
                 "patch": 2,  # pixels a side that enter as channels
             },
-            "task": {"name": "autoencode", "start": 50_000, "ema_warmup": True},
+            "task": {"name": "autoencode", "start": 50_000},
             "optimizer": {"lr": 2e-4, "b2": 0.99, "warmup": 200, "clip": 1.0},
             "data": {
                 "name": "folder",

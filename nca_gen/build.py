@@ -45,9 +45,14 @@ def named(room: str, entry: str, name: str) -> ModuleType:
     if "." in name:
         return _outside(room, entry, name)
     names = [m.name for m in iter_modules(import_module(f"nca_gen.{room}").__path__)]
-    if name in names and entry in vars(module := import_module(f"nca_gen.{room}.{name}")):
+    if name in names and _defines(module := import_module(f"nca_gen.{room}.{name}"), entry):
         return module
-    raise unknown(f"name in {room}", name, [n for n in names if entry in vars(import_module(f"nca_gen.{room}.{n}"))])
+    raise unknown(f"name in {room}", name, [n for n in names if _defines(import_module(f"nca_gen.{room}.{n}"), entry)])
+
+
+def _defines(module: ModuleType, entry: str) -> bool:
+    """Whether ``entry`` is of ``module``, and not imported by it."""
+    return entry in vars(module) and vars(module)[entry].__module__ == module.__name__
 
 
 def _outside(room: str, entry: str, name: str) -> ModuleType:

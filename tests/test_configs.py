@@ -1,15 +1,15 @@
 """Every file in configs/: what it promises, and that its smoke form trains."""
 
-import inspect
+import ast
 import json
 import math
-import runpy
 from pathlib import Path
 
 import jax
 import pytest
 
 from nca_gen import build, main
+from nca_gen import config as configs
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(f.relative_to(ROOT).as_posix() for f in (ROOT / "configs").glob("*.py"))
@@ -22,28 +22,56 @@ def at_the_root(monkeypatch):
 
 @pytest.mark.parametrize("path", CONFIGS)
 def test_a_config_begins_with_its_command(path):
-    assert f"python -m nca_gen.main --config={path}" in runpy.run_path(path)["__doc__"]
+    assert f"python -m nca_gen.main --config={path}" in ast.get_docstring(ast.parse(Path(path).read_text()))
 
 
 @pytest.mark.parametrize("path", CONFIGS)
 def test_a_config_survives_its_run(path, tmp_path):
     """What is written to config.json is read back as it was: tuples, ints and floats included."""
-    config = main.load(path)
+    config = configs.load(path)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
-    assert repr(main.saved(tmp_path / "config.json").to_dict()) == repr(config.to_dict())
+    assert repr(configs.saved(tmp_path / "config.json").to_dict()) == repr(config.to_dict())
 
 
 @pytest.mark.parametrize("path", CONFIGS)
 def test_every_form_is_understood(path):
     """Each form of a config builds a task, and has the fields of its data set; ``smoke`` is the last one."""
-    page = runpy.run_path(path, run_name="config")
-    forms = [k for k, v in page.items() if inspect.isfunction(v) and v.__module__ == "config" and k != "get_config"]
-    forms = [form for form in forms if not form.startswith("_")]
+    _, _, functions = configs.page(path)
+    forms = [*configs.forms(functions)]
     assert forms[-1] == "smoke"
     for form in ["", *forms]:
-        config = main.load(f"{path}:{form}")
-        build.task(config)
-        build.fields(config, "data", build.named("data", "splits", config.data.name).splits, ("patch", "flips"))
+        build.task(configs.load(f"{path}:{form}"))
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_a_page_says_only_what_differs(path):
+    """No field that a page states is the default anyway, but where another form or the reader needs it there."""
+    told = {"data.path", "sample.size", "codec.block", "model.weights", "model.image_channels"}
+    page, same = configs.stated(path), []
+    for section in set(page) - {"evals", "parts", "seed"}:
+        usual = build.defaults(section, page[section].get("name", build.USUAL.get(section, "")))
+        same += [f"{section}.{field}" for field, value in page[section].items() if usual.get(field) == value]
+    assert set(same) <= told
+
+
+def test_pages_share_by_import_from_anywhere(tmp_path, monkeypatch):
+    """Whatever lies beside a page can be imported by it, and is not there for the next page, which may have its own."""
+    for name, n in (("one", 1), ("two", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "beside.py").write_text(f"SEED = {n}\n\ndef form(config):\n    config.seed = 10 + SEED\n")
+        page = "from ml_collections import ConfigDict\nimport beside\nfrom beside import form\n"
+        (folder / "page.py").write_text(page + "def get_config():\n    return ConfigDict({'seed': beside.SEED})\n")
+    monkeypatch.chdir(tmp_path)
+    assert [configs.load(f"{name}/page.py").seed for name in ("one", "two", "one")] == [1, 2, 1]
+    assert configs.load("two/page.py:form").seed == 12
+
+
+def test_a_form_that_picks_another_model_leaves_no_field_behind():
+    """Of GeCA's fields the U-Net has what it knows too, and for the rest its own defaults."""
+    config = configs.load("configs/geca.py:xs,ldm")
+    assert (config.model.name, config.model.classes, config.model.width) == ("unet", 5, 64)
+    assert "embed" not in config.model
 
 
 @pytest.mark.parametrize(
@@ -61,8 +89,8 @@ def test_every_form_is_understood(path):
 )
 def test_sizes_are_those_of_the_paper(spec, paper, steps):
     """The paper also counts a normalisation of 2 * hidden parameters that its forward pass never reaches."""
-    model = build.model(main.load(f"configs/{spec}"))
-    shapes = jax.eval_shape(model.init_params, jax.random.key(0))
+    model = build.model(configs.load(f"configs/{spec}"))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) + 2 * model.hidden == paper
     assert model.steps == steps
 
@@ -70,25 +98,26 @@ def test_sizes_are_those_of_the_paper(spec, paper, steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS)
 def test_the_smoke_form_trains(path, tmp_path):
-    config = main.load(f"{path}:smoke")
+    config = configs.load(f"{path}:smoke")
     flags = [f"--config={path}:smoke", f"--workdir={tmp_path}", "--config.mesh.data=1"]
     assert main.run(flags) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines][-1] == config.train.steps
-    if config.task.get("loss") == "l1_l2" and config.diffusion.prediction == "eps" and config.model.init == "zero":
+    if config.task.get("loss") == "l1_l2" and config.diffusion.prediction == "eps" and config.model.start == "zero":
         # An automaton that has learned nothing predicts 0 for unit noise e: E[e^2] + E|e|; one pixel deviates by 2.
         pixels = config.train.batch * math.prod(config.data.patch) * 3
         assert abs(lines[0]["loss"] - (1 + math.sqrt(2 / math.pi))) < 4 * 2 / math.sqrt(pixels)
     [evaluation] = (tmp_path / "eval").iterdir()
     assert evaluation.name == f"{config.train.steps:08}"
-    scores = json.loads((evaluation / "scores.json").read_text())["scores"]
-    assert set(config.eval.metrics) <= set(scores)
-    assert all(map(math.isfinite, scores.values()))
+    scores = lambda: {p.name: json.loads(p.read_text())["scores"] for p in sorted(evaluation.glob("*.json"))}  # noqa: E731
+    before = scores()
+    for name, section in config.evals.items():
+        assert set(section.get("metrics", ())) <= set(before.get(f"{name}.json", section))
+    assert all(math.isfinite(value) for found in before.values() for value in found.values())
     assert "<html" in (tmp_path / "report.html").read_text()
     # The same command again finds everything done; the run alone is enough to sample and score it again.
     assert main.run(flags) == 0
-    use = "generate" if "sample" in config else "encode" if "encode" in config else "evaluate"
+    use = "generate" if "sample" in config else "evaluate"
     assert main.run([f"--mode={use}", f"--workdir={tmp_path}"]) == 0
-    before = json.loads((evaluation / "scores.json").read_text())["scores"]
     assert main.run(["--mode=evaluate", f"--workdir={tmp_path}"]) == 0
-    assert json.loads((evaluation / "scores.json").read_text())["scores"] == before
+    assert scores() == before
