@@ -207,12 +207,14 @@ def override(config: Any, rest: Sequence[str], flags: tuple[str, ...] = (), verb
     for path, text in changes:
         if path not in fields:
             section, _, name = path.rpartition(".")
+            below, siblings = ([f for f in fields if f.startswith(f"{start}.")] for start in (path, section))
             namesakes = [f for f in fields if f.endswith(f".{name}")]
-            siblings = [f for f in fields if f.startswith(f"{section}.")]
-            raise unknown("field", path, namesakes or siblings or fields)
+            raise unknown("field", path, below or namesakes or siblings or fields)
         if text is None:
             raise UserError(f"{path} needs a value, like --{path}={fields[path]}")
         config.update_from_flattened_dict({path.removeprefix("config."): _value(path, text, fields[path])})
+    if "sample" in config and not named.get("sample", {}).get("size") and "config.sample.size" not in dict(changes):
+        config.sample.size = config.data.patch
     return config.lock()
 
 

@@ -117,8 +117,8 @@ def configure(args: Namespace, rest: list[str]) -> Any:
     else:
         raise UserError(f"name a config with --config=FILE, one of: {pages()}")
     config = override(config, rest, FLAGS, args.mode)
-    if args.metrics:  # of all that are asked for scores
-        asked = [name for name, section in config.evals.items() if "metrics" in section]
+    if args.metrics:  # of all that have some of their own
+        asked = [name for name, section in config.evals.items() if section.get("metrics")]
         config = override(config, [f"--config.evals.{name}.metrics={args.metrics}" for name in asked], FLAGS)
     return config
 

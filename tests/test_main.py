@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
+from nca_gen import build, main
 from nca_gen import config as configs
-from nca_gen import main
 from nca_gen.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,11 +32,11 @@ def _private(config):
     pass
 """
 FIELDS = {
-    "seed": 0,
-    "model": {"name": "diff_nca", "hidden": 512, "affine": True},
-    "data": {"path": "", "patch": (64, 64), "resize": None},
-    "train": {"steps": 100, "rate": 0.9},
-    "eval": {"metrics": ("swd", "drift")},
+    "model": {"name": "diff_nca", "hidden": 512},
+    "task": {"name": "denoise", "ema": 0.9, "ema_warmup": True},
+    "data": {"name": "folder", "path": "", "patch": (64, 64)},
+    "train": {"steps": 100, "batch": 2},
+    "evals": {"scores": {"metrics": ("swd", "drift")}},
 }
 
 
@@ -51,16 +52,19 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def calls(monkeypatch):
     noted = []
-    for mode in main.VERBS:
-        monkeypatch.setitem(main.VERBS, mode, lambda config, args, mode=mode: noted.append((mode, config, args)))
+    verb = lambda mode: Namespace(main=lambda config, args: noted.append((mode, config, args)))  # noqa: E731
+    monkeypatch.setattr(build, "verb", verb)
     return noted
 
 
 def config(**changes):
-    """The config of the page above, with some fields changed."""
+    """The config of the page above, whole, with some fields changed."""
     out = ConfigDict(FIELDS)
     out.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return out
+    return build.completed(out)
+
+
+NAME = "--config.generate.name"
 
 
 @pytest.mark.parametrize(
@@ -73,11 +77,11 @@ def config(**changes):
         ("--config.seed -7", config(seed=-7)),
         ("--config.train.steps=1e5", config(train__steps=100_000)),
         ("--config.train.steps=200_000", config(train__steps=200_000)),
-        ("--config.train.rate=1", config(train__rate=1.0)),
-        ("--config.train.rate=1e-3 --config.seed=3", config(train__rate=1e-3, seed=3)),
+        ("--config.task.ema=1", config(task__ema=1.0)),
+        ("--config.task.ema=1e-3 --config.seed=3", config(task__ema=1e-3, seed=3)),
         ("--config.seed=3 --config.seed=4", config(seed=4)),
-        ("--config.model.affine=false", config(model__affine=False)),
-        ("--config.model.affine=True", config(model__affine=True)),
+        ("--config.task.ema_warmup=false", config(task__ema_warmup=False)),
+        ("--config.task.ema_warmup=True", config(task__ema_warmup=True)),
         ("--config.model.name=geca", config(model__name="geca")),
         ("--config.data.path=/a=b,c", config(data__path="/a=b,c")),
         ("--config.data.path=12", config(data__path="12")),
@@ -86,9 +90,23 @@ def config(**changes):
         ("--config.data.patch=(96,128,8)", config(data__patch=(96, 128, 8))),
         ("--config.data.patch=[96,128]", config(data__patch=(96, 128))),
         ("--config.data.resize=8,9", config(data__resize=(8, 9))),
-        ("--config.eval.metrics=swd", config(eval__metrics=("swd",))),
-        ("--config.eval.metrics=swd,fid,kid", config(eval__metrics=("swd", "fid", "kid"))),
-        ("--config.eval.metrics=()", config(eval__metrics=())),
+        ("--config.evals.scores.metrics=swd", config(evals__scores__metrics=("swd",))),
+        ("--config.evals.scores.metrics=swd,fid,kid", config(evals__scores__metrics=("swd", "fid", "kid"))),
+        ("--config.evals.scores.metrics=()", config(evals__scores__metrics=())),
+        # Any field of what is configured, and sections that the page leaves out.
+        ("--config.model.norm=cell", config(model__norm="cell")),
+        ("--config.diffusion.timesteps=9", config(diffusion={"timesteps": 9})),
+        ("--config.evals.films.every=9", config(evals__films={"every": 9})),
+        ("--config.bench.rounds=1", config(bench={"rounds": 1})),
+        # A name brings its own defaults, and what the page said of fields that both know.
+        (
+            "--config.generate.name=upscale --config.generate.factor=4",
+            config(generate={"name": "upscale", "factor": 4}),
+        ),
+        (
+            "--config.data.name=tissue --config.data.val=32",
+            config(data={"name": "tissue", "val": 32, "patch": (64, 64)}),
+        ),
     ],
 )
 def test_overrides(here, calls, flags, expected):
@@ -119,7 +137,7 @@ def test_a_run_brings_its_own_config(here, calls):
     assert main.run(["--mode=generate", "--workdir=w", "--config.data.patch=8,8"]) == 0
     assert main.run(["--mode=generate", "--workdir=w", "--config=configs/small.py"]) == 0
     (_, kept, _), (_, given, _) = calls
-    assert kept.to_dict() == config(model__hidden=8, data__patch=(8, 8)).to_dict()
+    assert kept.to_dict() == config(model__hidden=8, data__patch=(8, 8), sample={"size": (64, 64)}).to_dict()
     assert given.to_dict() == config().to_dict()
 
 
@@ -133,23 +151,23 @@ GIVEN = "--config=configs/small.py --workdir=w"
         (f"{GIVEN} --config.modl.hidden=3", "unknown field 'config.modl.hidden'; did you mean config.model.hidden?"),
         (f"{GIVEN} --config.hidden=3", "unknown field 'config.hidden'; did you mean config.model.hidden?"),
         (f"{GIVEN} --config.patch=3", "unknown field 'config.patch'; did you mean config.data.patch?"),
-        (f"{GIVEN} --config.data.xyz=3", "unknown field 'config.data.xyz'; choose one of: config.data.p"),
+        (f"{GIVEN} --config.data.xyz=3", "unknown field 'config.data.xyz'; choose one of: config.data.c"),
         (f"{GIVEN} --config.data={{}}", "unknown field 'config.data'; did you mean config.data.path?"),
         (f"{GIVEN} --config.model.hidden=abc", "config.model.hidden is of type int, like 512; got 'abc'"),
         (f"{GIVEN} --config.model.hidden=2.5", "config.model.hidden is of type int, like 512; got '2.5'"),
         (f"{GIVEN} --config.model.hidden=1e999", "config.model.hidden is of type int, like 512; got '1e999'"),
         (f"{GIVEN} --config.model.hidden=1j", "config.model.hidden is of type int, like 512; got '1j'"),
-        (f"{GIVEN} --config.model.affine=maybe", "config.model.affine is of type bool, like True; got 'maybe'"),
-        (f"{GIVEN} --config.model.affine=2", "config.model.affine is of type bool, like True; got '2'"),
-        (f"{GIVEN} --config.train.rate=fast", "config.train.rate is of type float, like 0.9; got 'fast'"),
+        (f"{GIVEN} --config.task.ema_warmup=maybe", "config.task.ema_warmup is of type bool, like True; got 'maybe'"),
+        (f"{GIVEN} --config.task.ema_warmup=2", "config.task.ema_warmup is of type bool, like True; got '2'"),
+        (f"{GIVEN} --config.task.ema=fast", "config.task.ema is of type float, like 0.9; got 'fast'"),
         (f"{GIVEN} --config.data.patch=64,a", "config.data.patch is of type tuple, like (64, 64); got '64,a'"),
         (f"{GIVEN} --config.data.patch=(64", "config.data.patch is of type tuple, like (64, 64); got '(64'"),
         (f"{GIVEN} --config.model.hidden", "config.model.hidden needs a value, like --config.model.hidden=512"),
         (f"{GIVEN} --mode=trian", "unknown mode 'trian'; did you mean train?"),
         (
             f"{GIVEN} --mode=x",
-            "unknown mode 'x'; choose one of: bench, check, classify, describe, encode, evaluate, expand, generate, "
-            "study, train",
+            "unknown mode 'x'; choose one of: bench, chain, check, classify, describe, encode, evaluate, expand, "
+            "generate, study, train",
         ),
         (f"{GIVEN} --mode", "--mode: expected one argument"),
         (f"{GIVEN} --wrkdir=x", "unknown flag '--wrkdir'; did you mean --workdir?"),
@@ -191,23 +209,31 @@ def test_only_training_makes_a_workdir(here, capsys):
     assert not (here / "w").exists()
 
 
+def test_metrics_are_those_of_the_scores(here, calls):
+    main.run(["--config=configs/small.py", "--workdir=w", "--mode=train"])
+    flags = ["--config=configs/small.py", "--workdir=w", "--mode=evaluate", "--metrics=fid,kid:size=10"]
+    assert main.run([*flags, "--config.evals.heredity.inherit=none"]) == 0
+    evals = calls[-1][1].evals
+    assert (evals.scores.metrics, evals.heredity.metrics) == (("fid", "kid:size=10"), ())
+
+
 def verb_that_raises(error):
     def verb(config, args):
         raise error
 
-    return verb
+    return lambda mode: Namespace(main=verb)
 
 
 def test_how_a_verb_ends(here, capsys, monkeypatch):
     flags = ["--config=configs/small.py", "--mode=check"]
-    monkeypatch.setitem(main.VERBS, "check", verb_that_raises(UserError("no folder '/data'")))
+    monkeypatch.setattr(build, "verb", verb_that_raises(UserError("no folder '/data'")))
     assert main.run(flags) == 2
     assert capsys.readouterr().err == "error: no folder '/data'\n"
-    monkeypatch.setitem(main.VERBS, "check", verb_that_raises(KeyboardInterrupt()))
+    monkeypatch.setattr(build, "verb", verb_that_raises(KeyboardInterrupt()))
     assert main.run(flags) == 130
     assert capsys.readouterr().err == "interrupted\n"
     # What nobody foresaw keeps its traceback.
-    monkeypatch.setitem(main.VERBS, "check", verb_that_raises(ZeroDivisionError("a bug")))
+    monkeypatch.setattr(build, "verb", verb_that_raises(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         main.run(flags)
 
@@ -228,8 +254,8 @@ def test_help_is_instant_because_it_loads_nothing():
     assert not loaded & {"jax", "numpy", "flax", "ml_collections", "PIL", "skimage", "grain"}
 
 
-def test_a_misspelt_field_in_a_real_process(tmp_path):
-    code, out, said, loaded = process("--config=configs/diff_nca.py", f"--workdir={tmp_path}", "--config.model.hiden=3")
+def test_a_misspelt_flag_in_a_real_process(tmp_path):
+    code, out, said, loaded = process("--config=configs/diff_nca.py", f"--wrkdir={tmp_path}", "--mode=check")
     assert (code, out) == (2, "")
-    assert said == ["error: unknown field 'config.model.hiden'; did you mean config.model.hidden?"]
+    assert said == ["error: unknown flag '--wrkdir'; did you mean --workdir?"]
     assert "jax" not in loaded
