@@ -36,7 +36,7 @@ CENTRE = 1 << 20  # steps of a draw: far beyond the ages that the fire masks use
 
 def change(
     state: Float[Array, "B *S C"],
-    code: Float[Array, "1 *S D"],
+    code: Float[Array, "b *S D"],
     *,
     w: Attentive,
     modulation: Modulation,
@@ -46,7 +46,7 @@ def change(
     """What a step adds to every cell that fires (Elbatel et al., section 2.1). ``code``: of the place of each cell."""
     e = w.embedding(state) + code
     shift, scale, gate = modulation.attention
-    q, k, v = jnp.split(w.qkv(layer_norm(e, *w.norm0) * (1 + scale) + shift), 3, -1)
+    q, k, v = jnp.split((layer_norm(e, *w.norm0) * (1 + scale) + shift) @ w.qkv, 3, -1)
     e = e + gate * w.proj(attention(q, k, v, heads, border))
     shift, scale, gate = modulation.mlp
     hidden = jax.nn.gelu(w.fc0(layer_norm(e, *w.norm1) * (1 + scale) + shift), approximate=False)
@@ -109,13 +109,24 @@ class Affine(nn.Module):
     inputs: int
     outputs: int
     start: Any = nn.initializers.xavier_uniform()
-    bias: bool = True
 
     @nn.compact
     def __call__(self) -> Linear:
         """The weights."""
         kernel = self.param("kernel", self.start, (self.inputs, self.outputs))
-        return Linear(kernel, self.param("bias", nn.initializers.zeros, (self.outputs,)) if self.bias else None)
+        return Linear(kernel, self.param("bias", nn.initializers.zeros, (self.outputs,)))
+
+
+class Kernel(nn.Module):
+    """Declares a linear map without bias."""
+
+    inputs: int
+    outputs: int
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "I O"]:
+        """The kernel."""
+        return self.param("kernel", nn.initializers.xavier_uniform(), (self.inputs, self.outputs))
 
 
 class Scale(nn.Module):
@@ -143,7 +154,7 @@ class Block(nn.Module):
         return {
             "condition": Affine(d, 6 * d, nn.initializers.zeros, name="condition")(),
             "norm0": Scale(d, name="norm0")(),
-            "qkv": Affine(d, 3 * d, bias=False, name="qkv")(),
+            "qkv": Kernel(d, 3 * d, name="qkv")(),
             "proj": Affine(d, d, name="proj")(),
             "norm1": Scale(d, name="norm1")(),
             "fc0": Affine(d, m, name="fc0")(),
@@ -305,7 +316,8 @@ class Model:
         """The automaton: cells to cells one step older."""
         w, modulation = self.cell.apply({"params": params}, told, (cond or {}).get("label"))
         index = sum(a * math.prod(place.extent[i + 1 :]) for i, a in enumerate(place.at))
-        fire, places = fires(key, self.steps, place.at, self.fire_rate), code(index, self.embed)[None]
+        index = index.reshape(-1, *index.shape[-self.ndim :])  # windows may each have a place of their own
+        fire, places = fires(key, self.steps, place.at, self.fire_rate), code(index, self.embed)
 
         def older(cells: Cells) -> Cells:
             state = jnp.concatenate([cells.image, cells.out, cells.hidden], -1)

@@ -43,14 +43,14 @@ class UNet(nn.Module):
         x: Float[Array, "B *S C"],
         t: Num[Array, " b"],
         label: Float[Array, "B n"] | None = None,
-        level: Num[Array, " B"] | None = None,
+        noise: Num[Array, " B"] | None = None,
     ) -> Float[Array, "B *S _"]:
         how = {"dtype": self.dtype}
         residual, attention = (nn.remat(part) if self.remat else part for part in (Residual, Attention))
         c = Conditioning(4 * self.width, self.classes, self.width, name="condition")(t, label)
         if self.level:
-            level = jnp.zeros((1,)) if level is None else level
-            c = c + TimeEmbedding(4 * self.width, self.width, name="level")(level)
+            noise = jnp.zeros((1,)) if noise is None else noise
+            c = c + TimeEmbedding(4 * self.width, self.width, name="level")(noise)
         c = nn.silu(c)
 
         def block(x: Array, level: int, name: str) -> Array:
@@ -58,19 +58,19 @@ class UNet(nn.Module):
             return attention(self.head, **how, name=f"{name}_attention")(x) if 2**level in self.attention else x
 
         x = conv(x, self.width, **how, name="first")(x)
-        kept, last = [x], len(self.multipliers) - 1
+        skips, last = [x], len(self.multipliers) - 1
         for level in range(last + 1):
             for i in range(self.blocks):
-                kept.append(x := block(x, level, f"down_{level}_{i}"))
+                skips.append(x := block(x, level, f"down_{level}_{i}"))
             if level < last:
-                kept.append(x := conv(x, x.shape[-1], stride=2, **how, name=f"down_{level}")(x))
+                skips.append(x := conv(x, x.shape[-1], stride=2, **how, name=f"down_{level}")(x))
         middle = x.shape[-1]
         x = residual(middle, **how, name="middle_0")(x, c)
         x = attention(self.head, **how, name="middle_attention")(x)
         x = residual(middle, **how, name="middle_1")(x, c)
         for level in range(last, -1, -1):
             for i in range(self.blocks + 1):
-                x = block(jnp.concatenate([x, kept.pop()], -1), level, f"up_{level}_{i}")
+                x = block(jnp.concatenate([x, skips.pop()], -1), level, f"up_{level}_{i}")
             if level:
                 x = conv(x, x.shape[-1], **how, name=f"up_{level}")(doubled(x))
         x = nn.silu(Norm(**how, name="last_norm")(x))

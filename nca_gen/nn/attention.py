@@ -41,7 +41,7 @@ def _answers(q: Array, k: Array, v: Array) -> Array:
     return _times(nn.softmax(_times(q, k.mT)).astype(v.dtype), v).astype(v.dtype)
 
 
-def _kept(q, k, v):
+def _forward(q, k, v):
     logits = _times(q, k.mT)
     most = logits.max(-1, keepdims=True)
     weights = jnp.exp(logits - most)
@@ -50,8 +50,8 @@ def _kept(q, k, v):
     return y, (q, k, v, y, most + jnp.log(total))
 
 
-def _gradient(kept, d):
-    q, k, v, y, level = kept
+def _gradient(residuals, d):
+    q, k, v, y, level = residuals
     weights = jnp.exp(_times(k, q.mT) - level.mT)  # [M, N], here and below
     own = jnp.sum(d.astype(jnp.float32) * y, -1)[..., None, :]
     dlogits = (weights * (_times(v, d.mT) - own)).astype(q.dtype)
@@ -59,7 +59,7 @@ def _gradient(kept, d):
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
 
-_answers.defvjp(_kept, _gradient)
+_answers.defvjp(_forward, _gradient)
 
 
 class SelfAttention(nn.Module):

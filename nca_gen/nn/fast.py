@@ -127,7 +127,7 @@ def _gate(
 
 def attentive(
     state: Float[Array, "B *S C"],
-    code: Float[Array, "1 *S D"],
+    code: Float[Array, "b *S D"],
     *,
     w: Attentive,
     modulation: Modulation,
@@ -141,7 +141,7 @@ def attentive(
     """
     e = affine(state, w.embedding) + code
     shift, scale, gate = modulation.attention
-    qkv = _named("qkv", affine(_modulated(e, w.norm0, shift, scale), w.qkv, dtype), dtype)
+    qkv = _named("qkv", dense.product(_modulated(e, w.norm0, shift, scale), w.qkv, dtype), dtype)
     parts = (part.reshape(*e.shape[:-1], heads, -1) for part in jnp.split(qkv, 3, -1))
     e = e + gate * _named("proj", affine(local_attention(*parts, border).reshape(e.shape), w.proj, dtype), dtype)
     shift, scale, gate = modulation.mlp
@@ -153,8 +153,7 @@ def attentive(
 
 def affine(x: Float[Array, "*S I"], layer: Linear, dtype: Any = jnp.float32) -> Float[Array, "*S O"]:
     """``layer`` of ``x``: products in ``dtype``, the rest and the result in float32."""
-    y = dense.product(x, layer.kernel, dtype)
-    return y if layer.bias is None else y + layer.bias
+    return dense.product(x, layer.kernel, dtype) + layer.bias
 
 
 def _named(name: str, x: Float[Array, "*S"], dtype: Any) -> Float[Array, "*S"]:

@@ -28,10 +28,10 @@ def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[st
     another shape, or that nobody asks for and no pattern in ``ignore`` names.
     """
     filled: dict[str, Any] = {}
-    known = set()
+    names = set()
     for path, leaf, shape in _leaves(module, example):
         name = _name(path)
-        known.add(name)
+        names.add(name)
         if name not in state:
             raise UserError(f"the weights lack {name} {_torch_shape(leaf, shape)}: they are of another network")
         tensor = np.asarray(state[name], np.float32)
@@ -45,19 +45,19 @@ def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[st
             inner = inner.setdefault(key, {})
         inner[leaf] = np.ascontiguousarray(tensor)
     for name in state:
-        if name not in known and not any(fnmatchcase(name, pattern) for pattern in ignore):
+        if name not in names and not any(fnmatchcase(name, pattern) for pattern in ignore):
             raise UserError(f"the weights are of another network: {name} {state[name].shape} has no place in it")
     return filled
 
 
 def state(variables: dict[str, Any]) -> State:
     """The inverse of :func:`variables`."""
-    found = {}
+    tensors = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(variables):
         path, tensor = tuple(key.key for key in keys), np.asarray(leaf)
         turned = np.moveaxis(tensor, (-1, -2), (0, 1)) if path[-1] == "kernel" and tensor.ndim > 1 else tensor
-        found[_name(path)] = np.ascontiguousarray(turned)
-    return found
+        tensors[_name(path)] = np.ascontiguousarray(turned)
+    return tensors
 
 
 def random_state(module: nn.Module, example: Any, seed: int) -> State:
@@ -68,11 +68,11 @@ def random_state(module: nn.Module, example: Any, seed: int) -> State:
     """
     rng, state = np.random.RandomState(seed), {}
     for path, leaf, shape in sorted(_leaves(module, example), key=lambda item: _name(item[0])):
-        theirs = _torch_shape(leaf, shape)
+        size = _torch_shape(leaf, shape)
         if leaf in ("scale", "var"):
-            tensor = rng.uniform(0.75, 1.25, theirs)
+            tensor = rng.uniform(0.75, 1.25, size)
         else:
-            tensor = rng.standard_normal(theirs) * (np.sqrt(2 / np.prod(shape[:-1])) if leaf == "kernel" else 0.1)
+            tensor = rng.standard_normal(size) * (np.sqrt(2 / np.prod(shape[:-1])) if leaf == "kernel" else 0.1)
         state[_name(path)] = tensor.astype(np.float32)
     return state
 

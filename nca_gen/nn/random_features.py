@@ -17,13 +17,13 @@ WIDTHS = (16, 32, 64)
 def kernels(channels: int) -> list[Float[np.ndarray, "3 3 I O"]]:
     """Of 3 x 3, with the deviation of He et al. 2015 and mean 0 over every filter; always the same."""
     rng = np.random.RandomState(0)
-    found = []
+    drawn = []
     for width in WIDTHS:
         kernel = rng.standard_normal((3, 3, channels, width))
         kernel -= kernel.mean((0, 1, 2))
-        found.append((kernel * np.sqrt(2 / (9 * channels))).astype(np.float32))
+        drawn.append((kernel * np.sqrt(2 / (9 * channels))).astype(np.float32))
         channels = width
-    return found
+    return drawn
 
 
 def between(a: Float[Array, "B H W C"], b: Float[Array, "B H W C"]) -> Float[Array, " B"]:

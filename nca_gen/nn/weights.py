@@ -8,15 +8,14 @@ from jaxtyping import Array, Float
 
 
 class Linear(NamedTuple):
-    """An affine map of the last axis; ``kernel`` is ``[*taps, Cin, Cout]``, ``bias`` None is none."""
+    """An affine map of the last axis; ``kernel`` is ``[*taps, Cin, Cout]``."""
 
     kernel: Float[Array, "..."]
-    bias: Float[Array, " Cout"] | None
+    bias: Float[Array, " Cout"]
 
     def __call__(self, x: Float[Array, "*S Cin"]) -> Float[Array, "*S Cout"]:
         """``x @ kernel + bias``; for a kernel without taps."""
-        y = x @ self.kernel
-        return y if self.bias is None else y + self.bias
+        return x @ self.kernel + self.bias
 
 
 class Gated(NamedTuple):
@@ -39,7 +38,7 @@ class Attentive(NamedTuple):
 
     embedding: Linear  # [c, d]
     norm0: tuple[Float[Array, " d"], Float[Array, " d"]]  # scale, bias
-    qkv: Linear  # [d, 3 d]
+    qkv: Float[Array, "d e"]  # [d, 3 d], without a bias
     proj: Linear  # [d, d]
     norm1: tuple[Float[Array, " d"], Float[Array, " d"]]
     fc0: Linear  # [d, m]
