@@ -52,7 +52,9 @@ def test_threefry_is_the_one_of_jax():
 
 
 def test_keys_depend_on_their_own_number_only():
-    words = lambda k: np.asarray(jax.random.key_data(k))  # noqa: E731
+    def words(k):
+        return np.asarray(jax.random.key_data(k))
+
     many = words(arrays.keys(7, 100))
     np.testing.assert_array_equal(many[40:43], words(arrays.keys(7, 3, first=40)))
     assert len(np.unique(many, axis=0)) == 100
@@ -60,7 +62,9 @@ def test_keys_depend_on_their_own_number_only():
 
 
 def test_fold_is_per_sample_and_per_number():
-    words = lambda k: set(map(tuple, np.asarray(jax.random.key_data(k)).tolist()))  # noqa: E731
+    def words(k):
+        return set(map(tuple, np.asarray(jax.random.key_data(k)).tolist()))
+
     key = arrays.keys(0, 5)
     assert len(set().union(*(words(arrays.fold(key, t)) for t in range(20)))) == 100
     assert words(arrays.fold(key, 3)) == words(jax.jit(arrays.fold)(key, jnp.int32(3)))
@@ -105,7 +109,10 @@ def test_noise_of_a_sample_does_not_depend_on_the_batch():
 @pytest.mark.parametrize(("shape", "spec"), [((4,), P("a")), ((4,), P(None, "a")), ((2, 2), P(None, "a", "b"))])
 def test_noise_does_not_depend_on_sharding(shape, spec):
     """Cut over 4 devices by samples, by rows, or by rows and columns: bit for bit the noise of one device."""
-    draw = lambda key: arrays.cell_normal(key, 2, arrays.coords((8, 12)), 3)  # noqa: E731
+
+    def draw(key):
+        return arrays.cell_normal(key, 2, arrays.coords((8, 12)), 3)
+
     whole = jax.jit(draw)(arrays.keys(1, 4))
     parts = jax.jit(draw, out_shardings=NamedSharding(mesh(shape), spec))(arrays.keys(1, 4))
     assert len({s.device for s in parts.addressable_shards}) == 4

@@ -7,6 +7,8 @@ product is taken on the inside, so a tile that brings its own halo skips the pad
 from __future__ import annotations
 
 import itertools
+import operator
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,8 @@ def shifted(x: Float[Array, "B *T Cin"], kernel: Float[Array, "..."]) -> Float[A
 
     On CPU the gradient of :func:`convolved` inside ``lax.scan`` is several times slower than this.
     """
-    return sum(jnp.dot(s, kernel[tap], preferred_element_type=jnp.float32) for tap, s in _shifts(x, kernel))
+    taps = (jnp.dot(s, kernel[tap], preferred_element_type=jnp.float32) for tap, s in _shifts(x, kernel))
+    return reduce(operator.add, taps)
 
 
 def gathered(x: Float[Array, "B *T Cin"], kernel: Float[Array, "..."]) -> Float[Array, "B *S Cout"]:
@@ -46,7 +49,8 @@ def scattered(x: Float[Array, "B *T Cin"], kernel: Float[Array, "..."]) -> Float
     cin, cout = kernel.shape[-2:]
     taps = jnp.moveaxis(kernel.reshape(-1, cin, cout), 0, 1).reshape(cin, -1)
     y = jnp.dot(x, taps, preferred_element_type=jnp.float32)
-    return sum(s[..., i * cout : (i + 1) * cout] for i, (_, s) in enumerate(_shifts(y, kernel)))
+    parts = (s[..., i * cout : (i + 1) * cout] for i, (_, s) in enumerate(_shifts(y, kernel)))
+    return reduce(operator.add, parts)
 
 
 def split(x: Float[Array, "B *T Cin"], kernel: Float[Array, "..."]) -> Float[Array, "B *S Cout"]:
@@ -59,7 +63,7 @@ def split(x: Float[Array, "B *T Cin"], kernel: Float[Array, "..."]) -> Float[Arr
     taps = jnp.moveaxis(kernel.reshape(-1, last, cin, cout), 1, 2).reshape(-1, last * cout)
     y = jnp.dot(columns.reshape(-1, taps.shape[0]), taps, preferred_element_type=jnp.float32)
     y, width = y.reshape(*columns.shape[:-1], -1), x.shape[-2] - last + 1
-    return sum(y[..., i : i + width, i * cout : (i + 1) * cout] for i in range(last))
+    return reduce(operator.add, (y[..., i : i + width, i * cout : (i + 1) * cout] for i in range(last)))
 
 
 def convolved(x: Float[Array, "B *T Cin"], kernel: Float[Array, "..."]) -> Float[Array, "B *S Cout"]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt32
 
-from nca_gen.diffusion import predictions
+from nca_gen.diffusion.predictions import PREDICTIONS, STRAIGHT, Prediction
 from nca_gen.diffusion.process import comb
 from nca_gen.errors import UserError, chosen, unknown
 
@@ -43,7 +43,7 @@ class Process:
     """A log-SNR at every t in (0, 1], and the coordinate in which the network speaks. t = 0 is the clean image itself.
 
     ``schedule``: "cosine" and "linear" preserve the variance, a^2 + s^2 = 1; "straight" is the path of rectified flow,
-    a = 1 - t, s = t. ``prediction``: a member of :mod:`predictions`. ``ends``: the log-SNR is clipped to them (Saharia
+    a = 1 - t, s = t. ``prediction``: of :mod:`predictions`. ``ends``: the log-SNR is clipped to them (Saharia
     et al. 2022). ``clock``: networks read 1000 t ("time") or the log-SNR ("log_snr"). ``gamma``: the loss is weighted
     by min-SNR (Hang et al. 2023); 0 weights all times alike. Raises UserError for names that it does not know, and for
     a prediction that does not fit the path.
@@ -57,21 +57,21 @@ class Process:
 
     def __post_init__(self):
         chosen(SCHEDULES, "diffusion.schedule", self.schedule)
-        for field, names in (("prediction", predictions.NAMES), ("clock", CLOCKS)):
-            if getattr(self, field) not in names:
-                raise unknown(f"value of diffusion.{field}", getattr(self, field), names)
-        if self.schedule == "straight" and self.prediction not in predictions.STRAIGHT:
+        chosen(PREDICTIONS, "diffusion.prediction", self.prediction)
+        if self.clock not in CLOCKS:
+            raise unknown("value of diffusion.clock", self.clock, CLOCKS)
+        if self.schedule == "straight" and self.prediction not in STRAIGHT:
             raise UserError(
                 f"diffusion.prediction={self.prediction} says nothing on the straight path, where a^2 + s^2 is not 1 "
-                f"and a falls to 0: choose one of {', '.join(predictions.STRAIGHT)}"
+                f"and a falls to 0: choose one of {', '.join(STRAIGHT)}"
             )
         if not self.ends[0] < self.ends[1]:
             raise UserError(f"diffusion.ends={self.ends}: give the lower end of the log-SNR first")
 
     @property
-    def predict(self) -> predictions.Prediction:
+    def predict(self) -> Prediction:
         """The coordinate in which the network speaks."""
-        return getattr(predictions, self.prediction)
+        return PREDICTIONS[self.prediction]
 
     @property
     def span(self) -> int:

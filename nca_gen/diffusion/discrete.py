@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int, Key, UInt32
 
-from nca_gen.diffusion import predictions, schedules
+from nca_gen.diffusion.predictions import PREDICTIONS, Prediction
 from nca_gen.diffusion.process import comb
-from nca_gen.errors import UserError, unknown
+from nca_gen.diffusion.schedules import SCHEDULES
+from nca_gen.errors import UserError, chosen
 
 
 @dataclass(frozen=True)
 class Process:
     """A schedule of ``timesteps`` levels and the coordinate in which the network speaks.
 
-    ``schedule``: a function of :mod:`schedules` ("cosine", "linear", "sqrt_linear").
-    ``prediction``: a member of :mod:`predictions` ("eps", "x0", "v", "velocity").
+    ``schedule``: of :mod:`schedules` ("cosine", "linear", "sqrt_linear").
+    ``prediction``: of :mod:`predictions` ("eps", "x0", "v", "velocity").
     A time is an index t from 0 (almost clean) to T-1 (almost noise); t = -1 is the clean image itself.
     """
 
@@ -28,19 +29,18 @@ class Process:
     prediction: str = "eps"
 
     def __post_init__(self):
-        for field, module in (("schedule", schedules), ("prediction", predictions)):
-            if getattr(self, field) not in module.NAMES:
-                raise unknown(f"value of diffusion.{field}", getattr(self, field), module.NAMES)
+        chosen(SCHEDULES, "diffusion.schedule", self.schedule)
+        chosen(PREDICTIONS, "diffusion.prediction", self.prediction)
 
     @cached_property
     def abar(self) -> Float64[np.ndarray, " T"]:
         """The fraction of signal variance left at every index."""
-        return getattr(schedules, self.schedule)(self.timesteps)
+        return SCHEDULES[self.schedule](self.timesteps)
 
     @property
-    def predict(self) -> predictions.Prediction:
+    def predict(self) -> Prediction:
         """The coordinate in which the network speaks."""
-        return getattr(predictions, self.prediction)
+        return PREDICTIONS[self.prediction]
 
     @property
     def span(self) -> int:

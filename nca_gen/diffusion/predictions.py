@@ -11,9 +11,6 @@ from typing import NamedTuple
 
 from jaxtyping import Array
 
-NAMES = ("eps", "x0", "v", "velocity")
-STRAIGHT = ("x0", "velocity")  # defined on the straight path as well, where a^2 + s^2 is not 1 and a may be 0
-
 
 class Prediction(NamedTuple):
     """``target(x0, eps, a, s)`` is what to learn; ``x0(p, x_t, a, s)`` inverts it.
@@ -36,15 +33,18 @@ x0 = Prediction(
     x0=lambda p, x, a, s: p,
     gain=lambda a, s: 1.0 + 0.0 * s,
 )
-v = Prediction(  # Salimans & Ho 2022, section 4: the velocity along a circle, a^2 + s^2 = 1
+# Salimans & Ho 2022, section 4: the velocity along a circle, a^2 + s^2 = 1.
+v = Prediction(
     target=lambda x0, eps, a, s: a * eps - s * x0,
     x0=lambda p, x, a, s: a * x - s * p,
     gain=lambda a, s: s,
 )
-velocity = (
-    Prediction(  # Liu et al. 2022, equation 1: along the straight path, a + s = 1; the inverse holds for any a, s
-        target=lambda x0, eps, a, s: eps - x0,
-        x0=lambda p, x, a, s: (x - s * p) / (a + s),
-        gain=lambda a, s: s / (a + s),
-    )
+# Liu et al. 2022, equation 1: the velocity along the straight path, a + s = 1. The inverse holds for any a and s.
+velocity = Prediction(
+    target=lambda x0, eps, a, s: eps - x0,
+    x0=lambda p, x, a, s: (x - s * p) / (a + s),
+    gain=lambda a, s: s / (a + s),
 )
+
+PREDICTIONS = {"eps": eps, "x0": x0, "v": v, "velocity": velocity}
+STRAIGHT = ("x0", "velocity")  # defined on the straight path as well, where a^2 + s^2 is not 1 and a may be 0

@@ -8,8 +8,6 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float64
 
-NAMES = ("cosine", "linear", "sqrt_linear")
-
 
 def from_betas(betas: Float64[np.ndarray, " T"]) -> Float64[np.ndarray, " T"]:
     """abar_t = prod_{s <= t} (1 - beta_s)."""
@@ -33,3 +31,6 @@ def cosine(T: int, s: float = 0.008, clip: float = 0.999) -> Float64[np.ndarray,
     """
     f = np.cos((np.arange(T + 1) / T + s) / (1 + s) * np.pi / 2) ** 2
     return from_betas(np.minimum(1.0 - f[1:] / f[:-1], clip))
+
+
+SCHEDULES = {"cosine": cosine, "linear": linear, "sqrt_linear": sqrt_linear}

@@ -117,7 +117,7 @@ class Task:
 
     def logits(self, critic: PyTree, image: Float[Array, "B H W C"]) -> Float[Array, "B h w 1"]:
         """What the critic thinks of every patch of an image; high is real."""
-        return self.network.apply({"params": critic}, image)
+        return jnp.asarray(self.network.apply({"params": critic}, image))
 
     def forward(
         self, params: PyTree, image: Float[Array, "B *T C"], key: Key[Array, " B"]

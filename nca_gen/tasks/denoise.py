@@ -156,7 +156,10 @@ class Task:
         prediction, v = variance.parted(output, x.shape[-1])
         weight = self.process.weight(t).reshape(-1, *[1] * (x.ndim - 1))
         loss = LOSSES[self.loss](prediction - target(self.process, x0, eps, t), weight)
-        return loss if v is None else loss + self.vb * variance.bits(self.process, x0, x, prediction, v, t)
+        if v is None:
+            return loss
+        assert isinstance(self.process, discrete.Process)  # __post_init__ has seen to it
+        return loss + self.vb * variance.bits(self.process, x0, x, prediction, v, t)
 
     def step(
         self, state: State, batch: Mapping[str, Array], parts: Parts | None = None

@@ -56,14 +56,15 @@ class Learner:
         """What optax makes of the fields."""
         rate = self.schedule(self.lr)
         if self.muon:
-            adam = {"adam_b1": self.b1, "adam_b2": self.b2, "adam_learning_rate": rate}
             main = optax.contrib.muon(
                 self.schedule(self.muon),
                 eps=self.eps,
                 weight_decay=self.weight_decay,
-                adam_weight_decay=self.weight_decay,
                 muon_weight_dimension_numbers=kernels,
-                **adam,
+                adam_b1=self.b1,
+                adam_b2=self.b2,
+                adam_learning_rate=rate,
+                adam_weight_decay=self.weight_decay,
             )
         else:
             main = optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay)
@@ -75,10 +76,10 @@ class Learner:
 
     def update(
         self, grads: PyTree, state: Any, params: PyTree, step: Int[Array, ""]
-    ) -> tuple[PyTree, Any, Float[Array, ""]]:
+    ) -> tuple[Any, Any, Float[Array, ""]]:
         """Parameters and state after ``step``, and the rate at which they moved."""
         updates, state = self.transform.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, self.schedule(self.lr)(step)
+        return optax.apply_updates(params, updates), state, jnp.asarray(self.schedule(self.lr)(step))
 
 
 def kernels(params: PyTree) -> PyTree:

@@ -98,7 +98,10 @@ def test_the_smallest_image_is_accepted():
 def test_gradient_of_the_round_trip_is_its_adjoint():
     """x -> unwindow(window(x)) is a symmetric linear map: its gradient of <w, .> is itself applied to w."""
     x, w = images(1, 16, 17, 2), images(1, 16, 17, 2)[:, ::-1]
-    there = lambda x: unwindow(window(x, 8), (16, 17))  # noqa: E731
+
+    def there(x):
+        return unwindow(window(x, 8), (16, 17))
+
     np.testing.assert_allclose(jax.grad(lambda x: (there(x) * w).sum())(x), there(w), atol=1e-6)
 
 

@@ -17,13 +17,19 @@ SCIPY = {"constant": "constant", "reflect": "mirror", "wrap": "wrap"}  # numpy's
 
 def problem(ndim):
     rng = np.random.default_rng(ndim)
-    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
     return draw(2, *SIZES[ndim], 3), draw(*(3,) * ndim, 3, 4), draw(2, *SIZES[ndim], 4)
 
 
 def correlated(x, kernel, mode):
     """Channel by channel with scipy, in float64."""
-    one = lambda image, k: scipy.ndimage.correlate(image.astype(np.float64), k.astype(np.float64), mode=SCIPY[mode])  # noqa: E731
+
+    def one(image, k):
+        return scipy.ndimage.correlate(image.astype(np.float64), k.astype(np.float64), mode=SCIPY[mode])
+
     return np.stack(
         [
             np.stack([sum(one(b[..., i], kernel[..., i, o]) for i in range(b.shape[-1])) for b in x])

@@ -11,7 +11,7 @@ import pytest
 from nca_gen import arrays
 from nca_gen.ca import perceive
 from nca_gen.ca.fire import fires
-from nca_gen.ca.rollout import repeated
+from nca_gen.ca.rollout import nested, repeated, rollout, trajectory
 
 
 class Grown(NamedTuple):
@@ -41,7 +41,8 @@ def ways(n):
     return {
         "flat": lambda f: repeated(f, 12),
         "kept": lambda f: repeated(f, 12, remat=False),
-        "nested": lambda f: repeated(repeated(f, 4), 3),
+        "nested": lambda f: nested(f, 12),
+        "as a word": lambda f: rollout(f, 12, "step", {"step": ()}),
         "three levels": lambda f: repeated(repeated(repeated(f, 2), 2), 3),
         "cut": lambda f: lambda c: repeated(f, 7)(repeated(f, 5)(c)),
         "policy": lambda f: repeated(f, 12, policy=jax.checkpoint_policies.dots_saveable),
@@ -53,14 +54,19 @@ def ways(n):
 def end(name):
     """The last state, and the gradient of its energy by the kernel."""
     state = jax.jit(lambda kernel, c: ways(12)[name](rule(kernel))(c))(KERNEL, START)
-    energy = lambda kernel: (ways(12)[name](rule(kernel))(START).x ** 2).sum()  # noqa: E731
+
+    def energy(kernel):
+        return (ways(12)[name](rule(kernel))(START).x ** 2).sum()
+
     return state, jax.jit(jax.grad(energy))(KERNEL)
 
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", ["flat", "nested", *map(slow, ("three levels", "cut", "policy", "none and all"))])
+@pytest.mark.parametrize(
+    "name", ["flat", "nested", *map(slow, ("as a word", "three levels", "cut", "policy", "none and all"))]
+)
 def test_every_way_ends_in_the_same_state(name):
     """Bit for bit; and the gradient is the one of keeping everything."""
     (state, gradient), (plain, expected) = end(name), end("kept")
@@ -77,6 +83,19 @@ def test_it_is_a_loop():
     np.testing.assert_allclose(end("kept")[0].x, cells.x, atol=1e-5)
 
 
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 12, 20])
+def test_nested_takes_every_number_of_steps(n):
+    """Also those that are no product."""
+    assert nested(lambda c: c + 1, n)(jnp.int32(5)) == 5 + n
+
+
+def test_a_trajectory_is_every_state():
+    """What is looked at before the first step and after each; of any shape."""
+    frames = jax.jit(trajectory(lambda c: 2 * c, 3, lambda c: {"sum": c.sum(), "first": c[0]}))(jnp.arange(1.0, 3.0))
+    np.testing.assert_array_equal(frames["sum"], [3, 6, 12, 24])
+    np.testing.assert_array_equal(frames["first"], [1, 2, 4, 8])
+
+
 def stored(f, *args):
     """Bytes that the compiled gradient of ``f`` needs beside its arguments."""
     return jax.jit(jax.grad(f)).lower(*args).compile().memory_analysis().temp_size_in_bytes
@@ -85,15 +104,20 @@ def stored(f, *args):
 def test_what_the_gradient_keeps():
     """Of 64 states, a flat rollout keeps 64 and a nested one 8 + 8; without rematerialisation several times 64."""
     x, kernel = jnp.ones((1, 64, 64, 8)), jnp.ones((8, 32))
-    step = lambda k: lambda x: x + jnp.tanh(jnp.sin(x @ k) @ k.T)  # noqa: E731
-    needs = lambda roll: stored(lambda k: roll(step(k))(x).sum(), kernel)  # noqa: E731
+
+    def step(k):
+        return lambda x: x + jnp.tanh(jnp.sin(x @ k) @ k.T)
+
+    def needs(roll):
+        return stored(lambda k: roll(step(k))(x).sum(), kernel)
+
     state = x.size * 4
     kept = needs(lambda f: repeated(f, 64, remat=False))
     flat = needs(lambda f: repeated(f, 64))
-    nested = needs(lambda f: repeated(repeated(f, 8), 8))
+    deep = needs(lambda f: nested(f, 64))
     assert kept > 4 * 64 * state
     assert 64 * state < flat < 1.5 * 64 * state
-    assert nested < 0.6 * flat
+    assert deep < 0.6 * flat
 
 
 def life(cells):

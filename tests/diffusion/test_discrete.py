@@ -7,17 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nca_gen.diffusion import predictions, schedules
 from nca_gen.diffusion.discrete import Process
+from nca_gen.diffusion.predictions import PREDICTIONS
 from nca_gen.diffusion.process import noised, target, x0_of
+from nca_gen.diffusion.schedules import SCHEDULES
 from nca_gen.errors import UserError
 
 
-@pytest.mark.parametrize("schedule", schedules.NAMES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_levels_keep_their_digits(schedule):
     """a and s of every t, to float32's last digits, also where 1 - abar is 1e-4; t = -1 is the clean image."""
     process = Process(schedule, 300)
-    abar = getattr(schedules, schedule)(300)
+    abar = SCHEDULES[schedule](300)
     a, s = process.levels(jnp.arange(-1, 300))
     np.testing.assert_allclose(a, np.sqrt(np.append(1.0, abar)), rtol=1e-7)
     np.testing.assert_allclose(s, np.sqrt(1 - np.append(1.0, abar)), rtol=1e-7)
@@ -48,7 +49,7 @@ def test_steps_of_the_chain_compose():
     assert float(x.var()) == pytest.approx(variance, rel=4 * np.sqrt(2 / x.size))
 
 
-@pytest.mark.parametrize("prediction", predictions.NAMES)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_target_and_x0_invert_each_other(prediction):
     process = Process("cosine", 300, prediction)
     rng = np.random.default_rng(0)

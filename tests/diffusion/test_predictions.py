@@ -14,10 +14,10 @@ def pair():
 
 
 @pytest.mark.parametrize("angle", ANGLES)
-@pytest.mark.parametrize("name", predictions.NAMES)
+@pytest.mark.parametrize("name", predictions.PREDICTIONS)
 def test_the_target_implies_x0(name, angle):
     (x0, eps), (a, s) = pair(), (np.cos(angle), np.sin(angle))
-    predict = getattr(predictions, name)
+    predict = predictions.PREDICTIONS[name]
     target = predict.target(x0, eps, a, s)
     np.testing.assert_allclose(predict.x0(target, a * x0 + s * eps, a, s), x0, atol=1e-12)
 

@@ -51,10 +51,10 @@ def test_the_clip_bounds_every_beta():
     assert np.sum(np.isclose(ratios, 0.7)) > 3
 
 
-@pytest.mark.parametrize("name", schedules.NAMES)
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
 @pytest.mark.parametrize("T", [2, 8, 300, 1000])
 def test_signal_only_fades(name, T):
-    abar = getattr(schedules, name)(T)
+    abar = schedules.SCHEDULES[name](T)
     assert abar.shape == (T,)
     assert abar.dtype == np.float64
     assert np.all(np.diff(abar, prepend=1.0) < 0)

@@ -1,6 +1,6 @@
 """The denoising task against sums by hand: loss, times, steps, conditions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from types import MappingProxyType
@@ -14,6 +14,7 @@ import tiny
 from nca_gen import arrays
 from nca_gen.diffusion import variance
 from nca_gen.diffusion.codec import Codec
+from nca_gen.diffusion.continuous import Process as Continuous
 from nca_gen.diffusion.discrete import Process
 from nca_gen.diffusion.process import noised
 from nca_gen.errors import UserError
@@ -311,3 +312,116 @@ def test_latents_are_images_of_other_channels(channels):
     else:
         with pytest.raises(UserError, match=r"config\.model\.image_channels=3"):
             mine.init(root(), given)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A denoiser that is told of a picture and of its noise: x_t + w (picture + level), in any number of dimensions."""
+
+    ndim: int = 2
+    reads: int = 1
+    conditions = MappingProxyType({"image": 1, "level": 1})
+
+    @property
+    def predicts(self):
+        return self.reads
+
+    def inference(self):
+        return self
+
+    def init(self, key):
+        return {"w": jnp.float32(0.5)}
+
+    def apply(self, params, x, t, cond, memory, key, place=None):
+        level = cond["level"].reshape(-1, *[1] * (x.ndim - 1))
+        return x + params["w"] * (cond["image"] + level) + 0 * t.reshape(level.shape), memory
+
+
+def beside(shape, process, channels=1, **fields):
+    """The task, and a batch whose context is 3 and whose level is 0.25 everywhere."""
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(np.tanh(rng.standard_normal((4, *shape, channels))), jnp.float32)
+    given = {"image": image, "context": jnp.full((4, *shape, 1), 3.0), "level": jnp.full(4, 0.25)}
+    return denoise.Task(Beside(len(shape)), Learner(), process, Codec(), loss="l2", **fields), given
+
+
+@pytest.mark.parametrize("shape", [(12,), (4, 6), (4, 2, 3)])
+@pytest.mark.parametrize("process", [Process("cosine", tiny.T, "v"), Continuous("straight", "velocity")])
+def test_any_condition_on_any_grid_in_any_time(shape, process):
+    """By hand, in one, two and three dimensions, in discrete time and on the straight path."""
+    mine, given = beside(shape, process, drop=0.0)
+    key, x0 = arrays.keys(1, 4), np.float64(given["image"])
+    t = times(process, key)
+    eps = np.float64(arrays.cell_normal(key, -1, arrays.coords(shape), 1))
+    a, s = (np.float64(v).reshape(-1, *[1] * (x0.ndim - 1)) for v in process.levels(t))
+    learnt = eps - x0 if isinstance(process, Continuous) else a * eps - s * x0
+    d = a * x0 + s * eps + 0.5 * 3.25 - learnt
+    state = mine.init(root(), given)
+    assert float(mine.objective(state.params, given, key)) == pytest.approx(np.mean(d**2), rel=1e-5)
+
+
+def test_the_weight_of_a_time_is_in_the_loss():
+    """Of each image for itself."""
+    process = Continuous("cosine", "v", gamma=2.0)
+    mine, given = beside((4, 6), process, drop=0.0)
+    plain, key = replace(mine, process=replace(process, gamma=0.0)), arrays.keys(1, 4)
+    weight = np.float64(process.weight(times(process, key)))
+    each = []
+    for i in range(4):  # the loss of one image, the others being learned by heart
+        alone = replace(plain, process=Lone(plain.process, i))
+        each.append(float(alone.objective({"w": jnp.float32(0.5)}, given, key)))
+    got = float(mine.objective({"w": jnp.float32(0.5)}, given, key))
+    assert got == pytest.approx(float(np.dot(weight, each)), rel=1e-4)
+
+
+@dataclass(frozen=True)
+class Lone:
+    """A process in whose loss there is but one image."""
+
+    process: Continuous
+    image: int
+
+    def __getattr__(self, name):
+        return getattr(self.process, name)
+
+    def weight(self, t):
+        return jnp.where(jnp.arange(len(t)) == self.image, 1.0, 0.0)
+
+
+def test_pictures_and_levels_are_dropped_together():
+    """A row has all that it is told, or nothing."""
+    mine, given = beside((2, 2), Process())
+    n = 600
+    given = {"context": jnp.ones((n, 2, 2, 1)), "level": jnp.ones(n)}
+    cond = mine.dropped(mine.condition(given), arrays.keys(0, n))
+    np.testing.assert_array_equal(cond["image"].min((1, 2, 3)), cond["image"].max((1, 2, 3)))
+    np.testing.assert_array_equal(cond["image"][:, 0, 0, 0], cond["level"])
+    assert abs(float(jnp.mean(cond["level"] == 0)) - 0.1) < 4 * np.sqrt(0.09 / n)
+
+
+def test_a_picture_is_encoded_as_images_are():
+    mine, given = beside((4, 4), Process())
+    mine = replace(mine, codec=Codec(mean=(1.0,), std=(2.0,), block=2))
+    cond = mine.condition(given)
+    assert cond["image"].shape == (4, 2, 2, 4)
+    np.testing.assert_array_equal(cond["image"], 1)
+
+
+def test_what_does_not_fit():
+    """One clear line for another number of axes, a condition that is missing, one of other channels."""
+    mine, given = beside((4, 6), Process())
+    with pytest.raises(UserError, match="the images have 3 axes, this model takes 2"):
+        mine.init(root(), given | {"image": jnp.zeros((4, 2, 4, 6, 1))})
+    with pytest.raises(UserError, match="no 'context', which is a condition of the model"):
+        mine.init(root(), {"image": given["image"], "level": given["level"]})
+    with pytest.raises(UserError, match="'context' has 2 channels, the model takes 1"):
+        mine.init(root(), given | {"context": jnp.zeros((4, 4, 6, 2))})
+    with pytest.raises(UserError, match="a learned variance needs a discrete process"):
+        denoise.Task(Told(learned=True), Learner(), Continuous(), Codec())
+
+
+def test_a_task_is_a_static_argument():
+    """Equal tasks are equal and hash alike, so compiled code is shared."""
+    assert task() == task()
+    assert hash(task()) == hash(task())
+    assert task() != task(ema=0.5)
