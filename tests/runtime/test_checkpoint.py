@@ -11,6 +11,7 @@ import optax
 import pytest
 import toy
 
+from nca_gen import devices
 from nca_gen.errors import UserError
 from nca_gen.runtime import checkpoint, mesh
 
@@ -72,7 +73,7 @@ def test_nothing_saved_is_none(tmp_path):
 def test_the_state_may_be_donated_while_it_is_written(tmp_path):
     """Large enough to be written long after save has returned; its buffers are then overwritten again and again."""
     bump = jax.jit(lambda x: x + 1, donate_argnums=0)
-    x = jax.device_put(jnp.arange(4e6), mesh.replicated(mesh.make()))
+    x = jax.device_put(jnp.arange(4e6), devices.replicated(mesh.make()))
     with checkpoint.manager(tmp_path) as saved:
         checkpoint.save(saved, 1, {"x": x})
         for _ in range(10):
@@ -90,7 +91,7 @@ def test_the_newest_are_kept_and_saving_one_again_is_nothing(tmp_path):
 
 @pytest.mark.parametrize(("there", "here"), [(-1, 1), (1, -1), (2, -1)])
 def test_on_another_number_of_devices(tmp_path, there, here):
-    state = jax.device_put(make(), mesh.replicated(mesh.make(there)))
+    state = jax.device_put(make(), devices.replicated(mesh.make(there)))
     with checkpoint.manager(tmp_path) as saved:
         checkpoint.save(saved, 1, state)
     with checkpoint.manager(tmp_path) as saved:

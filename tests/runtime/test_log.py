@@ -8,10 +8,8 @@ import jax
 import numpy as np
 import pytest
 import toy
-from ml_collections import ConfigDict
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from nca_gen.errors import UserError
 from nca_gen.runtime import log
 
 
@@ -158,95 +156,3 @@ def test_a_loss_far_above_the_median_is_a_divergence_and_not_written(tmp_path):
             curve.write(7, {"loss": 12.0})  # median of the six: 3.95
         curve.write(7, {"loss": 11.8})
     assert lines(tmp_path)[-1]["loss"] == 11.8
-
-
-def test_config_comes_back(tmp_path):
-    log.save_config(tmp_path, toy.config(**{"model.width": 5}))
-    assert ConfigDict(json.loads((tmp_path / "config.json").read_text())).model.width == 5
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"model.width": 5}, r"config\.model\.width=3, not 5"),
-        ({"optimizer.lr": 0.1}, r"config\.optimizer\.lr=0\.01, not 0\.1"),
-        ({"data.patch": (16, 16)}, r"config\.data\.patch=\[8, 8\], not \[16, 16\]"),
-        ({"data.extra": 1}, r"config\.data\.extra=absent, not 1"),
-        ({"seed": 8}, r"config\.seed=7, not 8"),
-    ],
-)
-def test_resuming_with_another_model_or_other_data_is_refused(tmp_path, change, told):
-    log.save_config(tmp_path, toy.config())
-    log.check_config(tmp_path, toy.config())
-    with pytest.raises(UserError, match=f"was begun with {told}; choose another --workdir"):
-        log.check_config(tmp_path, toy.config(**change))
-    assert log.config_hash(toy.config()) != log.config_hash(toy.config(**change))
-
-
-def test_resuming_for_longer_on_other_devices_is_said(tmp_path, capsys):
-    log.save_config(tmp_path, toy.config())
-    changed = toy.config(**{"train.steps": 99, "eval.n": 2, "mesh.data": 2})
-    log.check_config(tmp_path, changed)
-    assert capsys.readouterr().out.splitlines() == [
-        "config.eval.n: 1 before, 2 from here on",
-        "config.mesh.data: -1 before, 2 from here on",
-        "config.train.steps: 8 before, 99 from here on",
-    ]
-    assert log.config_hash(toy.config()) == log.config_hash(changed)
-
-
-def test_environment_says_how_to_do_it_again_and_remembers_every_start(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["main.py", "--workdir=a b"])
-    log.save_environment(tmp_path, 12)
-    log.save_environment(tmp_path, 12)
-    saved = json.loads((tmp_path / "environment.json").read_text())
-    assert saved["command"].endswith(" '--workdir=a b'")
-    assert saved["argv"] == ["main.py", "--workdir=a b"]
-    assert (saved["parameters"], saved["processes"], len(saved["devices"])) == (12, 1, 4)
-    assert saved["versions"]["jax"] == jax.__version__
-    assert saved["cpus"] >= 1
-    assert len(saved["starts"]) == 2
-
-
-def test_the_commit_is_that_of_the_checkout(tmp_path):
-    assert log.commit(tmp_path) is None
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    (tmp_path / "file").write_text("1")
-    for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "one"]):
-        subprocess.run(git + command, check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert log.commit(tmp_path) == head
-    (tmp_path / "file").write_text("2")
-    assert log.commit(tmp_path) == f"{head}-dirty"
-
-
-def test_only_one_run_in_a_workdir_until_it_ends_however_it_ends(tmp_path):
-    code = (
-        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('in', flush=True); input()"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
-        with pytest.raises(UserError, match="another run is training in"), log.alone(tmp_path):
-            pass
-        other.kill()
-        other.wait()
-        with log.alone(tmp_path):
-            pass
-
-
-def test_what_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "a").write_text("a file")
-    told = r"cannot write .*/a: File exists; free space, or choose another --workdir"
-    with pytest.raises(UserError, match=told), log.alone(tmp_path / "a"):
-        pass
-    with pytest.raises(UserError, match=r"cannot write .*/a/b: Not a directory"):
-        log.replace(tmp_path / "a/b", "text")
-
-
-def test_the_last_evaluation_that_is_complete(tmp_path):
-    for step in (100, 200, 300):
-        (tmp_path / f"eval/{step:08d}").mkdir(parents=True)
-    for step in (100, 300):
-        (tmp_path / f"eval/{step:08d}/scores.json").write_text("{}")
-    assert [log.last_evaluation(tmp_path, step) for step in (50, 100, 250, 300)] == [0, 100, 100, 300]
