@@ -1,9 +1,9 @@
 """What every part of this house can be asked: one page of Protocols, the first file to read.
 
 A system that differs by structure is a model file (:class:`Denoiser`), one that differs by numbers is a page of
-configs/, one that chains trained parts is a :class:`Pipeline`. What a contract leaves out nobody may ask; what only some
-models can do has a contract of its own (:class:`Local`, :class:`Heir`, :class:`Listener`, :class:`Automaton`), and
-``isinstance`` tells them apart.
+configs/, one that chains trained parts is a :class:`Pipeline`. What a contract leaves out nobody may ask; what only
+some models can do has a contract of its own (:class:`Local`, :class:`Heir`, :class:`Listener`, :class:`Automaton`),
+and ``isinstance`` tells them apart.
 
 Axes, as in :mod:`nca_gen.arrays`: ``B`` batch, ``*S`` any number of spatial axes of cells, ``*T`` of pixels, ``C``
 channels, ``K`` classes. A key is a typed threefry key array, one key a sample. Everything here is pure: the same
@@ -66,7 +66,7 @@ class Process(Protocol):
 
     @property
     def span(self) -> float:
-        """What :meth:`told` stays below, for networks that read a fraction of it."""
+        """What the absolute value of :meth:`told` does not exceed, for networks that read a fraction of it."""
         ...
 
     def levels(self, t: Time) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
@@ -82,7 +82,7 @@ class Process(Protocol):
         ...
 
     def told(self, t: Time) -> Num[Array, " b"]:
-        """The number that a network reads at t, in [0, span)."""
+        """The number that a network reads at t, in [-span, span]; that of noise may be the lowest or the highest."""
         ...
 
     def weight(self, t: Time) -> Float[Array, " b"]:
@@ -115,9 +115,9 @@ class Place(NamedTuple):
 class Denoiser(Protocol):
     """A network that says from x_t what x0 (or the noise) was. A frozen dataclass ``Model`` of :mod:`nca_gen.models`.
 
-    ``reads``: channels of x_t. ``predicts``: channels of what it says, ``reads``, or 2 ``reads`` where it also knows the
-    variance of a step (:mod:`nca_gen.diffusion.variance`). ``conditions``: the fields of a :data:`Condition` that it
-    can be told, and the channels of each; empty for an unconditional model. ``ndim``: spatial axes that it takes.
+    ``reads``: channels of x_t. ``predicts``: channels of what it says, ``reads``, or 2 ``reads`` where it also knows
+    the variance of a step (:mod:`nca_gen.diffusion.variance`). ``conditions``: the fields of a :data:`Condition` that
+    it can be told, and the channels of each; empty for an unconditional model. ``ndim``: spatial axes that it takes.
     """
 
     @property
@@ -280,7 +280,7 @@ class Task(Protocol):
         its images or labels do not fit the model."""
         ...
 
-    def step(self, state: Any, batch: Mapping[str, Array], parts: Parts = {}) -> tuple[Any, dict[str, Array]]:
+    def step(self, state: Any, batch: Mapping[str, Array], parts: Parts | None = None) -> tuple[Any, dict[str, Array]]:
         """The next state, and metrics: scalars, among them "loss" and "grad_norm". ``parts`` are not trained."""
         ...
 
