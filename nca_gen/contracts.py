@@ -82,7 +82,7 @@ class Process(Protocol):
         ...
 
     def told(self, t: Time) -> Num[Array, " b"]:
-        """The number that a network reads at t, in [-span, span]; that of noise may be the lowest or the highest."""
+        """The number that a network reads at t, in [-span, span]."""
         ...
 
     def weight(self, t: Time) -> Float[Array, " b"]:
