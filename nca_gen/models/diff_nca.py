@@ -31,6 +31,13 @@ from nca_gen.nn.weights import Gated, Linear
 
 # What the gradient keeps of each step beside the cells; the rest is computed again.
 SAVED = {"step": (), "seen": ("moments", "seen"), "fc0": ("moments", "seen", "fc0")}
+PRODUCTS = {
+    "shifted": perceive.shifted,
+    "gathered": perceive.gathered,
+    "scattered": perceive.scattered,
+    "split": perceive.split,
+    "convolved": perceive.convolved,
+}
 STRIP = 2048  # cells a core: what a step makes of them are a few MB
 
 
@@ -126,14 +133,14 @@ class Model:
             norm=("group", "cell"),
             start=("zero", "torch"),
             rule=("fast", "plain"),
-            conv=("shifted", "gathered", "scattered", "split", "convolved"),
+            conv=PRODUCTS,
             remat=("none", *SAVED, "nested"),
             dtype=("float32", "bfloat16"),
             border=("reflect", "wrap"),
         )
         for field, names in allowed.items():
-            if getattr(self, field) not in names:
-                raise unknown(f"value of config.model.{field}", getattr(self, field), names)
+            if (value := vars(self)[field]) not in names:
+                raise unknown(f"value of config.model.{field}", value, names)
         if self.channels <= 2 * self.image_channels:
             raise UserError(
                 f"config.model.channels is {self.channels}; image and prediction alone take {2 * self.image_channels}"
@@ -193,9 +200,7 @@ class Model:
         """The change of a step, as ``rule`` has it: (scalars, state, fire, border) -> what is added to the state."""
         if self.rule == "plain":
             return partial(change, w=w)
-        return partial(
-            fast.gated, w=w, product=getattr(perceive, self.conv), dtype=jnp.dtype(self.dtype), strip=self.strip
-        )
+        return partial(fast.gated, w=w, product=PRODUCTS[self.conv], dtype=jnp.dtype(self.dtype), strip=self.strip)
 
     def update(
         self, w: Gated, scalars: Float[Array, "b *s K"], cells: Cells, fire: Bool[Array, "*M"], border: str

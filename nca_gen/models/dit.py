@@ -131,8 +131,8 @@ class Model:
 
     def __post_init__(self):
         for field, names in {"remat": ("none", "block"), "dtype": ("float32", "bfloat16")}.items():
-            if getattr(self, field) not in names:
-                raise unknown(f"value of config.model.{field}", getattr(self, field), names)
+            if (value := vars(self)[field]) not in names:
+                raise unknown(f"value of config.model.{field}", value, names)
         if self.width % self.heads or self.width % 4:
             raise UserError(f"config.model.width is {self.width}; take a multiple of 4 and of the {self.heads} heads")
 

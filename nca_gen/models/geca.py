@@ -242,8 +242,8 @@ class Model:
             dtype=("float32", "bfloat16"),
         )
         for field, names in allowed.items():
-            if getattr(self, field) not in names:
-                raise unknown(f"value of config.model.{field}", getattr(self, field), names)
+            if (value := vars(self)[field]) not in names:
+                raise unknown(f"value of config.model.{field}", value, names)
         if self.embed % self.heads:
             raise UserError(f"config.model.embed is {self.embed}; take a multiple of the {self.heads} heads")
 

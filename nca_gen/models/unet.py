@@ -110,8 +110,8 @@ class Model:
 
     def __post_init__(self):
         for field, names in {"remat": ("none", "block"), "dtype": ("float32", "bfloat16")}.items():
-            if getattr(self, field) not in names:
-                raise unknown(f"value of config.model.{field}", getattr(self, field), names)
+            if (value := vars(self)[field]) not in names:
+                raise unknown(f"value of config.model.{field}", value, names)
         if self.width % GROUPS or self.width % self.head:
             raise UserError(
                 f"config.model.width is {self.width}; take a multiple of {GROUPS} and of the head's {self.head}"

@@ -21,6 +21,8 @@ def twin(q, k, v, border):
         keys, values = [], []
         for shift in itertools.product((-1, 0, 1), repeat=len(size)):
             place = tuple(c + s for c, s in zip(cell, shift, strict=True))
+            if border == "wrap":
+                place = tuple(p % n for p, n in zip(place, size, strict=True))
             if all(0 <= p < n for p, n in zip(place, size, strict=True)):
                 keys.append(k[(b, *place, h)])
                 values.append(v[(b, *place, h)])
@@ -37,7 +39,8 @@ def heads(size, h=2, d=6):
 
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
-CASES = [((5, 4), "zero"), ((5, 4), "mask"), slow((1, 3), "zero"), slow((4,), "mask"), slow((3, 2, 3), "zero")]
+CASES = [((5, 4), "zero"), ((5, 4), "mask"), slow((5, 4), "wrap")]
+CASES += [slow((1, 3), "zero"), slow((4,), "mask"), slow((3, 2, 3), "zero")]
 
 
 @pytest.mark.parametrize(("size", "border"), CASES)
@@ -47,7 +50,7 @@ def test_the_twin_agrees(size, border):
     np.testing.assert_allclose(mine, twin(q, k, v, border), atol=1e-5)
 
 
-@pytest.mark.parametrize("border", ["zero", slow("mask")])
+@pytest.mark.parametrize("border", ["zero", slow("mask"), slow("wrap")])
 def test_the_gradient_is_the_slope(border):
     """Along a random direction of q, k or v, by a central difference of the twin."""
     at, (weight, *ways) = heads((4, 3)), [tiny.images(seed, 2, 4, 3, 2, 6) for seed in range(3, 7)]
