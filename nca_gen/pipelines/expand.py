@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float64, Int, Key, Shaped
 
 from nca_gen import screen
-from nca_gen.contracts import Condition, Pipeline
+from nca_gen.contracts import Pipeline
 from nca_gen.errors import UserError
 from nca_gen.io import images, write
 from nca_gen.metrics import neighbours
@@ -82,7 +82,7 @@ def keys(seed: int, pictures: Int[np.ndarray, " n"], attempt: int) -> Key[Array,
 
 def draw(
     pipeline: Pipeline,
-    cond: Condition,
+    cond: dict[str, np.ndarray],
     pictures: Int[np.ndarray, " b"],
     attempt: int,
     *,
@@ -96,7 +96,7 @@ def draw(
     power of two, so that few shapes are compiled.
     """
     some = np.resize(pictures, min(batch, 1 << (len(pictures) - 1).bit_length()))
-    repeated = jax.tree.map(lambda field: jnp.asarray(field)[some % len(field)], cond)
+    repeated = jax.tree.map(lambda field: jnp.asarray(field[some % len(field)]), cond)
     return np.stack(list(pipeline.draw(keys(seed, some, attempt), size, repeated)))[: len(pictures)]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ class Settings(NamedTuple):
     dtype: str = ""
 
     @classmethod
-    def of(cls, section: Mapping[str, Any]) -> Self:
+    def of(cls, section: Any) -> Settings:
         """Those of ``section``, a section ``sample`` of a config."""
         return cls(**{field: section[field] for field in cls._fields if field in section})
 

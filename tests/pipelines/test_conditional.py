@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rivals
 import tiny
 from painting import part, settings
 
@@ -163,7 +164,7 @@ def test_classes_take_turns():
     [
         (MODEL, {"heredity": "hiden"}, "config.sample.heredity 'hiden'; did you mean hidden"),
         (tiny.diff(), {"heredity": "hidden"}, "hands nothing on; set it to none"),
-        (object(), {"growth": (3,)}, "leave it empty"),
+        (rivals.small_unet(), {"growth": (3,)}, "leave it empty"),
     ],
 )
 def test_what_a_model_cannot_do(model, how, said):

@@ -121,7 +121,7 @@ def test_killed_for_good_it_goes_on_to_the_same(tmp_path):
     """SIGKILL between two files of a batch."""
     code = """
 import os, signal, sys
-sys.path[:0] = [{here!r}]
+sys.path[:0] = [{here!r}, {tests!r}]
 import test_expand as t
 write, count = t.images.write, [0]
 def killed(path, image):
@@ -132,9 +132,9 @@ def killed(path, image):
 t.images.write = killed
 t.run(t.Path({folder!r}))
 """
-    here = str(Path(__file__).parent)
+    here, tests = str(Path(__file__).parent), str(Path(__file__).parents[1])
     for after in (6, 13):
-        fill = {"here": here, "after": after, "folder": str(tmp_path / "cut")}
+        fill = {"here": here, "tests": tests, "after": after, "folder": str(tmp_path / "cut")}
         out = subprocess.run([sys.executable, "-c", code.format(**fill)], capture_output=True, env=os.environ)
         assert out.returncode == -9, out.stderr
     run(tmp_path / "cut")
