@@ -24,7 +24,7 @@ def splits(
     strict: bool = False,
     memory_gb: int | float = 2.0,
 ) -> Splits:
-    """ "test" is the six institutions; "val" is a tenth of the other patients, by a hash of their names; uint8 RGB.
+    """Splits by institution: "test" is six, "val" a tenth of the other patients, by a hash of their names; uint8 RGB.
 
     Images are stored reduced by ``reduce`` (area mean); crops are for the pipeline. ``cache``, ``strict``,
     ``memory_gb`` and ``context_factor``: see :func:`nca_gen.data.records.splits`.

@@ -103,13 +103,13 @@ def graded(folder: Path) -> list[tuple[str, str, int]]:
         rows, needs = _csv(table), ("image_id", "patient_id", *EYES)
     if missing := [column for column in needs if column not in (rows[0] if rows else ())]:
         raise UserError(f"{table} has no column {missing[0]!r}; it needs {', '.join(needs)}")
-    found = []
+    grades = []
     for row in rows:
         name, given = row["image_id"], [row[c] for c in needs if "DR_Level" in c and row[c] not in ("", None)]
         if len(given) != 1 or given[0] not in ("0", "1", "2", "3", "4"):
             raise UserError(f"{table}: {name} has the grades {given}, expected one of 0 to 4")
-        found.append((name, row.get("patient_id") or name.partition("_")[0], int(given[0])))
-    return found
+        grades.append((name, row.get("patient_id") or name.partition("_")[0], int(given[0])))
+    return grades
 
 
 def square(image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "S S C"]:
@@ -144,8 +144,8 @@ def _sheet(table: Path) -> list[dict[str, str]]:
     def value(cell: ElementTree.Element) -> str:
         if cell.get("t") == "inlineStr":
             return text(cell)
-        held = cell.findtext(f"{SHEET}v") or ""
-        return shared[int(held)] if cell.get("t") == "s" else held.removesuffix(".0")
+        value = cell.findtext(f"{SHEET}v") or ""
+        return shared[int(value)] if cell.get("t") == "s" else value.removesuffix(".0")
 
     grid = [
         {(cell.get("r") or "").rstrip("0123456789"): value(cell) for cell in row.iter(f"{SHEET}c")}

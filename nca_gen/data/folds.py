@@ -26,11 +26,11 @@ def folds(
     if not 1 < k <= len(names):
         raise UserError(f"{len(names)} patients do not make {k} folds: choose 2 to {len(names)}")
     columns = np.asarray(labels).reshape(len(owner), -1).T
-    held = np.concatenate([column[:, None] == np.unique(column) for column in columns] + [np.ones((len(owner), 1))], 1)
-    brings = np.zeros((len(names), held.shape[1]))
-    np.add.at(brings, owner, held / held.sum(0))  # as shares of all: a rare label weighs as much as a frequent one
+    share = np.concatenate([column[:, None] == np.unique(column) for column in columns] + [np.ones((len(owner), 1))], 1)
+    brings = np.zeros((len(names), share.shape[1]))
+    np.add.at(brings, owner, share / share.sum(0))  # as shares of all: a rare label weighs as much as a frequent one
     order = sorted(range(len(names)), key=lambda p: (-round(brings[p].sum(), 9), digest(f"{seed}/{names[p]}")))
-    loads, where = np.zeros((k, held.shape[1])), np.zeros(len(names), int)
+    loads, where = np.zeros((k, share.shape[1])), np.zeros(len(names), int)
     for p in order:
         # Of all choices, this one adds least to the sum of squares of the loads.
         where[p] = np.argmin(np.round(loads @ brings[p], 12))

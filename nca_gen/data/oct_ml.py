@@ -88,12 +88,12 @@ def table(path: Path, patient: str = "patient_name") -> list[Row]:
         if missing := [c for c in ("filename", *LABELS, patient) if c not in (reader.fieldnames or ())]:
             raise UserError(f"{path} has no column {missing[0]!r}; it needs filename, {', '.join(LABELS)}, {patient}")
         rows = list(reader)
-    found: dict[str, Row] = {}
+    known: dict[str, Row] = {}
     for row in rows:
         name, given = row["filename"], [row[label] for label in LABELS]
         if not row[patient] or any(value not in ("0", "1", "0.0", "1.0") for value in given):
             raise UserError(f"{path}: {name} needs a {patient} and 0 or 1 for each label, it has {given}")
-        if name in found:
+        if name in known:
             raise UserError(f"{path} has two rows for {name}")
-        found[name] = (name, row[patient], [int(float(value)) for value in given])
-    return [*found.values()]
+        known[name] = (name, row[patient], [int(float(value)) for value in given])
+    return [*known.values()]

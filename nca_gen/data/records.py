@@ -29,6 +29,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     url_infos = None  # nothing is downloaded, so there are no checksums to look for
 
     def __init__(self, variant: Any, **kwargs: Any):
+        """``kwargs`` are those of tfds."""
         self.variant = variant
         super().__init__(**kwargs)
 

@@ -30,6 +30,7 @@ class Unreadable(UserError):  # noqa: N818
     """An image file that cannot be read, for a ``reason`` in plain words."""
 
     def __init__(self, path: str | Path, reason: str):
+        """``reason``: what comes after "cannot read PATH: "."""
         super().__init__(f"cannot read {path}: {reason}")
         self.path, self.reason = str(path), reason
 

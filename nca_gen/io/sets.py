@@ -34,11 +34,17 @@ class Images(Protocol):
     """Images of one size: a numpy array, or what reads them. ``x[a:b]`` is float32 ``[n, H, W, C]`` in [-1, 1]."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """N, H, W and C."""
+        ...
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """The number of images."""
+        ...
 
-    def __getitem__(self, index: Any) -> Shaped[np.ndarray, "..."]: ...
+    def __getitem__(self, index: Any) -> Shaped[np.ndarray, "..."]:
+        """One image, or several on one another."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,11 @@ class Lazy:
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
+        """The number of images."""
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Float[np.ndarray, "*n H W C"]:
+        """One image, or several on one another."""
         at = np.arange(len(self))[index]
         if not np.size(at):
             return np.empty((0, *self.shape[1:]), np.float32)

@@ -79,10 +79,12 @@ class Slides:
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
+        """The number of slides."""
         return len(self.slides)
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Their paths."""
         return tuple(slide.path for slide in self.slides)
 
     @property
@@ -92,6 +94,7 @@ class Slides:
 
     @property
     def channels(self) -> int:
+        """Of every slide."""
         return self.slides[0].channels
 
     def window(self, i: int, box: Box, size: tuple[int, int], kernel: str = "bicubic", inside: bool = True) -> Pixels:

@@ -7,7 +7,7 @@ in which they are stored, whatever the orientation in the header says), ``.npy``
 A folder of images, one a slice (B-scans), is a volume too (:class:`Scans`); what is mapped or sliced is read where a
 part of it is asked for (:func:`stored`).
 
-Grey levels are told by what the whole set holds. Volumes that are all uint8 go by their depth (``v/128 - 1``), float
+Grey levels follow from what the whole set holds. Volumes that are all uint8 go by their depth (``v/128 - 1``), float
 volumes that all lie within [-1, 1] are taken as they are; of any other set each volume is stretched from its least to
 its greatest value, to what uint8 would hold from 0 to 255, and a note says so.
 """
@@ -111,6 +111,7 @@ class Volumes:
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
+        """The number of volumes."""
         return len(self.shapes)
 
     @property
@@ -127,6 +128,7 @@ class Volumes:
         return (len(self), *first)
 
     def __getitem__(self, index: Any) -> Float[np.ndarray, "*N D H W C"]:
+        """One volume, or several on one another."""
         at = np.arange(len(self))[index]
         return np.stack([self.read(int(i)) for i in at]) if np.ndim(at) else self.read(int(at))
 
@@ -207,9 +209,9 @@ def look(path: str | Path) -> Look:
 def of(names: Sequence[str], load: Callable[[int], Volume], looks: Sequence[Look], notes: Sequence[str]) -> Volumes:
     """The set of the volumes that ``load`` reads. Raises UserError for volumes of different channels."""
     first = looks[0]
-    for name, found in zip(names, looks, strict=True):
-        if found.shape[-1] != first.shape[-1]:
-            channels = f"{names[0]} has {first.shape[-1]} channels, {name} has {found.shape[-1]}"
+    for name, other in zip(names, looks, strict=True):
+        if other.shape[-1] != first.shape[-1]:
+            channels = f"{names[0]} has {first.shape[-1]} channels, {name} has {other.shape[-1]}"
             raise UserError(f"volumes of different kinds: {channels}; keep one kind a folder")
     depth = all(x.dtype == np.uint8 for x in looks)
     plain = all(x.dtype.kind == "f" and x.low >= -1 and x.high <= 1 for x in looks)

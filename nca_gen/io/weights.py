@@ -65,13 +65,13 @@ def digest(path: str | Path) -> str:
     differ, so that a download cut short is known.
     """
     with _opened(path) as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     promised = re.search(r"-([0-9a-f]{8,64})\.(pth|pt)$", Path(path).name)
-    if promised and not found.startswith(promised[1]):
+    if promised and not sha256.startswith(promised[1]):
         raise UserError(
-            f"{path} is damaged: its SHA-256 begins with {found[:8]}, not as its name says; download it anew"
+            f"{path} is damaged: its SHA-256 begins with {sha256[:8]}, not as its name says; download it anew"
         )
-    return found
+    return sha256
 
 
 def read(path: str | Path) -> State:
@@ -166,13 +166,13 @@ def _legacy(file: Any, path: str | Path) -> State:
 
 def _state(loaded: Any, path: str | Path) -> State:
     tensors = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {"it": loaded}
-    found = {name: tensor.data if isinstance(tensor, _Parameter) else tensor for name, tensor in tensors.items()}
-    for name, tensor in found.items():
+    arrays = {name: tensor.data if isinstance(tensor, _Parameter) else tensor for name, tensor in tensors.items()}
+    for name, tensor in arrays.items():
         if not isinstance(tensor, np.ndarray):
             raise UserError(
                 f"{path} is no state dict: {name} is a {type(tensor).__name__}; save net.state_dict() alone"
             )
-    return {str(name): _plain(tensor) for name, tensor in found.items()}
+    return {str(name): _plain(tensor) for name, tensor in arrays.items()}
 
 
 def _plain(tensor: np.ndarray) -> np.ndarray:

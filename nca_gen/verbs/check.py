@@ -5,6 +5,10 @@ Of examples too large to be decoded (slides, volumes beyond memory) some are rea
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sys
+from argparse import Namespace
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -23,7 +27,7 @@ SAMPLE, PART = 200, 2**22  # examples that are read where they are too large to 
 
 
 class Look(NamedTuple):
-    """What is kept of pixels once they have been read."""
+    """What a report needs of pixels once they have been read."""
 
     depth: str
     low: float
@@ -35,7 +39,7 @@ class Look(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is kept of an example; ``look`` of those that are read."""
+    """What a report needs of an example; ``look`` of those that are read."""
 
     split: str
     name: str
@@ -44,6 +48,14 @@ class Row(NamedTuple):
     label: tuple[float, ...]
     window: tuple[float, ...]
     look: Look | None
+
+
+def main(config: Any, args: Namespace) -> None:
+    """--mode=check. With --json, standard output is for machines only, and the tables go beside it."""
+    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+        report = check(config)
+    if args.json:
+        print(json.dumps(report, indent=2))
 
 
 def check(config: Any) -> dict[str, Any]:

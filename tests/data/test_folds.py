@@ -34,7 +34,10 @@ def test_labels_are_dealt_as_evenly_as_patients_allow():
 
 def test_order_does_not_matter_and_the_seed_does():
     order = RNG.permutation(len(PATIENTS))
-    sets = lambda found, names: [{names[i] for i in fold} for fold in found]  # noqa: E731
+
+    def sets(folds, names):
+        return [{names[i] for i in fold} for fold in folds]
+
     one = sets(folds.folds(PATIENTS, GRADES, 5, 0), PATIENTS)
     shuffled = [PATIENTS[i] for i in order]
     assert sets(folds.folds(shuffled, GRADES[order], 5, 0), shuffled) == one

@@ -88,7 +88,7 @@ def test_draws_have_the_distribution_of_their_latent(folder):
     train = latents.splits(folder)["train"]
     only = train[4]["moments"]
     source = [train[4]]
-    x = take(source, 16, batch=500).reshape(-1, 3, 4, 2)
+    x = take(source, 8, batch=500).reshape(-1, 3, 4, 2)
     mean, var = only[:, 0].astype(float), np.exp(only[:, 1].astype(float))
     expected = mean.mean(0)
     spread = var.mean(0) + mean.var(0)

@@ -50,7 +50,10 @@ def test_arrays_stay(pyramid, tmp_path):
     _, stores, arrays = pyramid
     for store, array in zip(stores, arrays, strict=True):
         np.testing.assert_array_equal(store.read().result(), array)
-    make = lambda: huge.array(tmp_path / "a", (10, 6), np.float32, (4, 6), (2, 3))  # noqa: E731
+
+    def make():
+        return huge.array(tmp_path / "a", (10, 6), np.float32, (4, 6), (2, 3))
+
     make()[4:8].write(np.ones((4, 6), np.float32)).result()
     again = make().read().result()
     np.testing.assert_array_equal(again, np.repeat(np.float32([0, 1, 0]), (4, 4, 2))[:, None].repeat(6, 1))

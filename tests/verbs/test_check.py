@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 
 import ml_collections
 import numpy as np
@@ -129,6 +130,13 @@ def test_the_shipped_tissue_says_that_it_is_one_patient(capsys):
     assert [s["shapes"] for s in report["splits"].values()] == [{"256x160x3": 1}, {"256x32x3": 1}, {"256x64x3": 1}]
     assert all("immunohistochemistry" in p and p.startswith("patients in both") for p in report["problems"])
     assert "uint8" in capsys.readouterr().out
+
+
+def test_json_has_standard_output_for_itself(capsys):
+    check.main(config(name="tissue", reduce=2), Namespace(json=True))
+    out, err = capsys.readouterr()
+    assert json.loads(out)["splits"]["train"]["images"] == 1
+    assert "problems found" in err
 
 
 def test_measurements_are_shown_by_their_range(capsys):
