@@ -20,7 +20,7 @@ def whole(tmp_path_factory):
 @pytest.mark.slow
 def test_killed_between_two_checkpoints(tmp_path, whole):
     """The child dies by SIGKILL at step 6: two steps and a line of the log are lost with it."""
-    dead = toy.child(tmp_path, signal=signal.SIGKILL, config={"train.eval_every": 6})
+    dead = toy.child(tmp_path, signal=signal.SIGKILL, config={"evals.scores.every": 6})
     assert dead.returncode == -signal.SIGKILL
     assert checkpoint.steps(tmp_path) == [4]
     assert [x["step"] for x in toy.curve(tmp_path)] == [2, 4, 6]

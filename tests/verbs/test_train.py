@@ -71,7 +71,7 @@ class Evaluations:
     def __init__(self, fail=()):
         self.calls, self.fail = [], list(fail)
 
-    def __call__(self, config, task, params, splits, workdir, step):
+    def __call__(self, config, task, params, splits, workdir, step, *_):
         self.calls.append((step, np.asarray(params["kernel"])))
         if step in self.fail:
             self.fail.remove(step)
@@ -84,7 +84,7 @@ class Evaluations:
 
 def test_evaluates_the_average_when_due_and_at_the_end(tmp_path, plain):
     evaluate = Evaluations()
-    state = toy.run(tmp_path, evaluate=evaluate, **{"train.eval_every": 3})
+    state = toy.run(tmp_path, evaluate=evaluate, **{"evals.scores.every": 3})
     assert [step for step, _ in evaluate.calls] == [3, 6, 8]
     np.testing.assert_array_equal(evaluate.calls[-1][1], state.ema["kernel"])
     assert toy.digest(state) == toy.digest(plain[0])
@@ -92,7 +92,7 @@ def test_evaluates_the_average_when_due_and_at_the_end(tmp_path, plain):
 
 def test_an_evaluation_that_was_cut_is_done_again_and_no_other(tmp_path):
     evaluate = Evaluations(fail=[4, 8])
-    changes = {"train.eval_every": 2}
+    changes = {"evals.scores.every": 2}
     for seen in ([2, 4], [2, 4, 4, 6, 8], [2, 4, 4, 6, 8, 8]):
         with contextlib.suppress(OSError):
             toy.run(tmp_path, evaluate=evaluate, **changes)
@@ -186,7 +186,7 @@ def test_a_loss_far_above_its_median_is_a_divergence(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_where_it_is_and_the_run_goes_on_from_there(tmp_path, plain, number, capsys):
     with pytest.raises(SystemExit) as e:
-        toy.run(tmp_path, evaluate=toy.send(number), **{"train.eval_every": 2})
+        toy.run(tmp_path, evaluate=toy.send(number), **{"evals.scores.every": 2})
     assert e.value.code == 128 + number
     assert checkpoint.steps(tmp_path) == [3]
     assert "stopped at step 3 of 8; the same command goes on from there" in capsys.readouterr().out
