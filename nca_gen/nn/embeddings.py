@@ -10,7 +10,7 @@ from nca_gen.errors import UserError
 
 
 def scalar_features(scalars: Float[Array, "*S K"]) -> Float[Array, "*S K*K"]:
-    """K scalars -> K*K features, linear in the scalars (Diff-NCA, "Embedding").
+    """K scalars -> K*K features, linear in the scalars (Kalkhof et al. 2024, "Embedding").
 
     Scalar ``k`` gives ``value_k * [cos(k w_0), .., sin(k w_0), ..]`` with ``w_j = 10000^(-2j/K)``.
     """
@@ -30,7 +30,7 @@ def timestep_features(t: Num[Array, " b"], width: int = 256) -> Float[Array, "b 
 
 
 class TimeEmbedding(nn.Module):
-    """Diffusion indices ``[b]`` to ``[b, width]``: features, affine, SiLU, affine, as in DiT (arXiv 2212.09748)."""
+    """Diffusion indices ``[b]`` to ``[b, width]``: features, affine, SiLU, affine, as Peebles & Xie 2023 have them."""
 
     width: int
     features: int = 256
@@ -43,7 +43,7 @@ class TimeEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """Labels ``[B, classes]``, one 0/1 column each, to ``[B, width]``: two affine maps, with nothing in between (GeCA).
+    """Labels ``[B, classes]``, one 0/1 column each, to ``[B, width]``: two affine maps, with nothing in between.
 
     Any number of labels may hold at once; no label at all is the null condition of classifier-free guidance.
     """

@@ -1,4 +1,4 @@
-"""Attention of every cell to its 3 x 3 neighbours (GeCA, section 2.1; ViTCA, Tesfaldet et al. 2022), in any dimension.
+"""Attention of every cell to its 3 x 3 neighbours (Elbatel et al. 2024; Tesfaldet et al. 2022), in any dimension.
 
 Keys and values are looked at in place, once for each of the 3^n shifts: never copied to every cell that sees them.
 """
