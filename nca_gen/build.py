@@ -214,7 +214,9 @@ def decoder(config: Any) -> Callable:
 
 
 def pipeline(config: Any, parts: Any) -> Any:
-    """How ``parts`` generate."""
+    """How ``parts`` generate; nothing, where ``config`` has no section that says it."""
+    if "generate" not in config:
+        return named("pipelines", "Pipeline", "nothing").Pipeline(parts)
     return made(config, "generate", parts)
 
 

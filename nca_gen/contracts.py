@@ -239,6 +239,35 @@ class Autoencoder(Protocol):
     def decode(self, params: PyTree, z: Float[Array, "B *S L"]) -> Float[Array, "B *T C"]: ...
 
 
+@runtime_checkable
+class Classifier(Protocol):
+    """A network that says which of ``classes`` an image [B, *T, C] of 1 or 3 channels shows."""
+
+    @property
+    def classes(self) -> int: ...
+
+    def init(self, key: Key[Array, ""]) -> PyTree: ...
+
+    def init_statistics(self) -> PyTree:
+        """What it knows of images in general, and does not learn by gradients."""
+        ...
+
+    def apply(
+        self, params: PyTree, statistics: PyTree, x: Float[Array, "B *T C"], train: bool = False
+    ) -> tuple[Float[Array, "B K"], PyTree]:
+        """Logits, and the statistics as this batch moved them."""
+        ...
+
+
+@runtime_checkable
+class Published(Protocol):
+    """A network that reads published weights."""
+
+    def load(self, path: str | Path) -> PyTree:
+        """Parameters from a file. UserError for one that cannot be read, or that holds another network."""
+        ...
+
+
 def unchanged(x: np.ndarray) -> np.ndarray:
     """What is said of samples that are pictures already."""
     return x
@@ -299,7 +328,7 @@ class Pipeline(Protocol):
 
     @property
     def kind(self) -> str:
-        """ "images", "volumes" or "slides"."""
+        """ "images", "volumes", "slides", or "nothing"."""
         ...
 
     def title(self) -> list[str]:

@@ -25,29 +25,29 @@ SHOWN = 8  # pairs in a row
 class Looks(NamedTuple):
     """Images, what became of them, clipped to [-1, 1], and the means and log-variances of their latents."""
 
-    real: Float[Array, "N *T C"]
-    fake: Float[Array, "N *T C"]
-    mean: Float[Array, "N *S L"]
-    logvar: Float[Array, "N *S L"]
+    real: Float[np.ndarray, "N *T C"]
+    fake: Float[np.ndarray, "N *T C"]
+    mean: Float[np.ndarray, "N *S L"]
+    logvar: Float[np.ndarray, "N *S L"]
     batch: int
 
     @property
-    def error(self) -> Float[Array, "N *T C"]:
+    def error(self) -> Float[np.ndarray, "N *T C"]:
         """What the reconstruction adds."""
         return self.fake - self.real
 
 
-def psnr(x: Looks) -> Float[Array, " N"]:
+def psnr(x: Looks) -> Float[np.ndarray, " N"]:
     """In dB, of every image."""
     return 10 * np.log10(4 / np.maximum(np.square(x.error).mean(tuple(range(1, x.real.ndim))), 1e-10))
 
 
-def l1(x: Looks) -> Float[Array, "N *T C"]:
+def l1(x: Looks) -> Float[np.ndarray, "N *T C"]:
     """Absolute errors."""
     return np.abs(x.error)
 
 
-def similarity(x: Looks) -> Float[Array, " N"]:
+def similarity(x: Looks) -> Float[np.ndarray, " N"]:
     """MS-SSIM of every image with its reconstruction."""
     bits, parts = [(image + 1) * 127.5 for image in (x.real, x.fake)], range(0, len(x.real), x.batch)
     return np.concatenate([ms_ssim.similarity(*(image[i : i + x.batch] for image in bits)) for i in parts])
@@ -58,14 +58,14 @@ def kl(x: Looks) -> Float[Array, " N"]:
     return divergence(jnp.asarray(x.mean), jnp.asarray(x.logvar))
 
 
-def latent_mean(x: Looks) -> Float[Array, "N *S L"]:
+def latent_mean(x: Looks) -> Float[np.ndarray, "N *S L"]:
     """Means of the latents."""
     return x.mean
 
 
-def latent_std(x: Looks) -> Float[Array, ""]:
+def latent_std(x: Looks) -> float:
     """Standard deviation of all values of the latents that a training sees, samples as they are."""
-    return np.sqrt(np.var(x.mean) + np.exp(x.logvar).mean())
+    return float(np.sqrt(np.var(x.mean) + np.exp(x.logvar).mean()))
 
 
 METRICS = {  # of which each score is the mean

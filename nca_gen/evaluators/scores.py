@@ -41,7 +41,6 @@ def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequen
 
 def sampler(sample: Any) -> str:
     """The settings of a section ``sample`` in words: steps and clipping, and what else is not as usual."""
-    name, steps, clip, *_ = settings = Settings.of(sample)
-    fields = zip(settings._fields, settings, Settings(), strict=True)
-    more = [f"{field} {value}" for field, value, usual in fields if value != usual]
-    return ", ".join([name, f"{steps} steps", f"clip {clip}", *(word for word in more if word.split()[0] in MORE)])
+    settings, usual = Settings.of(sample)._asdict(), Settings()._asdict()
+    more = [f"{field} {settings[field]}" for field in MORE if settings[field] != usual[field]]
+    return ", ".join([settings["sampler"], f"{settings['steps']} steps", f"clip {settings['clip']}", *more])
