@@ -1,0 +1,113 @@
+"""Renders configs/README.md: every section of a config, every field with its type and default, as the code has them.
+
+python .github/fields.py           writes it
+python .github/fields.py --check   exits with 1 where it is not what the code says
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from nca_gen import build  # noqa: E402  (of this checkout)
+from nca_gen.config import Drawing  # noqa: E402
+
+PAGE = ROOT / "configs" / "README.md"
+HEAD = """# Pages and their fields
+
+A page is a Python file whose `get_config()` returns an `ml_collections.ConfigDict`; it states what differs from the
+defaults below, which are the published values. Functions of a page with the argument `config` are its forms, written
+after a colon, several with commas: `--config=configs/geca.py:dit,laptop`. `:smoke` is the form of seconds. Any field is
+set on the command line by its path, `--config.model.hidden=256`; another `name` of a section brings the fields of what
+it names. A name with a dot is a module of yours, found on PYTHONPATH or in the current folder. Pages share what they
+have in common by importing it from `configs/shared/`.
+
+What a run was made with stands whole in its `config.json`. The tables are written by `.github/fields.py`.
+"""
+
+
+def sentence(make: Callable) -> str:
+    """The first sentence of a docstring, in one line."""
+    text = " ".join((inspect.getdoc(make) or "").split("\n\n")[0].split())
+    return re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text).replace("``", "`").replace("|", "\\|")
+
+
+def kind(annotation: Any, default: Any) -> str:
+    """A type as it is written in the code, or that of the default."""
+    if annotation is inspect.Parameter.empty:
+        return type(default).__name__
+    return str(annotation if isinstance(annotation, str) else getattr(annotation, "__name__", annotation))
+
+
+def rows(section: str, name: str = "") -> Iterator[str]:
+    """A line of the table for each field of ``section``."""
+    empty = inspect.Parameter.empty
+    makes = [build.entry(section, name), *([Drawing] if section == "sample" else [])]
+    known = {field: p for make in makes for field, p in inspect.signature(make).parameters.items()}
+    for field, default in build.defaults(section, name).items():
+        annotation = known[field].annotation if field in known else empty
+        shown = "(to be stated)" if default is empty else f"`{default!r}`"
+        text = kind(annotation, 0 if default is empty else default).replace("|", "\\|")
+        yield f"| `{field}` | {text if field in known or default is not empty else 'tuple'} | {shown} |\n"
+
+
+def table(title: str, section: str, name: str = "") -> str:
+    """One section with one name: what it configures, and its fields."""
+    body = "".join(rows(section, name))
+    head = "| field | type | default |\n|---|---|---|\n" if body else ""
+    return f"\n{title}\n\n{sentence(build.entry(section, name))}\n\n{head}{body}"
+
+
+def modules(section: str) -> list[str]:
+    """The names that a section of the package can have."""
+    room, member = build.NAMED[section]
+    found = (m.name for m in iter_modules(import_module(f"nca_gen.{room}").__path__))
+    return [
+        name
+        for name in found
+        if getattr(vars(import_module(f"nca_gen.{room}.{name}")).get(member), "__module__", "").endswith(f".{name}")
+    ]
+
+
+def rendered() -> str:
+    """The whole page."""
+    text = HEAD
+    for section in build.SECTIONS:
+        if section == "seed":
+            text += "\n## config.seed\n\nWhat all randomness of a run begins with: `0`.\n"
+        elif section == "parts":
+            text += (
+                "\n## config.parts\n\nTrained parts that a task or a pipeline needs beside its own network, by name: "
+                "a workdir, an exported\nfolder, or a file of published weights. They are frozen.\n"
+            )
+        elif section in build.NAMED:
+            text += f"\n## config.{section}\n"
+            for name in modules(section):
+                text += table(f"### name = `{name}`", section, name)
+        else:
+            text += table(f"## config.{section}", section)
+    return text
+
+
+def main(check: bool) -> int:
+    """Writes the page, or with ``check`` compares it with what is there."""
+    text = rendered()
+    stale = not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text
+    if stale:
+        print(f"configs/README.md {'is not what the code says: python .github/fields.py' if check else 'is written'}")
+    if stale and not check:
+        PAGE.write_text(text, encoding="utf-8")
+    return int(check and stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
