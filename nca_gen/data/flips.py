@@ -16,7 +16,7 @@ def axes(flips: str | bool, ndim: int = 2, field: str = "config.data.flips") -> 
     ``flips``: "all", "none", or names of ``AXES`` joined by "+" ("depth+horizontal"); True is all, False none. Raises
     UserError, which names ``field``, for another word, and for an axis that there is not.
     """
-    words = {True: "all", False: "none"}.get(flips, flips).split("+")
+    words = str({True: "all", False: "none"}.get(flips, flips)).split("+")
     for word in words:
         if word not in NAMES or (len(words) > 1 and word not in AXES):
             raise unknown(f"value of {field}", word, NAMES)

@@ -12,7 +12,6 @@ import json
 import zipfile
 from collections.abc import Callable
 from functools import cache
-from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +104,11 @@ def decoder(path: str | Path) -> Callable[[Float32[np.ndarray, "n h w c"]], Floa
 def batched(f: Callable, params: Any, batch: int) -> Callable[[np.ndarray], np.ndarray]:
     """``f(params, x)`` for any number of rows x, ``batch`` at a time, dealt over the devices of this process."""
     import jax
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    devices = Mesh(jax.local_devices()[: gcd(batch, jax.local_device_count())], "data")
-    everywhere, dealt = (NamedSharding(devices, PartitionSpec(*axes)) for axes in ((), ("data",)))
-    params, f = jax.device_put(params, everywhere), jax.jit(f)
+    from nca_gen import devices
+
+    grid = devices.fitting(jax.local_devices(), batch)
+    params, dealt, f = jax.device_put(params, devices.replicated(grid)), devices.dealt(grid), jax.jit(f)
 
     def all_of(x: np.ndarray) -> np.ndarray:
         x = np.asarray(x, np.float32)

@@ -125,7 +125,7 @@ def _build(data: Builder, root: Path) -> None:
         raise UserError(f"cannot build {data.data_dir}: {error}; choose another --config.data.cache") from None
 
 
-def _shapes(shape: tuple[int | None, ...], records: Sequence[dict[str, Any]]) -> list[tuple[int, int, int]]:
+def _shapes(shape: tuple[int | None, ...], records: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
     """The shape of every record; where ``shape`` leaves the size open it is read from the head of the PNG."""
     if None not in shape:
         return [shape] * len(records)

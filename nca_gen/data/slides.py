@@ -9,9 +9,9 @@ name of TCGA is its first twelve characters, and every other slide is its own.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Shaped
@@ -26,7 +26,8 @@ CHROMA = 16 / 256  # difference of the colours of a pixel, of their range, from 
 CLOSE = 0.05  # a level whose pixels are as large as asked, up to this share, is taken as it is
 
 
-class View(NamedTuple):
+@dataclass(frozen=True)
+class View:
     """A slide at one size: pixel (i, j) of it covers ``scale`` times as many of the full size.
 
     ``level``: the one that has just this size, if any; then its pixels come as they are stored.

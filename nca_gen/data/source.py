@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NotRequired, SupportsIndex, TypedDict
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Num
@@ -24,22 +24,15 @@ Box = Sequence[tuple[int, int]]
 """First place and the one after the last, on each spatial axis; it may reach beyond the example."""
 
 
-class Example(TypedDict):
-    """One image or volume as it is stored. ``label`` holds one number for each label column: int32 or float32 ``[L]``.
+Example = dict[str, Any]
+"""One image or volume as it is stored: ``image`` (:data:`Grid`), ``name``, and ``patient``, whoever or whatever it is
+of (the name where nothing is known). Perhaps also:
 
-    ``moments``, of latents: mean and log-variance of each of V variants, of which a batch draws; ``image`` is a mean.
-    ``window``: the stored values that have become -1 and 1. Other fields lie on the grid of the image and are named by
-    :attr:`Source.fields`; ``context`` is the surroundings of a patch (:meth:`Source.read`).
-    """
-
-    image: Grid
-    name: str
-    patient: str  # whoever or whatever the image is of; the name where nothing is known
-    label: NotRequired[np.ndarray]
-    moments: NotRequired[np.ndarray]  # [V, 2, *S, C]
-    window: NotRequired[tuple[int | float, int | float]]
-    label_map: NotRequired[Num[np.ndarray, "*T 1"]]
-    context: NotRequired[Grid]
+``label``: one number for each label column, int32 or float32 ``[L]``. ``label_map``: classes on the grid of the image,
+int32 ``[*T, 1]``, and other fields there, all of which :attr:`Source.fields` names. ``context``: the surroundings of a
+patch (:meth:`Source.read`). ``window``: the two stored values that became -1 and 127/128. ``moments``, of latents: mean
+and log-variance of each of V variants, float32 ``[V, 2, *S, C]``, of which a batch draws; ``image`` is a mean.
+"""
 
 
 @dataclass(frozen=True)
@@ -170,7 +163,7 @@ def around(box: Box, factor: int) -> Box:
     return [(start, start + factor * (b - a)) for start, (a, b) in zip(starts, box, strict=True)]
 
 
-def remember(load: Callable[[Hashable], Example], gigabytes: int | float) -> Callable[[Hashable], Example]:
+def remember(load: Callable[[Any], Example], gigabytes: int | float) -> Callable[[Any], Example]:
     """``load``, which keeps its examples (pixels made read-only) as long as they fit into ``gigabytes``."""
     memory: dict[Hashable, Example] = {}
     room, lock = gigabytes * 2**30, threading.Lock()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +60,8 @@ class Scale(NamedTuple):
         return images.nearest(classes[covered], self.sides(classes.shape)).astype(np.int32)
 
 
-class View(NamedTuple):
+@dataclass(frozen=True)
+class View:
     """A volume on the grid of its example, of which parts are read."""
 
     shape: tuple[int, ...]

@@ -50,8 +50,8 @@ def _choice(names: list[str]) -> str:
     if "arr_0.npy" in arrays:
         return "arr_0.npy"
     if len(arrays) != 1:
-        names = ", ".join(name.removesuffix(".npy") for name in arrays) or "none"
-        raise ValueError(f"no array arr_0 in it, and not one array alone (it holds: {names})")
+        inside = ", ".join(name.removesuffix(".npy") for name in arrays) or "none"
+        raise ValueError(f"no array arr_0 in it, and not one array alone (it holds: {inside})")
     return arrays[0]
 
 

@@ -105,19 +105,20 @@ def open(
     look = {"images": _look, "volumes": volumes.look, "slides": slides.open_slide}[kind]
     # Volumes and slides are large, and one at a time is in memory.
     looks, lost = _probe(folder, names, look, _THREADS if kind == "images" else 1, progress)
+    notes = []
     if lost:
         count = f"{len(lost)} of {len(names)} files cannot be read"
         named = "; ".join(str(error).removeprefix("cannot read ") for error in lost[:5])
         more = f"; and {len(lost) - 5} more" if len(lost) > 5 else ""
         if strict or not looks:
             raise UserError(f"{count}: {named}{more}")
-        lost = [f"{count} and are left out: {named}{more}"]
+        notes = [f"{count} and are left out: {named}{more}"]
     if kind == "slides":
-        return slides.of([*looks.values()], lost)
+        return slides.of([*looks.values()], notes)
     known = tuple(looks)
     if kind == "volumes":
-        return volumes.of(known, lambda i: volumes.read(folder / known[i]), [*looks.values()], lost)
-    return _images(folder, known, [*looks.values()], lost)
+        return volumes.of(known, lambda i: volumes.read(folder / known[i]), [*looks.values()], notes)
+    return _images(folder, known, [*looks.values()], notes)
 
 
 def kind(images: Any) -> str:

@@ -161,8 +161,9 @@ def open_slide(path: str | Path) -> Slide:
 
     try:
         with tifffile.TiffFile(path) as tiff:
-            first, end = tiff.pages[0], Path(path).stat().st_size
-            pages = [p for p in (*tiff.pages, *(first.pages or ())) if p.is_tiled and _fits(p, first)]
+            first: Any = tiff.pages[0]
+            end = Path(path).stat().st_size
+            pages: list[Any] = [p for p in (*tiff.pages, *(first.pages or ())) if p.is_tiled and _fits(p, first)]
             if not pages or not first.is_tiled:
                 raise ValueError("its first page is not tiled, so windows of it cannot be read")
             if first.dtype not in (np.uint8, np.uint16) or first.planarconfig != 1 or first.photometric == 3:
@@ -211,7 +212,7 @@ def of(slides: Sequence[Slide], notes: Sequence[str]) -> Slides:
     return Slides(tuple(slides), key.hexdigest(), tuple(notes))
 
 
-def _fits(page: object, first: object) -> bool:
+def _fits(page: Any, first: Any) -> bool:
     """Whether a page shows the whole of what the first page shows, up to the rounding of its sides."""
     (height, width), (h, w) = first.shape[:2], page.shape[:2]
     alike = page.samplesperpixel == first.samplesperpixel and page.dtype == first.dtype
@@ -301,7 +302,7 @@ def _openslide(path: str | Path) -> Slide:
     return Slide(str(path), levels, 3, np.dtype(np.uint8), float(said) if said else None)
 
 
-def _level(page: object, channels: int) -> Level:
+def _level(page: Any, channels: int) -> Level:
     decode, tables = page.decode, page.jpegtables
 
     def pixels(data: bytes, index: int) -> np.ndarray | None:

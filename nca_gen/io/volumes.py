@@ -53,7 +53,8 @@ class Stored(Protocol):
         ...
 
 
-class Nifti(NamedTuple):
+@dataclass(frozen=True)
+class Nifti:
     """A NIfTI file that is not packed, its scaling applied to what is read."""
 
     proxy: Any
@@ -176,7 +177,7 @@ def _nifti(path: str | Path) -> Any:
     import nibabel
 
     try:
-        file = nibabel.load(path, mmap=False)
+        file: Any = nibabel.load(path, mmap=False)
         if len(file.shape) not in (3, 4) or 0 in file.shape or str(path).endswith(".gz"):
             array = np.asanyarray(file.dataobj)
             return _turned(array) if array.ndim >= 3 else array
