@@ -7,6 +7,7 @@ has added; all rows see the same folds, steps and seeds. Validation is on photog
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +46,11 @@ class Plan(NamedTuple):
     eye: str = ""
     draws: int = 2000
     keep: bool = False
+
+
+def main(config: Any, args: Namespace) -> None:
+    """--mode=classify."""
+    classify(config, args.workdir)
 
 
 def classify(config: Any, workdir: str | Path) -> dict[str, Any]:

@@ -177,10 +177,10 @@ def test_what_the_peer_is_told(monkeypatch):
 @pytest.mark.parametrize("page", ["diff_nca", "geca"])
 def test_the_peers_of_the_pages(page, monkeypatch):
     """They are there, and told of fields that the model has."""
-    from nca_gen import main
+    from nca_gen import config as configs
 
     monkeypatch.setattr(parts, "peer_python", lambda plan, module: "python")
-    c = main.load(f"configs/{page}.py:smoke")
+    c = configs.load(f"configs/{page}.py:smoke")
     found = parts.peers(c, Plan(**build.fields(c, "bench")), "call")
     assert len(found) == {"diff_nca": 2, "geca": 1}[page]
     for peer in found.values():
