@@ -180,7 +180,7 @@ def test_the_peers_of_the_pages(page, monkeypatch):
     from nca_gen import config as configs
 
     monkeypatch.setattr(parts, "peer_python", lambda plan, module: "python")
-    c = configs.load(f"configs/{page}.py:smoke")
+    c = configs.load(f"configs/{page}.py")
     found = parts.peers(c, Plan(**build.fields(c, "bench")), "call")
     assert len(found) == {"diff_nca": 2, "geca": 1}[page]
     for peer in found.values():
