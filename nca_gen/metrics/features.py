@@ -21,10 +21,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
 
+from nca_gen import devices
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import images as pixels
 from nca_gen.io import weights as published
@@ -168,8 +169,8 @@ def loaded(
     for layer in layers:
         if layer not in row.layers:
             raise unknown(f"layer of {name}:", layer, row.layers)
-    mesh = Mesh(np.array(jax.local_devices()), ("data",))
-    variables, dealt = _replicated(_variables(row, weights), mesh), NamedSharding(mesh, P("data"))
+    mesh = devices.mesh(jax.local_devices(), jax.local_device_count())
+    variables, dealt = _replicated(_variables(row, weights), mesh), devices.dealt(mesh)
     inputs, network = _programs(row, layers or row.layers, mesh)
     return lambda x: network(variables, inputs(jax.device_put(row.host(x), dealt)))
 
@@ -251,11 +252,10 @@ def _variables(row: Extractor, weights: str | Path | None) -> dict[str, Any]:
 
 def _replicated(tree: Any, mesh: Mesh) -> Any:
     """The arrays of ``tree`` on every device; device by device, so that those of a CPU share one copy."""
-    whole, devices = NamedSharding(mesh, P()), mesh.devices.ravel()
 
     def put(x: np.ndarray) -> Array:
-        copies = [jax.device_put(x, device, may_alias=True) for device in devices]
-        return jax.make_array_from_single_device_arrays(x.shape, whole, copies)
+        copies = [jax.device_put(x, device, may_alias=True) for device in mesh.devices.flat]
+        return jax.make_array_from_single_device_arrays(x.shape, devices.replicated(mesh), copies)
 
     return jax.tree.map(put, tree)
 

@@ -42,8 +42,8 @@ class Needs(NamedTuple):
     seconds: float | None = None  # without the pyramid and the file
 
 
-def disk(job: Job, formats: int = 1) -> int:
-    """Bytes that the work takes at its peak if nothing can be compressed; ``formats`` of the picture are kept."""
+def disk(job: Job) -> int:
+    """Bytes that the work takes at its peak if nothing can be compressed."""
     cells = 4 * math.prod(job.extent) * job.model.reads * (4 if job.multistep else 2)
     picture = math.prod(job.size) * job.channels
     return max(cells + picture, math.ceil(picture * 4 / 3 * 1.01) * 2)

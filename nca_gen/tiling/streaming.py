@@ -210,7 +210,7 @@ def _gap(job: Job, number: int) -> np.ndarray:
     """lambda_t - lambda_previous at the start of a pass, for multistep samplers."""
     if not number:
         return np.zeros((), np.float32)
-    before, now = np.asarray(log_ratio(*job.process.levels(jnp.asarray(job.passes[number - 1][-2:]))))
+    before, now = (log_ratio(*job.process.levels(t)) for t in jnp.asarray(job.passes[number - 1][-2:]))
     return np.asarray(now - before)
 
 
