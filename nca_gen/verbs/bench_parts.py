@@ -17,9 +17,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nca_gen import build
-from nca_gen.contracts import Automaton, Local
+from nca_gen.contracts import Automaton, Local, Part
 from nca_gen.errors import UserError
 from nca_gen.pipelines import inpaint
+from nca_gen.pipelines.sampling import Settings
 from nca_gen.runtime.log import say
 from nca_gen.verbs import bench_tables
 from nca_gen.verbs.bench import Plan
@@ -296,8 +297,8 @@ def hole(config: Any, plan: Plan) -> Row:
     """What a step of inpainting costs, by the area of the hole, in a picture of which the local rule is a part."""
     task = build.task(local(config))
     image = np.zeros((*PICTURE, task.codec.colours(task.model.reads, len(PICTURE))), np.float32)
-    steps, params = 2, task.model.init(jax.random.key(0))
-    cost = partial(inpaint.curve, task, params, image, flop=matmul_flop, steps=steps)
+    steps, part = 2, Part(config, task, task.model.init(jax.random.key(0)))
+    cost = partial(inpaint.curve, part, image, flop=matmul_flop, settings=Settings(steps=steps))
     rows = cost(HOLES, rounds=plan.rounds)
     (whole,) = cost(HOLES[-1:], rounds=plan.rounds, whole=True)
     for row in (*rows, whole):
