@@ -169,9 +169,16 @@ class Pipeline:
         task, settings = self.part.task, Settings.of(self.part.config.sample)
         if self.torus:
             sampling.seamless(size, task.codec.block)
-        how = {"sampler": settings.sampler, "steps": settings.steps, "clip": settings.clip, "calls": self.calls}
-        how |= {"scale": settings.guidance if cond else 1.0, "cond": cond}
-        return partial(job, settings.stage(task.model), task.process, task.codec, size, **how)
+        return partial(
+            job,
+            *(settings.stage(task.model), task.process, task.codec, size),
+            sampler=settings.sampler,
+            steps=settings.steps,
+            clip=settings.clip,
+            scale=settings.guidance if cond else 1.0,
+            cond=cond,
+            calls=self.calls,
+        )
 
     def fitting(self, size: tuple[int, ...], cond: Condition) -> Job:
         """The work for a picture of ``size``, in tiles that fit the memory."""

@@ -93,14 +93,14 @@ def _segment(
         # One mesh where one serves all: a model that knows its position takes no other.
         grids = tuple(repeated(grid) if n > 1 else grid[0] for grid in grids)
 
-        def network(x, t, cond, memory, k):
+        def call(x, t, cond, memory, k):
             # Guidance asks for two rows of every window.
             around = tuple(jnp.repeat(grid, len(x) // (B * n), 0) for grid in grids) if n > 1 else grids
             place = Place(around, extent) if local else None
             return model.apply(params, x, process.told(t), cond, memory, k, place)
 
         each = jax.tree.map(lambda field: jnp.repeat(field, n, 0), cond)
-        network = guidance.classifier_free(network, each, settings.guidance)
+        network = guidance.classifier_free(call, each, settings.guidance)
         network = heredity.inherited(network, heredity.KEPT[settings.heredity])
         network = inpaint.replaced(network, hole, lambda t, k: shown(process, x0, t, k, grids))
 
@@ -111,7 +111,7 @@ def _segment(
             return output.reshape(B, -1, output.shape[-1])[:, owner].reshape(*row.shape[:-1], -1), memory
 
         bounded = guidance.constrained(denoise, process, codec, bound) if bound else denoise
-        blended = inpaint.blended(step, sites.row, blend) if blend else step
+        blended = inpaint.blended(step, jnp.asarray(sites.row), blend) if blend else step
         x = samplers.initial_noise(key, sites.row.shape[:-1], sites.row.shape[-1], at)
         x = jnp.where(noise < 1, noised(process, jnp.broadcast_to(sites.row, x.shape), x, times[:1]), x)
         return samplers.sample(blended, process, bounded, samplers.begin(x, memory), times, key, at).x

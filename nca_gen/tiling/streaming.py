@@ -233,11 +233,11 @@ def _decode(codec: Codec) -> Any:
 
 
 class Stores(NamedTuple):
-    """Arrays on disk. Of pairs each pass reads one and writes the other."""
+    """Arrays on disk. Of pairs each pass reads one and writes the other; () where there are none."""
 
-    x: tuple[huge.Store, huge.Store]  # [*S, C] of cells
-    x0: tuple[huge.Store, huge.Store] | None  # of the step before, for multistep samplers
-    shares: tuple[huge.Store, huge.Store] | None  # [tiles, *K, D]: what each tile adds to the summary of x
+    x: tuple[huge.Store, ...]  # [*S, C] of cells
+    x0: tuple[huge.Store, ...]  # of the step before, for multistep samplers
+    shares: tuple[huge.Store, ...]  # [tiles, *K, D]: what each tile adds to the summary of x
     levels: tuple[huge.Store, ...]  # [C, H, W] of pixels, whole, halved, ..
 
 
@@ -255,8 +255,8 @@ def stores(job: Job, folder: Path, dtype: Any = np.uint8) -> Stores:
     level = lambda i, size: huge.level(folder / PICTURE, i, size, job.channels, dtype, *cut)  # noqa: E731
     return Stores(
         pair("x", *cells),
-        pair("clean", *cells) if job.multistep else None,
-        pair("shares", (len(job.plan(1).tiles), *job.share.shape[1:]), *[job.share.shape] * 2) if job.listens else None,
+        pair("clean", *cells) if job.multistep else (),
+        pair("shares", (len(job.plan(1).tiles), *job.share.shape[1:]), *[job.share.shape] * 2) if job.listens else (),
         tuple(level(i, size) for i, size in enumerate(huge.sizes(*job.size))),
     )
 
@@ -292,7 +292,7 @@ def denoising(
     plan, gap, last = job.plan(len(times) - 1), _gap(job, number), number == len(job.passes) - 1
     run, here, there = program(job, plan.window, len(times) - 1), number % 2, (number + 1) % 2
     whole = _heard(job)(params, _total(disk.shares[here]), times[:1]) if job.listens else None
-    pairs = [disk.x, *([disk.x0] if job.multistep else [])]
+    pairs = [pair for pair in (disk.x, disk.x0) if pair]
 
     def read(tile: tiles.Tile) -> list[Reading]:
         return [_fetch(pair[here], plan, tile) for pair in pairs] if number else []
@@ -443,7 +443,9 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     disk, journal = stores(job, folder, dtype), Journal(folder / "journal")
     pixels = math.prod(job.size) / job.steps
-    todo = [("summary", 0.0, partial(listening, job, key, disk))] * job.listens
+    todo: list[tuple[str, float, Callable[[], Stage]]] = []
+    if job.listens:
+        todo.append(("summary", 0.0, partial(listening, job, key, disk)))
     for number, times in enumerate(job.passes):
         name, make = f"pass {number + 1} of {len(job.passes)}", partial(denoising, job, params, key, disk, number, cond)
         todo.append((name, pixels * (len(times) - 1), make))

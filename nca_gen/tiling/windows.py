@@ -55,21 +55,21 @@ def windows(hole: Bool[np.ndarray, "*S"], halo: int | None, torus: bool = False)
     Where a window would leave the image it is moved back inside, so that its border is the image's; on a torus it
     goes round the edge. With ``halo`` None there is one window, the whole image.
     """
-    extent = hole.shape
+    extent, reach = hole.shape, halo or 0
     places = np.argwhere(hole)
     if halo is None:
         side, boxes = extent, [(0,) * hole.ndim]
     else:
-        whole = lambda side: prod(min(s + 2 * halo, e) for s, e in zip(side, extent, strict=True))  # noqa: E731
+        whole = lambda side: prod(min(s + 2 * reach, e) for s, e in zip(side, extent, strict=True))  # noqa: E731
         work, side, boxes = np.inf, extent, []
-        for size in product(*(_sides(int(n), halo // 2) for n in np.ptp(places, axis=0) + 1)):
+        for size in product(*(_sides(int(n), reach // 2) for n in np.ptp(places, axis=0) + 1)):
             if -(-len(places) // prod(size)) * whole(size) < work:  # or there is no need to count the boxes
                 corners = cover(hole, size)
                 work, side, boxes = min((work, side, boxes), (len(corners) * whole(size), size, corners))
         inside = (hole[tuple(slice(c, c + s) for c, s in zip(box, side, strict=True))] for box in boxes)
         side = tuple(int(n) for n in np.max([np.argwhere(part).max(0) for part in inside], 0) + 1)
-    shape = tuple(min(s + 2 * (halo or 0), e) for s, e in zip(side, extent, strict=True))
-    starts, room = np.array(boxes) - (halo or 0), np.subtract(extent, shape)
+    shape = tuple(min(s + 2 * reach, e) for s, e in zip(side, extent, strict=True))
+    starts, room = np.array(boxes) - reach, np.subtract(extent, shape)
     starts = starts * (room > 0) if torus else np.clip(starts, 0, room)
 
     mesh = lambda v, axis: v.reshape(len(boxes), *[-1 if a == axis else 1 for a in range(hole.ndim)])  # noqa: E731
