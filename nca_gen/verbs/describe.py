@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_
 from argparse import Namespace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -11,7 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
-from nca_gen import arrays, build
+from nca_gen import arrays, build, screen
+from nca_gen.contracts import Autoencoder, Classifier, Denoiser, Local
+from nca_gen.runtime import run
+from nca_gen.tasks.denoise import FIELDS
 
 
 def matmul_flop(jaxpr: Any) -> int:
@@ -31,19 +35,26 @@ def matmul_flop(jaxpr: Any) -> int:
 
 
 def examples(task: Any, n: int, size: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a batch for ``task``: ``n`` images of ``size``, with labels where the model is told of them."""
-    block = task.diffusion.block if hasattr(task, "diffusion") else 1
-    channels, classes = getattr(task.model, "image_channels", 3), getattr(task.model, "classes", 0)
-    batch = {"image": jax.ShapeDtypeStruct((n, *size, channels // block ** len(size)), jnp.float32)}
-    return batch | ({"label": jax.ShapeDtypeStruct((n, classes), jnp.float32)} if classes else {})
+    """The shapes of a batch for ``task``: ``n`` images of ``size``, with all that the model is told beside."""
+    model, axes = task.model, len(size)
+    if isinstance(model, Denoiser):
+        told = {"image": model.reads} | {FIELDS.get(name, name): k for name, k in model.conditions.items()}
+        colours = {name: task.codec.colours(k, axes) if name in ("image", "context") else k for name, k in told.items()}
+    elif isinstance(model, Autoencoder):
+        colours = {"image": model.image_channels}
+    else:
+        colours = {"image": 3} | ({"label": model.classes} if isinstance(model, Classifier) else {})
+    sides = lambda name: () if name == "label" else size  # noqa: E731
+    shapes = {name: (n,) if name == "level" else (n, *sides(name), k) for name, k in colours.items()}
+    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
 
 
 def call_gflop(task: Any, shape: tuple[int, ...]) -> float:
-    """GFLOP (matrix products) of one call of the network on one image of ``shape`` [*S, C]."""
-    x = jax.eval_shape(task.diffusion.encode, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    params = jax.eval_shape(task.model.init_params, jax.random.key(0))
-    t, key = jnp.zeros(1, jnp.int32), arrays.keys(0, 1)
-    return matmul_flop(jax.make_jaxpr(lambda p, x: task.model.apply(p, x, t, None, (), key))(params, x).jaxpr) / 1e9
+    """GFLOP (matrix products) of one call of the network on one image of ``shape`` [*S, C], under no condition."""
+    x = jax.eval_shape(task.codec.encode, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    params = jax.eval_shape(task.model.init, jax.random.key(0))
+    told, key = task.process.told(jnp.asarray(task.process.times(1)[:1])), arrays.keys(0, 1)
+    return matmul_flop(jax.make_jaxpr(lambda p, x: task.model.apply(p, x, told, None, (), key))(params, x).jaxpr) / 1e9
 
 
 def facts(config: Any) -> dict[str, Any]:
@@ -51,26 +62,27 @@ def facts(config: Any) -> dict[str, Any]:
 
     A call is on one image of ``config.data.patch``.
     """
-    task = build.task(config)
+    from clu.parameter_overview import count_parameters
+
+    task, parts = build.task(config), run.beside(config, ".")
     model, size = task.model, tuple(config.data.patch)
-    key = jax.random.key(0, impl="threefry2x32")
     batch = examples(task, config.train.batch, size)
-    state = jax.eval_shape(task.init, key, batch)
-    memory = jax.jit(task.step, donate_argnums=0).lower(state, batch).compile().memory_analysis()
-    leaves, _ = jax.tree.flatten_with_path(state.params)
-    sizes: dict[str, int] = {}
-    for path, leaf in leaves:  # two names deep: the side, and its layer
-        name = ".".join(entry.key for entry in path[:2])
-        sizes[name] = sizes.get(name, 0) + leaf.size
+    state = jax.eval_shape(partial(task.init, batch=batch), jax.random.key(0, impl="threefry2x32"))
+    memory = jax.jit(task.step, donate_argnums=0).lower(state, batch, parts).compile().memory_analysis()
+    modules: dict[str, dict[str, Any]] = {}
+    name = partial(jax.tree_util.keystr, simple=True, separator=".")
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state.params)[0]:  # two names deep: the side, and its layer
+        modules.setdefault(name(path[:2]), {})[name(path)] = leaf
     image = batch["image"].shape[1:]
     known = {
         "model": config.model.name,
-        "parameters": sizes,
-        "trainable": sum(sizes.values()),
+        "parameters": {module: int(count_parameters(leaves)) for module, leaves in modules.items()},
+        "trainable": int(count_parameters(modules)),
         "image": list(image),
     }
-    if hasattr(task, "diffusion"):
-        known["halo"] = "global" if model.halo is None else model.halo * task.diffusion.block
+    if isinstance(model, Denoiser):
+        reach = model.halo if isinstance(model, Local) else None
+        known["halo"] = "global" if reach is None else reach * task.codec.block
         known["gflop_per_call"] = call_gflop(task, image)
     return known | {
         "training_batch": config.train.batch,
@@ -89,16 +101,8 @@ def describe(config: Any, json: bool = False) -> dict[str, Any]:
     if json:
         print(json_.dumps(known, indent=2))
         return known
-    from rich import print as show
-    from rich.table import Table
-
-    table = Table("module", title=known["model"])
-    table.add_column("trainable", justify="right")
-    for name, size in known["parameters"].items():
-        table.add_row(name, f"{size:,}")
-    table.add_section()
-    table.add_row("all", f"{known['trainable']:,}")
-    show(table)
+    rows = [*known["parameters"].items(), ("all", known["trainable"])]
+    screen.table(("module", "trainable"), rows, known["model"])
     image, batch = "x".join(map(str, known["image"])), known["training_batch"]
     if "halo" in known:
         reach = known["halo"] if known["halo"] == "global" else f"{known['halo']} pixels around it"

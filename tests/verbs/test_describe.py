@@ -52,16 +52,16 @@ C, H, STEPS, TAUGHT = 12, 20, 3, 2  # channels, hidden, steps, and e: embedding 
 
 
 def shapes(**changes):
-    sizes = {"model.channels": C, "model.hidden": H, "model.steps": STEPS, "train.batch": 2}
+    sizes = {"model.channels": C, "model.hidden": H, "model.steps": STEPS, "model.conv": "gathered", "train.batch": 2}
     return tiny.config(**sizes | changes)
 
 
 def call(n, **changes):
     """FLOP of one call on an image of n x n."""
     model = build.model(shapes(**changes))
-    params = jax.eval_shape(model.init_params, jax.random.key(0))
+    params = jax.eval_shape(model.init, jax.random.key(0))
     x, t, key = (
-        jax.ShapeDtypeStruct((1, n, n, model.image_channels), jnp.float32),
+        jax.ShapeDtypeStruct((1, n, n, model.reads), jnp.float32),
         jnp.zeros(1, jnp.int32),
         arrays.keys(0, 1),
     )
@@ -102,9 +102,7 @@ def test_facts():
 @pytest.mark.slow
 def test_facts_of_blocks():
     """A cell of 2 x 2 pixels: a quarter of the cells, seen twice as far; told in pixels."""
-    told = facts(
-        shapes(**{"model.norm": "cell", "diffusion.block": 2, "model.image_channels": 12, "model.channels": 36})
-    )
+    told = facts(shapes(**{"model.norm": "cell", "codec.block": 2, "model.image_channels": 12, "model.channels": 36}))
     assert (told["halo"], told["image"]) == (2 * STEPS, [16, 16, 3])
     assert told["gflop_per_call"] == pytest.approx(call(8, **{"model.image_channels": 12, "model.channels": 36}) / 1e9)
 
@@ -171,7 +169,32 @@ def test_a_classifier_is_no_denoiser():
     """It has parameters and takes memory; how far it sees is not asked."""
     config = load(f"{ROOT}/configs/classifier.py:smoke")
     known, task = facts(config), build.task(config)
-    weights = task.init(jax.random.key(0), {k: jnp.zeros(x.shape) for k, x in verb.examples(task, 2, (32, 32)).items()})
+    weights = jax.eval_shape(task.init, jax.random.key(0), verb.examples(task, 2, (32, 32)))
     assert known["trainable"] == sum(x.size for x in jax.tree.leaves(weights.params))
     assert known["training_step_peak_mb"] > 0
     assert "halo" not in known
+
+
+def volumes(**model):
+    """A U-Net of volumes in continuous time, told of a picture of the same grid and of a label."""
+    c = tiny.stated()
+    sizes = {"width": 32, "multipliers": (1,), "blocks": 1, "attention": (), "head": 16, "learned_variance": False}
+    c.model = {"name": "unet", "ndim": 3, "image_channels": 2, "context_channels": 1, "classes": 4} | sizes | model
+    c.diffusion = {"name": "continuous"}
+    c.data.patch = (4, 6, 8)
+    c.train.batch = 2
+    return build.completed(c)
+
+
+def test_a_batch_of_volumes_with_all_that_the_model_is_told():
+    shapes = {name: x.shape for name, x in verb.examples(build.task(volumes()), 2, (4, 6, 8)).items()}
+    assert shapes == {"image": (2, 4, 6, 8, 2), "context": (2, 4, 6, 8, 1), "label": (2, 4)}
+
+
+@pytest.mark.slow
+def test_volumes_in_continuous_time():
+    """A convolution of one more channel told costs so many more products in its first layer."""
+    told, wider = facts(volumes()), facts(volumes(context_channels=2))
+    assert (told["halo"], told["image"]) == ("global", [4, 6, 8, 2])
+    assert wider["trainable"] - told["trainable"] == 27 * 32
+    assert wider["gflop_per_call"] - told["gflop_per_call"] == pytest.approx(2 * 27 * 32 * 4 * 6 * 8 / 1e9)

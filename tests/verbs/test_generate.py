@@ -1,15 +1,18 @@
 """--mode=generate: what lies in the folder, and that it can be stopped anywhere."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-from nca_gen import build, main
+from nca_gen import arrays, build
+from nca_gen import config as configs
+from nca_gen.contracts import Part
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.pipelines import sampling
-from nca_gen.runtime import checkpoint
+from nca_gen.runtime import checkpoint, run
 from nca_gen.verbs import generate as verb
 
 
@@ -29,18 +32,17 @@ def pixels(folder):
 
 
 def test_restores_the_average_of_the_newest(workdir):
-    task, params, step = verb.restore(tiny.config(), workdir)
-    assert step == 4
-    jax.tree.map(np.testing.assert_array_equal, params, tiny.params(task.model, seed=5))
+    part = run.part(tiny.config(), workdir)
+    assert part.step == 4
+    jax.tree.map(np.testing.assert_array_equal, part.params, tiny.params(part.task.model, seed=5))
 
 
 def test_files_are_the_pictures(workdir):
     """Eight files, each the picture of (seed, i) from the averaged weights, and a grid of all beside the folder."""
     config = tiny.config()
     folder = verb.generate(config, workdir)
-    task = build.task(config)
-    params, how = tiny.params(task.model, seed=5), verb.how(config)
-    drawn = np.concatenate(list(sampling.images(task.model, task.diffusion, params, 3, 8, (16, 16), 4, **how)))
+    part, settings = run.part(config, workdir), sampling.Settings.of(config.sample)
+    drawn = np.concatenate(list(sampling.images(part, arrays.keys(3, 8), (16, 16), settings, batch=4)))
     assert folder == workdir / "generated" / "00000004_16x16_dpm_solver_pp4_static_seed3"
     assert [p.name for p in sorted(folder.iterdir())] == [f"{i:05d}.png" for i in range(8)]
     kept = np.stack([images.read(folder / f"{i:05d}.png") for i in range(8)])
@@ -109,7 +111,7 @@ def test_other_settings_are_other_pictures(workdir):
 @pytest.mark.slow
 def test_blocks_are_files_for_people(tmp_path):
     """What a cell holds is not what a picture has: 12 channels in blocks of 2 x 2 are RGB, in PNG files."""
-    changes = {"model.image_channels": 12, "model.channels": 26, "diffusion.block": 2, "sample.n": 4}
+    changes = {"model.image_channels": 12, "model.channels": 26, "codec.block": 2, "sample.n": 4}
     config = tiny.config(**changes)
     with checkpoint.manager(tmp_path) as saved:
         checkpoint.save(saved, 1, tiny.state(build.task(config)))
@@ -141,12 +143,12 @@ def test_with_another_model(workdir):
 )
 def test_what_differs_has_another_folder(name, one, other):
     """Or the second would be taken for the first."""
-    config = main.load("configs/diff_nca.py:smoke")
-    title = build.named("pipelines", "paint", name).title
     folders = []
     for changes in (one, other):
-        config.update_from_flattened_dict(changes)
-        folders.append(title(config))
+        flags = [f"--config.{field}={value}" for field, value in changes.items()]
+        config = configs.override(tiny.stated(), [f"--config.generate.name={name}", *flags])
+        pipeline = build.pipeline(config, {"model": Part(config, build.task(config), {})})
+        folders.append([*verb.title(config, pipeline, 4)])
     assert folders[0] != folders[1]
 
 
@@ -165,10 +167,9 @@ def test_classes_take_turns_and_rows(cellular):
     config = tiny.conditional(**{"sample.n": 6, "sample.labels": (2, 0)})
     folder = verb.generate(config, cellular)
     assert folder.name == "00000004_16x16_ddpm4_static_guidance1.5_heredityhidden_labels2-0_seed3"
-    task, cond = build.task(config), np.eye(3, dtype=np.float32)[[2, 0, 2, 0, 2, 0]]
-    settings = verb.how(config) | {"cond": cond}
-    params = tiny.params(task.model, seed=1)
-    drawn = np.concatenate(list(sampling.images(task.model, task.diffusion, params, 3, 6, (16, 16), 4, **settings)))
+    part, settings = run.part(config, cellular), sampling.Settings.of(config.sample)
+    cond = {"label": jnp.eye(3)[np.array([2, 0, 2, 0, 2, 0])]}
+    drawn = np.concatenate(list(sampling.images(part, arrays.keys(3, 6), (16, 16), settings, cond, batch=4)))
     kept = np.stack([images.read(folder / f"{i:05d}.png") for i in range(6)])
     np.testing.assert_array_equal(kept, images.from_float(drawn))
     beside = images.read(folder.with_name(f"{folder.name}.png"))
@@ -183,6 +184,5 @@ def test_latents_become_images(cellular, monkeypatch):
     config = tiny.conditional(**{"sample.n": 4, "seed": 5})
     folder = verb.generate(config, cellular)
     assert [images.read(p).shape for p in sorted(folder.glob("*.png"))] == [(32, 32, 3)] * 4
-    config.generate = {"name": "upscale", "torus": False}
-    with pytest.raises(UserError, match="is for diff_nca and fourier_diff_nca of pixels"):
-        verb.generate(config, cellular)
+    with pytest.raises(UserError, match="upscale keeps pixels of images"):
+        verb.generate(configs.override(config, ["--config.generate.name=upscale"]), cellular)
