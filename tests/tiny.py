@@ -3,7 +3,6 @@
 from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -34,7 +33,8 @@ def cells(**changes):
 def params(model, seed=0):
     """Parameters like those of a trained model: no gain, scale or bias is where it started, which would hide mistakes.
 
-    Drawn by numpy, because compiling the model's own start takes longer than most tests.
+    Drawn by numpy, because compiling the model's own start takes longer than most tests (and jnp.asarray compiles, for
+    every shape, what copies an array; device_put does not).
     """
     rng = np.random.default_rng(seed)
 
@@ -44,7 +44,7 @@ def params(model, seed=0):
         return {"g": 0.6, "norm_scale": 1.0}.get(path[-1].key, 0.0) + 0.2 * rng.standard_normal(leaf.shape)
 
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return jax.tree.map_with_path(lambda path, leaf: jnp.asarray(draw(path, leaf), leaf.dtype), shapes)
+    return jax.tree.map_with_path(lambda path, leaf: jax.device_put(np.asarray(draw(path, leaf), leaf.dtype)), shapes)
 
 
 @cache
@@ -56,7 +56,7 @@ def born(model):
 def state(task, seed=0):
     """A state of ``task`` as it is before the first step, but for its average, which is already another."""
     like = jax.eval_shape(task.init, jax.random.key(0, impl="threefry2x32"))
-    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (like.step, like.optimizer))
+    blank = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), (like.step, like.optimizer))
     key = jax.random.key(seed, impl="threefry2x32")
     return type(like)(blank[0], params(task.model, seed), params(task.model, seed + 1), blank[1], key)
 
