@@ -40,10 +40,9 @@ class Run(NamedTuple):
     evaluations: list[Evaluation]
 
     def newest(self) -> dict[str, Evaluation]:
-        """The newest evaluation of every evaluator that left a page, in the order of ``config.evals``."""
+        """The newest evaluation of every evaluator that left a page, in the order in which they are read."""
         last = {name: e for e in self.evaluations for name in e.pages}
-        order = [*dictionary(self.config, "evals")]
-        return {name: last[name] for name in sorted(last, key=lambda n: order.index(n) if n in order else len(order))}
+        return {name: last[name] for name in sorted(last, key=lambda name: (rank(last[name].pages[name]), name))}
 
 
 def read(folder: Path) -> Run:
@@ -96,6 +95,11 @@ def pages(folder: Path) -> dict[str, Page]:
 def contains(page: Page) -> bool:
     """Whether a page has content."""
     return bool(page.scores or page.figures or page.tables or page.curves)
+
+
+def rank(page: Page) -> int:
+    """Which pages are read first: those with scores, then those with pictures only, then those with tables."""
+    return 0 if page.scores else 2 if page.tables else 1
 
 
 def written(page: Page) -> dict[str, Any]:

@@ -167,24 +167,25 @@ def comparison(sets: dict[str, Any], page: Page) -> Head:
 
 
 def evaluations(run: Run) -> list[Section]:
-    """The newest page of every evaluator; of the first one the first picture over training; pictures of no page."""
-    newest, sections = run.newest(), []
-    for i, (name, e) in enumerate(newest.items()):
+    """The newest page of every evaluator; of those with scores the first picture over training; pictures of no page."""
+    sections, explained = [], {}
+    for name, e in run.newest().items():
         page = e.pages[name]
-        sections.append(views.section(page, e.folder)._replace(notes={}, terms={}))
-        if i == 0 and page.figures:
-            sections.append(past(run, page, e))
-        if scores := views.scores(name, run.evaluations):
-            sections.append(scores)
-        else:
-            sections[-1] = sections[-1]._replace(notes=views.notes(page.facts), terms=views.terms(page.facts))
-    groups = [views.card(figure, e.folder) for e, figure in loose(run)]
-    return [*sections, Section("Pictures", groups=views.grouped(groups))]
+        scores = views.scores(name, run.evaluations)
+        section = views.section(page, e.folder)
+        parts = [section._replace(notes={}, terms={}), past(run, page, e), scores] if scores else [section]
+        for part in parts:
+            fresh = {term: text for term, text in part.terms.items() if explained.get(term) != text}
+            sections.append(part._replace(terms=fresh))
+            explained |= fresh
+    cards = [views.card(figure, e.folder) for e, figure in loose(run)]
+    return [*sections, Section("Pictures", groups=views.grouped(cards))]
 
 
 def past(run: Run, page: Page, newest: Evaluation) -> Section:
     """The first picture of a page, at earlier evaluations."""
-    cards = views.earlier([e for e in run.evaluations if e.folder != newest.folder], page.figures[0], EARLIER)
+    others = [e for e in run.evaluations if e.folder != newest.folder]
+    cards = views.earlier(others, page.figures[0], EARLIER) if page.figures else []
     return Section(f"{page.title} over training", "The same picture at earlier evaluations.", [cards] if cards else [])
 
 

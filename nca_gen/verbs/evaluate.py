@@ -132,6 +132,7 @@ def everything(config: Any, workdir: str | Path) -> dict[str, Any]:
     """
     parts = run.parts(config, workdir)
     pages = ask(parts, build.splits(config), workdir, tuple(config.evals))
+    pages = dict(sorted(pages.items(), key=lambda item: files.rank(item[1])))
     scored = next((page for page in pages.values() if page.scores), None)
     for page in pages.values():
         for line in page.lines:

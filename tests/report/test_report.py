@@ -130,14 +130,15 @@ def embedded(page: Page) -> list[bytes]:
 
 
 def test_pictures_are_embedded_byte_by_byte(workdir):
-    """Of every page the newest, of the first one its first picture over training too; captions may be bold in part."""
+    """Of every page the newest, of those with scores the first picture over training too; captions bold in part."""
     folder = workdir / "eval" / "00001000"
     planted = [plant(folder, stem, seed) for seed, stem in enumerate(PICTURES)]
     planted += [animate(folder, stem, seed) for seed, stem in enumerate(("nca", "diffusion"), 10)]
     earlier = plant(workdir / "eval" / "00000200", "samples", 20)
     plant(workdir / "eval" / "00000200", "large", 21)  # the newest only
     pair = [Figure("samples.png", "**Generated** at step 1,000"), Figure("real.png", "Real")]
-    show(folder, "scores", contracts.Page("Samples", figures=[*pair, Figure("large.png", "One large", "wide")]))
+    large = Figure("large.png", "One large", "wide")
+    show(folder, "scores", contracts.Page("Samples", {"swd": 1.0}, [*pair, large]))
     show(folder, "nearest", contracts.Page("Nearest training images", figures=[Figure("neighbours.png", "", "strip")]))
     films = [Figure(f"{stem}.webp", "<b>", "film", f"{stem}_strip.png") for stem in ("nca", "diffusion")]
     show(folder, "films", contracts.Page("How an image grows", figures=films, intro="(64 x 48)"))
@@ -157,7 +158,7 @@ def test_pictures_are_embedded_byte_by_byte(workdir):
     assert "<b>Generated</b> at" in html
     assert html.count("&lt;b&gt;") == 2
     order = [html.index(f"<h2>{title}") for title in ("Samples<", "Samples over", "How an image", "Nearest")]
-    assert order == sorted(order)  # that of config.evals
+    assert order == sorted(order)  # what has scores comes first
 
 
 def test_small_pictures_grow_by_whole_factors_and_large_ones_do_not(workdir):
