@@ -62,7 +62,9 @@ class Process(Protocol):
     """
 
     @property
-    def predict(self) -> Prediction: ...
+    def predict(self) -> Prediction:
+        """The coordinate in which the network speaks."""
+        ...
 
     @property
     def span(self) -> float:
@@ -121,16 +123,24 @@ class Denoiser(Protocol):
     """
 
     @property
-    def reads(self) -> int: ...
+    def reads(self) -> int:
+        """Channels of x_t."""
+        ...
 
     @property
-    def predicts(self) -> int: ...
+    def predicts(self) -> int:
+        """Channels of what it says: ``reads``, or twice as many with a variance."""
+        ...
 
     @property
-    def conditions(self) -> Mapping[str, int]: ...
+    def conditions(self) -> Mapping[str, int]:
+        """Channels of each field of a condition that it can be told."""
+        ...
 
     @property
-    def ndim(self) -> int: ...
+    def ndim(self) -> int:
+        """Spatial axes that it takes."""
+        ...
 
     def init(self, key: Key[Array, ""]) -> PyTree:
         """Parameters before training."""
@@ -167,10 +177,14 @@ class Local(Denoiser, Protocol):
     """
 
     @property
-    def halo(self) -> int | None: ...
+    def halo(self) -> int | None:
+        """How far a call hears, in cells; None: as far as the whole reaches."""
+        ...
 
     @property
-    def border(self) -> str: ...
+    def border(self) -> str:
+        """What lies beyond the edge."""
+        ...
 
     def bordered(self, border: str) -> Local:
         """The same cells with another ``border``."""
@@ -204,7 +218,9 @@ class Automaton(Denoiser, Protocol):
     """A denoiser that is ``steps`` steps of one rule of cells, and can take more or fewer."""
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """Steps of the cells in a call."""
+        ...
 
     def grown(self, steps: int) -> Automaton:
         """The same cells, ``steps`` steps old when they are asked."""
@@ -222,21 +238,31 @@ class Autoencoder(Protocol):
     """A network to a smaller grid and back; ``factor`` pixels a side become one place of ``latent_channels``."""
 
     @property
-    def factor(self) -> int: ...
+    def factor(self) -> int:
+        """Pixels a side of a place of the latent."""
+        ...
 
     @property
-    def image_channels(self) -> int: ...
+    def image_channels(self) -> int:
+        """Channels of the images."""
+        ...
 
     @property
-    def latent_channels(self) -> int: ...
+    def latent_channels(self) -> int:
+        """Channels of the latent."""
+        ...
 
-    def init(self, key: Key[Array, ""]) -> PyTree: ...
+    def init(self, key: Key[Array, ""]) -> PyTree:
+        """Parameters before training."""
+        ...
 
     def encode(self, params: PyTree, image: Float[Array, "B *T C"]) -> tuple[Array, Array]:
         """Mean and log-variance of the latent."""
         ...
 
-    def decode(self, params: PyTree, z: Float[Array, "B *S L"]) -> Float[Array, "B *T C"]: ...
+    def decode(self, params: PyTree, z: Float[Array, "B *S L"]) -> Float[Array, "B *T C"]:
+        """The image of a latent."""
+        ...
 
 
 @runtime_checkable
@@ -244,9 +270,13 @@ class Classifier(Protocol):
     """A network that says which of ``classes`` an image [B, *T, C] of 1 or 3 channels shows."""
 
     @property
-    def classes(self) -> int: ...
+    def classes(self) -> int:
+        """How many classes it tells apart."""
+        ...
 
-    def init(self, key: Key[Array, ""]) -> PyTree: ...
+    def init(self, key: Key[Array, ""]) -> PyTree:
+        """Parameters before training."""
+        ...
 
     def init_statistics(self) -> PyTree:
         """What it knows of images in general, and does not learn by gradients."""
@@ -302,7 +332,9 @@ class Task(Protocol):
     """
 
     @property
-    def model(self) -> Any: ...
+    def model(self) -> Any:
+        """The network that is trained."""
+        ...
 
     def init(self, key: Key[Array, ""], batch: Mapping[str, Any] | None = None) -> Any:
         """The state before the first step. ``batch`` (arrays or their shapes), where given, is checked: UserError where
@@ -324,7 +356,9 @@ class Pipeline(Protocol):
     :mod:`nca_gen.pipelines`. How samples are drawn stands in ``parts["model"].config``."""
 
     @property
-    def parts(self) -> Parts: ...
+    def parts(self) -> Parts:
+        """What it generates with."""
+        ...
 
     @property
     def kind(self) -> str:
