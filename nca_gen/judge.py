@@ -175,12 +175,12 @@ def _features(extractor: str, role: str, images: Any, **options: Any) -> dict[st
 def table(facts: dict[str, Any]) -> list[str]:
     """Lines for a screen: every score, those with an interval with it, and below what has to be known."""
     scores = facts["scores"]
-    lines = []
+    rows = []
     for name, value in scores.items():
-        if name.endswith(ENDS):
-            continue
-        low, high = (scores.get(name + end) for end in ENDS)
-        lines.append(f"{name:<32} {value:>10.5g}" + (f"   95 %: {low:.5g} to {high:.5g}" if low is not None else ""))
+        if not name.endswith(ENDS):
+            low, high = (scores.get(name + end) for end in ENDS)
+            rows.append([name, f"{value:.5g}", "" if low is None else f"95 %: {low:.5g} to {high:.5g}"])
+    lines = screen.aligned([], rows)
     counts = ", ".join(f"{n} {role}" for role, n in facts["counts"].items())
     lines.append(f"({counts}; seed {facts['seed']})")
     for name, row in facts["networks"].items():

@@ -154,14 +154,17 @@ def track(
 
 def words(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> tuple[list[list[str]], list[int]]:
     """The lines of a table, its heads first, as text, and the width of each column. None is an empty cell."""
-    cells = [["" if x is None else x if isinstance(x, str) else number(x) for x in row] for row in (columns, *rows)]
+    lines = [*([columns] if columns else []), *rows]
+    cells = [["" if x is None else x if isinstance(x, str) else number(x) for x in line] for line in lines]
     return cells, [max(map(len, column)) for column in zip(*cells, strict=True)]
 
 
 def aligned(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """A table as lines of text, the first column to the left and the others to the right."""
-    cells, (first, *others) = words(columns, rows)
-    return ["  ".join([name.ljust(first), *map(str.rjust, values, others)]).rstrip() for name, *values in cells]
+    """A table as lines of text, the first column to the left and the others to the right; without heads if there are
+    no ``columns``."""
+    cells, widths = words(columns, rows)
+    sides = [str.ljust, *[str.rjust] * len(widths[1:])]
+    return ["  ".join(to(x, n) for to, x, n in zip(sides, line, widths, strict=True)).rstrip() for line in cells]
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

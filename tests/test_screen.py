@@ -81,6 +81,8 @@ def test_a_table_is_read_in_columns(monkeypatch):
         "a       12,345   0.1235",
         "longer          1 (2 %)",
     ]
+    assert screen.aligned([], rows) == ["a       12,345   0.1235", "longer          1 (2 %)"]
+    assert screen.aligned([], []) == []
     assert screen.markdown(columns, rows) == [
         "| name   | n      | score   |",
         "| ------ | ------ | ------- |",

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -29,6 +27,7 @@ from nca_gen import devices
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import images as pixels
 from nca_gen.io import weights as published
+from nca_gen.io import write
 from nca_gen.nn import dinov2, inception, port, resize, resnet, vgg
 
 SEED = 0  # of random weights
@@ -193,9 +192,8 @@ def cached(
     except Exception:  # missing, cut short, or not ours: numpy and zip each raise what they like
         found = extract(name, images, weights=weights, **how)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+    with write.whole(path) as draft, draft.open("wb") as file:
         np.savez(file, **found)
-    os.replace(file.name, path)
     return found
 
 
