@@ -11,6 +11,7 @@ from jaxtyping import Shaped, UInt8
 from nca_gen.io import images, volumes, write
 
 FILM = 4  # pictures in a row of a film
+SLICES = 32  # of a volume in a film, at the most
 
 
 def flat(samples: Shaped[np.ndarray, "N *T C"]) -> Shaped[np.ndarray, "N h w C"]:
@@ -29,7 +30,14 @@ def grid(path: Path, samples: Shaped[np.ndarray, "N *T C"], columns: int | None 
     picture(path, images.grid(flat(samples), columns))
 
 
-def film(path: Path, frames: Iterable[Shaped[np.ndarray, "N *T C"]], fps: int | float) -> None:
-    """Writes an animation of samples, in rows of ``FILM``."""
+def film(path: Path, frames: Iterable[Shaped[np.ndarray, "N *T C"]], fps: int | float, columns: int = FILM) -> None:
+    """Writes an animation of samples, in rows of ``columns``."""
     with write.whole(path) as draft:
-        images.animation(draft, [images.grid(flat(frame), FILM) for frame in frames], fps=fps)
+        images.animation(draft, [images.grid(flat(frame), columns) for frame in frames], fps=fps)
+
+
+def slices(path: Path, *rows: Shaped[np.ndarray, "N D H W C"]) -> None:
+    """Writes a film through the slices of a few volumes of each of ``rows``."""
+    few = [[volumes.through(volume, frames=SLICES) for volume in row[:FILM]] for row in rows]
+    columns = min(map(len, few))
+    film(path, np.stack([cut for row in few for cut in row[:columns]], 1), fps=8, columns=columns)

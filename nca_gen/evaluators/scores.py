@@ -29,6 +29,9 @@ def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequen
         Figure("samples.png", f"**Generated** at step {part.step:,}."),
         Figure("real.png", f"**Real**, of the {data.split} split: not seen in training."),
     ]
+    if data.kind == "volumes":
+        pictures.slices(folder / "slices.webp", drawn.images, data.real)
+        figures.append(Figure("slices.webp", "**Slice by slice**: generated volumes above, real ones below.", "film"))
     if sample.large:
         large = np.stack(list(pipeline.draw(arrays.keys(data.seed, 1), tuple(sample.large), data.rows(1))))
         pictures.grid(folder / "large.png", large)

@@ -159,7 +159,7 @@ def _rows(facts: dict[str, Any]) -> Iterator[Table]:
     protocol = dictionary(facts, "protocol")
     scores = [*dict.fromkeys(k for row in rows for k in dictionary(row, "scores") if k in protocol)]
     if heads and scores:
-        lines = [[row.get(k, "") for k in heads] + [at(row, "scores", k) for k in scores] for row in rows]
+        lines = [[_joined(row.get(k, "")) for k in heads] + [at(row, "scores", k) for k in scores] for row in rows]
         yield Table("", [*map(_words, heads), *scores], lines)
 
 
@@ -168,6 +168,10 @@ def _courses(facts: dict[str, Any]) -> Iterator[tuple[str, list[tuple[float, flo
     for name, values in facts.items():
         if isinstance(values, list) and values and all(isinstance(v, float) and finite(v) for v in values):
             yield _words(name), [(100 * (i + 1) / len(values), v) for i, v in enumerate(values)]
+
+
+def _joined(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _words(name: str) -> str:

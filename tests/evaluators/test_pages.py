@@ -320,4 +320,9 @@ def test_volumes(tmp_path):
     growth.evaluate(pipeline, data, tmp_path, steps=(2, 3))
     with pytest.raises(UserError, match="swd scores images, and these are volumes"):
         scores.evaluate(pipeline, data, tmp_path, metrics=("swd",))
-    assert (tmp_path / "samples.png").is_file()
+    shown = cells(tmp_path / "samples.png", 3, 3, (6, 8 + GAP + 8 + GAP + 6)).reshape(9, 6, -1, 3)[:8]
+    near(shown[:, :, :8], drawn[:, 2])  # the slice in the middle, then across H and across W
+    near(shown[:, :4, 10:18], drawn[:, :, 3])
+    with PIL.Image.open(tmp_path / "slices.webp") as film:
+        assert film.n_frames == 1  # of one colour: the codec joins equal frames
+        assert film.size == (4 * (8 + GAP) - GAP, 2 * (6 + GAP) - GAP)
