@@ -30,7 +30,7 @@ def smoke(config):
     """Seconds: shows that every part works, not what it is worth."""
     recipes.tiny(config)
     config.model.classes = 0  # tissue has none
-    config.data.patch = config.sample.size = (16, 16)
+    config.data.patch = config.sample.size = (8, 8)  # of 32 x 32 pixels
     recipes.smoke(config)
 
 
