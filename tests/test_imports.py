@@ -1,6 +1,7 @@
 """Who may import whom: the rooms of the house, from the ground up."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ LINES = [
     {"errors", "devices"},
     {"arrays"},
     {"contracts"},
-    {"config", "build", "screen"},
+    {"screen"},
     {"io", "ca", "diffusion"},
     {"nn"},
     {"models", "metrics", "data"},
     {"tasks", "tiling"},
+    {"build"},
     {"pipelines", "judge"},
-    {"evaluators"},
+    {"evaluators", "config"},
     {"runtime", "report"},
     {"verbs"},
     {"main"},
@@ -108,3 +110,44 @@ def test_every_folder_of_the_package_says_what_it_is():
         docstring, *rest = ast.parse((folder / "__init__.py").read_text()).body
         assert isinstance(docstring.value.value, str)
         assert not [node for node in rest if not isinstance(node, ast.Assign)]
+
+
+SYSTEMS = {f.stem for f in files("nca_gen/models")} - {"__init__", "resnet34"}  # a network whose features scores use
+THEIRS = ("models", "pipelines", "evaluators")  # rooms that may know a system
+
+
+def names(source):
+    """Identifiers and texts of ``source`` but for docstrings and the paths of pages."""
+    tree = ast.parse(source)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield re.sub(r"configs/\w+\.py|runs/\w+", "", node.value)
+        elif isinstance(node, ast.Name | ast.Attribute):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+        elif isinstance(node, ast.alias):
+            yield node.name
+
+
+def test_no_system_is_named_outside_the_rooms_of_systems():
+    words = {
+        f"{dotted(f)}: {system}"
+        for f in files("nca_gen")
+        if room(dotted(f)) not in THEIRS
+        for name in names(f.read_text())
+        for system in SYSTEMS & set(re.split(r"\W+", name))
+    }
+    assert words == set()
+
+
+def test_a_name_of_a_system_is_seen():
+    assert {"diff_nca", "fourier_diff_nca", "dit", "unet"} <= SYSTEMS
+    assert "dit" in names("""from nca_gen.models import dit""")
+    assert "geca.x" in names("""f("geca.x")""")
+    assert [*names('"""Of geca."""')] == []
