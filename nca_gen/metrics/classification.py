@@ -40,8 +40,8 @@ def figures(
     probability: Float[np.ndarray, "N L"], truth: Num[np.ndarray, "N L"], multi: bool
 ) -> dict[str, Float[np.ndarray, " L"]]:
     """``FIGURES`` of every class, NaN where undefined. ``truth``: 0/1 columns."""
-    has, said = truth > 0, decided(probability, multi)
-    hits, misses, alarms = (said & has).sum(0), (~said & has).sum(0), (said & ~has).sum(0)
+    has, says = truth > 0, decided(probability, multi)
+    hits, misses, alarms = (says & has).sum(0), (~says & has).sum(0), (says & ~has).sum(0)
     quiet = len(has) - hits - misses - alarms
     sensitivity, specificity = _share(hits, hits + misses), _share(quiet, quiet + alarms)
     both = _share(2 * sensitivity * specificity, sensitivity + specificity)
@@ -88,9 +88,9 @@ def average_precision(
     ends = np.append(np.flatnonzero(np.diff(probability[order])), len(order) - 1)  # the last of each threshold
     weight = np.ones(len(order)) if weight is None else weight[..., order]
     seen = np.cumsum(weight, -1)[..., ends]
-    found = np.cumsum(weight * has[order], -1)[..., ends]
-    gained = np.diff(found, prepend=0)
-    return _share((gained * _share(found, seen, 0.0)).sum(-1), found[..., -1])
+    hits = np.cumsum(weight * has[order], -1)[..., ends]
+    gained = np.diff(hits, prepend=0)
+    return _share((gained * _share(hits, seen, 0.0)).sum(-1), hits[..., -1])
 
 
 def mean_average_precision(
@@ -120,15 +120,15 @@ def pooled(
 
 
 def bootstrap(
-    mine: Sequence[Float[np.ndarray, "R _ L"]],
-    theirs: Sequence[Float[np.ndarray, "R _ L"]],
+    one: Sequence[Float[np.ndarray, "R _ L"]],
+    other: Sequence[Float[np.ndarray, "R _ L"]],
     truth: Sequence[Num[np.ndarray, "_ L"]],
     patients: Sequence[Sequence[str]],
     seed: int,
     draws: int = 2000,
     statistic: Callable[..., Float[np.ndarray, "*D"]] = mean_average_precision,
 ) -> Test:
-    """Whether ``mine`` beats ``theirs`` on the same images, by a paired bootstrap over patients.
+    """Whether ``one`` beats the ``other`` on the same images, by a paired bootstrap over patients.
 
     Each argument has an entry a fold, and of probabilities ``R`` repeats in it; the figure is the mean over both of the
     difference of ``statistic``. In each of ``draws`` samples the patients of every fold are drawn with replacement, all
@@ -137,7 +137,7 @@ def bootstrap(
     sample more than were drawn. It answers what other patients would have given, not what other trainings would.
     """
     rng, differences, observed = np.random.default_rng(seed), [], []
-    for a, b, t, who in zip(mine, theirs, truth, patients, strict=True):
+    for a, b, t, who in zip(one, other, truth, patients, strict=True):
         names, inverse = np.unique(np.asarray(who), return_inverse=True)
         counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
         for x, y in zip(a, b, strict=True):

@@ -34,10 +34,10 @@ def pairs(
     columns: Int[np.ndarray, " P"],
 ) -> Float64[np.ndarray, " P"]:
     """Squared distance of ``a[rows[i]]`` and ``b[columns[i]]`` for every i, term by term: symmetric to the last bit."""
-    found = np.empty(len(rows))
+    squared = np.empty(len(rows))
     for at in blocks(len(rows)):
-        found[at] = ((a[rows[at]].astype(np.float64) - b[columns[at]]) ** 2).sum(1)
-    return found
+        squared[at] = ((a[rows[at]].astype(np.float64) - b[columns[at]]) ** 2).sum(1)
+    return squared
 
 
 def squares(
@@ -48,19 +48,19 @@ def squares(
     ``origin`` is a point near to both: the nearer, the fewer pairs cancel and need a second evaluation.
     """
     p, q = a.astype(np.float64) - origin, b.astype(np.float64) - origin
-    found, scale = p @ q.T, (p * p).sum(1)[:, None] + (q * q).sum(1)
-    found *= -2
-    found += scale
+    squared, scale = p @ q.T, (p * p).sum(1)[:, None] + (q * q).sum(1)
+    squared *= -2
+    squared += scale
     scale *= NEAR
-    rows, columns = np.nonzero(found <= scale)
+    rows, columns = np.nonzero(squared <= scale)
     if len(rows):
-        found[rows, columns] = 0
+        squared[rows, columns] = 0
         # A collapsed set is nothing but copies: they are told by their bytes, without arithmetic.
         of_a, of_b = (np.array([hash(row.tobytes()) for row in x]) for x in (a, b))
         differ = of_a[rows] != of_b[columns]
         rows, columns = rows[differ], columns[differ]
-        found[rows, columns] = pairs(a, b, rows, columns)
-    return found
+        squared[rows, columns] = pairs(a, b, rows, columns)
+    return squared
 
 
 def nearest(
@@ -77,14 +77,14 @@ def nearest(
     values, indices = np.full((len(queries), k), np.inf), np.zeros((len(queries), k), int)
     for at in blocks(len(queries)):
         for seen in blocks(len(references)):
-            found = squares(queries[at], references[seen], origin)
+            squared = squares(queries[at], references[seen], origin)
             if among_itself and at == seen:
-                np.fill_diagonal(found, np.inf)
-            found = np.concatenate([values[at], found], 1)
-            best = np.argpartition(found, k - 1, axis=1)[:, :k]
+                np.fill_diagonal(squared, np.inf)
+            squared = np.concatenate([values[at], squared], 1)
+            best = np.argpartition(squared, k - 1, axis=1)[:, :k]
             known = np.take_along_axis(indices[at], np.minimum(best, k - 1), 1)
             indices[at] = np.where(best < k, known, best - k + seen.start)
-            values[at] = np.take_along_axis(found, best, 1)
+            values[at] = np.take_along_axis(squared, best, 1)
     rows = np.repeat(np.arange(len(queries)), k)
     values = pairs(queries, references, rows, indices.ravel()).reshape(-1, k)
     order = np.lexsort((indices, values))
@@ -113,10 +113,10 @@ def balls(
     for at in blocks(len(points)):
         for of in blocks(len(centres)):
             limit = squared_radii[of]
-            found = squares(points[at], centres[of], origin)
-            rows, columns = np.nonzero((found > 0) & (np.abs(found - limit) <= MARGIN * limit))
-            found[rows, columns] = pairs(points[at], centres[of], rows, columns)
-            held = inside(found, limit)
-            of_points[at] += np.count_nonzero(held, 1)
-            of_balls[of] += np.count_nonzero(held, 0)
+            squared = squares(points[at], centres[of], origin)
+            rows, columns = np.nonzero((squared > 0) & (np.abs(squared - limit) <= MARGIN * limit))
+            squared[rows, columns] = pairs(points[at], centres[of], rows, columns)
+            hit = inside(squared, limit)
+            of_points[at] += np.count_nonzero(hit, 1)
+            of_balls[of] += np.count_nonzero(hit, 0)
     return of_points, of_balls

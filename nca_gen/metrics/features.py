@@ -151,13 +151,13 @@ def extract(
             x = rgb(images[start : start + size])
             yield slice(start, start + len(x)), network(np.concatenate([x, np.repeat(x[-1:], size - len(x), 0)]))
 
-    found: dict[str, np.ndarray] = {}
+    outputs: dict[str, np.ndarray] = {}
     for where, out in _one_behind(batches()):
         for layer in layers:
             y = np.asarray(out[layer])[: where.stop - where.start]
-            found.setdefault(layer, np.empty((n, y.shape[-1]), np.float32))[where] = y
+            outputs.setdefault(layer, np.empty((n, y.shape[-1]), np.float32))[where] = y
         progress(where.stop)
-    return found
+    return outputs
 
 
 def loaded(
@@ -187,14 +187,14 @@ def cached(
         key.update(rgb(images[start : start + 32]).tobytes())
     path = Path(folder, f"{name}-{key.hexdigest()[:16]}.npz")
     try:
-        with path.open("rb") as file, np.load(file) as kept:
-            return {layer: kept[layer] for layer in facts["layers"]}
+        with path.open("rb") as file, np.load(file) as stored:
+            return {layer: stored[layer] for layer in facts["layers"]}
     except Exception:  # missing, cut short, or not ours: numpy and zip each raise what they like
-        found = extract(name, images, weights=weights, **how)
+        outputs = extract(name, images, weights=weights, **how)
     path.parent.mkdir(parents=True, exist_ok=True)
     with write.whole(path) as draft, draft.open("wb") as file:
-        np.savez(file, **found)
-    return found
+        np.savez(file, **outputs)
+    return outputs
 
 
 def protocol(name: str, weights: str | Path | None = None) -> dict[str, Any]:

@@ -52,12 +52,12 @@ def distances(
     a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "M D"], std: Float64[np.ndarray, " D"]
 ) -> Float32[np.ndarray, "N M"]:
     """Squared distances float32 ``[N, M]`` of features divided by ``std``: 4 N M bytes, 2 GB for 50,000 and 10,000."""
-    found = np.empty((len(a), len(b)), np.float32)
+    square = np.empty((len(a), len(b)), np.float32)
     origin = b.mean(0, dtype=np.float64) / std
     for at in blocks(len(a)):
         for of in blocks(len(b)):
-            found[at, of] = squares(a[at] / std, b[of] / std, origin)
-    return found
+            square[at, of] = squares(a[at] / std, b[of] / std, origin)
+    return square
 
 
 def _log_densities(
@@ -65,9 +65,9 @@ def _log_densities(
 ) -> Float64[np.ndarray, "N M"]:
     """log N(x; g, exp(log_variance) I) / M for every pair."""
     offset = 0.5 * width * (log_variance + math.log(2 * math.pi)) + math.log(len(log_variance))
-    found = square * (-0.5 * np.exp(-log_variance))
-    found -= offset
-    return found
+    logs = square * (-0.5 * np.exp(-log_variance))
+    logs -= offset
+    return logs
 
 
 def _summed(logs: Float64[np.ndarray, "N M"], floor: Float64[np.ndarray, " N"] | float) -> tuple[np.ndarray, ...]:
@@ -124,11 +124,11 @@ def surprise(
     square: Float[np.ndarray, "N M"], log_variance: Float64[np.ndarray, " M"], width: int
 ) -> Float64[np.ndarray, " N"]:
     """n(x) = -log of the mixture's density, over ``width``, for every row of squared distances."""
-    found = np.empty(len(square))
+    surprises = np.empty(len(square))
     for at in blocks(len(square), max(1, CELLS // square.shape[1])):
         logs = _log_densities(square[at].astype(np.float64), log_variance, width)
-        found[at] = -_summed(logs, -np.inf)[0] / width
-    return found
+        surprises[at] = -_summed(logs, -np.inf)[0] / width
+    return surprises
 
 
 def mixture(

@@ -146,12 +146,12 @@ def statistics(images: Any, seed: int, ruler: Ruler, net: str = "alex") -> Float
         raise UserError(f"lpips by {net} needs images of {least} pixels a side, not {height} x {width} ({others})")
     order = np.random.default_rng(seed).permutation(n)
     size = min(n - 1, max(1, min(PAIRS, AREA // (height * width))))
-    ruler, found = jax.device_put(ruler), []
+    ruler, values = jax.device_put(ruler), []
     for start in range(0, n - 1, size):
         some = rgb(images[order[start : start + size + 1]])
         padded = np.concatenate([some, np.repeat(some[-1:], size + 1 - len(some), 0)])
-        found.append(np.asarray(_consecutive(net, ruler, padded.astype(np.float32)))[: len(some) - 1])
-    return np.concatenate(found)
+        values.append(np.asarray(_consecutive(net, ruler, padded.astype(np.float32)))[: len(some) - 1])
+    return np.concatenate(values)
 
 
 def score(

@@ -17,19 +17,19 @@ _notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 def note(text: str) -> None:
     """A caveat that must stand beside a number: goes to the nearest :func:`collecting`, else it is a UserWarning."""
-    found = _notes.get()
-    if found is None:
+    caveats = _notes.get()
+    if caveats is None:
         warnings.warn(text, UserWarning, stacklevel=3)
-    elif text not in found:
-        found.append(text)
+    elif text not in caveats:
+        caveats.append(text)
 
 
 @contextmanager
 def collecting() -> Iterator[list[str]]:
     """A list that receives the notes made inside of the ``with``, each once."""
-    token = _notes.set(found := [])
+    token = _notes.set(caveats := [])
     try:
-        yield found
+        yield caveats
     finally:
         _notes.reset(token)
 

@@ -53,10 +53,10 @@ def distance(real: Manifold, generated: Manifold, seed: int) -> dict[str, float]
         "recall": balls(real.features, *generated)[0] > 0,
     }
     scores = {}
-    for part, held in parts.items():
-        low, high = interval(held, seed)
+    for part, covered in parts.items():
+        low, high = interval(covered, seed)
         name = f"precision_recall_{part}"
-        scores |= {name: float(held.mean()), f"{name}_low": low, f"{name}_high": high}
+        scores |= {name: float(covered.mean()), f"{name}_low": low, f"{name}_high": high}
     precision, recall = (scores[f"precision_recall_{part}"] for part in parts)
     return {"precision_recall": 2 * precision * recall / max(1e-5, precision + recall)} | scores
 

@@ -82,11 +82,11 @@ def statistics(images: Images, seed: int) -> Stats:
     patches: dict[int, list[np.ndarray]] = {}
     block = max(1, 2**22 // math.prod(images.shape[1:]))
     for first in range(0, len(images), block):
-        mine = slice(*np.searchsorted(owner, (first, first + block)))
+        share = slice(*np.searchsorted(owner, (first, first + block)))
         for level in pyramid(images[order[first : first + block]].astype(np.float32)):
             views = np.lib.stride_tricks.sliding_window_view(level, (PATCH, PATCH), (1, 2))
-            y, x = ((c[mine] * n).astype(int) for c, n in zip(corner, views.shape[1:3], strict=True))
-            patches.setdefault(min(level.shape[1:3]), []).append(views[owner[mine] - first, y, x])
+            y, x = ((c[share] * n).astype(int) for c, n in zip(corner, views.shape[1:3], strict=True))
+            patches.setdefault(min(level.shape[1:3]), []).append(views[owner[share] - first, y, x])
     return {size: _scaled(np.concatenate(parts)) for size, parts in patches.items()}
 
 

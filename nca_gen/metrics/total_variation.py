@@ -47,11 +47,11 @@ def variation(volume: Float[np.ndarray, "*S C"], norm: str = "l1", planes: int |
 
 def statistics(volumes: Any, norm: str = "l1") -> Float[np.ndarray, "N 2"]:
     """Total variation and number of voxels (times channels) of each of ``volumes`` (``x[i]`` in [-1, 1], any sizes)."""
-    found = []
+    totals = []
     for i in range(len(volumes)):
         volume = volumes[i]
-        found.append((variation(volume, norm) * 128 / 255, volume.size))  # [-1, 1) are 256 levels of 1/128
-    return np.array(found, np.float64).reshape(-1, 2)
+        totals.append((variation(volume, norm) * 128 / 255, volume.size))  # [-1, 1) are 256 levels of 1/128
+    return np.array(totals, np.float64).reshape(-1, 2)
 
 
 def merge(one: Float[np.ndarray, "N 2"], other: Float[np.ndarray, "M 2"]) -> Float[np.ndarray, "K 2"]:

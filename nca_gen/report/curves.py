@@ -19,8 +19,8 @@ def thin(
     """Mean ``x``, and least, mean and greatest ``y``, of at most ``points`` runs of neighbours: no spike is lost."""
     starts = np.unique(np.linspace(0, len(x), min(points, len(x)), endpoint=False).astype(int))
     counts = np.diff(np.append(starts, len(x)))
-    mean = lambda v: np.add.reduceat(v, starts) / counts  # noqa: E731
-    return mean(x), np.minimum.reduceat(y, starts), mean(y), np.maximum.reduceat(y, starts)
+    at, mean = (np.add.reduceat(v, starts) / counts for v in (x, y))
+    return at, np.minimum.reduceat(y, starts), mean, np.maximum.reduceat(y, starts)
 
 
 def smooth(y: Float[np.ndarray, " n"], width: int) -> Float[np.ndarray, " n"]:
@@ -82,7 +82,9 @@ def draw(
         v = (height(np.maximum(py, low * 0.5) if log else py) - height(low)) / (height(high) - height(low))
         return LEFT + u * (RIGHT - LEFT), BOTTOM - v * (BOTTOM - TOP)
 
-    points = lambda px, py: " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(*place(px, py), strict=True))  # noqa: E731
+    def points(px, py):
+        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(*place(px, py), strict=True))
+
     parts = []
     for mark in ticks(low, high, log):
         v = place(first, mark)[1]

@@ -47,8 +47,8 @@ class Run(NamedTuple):
 
 def read(folder: Path) -> Run:
     """The files of a workdir."""
-    found = [p for p in folder.glob("eval/*") if p.name.isdecimal() and p.is_dir()]
-    evaluations = [Evaluation(int(p.name), p, pages(p)) for p in found]
+    folders = [p for p in folder.glob("eval/*") if p.name.isdecimal() and p.is_dir()]
+    evaluations = [Evaluation(int(p.name), p, pages(p)) for p in folders]
     config, environment = (read_object(folder / f"{name}.json") for name in ("config", "environment"))
     return Run(config, environment, read_log(folder / "metrics.jsonl"), sorted(evaluations, key=lambda e: e.step))
 
@@ -183,18 +183,18 @@ def loose(run: Run) -> list[tuple[Evaluation, Figure]]:
     named = {
         file for e in run.evaluations for page in e.pages.values() for f in page.figures for file in (f.file, f.strip)
     }
-    found: dict[str, Evaluation] = {}
+    newest: dict[str, Evaluation] = {}
     for e in run.evaluations:
-        found |= {p.name: e for p in sorted(e.folder.iterdir()) if p.suffix in MIME and p.name not in named}
-    stems = {Path(name).stem: name for name in found}
+        newest |= {p.name: e for p in sorted(e.folder.iterdir()) if p.suffix in MIME and p.name not in named}
+    stems = {Path(name).stem: name for name in newest}
     shown = []
     for stem, name in sorted(stems.items()):
-        words = f"{_words(stem.removesuffix(STRIP))} at step {found[name].step:,}."
+        words = f"{_words(stem.removesuffix(STRIP))} at step {newest[name].step:,}."
         strip = stems.get(f"{stem}{STRIP}", "")
         if name.endswith(FILMS):
-            shown.append((found[name], Figure(name, words, "film", strip)))
+            shown.append((newest[name], Figure(name, words, "film", strip)))
         elif not (stem.endswith(STRIP) and stems.get(stem.removesuffix(STRIP), "").endswith(FILMS)):
-            shown.append((found[name], Figure(name, words)))
+            shown.append((newest[name], Figure(name, words)))
     return shown
 
 
