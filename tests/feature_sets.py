@@ -18,3 +18,8 @@ def pair(n: int = 120, m: int = 150, width: int = 24) -> tuple[np.ndarray, np.nd
 
 def logits(n: int = 205, classes: int = 12) -> np.ndarray:
     return 2 * features(2, n, classes)
+
+
+def squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared distance of every row of ``a`` to every row of ``b``, term by term."""
+    return ((a[:, None].astype(np.float64) - b[None]) ** 2).sum(2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from feature_sets import features
+from feature_sets import features, squares
 
 from nca_gen.metrics import authpct, distances
 
@@ -13,9 +13,11 @@ from nca_gen.metrics import authpct, distances
 def test_equals_brute_force(monkeypatch, block):
     monkeypatch.setattr(distances, "BLOCK", block)
     generated, real, train = (features(seed, 40 + seed, 6) for seed in range(3))
-    far = lambda a, b: np.sqrt(((a[:, None].astype(np.float64) - b[None]) ** 2).sum(2))  # noqa: E731
-    own = np.sort(far(train, train), 1)[:, 1]
-    share = lambda x: 100 * (far(x, train).min(1) > own[far(x, train).argmin(1)]).mean()  # noqa: E731
+    own = np.sort(squares(train, train), 1)[:, 1]
+
+    def share(x):
+        return 100 * (squares(x, train).min(1) > own[squares(x, train).argmin(1)]).mean()
+
     got = authpct.score(generated, real, train, 0)
     assert got["authpct"] == pytest.approx(share(generated), rel=1e-12)
     assert got["authpct_real"] == pytest.approx(share(real), rel=1e-12)
@@ -24,7 +26,10 @@ def test_equals_brute_force(monkeypatch, block):
 
 def test_a_line_of_points():
     """Train at 0, 1, 5: their own neighbours are 1, 1 and 4 away."""
-    line = lambda *x: np.array(x, np.float32)[:, None]  # noqa: E731
+
+    def line(*x):
+        return np.array(x, np.float32)[:, None]
+
     train = line(0, 1, 5)
     generated = line(
         -0.9, -1.0, -1.1, 1.5, 8.9, 9.0, 9.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from feature_sets import features, pair
+from feature_sets import features, pair, squares
 
 from nca_gen.metrics import density_coverage, distances
 from nca_gen.metrics.notes import collecting
@@ -24,8 +24,7 @@ def test_the_digits_of_prdc():
 def test_equals_brute_force(monkeypatch, block, k):
     monkeypatch.setattr(distances, "BLOCK", block)
     generated, real = pair(40, 50, 6)
-    far = lambda a, b: ((a[:, None].astype(np.float64) - b[None]) ** 2).sum(2)  # noqa: E731
-    held = far(generated, real) < np.sort(far(real, real), 1)[:, k]
+    held = squares(generated, real) < np.sort(squares(real, real), 1)[:, k]
     expected = held.sum(1).mean() / k, held.any(0).mean()
     assert parts(density_coverage.score(generated, real, None, 0, k=k)) == pytest.approx(expected, rel=1e-12)
 

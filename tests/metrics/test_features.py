@@ -122,7 +122,10 @@ def test_weights_from_a_file_a_folder_or_nowhere(net, tmp_path):
     other = tmp_path / "elsewhere"
     other.mkdir()
     np.savez(other / "mine.npz", **{"fc.weight": 2 * KERNEL})
-    got = lambda **how: features.extract("net", IMAGES[:1], layers=["fc"], **how)["fc"]  # noqa: E731
+
+    def got(**how):
+        return features.extract("net", IMAGES[:1], layers=["fc"], **how)["fc"]
+
     np.testing.assert_allclose(got(weights=other / "mine.npz"), 2 * got())
     np.testing.assert_array_equal(got(weights=str(tmp_path)), got())
     with pytest.raises(UserError, match=r"no net\.npz .*https://x\.org/net\.pth \(licence: MIT\)"):
@@ -171,7 +174,10 @@ def calls(monkeypatch):
 
 def test_features_are_kept(calls, tmp_path):
     """Computed once for the same pixels, weights and layers, whatever holds the images; anew for any other."""
-    got = lambda x=IMAGES, **how: features.cached(how.pop("name", "net"), x, tmp_path / "kept", **how)  # noqa: E731
+
+    def got(x=IMAGES, **how):
+        return features.cached(how.pop("name", "net"), x, tmp_path / "kept", **how)
+
     first, again = got(), got(Set())
     assert len(calls) == 1
     assert list(first) == list(again) == ["sum", "fc"]

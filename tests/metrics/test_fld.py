@@ -89,8 +89,13 @@ def test_equals_the_second_implementation(monkeypatch, cells, width):
 
 def test_memorised_samples_have_a_gap_and_fresh_ones_have_none():
     train, real, fresh = (features(seed, 300, 128) for seed in (10, 11, 12))
-    blurred = lambda x: x + np.random.default_rng(0).normal(0, 0.2, x.shape).astype(np.float32)  # noqa: E731
-    gap = lambda x: fld.score(x, real, train, 0, perfect=0.0)  # noqa: E731
+
+    def blurred(x):
+        return x + np.random.default_rng(0).normal(0, 0.2, x.shape).astype(np.float32)
+
+    def gap(x):
+        return fld.score(x, real, train, 0, perfect=0.0)
+
     new, near = gap(fresh), gap(blurred(train[:150]))
     assert abs(new["fld_gg"]) < 2
     assert new["fld_gg_low"] < 0 < new["fld_gg_high"]
@@ -104,7 +109,10 @@ def test_fld_is_about_0_for_fresh_samples_and_grows_with_what_is_wrong():
     """Samples of the source do as well as the training half that sets the zero; a shift and a collapse do worse."""
     train, real, fresh = (features(seed, 300, 128) for seed in (10, 11, 12))
     zero = fld.baseline(train, real, 150, 0)
-    score = lambda x: fld.score(x, real, train, 0, perfect=zero)["fld"]  # noqa: E731
+
+    def score(x):
+        return fld.score(x, real, train, 0, perfect=zero)["fld"]
+
     assert abs(score(fresh[:150])) < 2
     assert score(fresh[:150] + np.float32(0.5)) > 4
     assert score(np.repeat(fresh[:3], 50, 0)) > 8

@@ -22,7 +22,10 @@ def test_the_digits_of_torch_fidelity():
 
 def test_one_subset_against_loops_over_pairs():
     x, y = (features(seed, 9, 5).astype(np.float64) for seed in (0, 1))
-    k = lambda a, b: (a @ b / 5 + 1) ** 3  # noqa: E731
+
+    def k(a, b):
+        return (a @ b / 5 + 1) ** 3
+
     within = [np.mean([k(a, b) for a, b in permutations(s, 2)]) for s in (x, y)]
     assert kid.mmd(x, y) == pytest.approx(sum(within) - 2 * np.mean([k(a, b) for a, b in product(x, y)]), rel=1e-12)
 

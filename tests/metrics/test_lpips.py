@@ -55,7 +55,10 @@ def test_a_distance_is_symmetric_and_zero_between_equals():
 def test_the_gradient_is_a_number_where_nothing_is_seen():
     """Biases that let nothing through any ReLU: no direction has a length."""
     blind = {k: v - 1e3 * k.endswith("bias") for k, v in state().items()}
-    distance = lambda a: lpips.between("alex", lpips.ruler("alex", blind), a, pair(PIXELS[1])).sum()  # noqa: E731
+
+    def distance(a):
+        return lpips.between("alex", lpips.ruler("alex", blind), a, pair(PIXELS[1])).sum()
+
     np.testing.assert_array_equal(jax.jit(jax.grad(distance))(pair(PIXELS[0])), 0)
 
 

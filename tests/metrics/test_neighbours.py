@@ -31,7 +31,10 @@ def test_images_that_are_read_give_what_arrays_give(monkeypatch):
     expected = neighbours.nearest(queries, references)
     monkeypatch.setattr(neighbours, "BLOCK", 100)  # 2 images
     monkeypatch.setattr(neighbours, "HELD", 2)
-    lazy = lambda x, seen: sets.Lazy(lambda at: seen.extend(at) or x[at], x.shape, "")  # noqa: E731
+
+    def lazy(x, seen):
+        return sets.Lazy(lambda at: seen.extend(at) or x[at], x.shape, "")
+
     found = neighbours.nearest(lazy(queries, []), lazy(references, read))
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
@@ -56,7 +59,10 @@ def test_finds_planted_copies():
 
 def test_ratio_in_closed_form():
     """Constant images are at the distance of their grey levels: medians 0.1 for generated and 0.2 for real."""
-    grey = lambda *levels: np.array(levels, np.float32)[:, None, None, None] * np.ones((4, 4, 1), np.float32)  # noqa: E731
+
+    def grey(*levels):
+        return np.array(levels, np.float32)[:, None, None, None] * np.ones((4, 4, 1), np.float32)
+
     scores = neighbours.score(grey(0.1, 0.95, 0.4), grey(-0.2, 0.8), grey(0.0, 1.0), 0)
     expected = {"neighbours": 0.5, "neighbours_min": 0.25, "neighbours_generated": 0.1, "neighbours_real": 0.2}
     assert scores == pytest.approx(expected, rel=1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from feature_sets import features, pair
+from feature_sets import features, pair, squares
 
 from nca_gen.metrics import distances, precision_recall
 from nca_gen.metrics.notes import collecting
@@ -28,15 +28,20 @@ def test_the_digits_of_torch_fidelity():
 def test_equals_brute_force(monkeypatch, block, k):
     monkeypatch.setattr(distances, "BLOCK", block)
     generated, real = pair(40, 50, 6)
-    far = lambda a, b: ((a[:, None].astype(np.float64) - b[None]) ** 2).sum(2)  # noqa: E731
-    inside = lambda x, of: (far(x, of) <= np.sort(far(of, of), 1)[:, k]).any(1).mean()  # noqa: E731
+
+    def inside(x, of):
+        return (squares(x, of) <= np.sort(squares(of, of), 1)[:, k]).any(1).mean()
+
     got = precision_recall.score(generated, real, None, 0, k=k)
     assert parts(got) == (inside(generated, real), inside(real, generated))
 
 
 def test_half_of_the_classes_and_half_of_the_samples():
     """Real images of two kinds; generated ones of the first kind and of none: both shares are a half."""
-    kind = lambda seed, at: features(seed, 50, 12) + np.float32(at)  # noqa: E731
+
+    def kind(seed, at):
+        return features(seed, 50, 12) + np.float32(at)
+
     real = np.concatenate([kind(0, 0), kind(1, 100)])
     generated = np.concatenate([kind(0, 0)[:40], kind(2, -100)[:40]])
     precision, recall = parts(precision_recall.score(generated, real, None, 0))

@@ -79,7 +79,10 @@ def test_down_and_up_against_a_convolution_written_out():
 
 
 def test_levels_go_down_to_16_pixels():
-    levels = lambda *size: [level.shape[1:3] for level in swd.pyramid(np.zeros((1, *size, 1)))]  # noqa: E731
+
+    def levels(*size):
+        return [level.shape[1:3] for level in swd.pyramid(np.zeros((1, *size, 1)))]
+
     assert levels(64, 64) == [(64, 64), (32, 32), (16, 16)]
     assert levels(16, 40) == [(16, 40)]
     assert levels(31, 31) == [(31, 31), (16, 16)]
@@ -126,7 +129,10 @@ def test_against_all_patches_and_loops():
     real = random_images(4, 6, 32, 32, 2)
     generated = np.clip(random_images(5, 6, 32, 32, 2), -0.2, 0.6) ** 3
     a, b, directions = levels(real), levels(generated), unit(np.random.default_rng(6), 200, 98)
-    distance = lambda n: 1000 * np.mean([wasserstein_distance(a[n] @ d, b[n] @ d) for d in directions])  # noqa: E731
+
+    def distance(n):
+        return 1000 * np.mean([wasserstein_distance(a[n] @ d, b[n] @ d) for d in directions])
+
     expected = {f"swd_{n}": distance(n) for n in (32, 16)}
     got = swd.score(generated, real, None, seed=7)
     for name, value in expected.items():

@@ -59,7 +59,10 @@ def test_blocks_do_not_change_it(norm):
 def test_relative_is_per_voxel_and_hides_no_size(tmp_path):
     """Twice the contrast is twice the variation, in volumes of another size too."""
     rng = np.random.default_rng(1)
-    noise = lambda n, width: rng.integers(0, width, (n, n, n)).astype(np.uint8)  # noqa: E731
+
+    def noise(n, width):
+        return rng.integers(0, width, (n, n, n)).astype(np.uint8)
+
     for name, items in (("real", [noise(24, 100), noise(28, 100)]), ("generated", [noise(20, 200)])):
         (tmp_path / name).mkdir()
         for i, volume in enumerate(items):
