@@ -1,0 +1,130 @@
+"""--mode=chain: which stages run, with which config, where."""
+
+import json
+from argparse import Namespace
+
+import pytest
+
+from nca_gen import build, main
+from nca_gen.runtime import checkpoint, record
+
+PAGE = """
+from ml_collections import ConfigDict
+from nca_gen.config import Stage
+
+def stage(name, path=""):
+    config = ConfigDict({
+        "model": {"name": "vae_kl"}, "task": {"name": "autoencode"}, "data": {"name": "folder", "path": path},
+        "train": {"steps": 5, "batch": 2},
+    })
+    config.data.patch = (8, 8)
+    return config
+
+def get_config():
+    return stage("last")
+
+def smoke(config):
+    config.train.steps = 1
+
+def chain(forms):
+    stages = [Stage("first", stage("first"), ("train", "encode")), Stage("last", stage("last", "../first"))]
+    for one in stages:
+        if "smoke" in forms:
+            smoke(one.config)
+    return stages
+"""
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """What each verb was called with, in a folder that has the page."""
+    (tmp_path / "page.py").write_text(PAGE)
+    (tmp_path / "plain.py").write_text("def get_config():\n    return {}\n")
+    monkeypatch.chdir(tmp_path)
+    noted, chain = [], build.verb("chain")
+
+    def verb(mode):
+        note = lambda config, workdir: noted.append((mode, str(workdir), config))  # noqa: E731
+        return chain if mode == "chain" else Namespace(**{mode: note})
+
+    monkeypatch.setattr(build, "verb", verb)
+    return noted
+
+
+def run(*flags, page="page.py"):
+    return main.run([f"--config={page}", "--mode=chain", "--workdir=runs", *flags])
+
+
+def test_stages_come_in_turn_each_with_its_own_config(calls):
+    assert run("--config.first.train.steps=7", "--config.first.encode.batch=3", "--config.last.seed=4") == 0
+    assert [(mode, workdir) for mode, workdir, _ in calls] == [
+        ("train", "runs/first"),
+        ("encode", "runs/first"),
+        ("train", "runs/last"),
+    ]
+    first, _, last = (config for _, _, config in calls)
+    assert (first.train.steps, first.encode.batch, first.seed) == (7, 3, 0)
+    assert (last.train.steps, last.seed, last.model.width) == (5, 4, 128)
+    assert last.data.path == "runs/first"  # as it is seen from here
+    assert last.is_locked
+
+
+def test_forms_and_another_start(calls):
+    assert run("--stage=last", page="page.py:smoke") == 0
+    [(mode, workdir, config)] = calls
+    assert (mode, workdir, config.train.steps) == ("train", "runs/last", 1)
+
+
+def test_what_is_finished_is_passed_over(calls, tmp_path, monkeypatch, capsys):
+    """With its own config: what is left to do beside training is still done."""
+    assert run() == 0
+    trained = calls[0][2]
+    calls.clear()
+    (tmp_path / "runs/first").mkdir(parents=True, exist_ok=True)
+    record.save_config(tmp_path / "runs/first", trained)
+    monkeypatch.setattr(checkpoint, "steps", lambda folder: [5] if folder.name == "first" else [2])
+    assert run() == 0
+    assert [mode for mode, _, _ in calls] == ["encode", "train"]
+    assert "first: trained to step 5 already" in capsys.readouterr().out
+    assert run("--config.first.model.width=64") == 2
+    assert "was begun with config.model.width=128, not 64" in capsys.readouterr().err
+    calls.clear()
+    assert run("--config.first.train.steps=9") == 0
+    assert [mode for mode, _, _ in calls] == ["train", "encode", "train"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ("--stage=lst", "unknown stage 'lst'; did you mean last?"),
+        ("--config.frst.seed=1", "unknown stage in 'config.frst.seed'; did you mean config.first.seed?"),
+        ("--config.seed=1", "unknown stage in 'config.seed'; "),
+        ("--config.last.train.step=1", "unknown field 'config.train.step'; did you mean config.train.steps?"),
+        ("--seed=1", "unknown flag '--seed'; "),
+    ],
+)
+def test_errors_are_one_line(calls, capsys, flags, line):
+    assert run(*flags.split()) == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+    assert calls == []
+
+
+def test_other_pages_list_no_stages(calls, capsys):
+    assert run(page="plain.py") == 2
+    assert "plain.py lists no stages" in capsys.readouterr().err
+    assert main.run(["--mode=chain", "--workdir=runs"]) == 2
+    assert "name the page of the chain" in capsys.readouterr().err
+    assert main.run(["--mode=train", "--workdir=runs", "--stage=last"]) == 2
+    assert "--stage is for --mode=chain" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_smoke_form_of_a_real_chain(tmp_path):
+    """An autoencoder, its latents, and cells that learn them; again, and nothing is trained twice."""
+    flags = ["--config=configs/geca_chain.py:smoke", "--mode=chain", f"--workdir={tmp_path}"]
+    assert main.run(flags) == 0
+    curve = (tmp_path / "cells" / "metrics.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in curve.splitlines()] == [1, 2, 3, 4]
+    assert (tmp_path / "autoencoder" / "latents" / "index.json").is_file()
+    assert main.run(flags) == 0
+    assert (tmp_path / "cells" / "metrics.jsonl").read_text() == curve
