@@ -291,10 +291,14 @@ class Classifier(Protocol):
 
 @runtime_checkable
 class Published(Protocol):
-    """A network that reads published weights."""
+    """A network whose weights are published, under names of their own."""
 
     def load(self, path: str | Path) -> PyTree:
         """Parameters from a file. UserError for one that cannot be read, or that holds another network."""
+        ...
+
+    def state(self, params: PyTree) -> dict[str, np.ndarray]:
+        """Parameters by the published names, for :func:`nca_gen.io.weights.write`; what :meth:`load` reads."""
         ...
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from datetime import timedelta
 from numbers import Real
@@ -34,11 +34,10 @@ def number(value: Any) -> str:
     """Says ``value`` in four digits, thousands separated, or in a word where it is no finite number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return "n/a"
-    if not math.isfinite(value):
+    x = float(value)
+    if not math.isfinite(x):
         return "not finite"
-    if abs(value) >= 1000 or float(value).is_integer():
-        return f"{value:,.0f}"
-    return f"{value:.4g}".replace("e-0", "e-")
+    return f"{x:,.0f}" if abs(x) >= 1000 or x.is_integer() else f"{x:.4g}".replace("e-0", "e-")
 
 
 def duration(seconds: int | float) -> str:
@@ -63,6 +62,7 @@ class Bar:
     """
 
     def __init__(self, show: Show, what: str = "", total: int | float = 0, unit: str = ""):
+        """``total`` is how many units there are in all."""
         self.show, self.unit, self.drawn = show, unit, -math.inf
         self.begin(what, total)
 
@@ -103,7 +103,7 @@ def bar(
     every: int | float = EVERY,
     stay: bool = False,
     quiet: bool = False,
-) -> Iterator[Bar]:
+) -> Generator[Bar, None, None]:
     """Yields a :class:`Bar` that is shown while the block runs.
 
     On a terminal as one line, which goes away at the end or may ``stay``. Elsewhere as a line each ``every`` seconds:

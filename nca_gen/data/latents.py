@@ -19,9 +19,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from nca_gen import build
+from nca_gen.contracts import Autoencoder, Published
 from nca_gen.data.source import SPLITS, Example, Source, Splits, fits
 from nca_gen.errors import UserError
-from nca_gen.io import npy
+from nca_gen.io import npy, weights
 from nca_gen.io.images import Unreadable
 
 INDEX, AUTOENCODER = "index.json", "autoencoder.safetensors"
@@ -96,9 +97,29 @@ def decoder(path: str | Path) -> Callable[[Float32[np.ndarray, "n h w c"]], Floa
         def image(params: Any, z: Any) -> Any:
             return jnp.clip(model.decode(params, z * std + mean), -1.0, 1.0)
 
-        return batched(image, model.load(folder(path) / AUTOENCODER), BATCH)
+        return batched(image, restored(path, model), BATCH)
 
     return lambda z: decode()(z)
+
+
+def keep(path: str | Path, model: Autoencoder, params: Any) -> None:
+    """Writes the parameters of the autoencoder into the folder ``path``: by their published names, or by their own."""
+    import jax
+
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    own = {jax.tree_util.keystr(at): np.asarray(leaf) for at, leaf in leaves}
+    weights.write(Path(path, AUTOENCODER), model.state(params) if isinstance(model, Published) else own)
+
+
+def restored(path: str | Path, model: Autoencoder) -> Any:
+    """The parameters that :func:`keep` wrote."""
+    import jax
+
+    file = folder(path) / AUTOENCODER
+    if isinstance(model, Published):
+        return model.load(file)
+    state, like = weights.read(file), jax.eval_shape(model.init, jax.random.key(0))
+    return jax.tree.map_with_path(lambda at, leaf: state[jax.tree_util.keystr(at)].astype(leaf.dtype), like)
 
 
 def batched(f: Callable, params: Any, batch: int) -> Callable[[np.ndarray], np.ndarray]:

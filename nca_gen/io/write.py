@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from nca_gen.errors import UserError
 
 
 @contextmanager
-def refusals(path: str | os.PathLike[str]) -> Iterator[None]:
+def refusals(path: str | os.PathLike[str]) -> Generator[None, None, None]:
     """Turns what the operating system refuses while ``path`` is written into a UserError."""
     try:
         yield
@@ -20,7 +20,7 @@ def refusals(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextmanager
-def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def whole(path: str | os.PathLike[str]) -> Generator[Path, None, None]:
     """Yields a path beside ``path`` to write to, which takes its place at the end of the block.
 
     If the block raises, ``path`` is as it was and nothing is left beside it. The path to write to has the same suffix

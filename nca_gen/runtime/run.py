@@ -67,8 +67,9 @@ def exported(root: Path) -> Part:
     from ml_collections import ConfigDict
 
     stated = configs.tuples(latents.index(root)["config"]) | {"task": {"name": "autoencode"}}
-    here = published(build.completed(ConfigDict(stated)), latents.folder(root) / latents.AUTOENCODER)
-    return Part(here.config, here.task, here.params, here.step, latents.decoder(root))
+    config = build.completed(ConfigDict(stated))
+    task = build.task(config)
+    return Part(frozen(config), task, latents.restored(root, task.model), decode=latents.decoder(root))
 
 
 def beside(config: Any, workdir: str | os.PathLike) -> Parts:

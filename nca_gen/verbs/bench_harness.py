@@ -11,7 +11,7 @@ import json
 import os
 import statistics
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
 from nca_gen.errors import UserError
@@ -49,21 +49,31 @@ def in_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[Row]]
 
     Raises UserError where one ends early.
     """
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": ENVIRONMENT | os.environ}
     answers: dict[str, list[Row]] = {name: [] for name in workers}
     with contextlib.ExitStack() as stack:
-        processes = {
-            name: stack.enter_context(subprocess.Popen(worker.command, cwd=worker.folder, **pipes))
-            for name, worker in workers.items()
-        }
+        asks = {name: stack.enter_context(running(name, worker)) for name, worker in workers.items()}
         for _ in range(rounds + 1):
-            for name, process in processes.items():
-                with contextlib.suppress(BrokenPipeError):
-                    print(file=process.stdin, flush=True)
-                answer = process.stdout.readline()
-                if not answer:
-                    raise UserError(f"bench: the worker of {name!r} ended early; its own message stands above")
-                answers[name].append(json.loads(answer))
-        for process in processes.values():
-            process.stdin.close()
+            for name, ask in asks.items():
+                answers[name].append(ask())
     return answers
+
+
+@contextlib.contextmanager
+def running(name: str, worker: Worker) -> Generator[Callable[[], Row], None, None]:
+    """Yields what asks the worker ``name`` once, while its process runs."""
+    command, environment = worker.command, ENVIRONMENT | os.environ
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=worker.folder, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
+        requests, replies = process.stdin, process.stdout
+        assert requests is not None
+        assert replies is not None
+
+        def ask() -> Row:
+            with contextlib.suppress(BrokenPipeError):
+                print(file=requests, flush=True)
+            if not (answer := replies.readline()):
+                raise UserError(f"bench: the worker of {name!r} ended early; its own message stands above")
+            return json.loads(answer)
+
+        yield ask
+        requests.close()

@@ -69,7 +69,8 @@ def step_of(config: Any, batch: int) -> tuple[Any, float]:
     state = jax.tree.map(lambda x: laid(x, everywhere), state)
     shapes = {name: laid(x, devices.dealt(mesh, len(x.shape))) for name, x in shapes.items()}
     step = jax.jit(task.step, donate_argnums=0).lower(state, shapes).compile()
-    return step, step.memory_analysis().temp_size_in_bytes * mesh.size / 1e6
+    known = step.memory_analysis()
+    return step, known.temp_size_in_bytes * mesh.size / 1e6 if known else math.nan
 
 
 def train(config: Any, batch: int) -> Work:

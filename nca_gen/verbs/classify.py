@@ -1,4 +1,4 @@
-"""--mode=classify: what synthetic images are worth to a classifier; the shape of GeCA's Table 2 (Elbatel et al. 2024).
+"""--mode=classify: what synthetic images are worth to a classifier; the shape of Table 2 of Elbatel et al. 2024.
 
 A row trains on the photographs of its folds as they are, with geometric augmentation, or with that and what a generator
 has added; all rows see the same folds, steps and seeds. Validation is on photographs of other patients, always.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from nca_gen import build, screen
-from nca_gen.contracts import Autoencoder
+from nca_gen.contracts import Autoencoder, Published
 from nca_gen.data import flips, latents
 from nca_gen.data.source import SPLITS, Example, Source
 from nca_gen.errors import UserError
@@ -53,7 +53,7 @@ def encode(config: Any, workdir: str | Path) -> Path:
     where the folder holds the latents of another autoencoder, or of other data.
     """
     if "encode" not in config:
-        raise UserError("--mode=encode is for autoencoders, and this config is of none; see configs/vae_kl.py")
+        raise UserError("--mode=encode is for autoencoders, and this config is of none: train one first, see configs/")
     plan, root, patch = Plan(**build.fields(config, "encode")), Path(workdir, "latents"), tuple(config.data.patch)
     variants = flips.variants(plan.flips, len(patch), "config.encode.flips")
     mesh.connect(config.mesh.get("distributed", False))
@@ -69,12 +69,13 @@ def encode(config: Any, workdir: str | Path) -> Path:
         "shape": [*(side // model.factor for side in patch), model.latent_channels],
         "variants": len(variants),
         "counts": {split: len(some) for split, some in tiles.items()},
+        "labels": [*sources.labels],
         "shards": shards,
     }
     finished = claim(root, facts)
     if mesh.anywhere(not finished):
         if jax.process_index() == 0:
-            weights.write(root / latents.AUTOENCODER, model.state(params))
+            latents.keep(root, model, params)
         todo = [(split, i, name) for split in SPLITS for i, name in enumerate(shards[split])]
         share = [item for item in todo[jax.process_index() :: jax.process_count()] if not (root / item[2]).is_file()]
         columns = encoder(model, params, patch, variants, plan.batch)
@@ -96,9 +97,13 @@ def autoencoder(config: Any, plan: Plan, workdir: str | Path) -> tuple[Autoencod
     """Model, parameters, and which ones they are. Raises UserError for a model that is no autoencoder."""
     model = build.model(config)
     if not isinstance(model, Autoencoder):
-        raise UserError(f"--mode=encode is for autoencoders, and {config.model.name} is none; see configs/vae_kl.py")
+        raise UserError(
+            f"--mode=encode is for autoencoders, and {config.model.name} is none: train one first, see configs/"
+        )
     if plan.weights:
         path = Path(plan.weights).expanduser()
+        if not isinstance(model, Published):
+            raise UserError(f"config.encode.weights is for published networks, and {config.model.name} is none")
         return model, model.load(path), {"weights": weights.digest(path)}
     part = run.part(config, workdir)
     return part.task.model, part.params, {"step": part.step}
@@ -149,11 +154,11 @@ def claim(root: Path, facts: dict[str, Any]) -> bool:
 
 def encoder(
     model: Autoencoder, params: PyTree, patch: tuple[int, ...], variants: Sequence[tuple[int, ...]], batch: int
-) -> Callable[[Source, Sequence[Tile]], Mapping[str, np.ndarray]]:
+) -> Callable[[Source, Sequence[Tile]], dict[str, Any]]:
     """What makes the columns of a shard of some tiles of a source; ``batch`` are encoded at a time."""
     encoded = latents.batched(lambda params, x: jnp.stack(model.encode(params, x), 1), params, batch)
 
-    def columns(source: Source, tiles: Sequence[Tile]) -> Mapping[str, np.ndarray]:
+    def columns(source: Source, tiles: Sequence[Tile]) -> dict[str, Any]:
         moments, rows = [], []
         for start in range(0, len(tiles), batch):
             some = tiles[start : start + batch]
@@ -184,12 +189,12 @@ def row(
 
 def spread(paths: Sequence[Path]) -> dict[str, list[float]]:
     """Mean and deviation of each channel over draws from all the latents in ``paths``."""
-    n, total, square = 0, 0.0, 0.0
+    n, total, square = 0, np.zeros(1), np.zeros(1)
     for path in paths:
         mean, logvar = (latents.shard(path, resident=False)["arr_0"][:, :, i].astype(np.float64) for i in (0, 1))
         axes = tuple(range(mean.ndim - 1))
         n += mean[..., 0].size
-        total += mean.sum(axes)
-        square += (mean**2 + np.exp(logvar)).sum(axes)
+        total = total + mean.sum(axes)
+        square = square + (mean**2 + np.exp(logvar)).sum(axes)
     level = total / n
     return {"mean": level.tolist(), "std": np.sqrt(square / n - level**2).tolist()}

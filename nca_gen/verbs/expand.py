@@ -1,4 +1,4 @@
-"""--mode=expand: the training set several times over, drawn from a trained workdir (GeCA, section 2.4 and eq. 8)."""
+"""--mode=expand: the training set several times over, drawn from a trained workdir (Elbatel et al. 2024, eq. 8)."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def expand(config: Any, workdir: str | Path) -> Path:
 
     fold = config.data.get("fold", 0) if plan.fold < 0 else plan.fold
     folder = Path(workdir, plan.name, f"fold{fold}")
-    drawing = {"size": tuple(config.sample.size), "batch": config.sample.batch, "seed": config.seed}
+    size, batch = tuple(config.sample.size), config.sample.batch
     settings = {
         "step": part.step,
-        "sample": Settings.of(config.sample)._asdict() | drawing,
+        "sample": Settings.of(config.sample)._asdict() | {"size": size, "batch": batch, "seed": config.seed},
         "expand": which(plan._asdict()),
         "data": [config.data.name, which(config.data)],
     }
@@ -84,7 +84,8 @@ def expand(config: Any, workdir: str | Path) -> Path:
     references, threshold = rounds.yardstick(train, new, plan.quantile)
 
     def drawn(pictures: np.ndarray, attempt: int) -> np.ndarray:
-        return np.clip(rounds.draw(pipeline, {"label": table}, pictures, attempt, **drawing), -1.0, 1.0)
+        some = rounds.draw(pipeline, {"label": table}, pictures, attempt, seed=config.seed, size=size, batch=batch)
+        return np.clip(some, -1.0, 1.0)
 
     patients = [example["patient"] for example in chosen]
     people = len(set(patients))
@@ -96,7 +97,7 @@ def expand(config: Any, workdir: str | Path) -> Path:
             drawn,
             partial(rounds.distances, references=references),
             threshold,
-            batch=config.sample.batch,
+            batch=batch,
             tries=plan.tries,
             deal=(jax.process_index(), jax.process_count()),
             meet=lambda: mesh.anywhere(False),

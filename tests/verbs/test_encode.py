@@ -1,6 +1,7 @@
 """--mode=encode: what is written is what the autoencoder says, once, whatever happens in between."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from nca_gen import build
+from nca_gen.contracts import Part
 from nca_gen.data import latents
 from nca_gen.data.source import Source, Splits
 from nca_gen.errors import UserError
@@ -169,6 +171,34 @@ def test_the_folder_is_all_that_is_needed(config, params, tmp_path):
     np.testing.assert_allclose(mine, np.clip(theirs, -1, 1), atol=1e-4)
     assert mine.shape == (10, 8, 8, 3)
     assert latents.source(root) == config.data.to_dict()
+
+
+def test_an_autoencoder_of_ones_own_of_volumes(tmp_path, monkeypatch):
+    """Its parameters go with the latents under their own names; mirrored variants on the axes that are asked for."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "outside")
+    from lab import latent, volumes
+
+    model = latent.Model()
+    params = jax.tree.map(np.asarray, model.init(jax.random.key(1)))
+    monkeypatch.setattr(build, "splits", lambda config: volumes.splits(n=3))
+    monkeypatch.setattr(encode.run, "part", lambda config, workdir: Part(config, build.task(config), params, 5))
+    c = ConfigDict({"seed": 0, "mesh": {"data": 1, "space": 1}, "optimizer": {}, "task": {"name": "autoencode"}})
+    c.model = {"name": "lab.latent"}
+    c.data = {"name": "lab.volumes", "patch": (8, 8, 8), "flips": "none"}
+    c.encode = {"flips": "depth+horizontal", "batch": 4, "shard": 2}
+    root = encode.encode(c, tmp_path)
+    facts, shard = latents.index(root), latents.shard(root / "test-00000-of-00002.npz")
+    assert (facts["shape"], facts["variants"], facts["origin"]) == ([4, 4, 4, 2], 4, {"step": 5})
+    volume = images.to_float(volumes.splits(n=3)["test"][1]["image"])[None]
+    for i, mirrored in enumerate((volume, volume[:, :, :, ::-1], volume[:, ::-1], volume[:, ::-1, :, ::-1])):
+        np.testing.assert_allclose(shard["arr_0"][1, i], np.stack(model.encode(params, mirrored))[:, 0], atol=1e-5)
+    scale = {name: np.float32(values) for name, values in facts["scale"].items()}
+    z = np.random.default_rng(0).standard_normal((2, 4, 4, 4, 2), np.float32)
+    whole = np.clip(model.decode(params, z * scale["std"] + scale["mean"]), -1, 1)
+    np.testing.assert_allclose(latents.decoder(root)(z), whole, atol=1e-5)
+    c.encode.weights = "file"
+    with pytest.raises(UserError, match=r"lab\.latent is none"):
+        encode.encode(c, tmp_path)
 
 
 @pytest.mark.parametrize(
