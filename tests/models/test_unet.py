@@ -106,10 +106,11 @@ def test_a_picture_and_its_level():
     model, (x, t, label) = rivals.small_unet(context_channels=2, level=True), rivals.start(4, 6)
     assert dict(model.conditions) == {"label": 3, "image": 2, "level": 1}
     p, picture = tiny.params(model), tiny.images(1, 2, 4, 6, 2)
-    call = jax.jit(lambda **cond: model.apply(p, x, t, {"label": label} | cond, (), None)[0])
-    one = call(image=picture, level=np.float32([10, 500]))
-    other = call(image=picture + 0.1, level=np.float32([10, 900]))
+
+    call = jax.jit(lambda cond, x, t: model.apply(p, x, t, cond, (), None)[0])
+    one = call({"label": label, "image": picture, "level": np.float32([10, 500])}, x, t)
+    other = call({"label": label, "image": picture + 0.1, "level": np.float32([10, 900])}, x, t)
     assert min(np.abs(one - other).max((1, 2, 3))) > 1e-3
-    nothing = call(image=0 * picture, level=np.zeros(2, np.float32))
-    np.testing.assert_allclose(call(), nothing, atol=1e-5)
+    nothing = call({"label": label, "image": 0 * picture, "level": np.zeros(2, np.float32)}, x, t)
+    np.testing.assert_allclose(call({"label": label}, x, t), nothing, atol=1e-5)
     assert {*p} - {*tiny.params(rivals.small_unet())} == {"level"}
