@@ -1,10 +1,12 @@
-"""Renders the measurements in .github/results/*.json: all of them into .github/RESULTS.md, some into the README.
+"""Renders the measurements in .github/results/*.json into .github/RESULTS.md and the README, and the files that
+nca_gen/README.md quotes.
 
-python .github/results.py           writes both
+python .github/results.py           writes all
 python .github/results.py --check   exits with 1 where a file is not what its measurements say
 
 A measurement is one JSON file: title, note, command, commit, machine, date, columns, rows (numbers or words). In the
-README a table stands between `<!-- results:NAME -->` and `<!-- end -->`; what lies between them is written anew.
+README a table stands between `<!-- results:NAME -->` and `<!-- end -->`, in nca_gen/README.md a file between
+`<!-- file:PATH -->` and the same; what lies between them is written anew.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FIELDS = ("title", "note", "command", "commit", "machine", "date", "columns", "rows")
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+QUOTE = re.compile(r"(<!-- file:(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEAD = """# Results
 
 Every number here was measured: by the command, at the commit, on the machine and the day that stand below it. Written
@@ -49,16 +52,26 @@ def section(found: dict[str, Any]) -> str:
 
 
 def rendered(root: Path = ROOT) -> dict[Path, str]:
-    """Renders RESULTS.md and the README, by their paths."""
+    """Renders RESULTS.md, the README and that of the house, by their paths."""
     known = {path.stem: measurement(path) for path in sorted((root / ".github" / "results").glob("*.json"))}
     readme = root / "README.md"
     text = BLOCK.sub(lambda block: block[1] + table(known[block[2]]) + block[3], readme.read_text(encoding="utf-8"))
-    return {root / ".github" / "RESULTS.md": HEAD + "".join(map(section, known.values())), readme: text}
+    house = root / "nca_gen" / "README.md"
+    return {
+        root / ".github" / "RESULTS.md": HEAD + "".join(map(section, known.values())),
+        readme: text,
+        house: QUOTE.sub(
+            lambda block: f"{block[1]}```python\n{(root / block[2]).read_text(encoding='utf-8')}```\n{block[3]}",
+            house.read_text(encoding="utf-8"),
+        ),
+    }
 
 
 def main(check: bool) -> int:
     """Writes what is rendered, or with ``check`` compares it with what is there."""
-    stale = [path for path, text in rendered().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    stale = [
+        path for path, text in rendered().items() if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
     for path in stale:
         print(f"{path.relative_to(ROOT)} {'is not what its measurements say' if check else 'is written'}")
         if not check:

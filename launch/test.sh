@@ -9,5 +9,5 @@ bash launch/setup.sh
 .venv/bin/python -m ruff check .
 .venv/bin/python -m ruff format --check .
 .venv/bin/python launch/typecheck.py
-.venv/bin/shellcheck launch/*.sh .ci/run
+.venv/bin/shellcheck launch/*.sh findings/*.sh .ci/run
 exec .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=20 "$@"

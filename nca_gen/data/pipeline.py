@@ -22,6 +22,7 @@ from nca_gen.io import images
 FLOATS = ("image", "context")  # what a network reads as numbers in [-1, 1); other fields stay as they are stored
 KINDS = {2: "images", 3: "volumes"}
 _EPOCH = 4096  # grain's shuffle takes up to half a millisecond per draw from a much shorter range
+_ENDLESS = 2**52  # draws; of grain's own endless repetition a batch of one cannot be cut: its length is rounded up
 
 
 def batches(
@@ -58,7 +59,8 @@ def batches(
         mirror = tuple(slice(None, None, -1 if u < p else 1) for u, p in zip(numbers[ndim:], odds, strict=True))
         return {name: example[name][mirror] for name in source.grids} | _label(example)
 
-    draws = grain.MapDataset.range(len(owner) * -(-_EPOCH // len(owner))).seed(seed).shuffle().repeat().random_map(row)
+    slots = len(owner) * -(-_EPOCH // len(owner))
+    draws = grain.MapDataset.range(slots).seed(seed).shuffle().repeat(_ENDLESS // slots).random_map(row)
     share = draws.batch(batch // processes, batch_fn=_stacked)[process::processes][step:]
     threads = 0 if source.resident else 8
     return iter(share.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)))

@@ -48,6 +48,12 @@ def test_far_steps_are_reached_at_once():
     same(*take(1, step=10**9), take(2, step=10**9 - 1)[1])
 
 
+def test_a_batch_of_one():
+    """The rows of larger batches, one by one."""
+    rows = [row for batch in take(2) for row in batch["image"]]
+    np.testing.assert_array_equal([one["image"][0] for one in take(9, batch=1, step=3)], rows[3:12])
+
+
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_the_rows_of_one_batch(processes):
     whole = take(4)

@@ -1,0 +1,36 @@
+"""What stands in texts is what the code and the measurements say."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(p for p in ROOT.rglob("*.md") if not {".venv", "runs"} & set(p.relative_to(ROOT).parts))
+
+
+@pytest.mark.parametrize("script", ["results.py", "fields.py"])
+def test_what_is_rendered_is_what_it_is_rendered_from(script):
+    """RESULTS.md, the tables of the README, the quotes of nca_gen/README.md; all fields in configs/README.md."""
+    done = subprocess.run([sys.executable, ROOT / ".github" / script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_a_version_is_the_same_everywhere():
+    from nca_gen import __version__
+
+    assert f"version: {__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {__version__} " in (ROOT / "CHANGELOG.md").read_text()
