@@ -103,7 +103,8 @@ def judge(
     Raises UserError before any work is done where a metric cannot be computed.
     """
     requests = [request(spec) for spec in specs]
-    sets = {"generated": generated, "real": real, "train": train}
+    sets: dict[str, Any] = {"generated": generated, "real": real, "train": train}
+    present: dict[str, Any] = {role: images for role, images in sets.items() if images is not None}
     _check(requests, sets, kind)
     # Where weights are missing, that is said now.
     networks = {name: features.protocol(name) for name in dict.fromkeys(r.extractor for r in requests if r.extractor)}
@@ -120,7 +121,7 @@ def judge(
         return views[role, r.extractor][r.layer]
 
     scores = {}
-    notes = {role: list(images.notes) for role, images in sets.items() if _noted(images)}
+    notes = {role: list(images.notes) for role, images in present.items() if _noted(images)}
     for r in requests:
         with collecting() as caveats:
             others = {role: view(r, role) if role in r.about.reads else None for role in ("real", "train")}
@@ -139,7 +140,7 @@ def judge(
         "features": {r.label: {"extractor": r.extractor, "layer": r.layer} for r in requests if r.extractor},
         "networks": networks,
         "notes": notes,
-        "counts": {role: len(images) for role, images in sets.items() if images is not None},
+        "counts": {role: len(sets[role]) for role in present},
         "seed": seed,
     }
 
@@ -160,7 +161,7 @@ def _check(requests: Sequence[Request], sets: dict[str, Any], kind: str) -> None
 
 def _noted(images: Any) -> bool:
     """Whether something must be said of a set: one that was opened may have notes, an array has none."""
-    return images is not None and not isinstance(images, np.ndarray) and bool(images.notes)
+    return not isinstance(images, np.ndarray) and bool(images.notes)
 
 
 def _features(extractor: str, role: str, images: Any, **options: Any) -> dict[str, Any]:

@@ -43,11 +43,18 @@ def evaluate(
     several = part.task.labels == "multi"
     with collecting() as caveats:
         batch = part.config.train.batch
-        probability, truth = predicted(part.task, part.params, data.source, data.patch, batch)
+        height, width = data.patch
+        probability, truth = predicted(part.task, part.params, data.source, (height, width), batch)
         values = classification.macro(classification.figures(probability, truth, several))
     scores = {name: values[name] for name in metrics if np.isfinite(values[name])}
-    facts = {"protocol": protocol, "networks": {}, "seed": data.seed, "counts": {"real": len(truth)}}
-    facts |= {"notes": {"confusion": caveats} if caveats else {}, "seconds": time.perf_counter() - start}
+    facts = {
+        "protocol": protocol,
+        "networks": {},
+        "notes": {"confusion": caveats} if caveats else {},
+        "counts": {"real": len(truth)},
+        "seed": data.seed,
+        "seconds": time.perf_counter() - start,
+    }
     names = data.splits.labels if len(data.splits.labels) == truth.shape[1] else [*map(str, range(truth.shape[1]))]
     return Page("Classes", scores, tables=[(hits if several else matrix)(probability, truth, names)], facts=facts)
 

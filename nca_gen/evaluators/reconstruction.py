@@ -93,9 +93,14 @@ def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequen
     caption = (
         f"Rows in pairs: images of the {data.split} split, and below each what became of it at step {part.step:,}."
     )
-    facts = {"protocol": {name: words for name, (_, words) in rules.items()}, "networks": {}, "seed": data.seed}
-    facts |= {"notes": {"reconstruction": caveats} if caveats else {}, "counts": {"real": data.n}}
-    facts["seconds"] = time.perf_counter() - start
+    facts = {
+        "protocol": {name: words for name, (_, words) in rules.items()},
+        "networks": {},
+        "notes": {"reconstruction": caveats} if caveats else {},
+        "counts": {"real": data.n},
+        "seed": data.seed,
+        "seconds": time.perf_counter() - start,
+    }
     return Page("Reconstructions", scores, [Figure("reconstructions.png", caption, "strip")], facts=facts)
 
 

@@ -43,7 +43,7 @@ def settings(specs: Sequence[str], process: Process) -> list[Row]:
             process.times(int(parts["steps"]))
         except UserError as e:
             raise UserError(f"evals.samplers.rows has {spec!r}; {e}") from e
-        row = {"sampler": name, "steps": int(parts["steps"])}
+        row: Row = {"sampler": name, "steps": int(parts["steps"])}
         row |= {"growth": tuple(map(int, parts["growth"].split("-")))} if parts["growth"] else {}
         table.append(row | ({"dtype": parts["dtype"]} if parts["dtype"] else {}))
     return table

@@ -42,7 +42,7 @@ class Images(Protocol):
         """The number of images."""
         ...
 
-    def __getitem__(self, index: Any) -> Shaped[np.ndarray, "..."]:
+    def __getitem__(self, index: Any, /) -> Shaped[np.ndarray, "..."]:
         """One image, or several on one another."""
         ...
 

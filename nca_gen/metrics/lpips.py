@@ -27,7 +27,7 @@ from nca_gen.nn import alexnet, port, squeezenet, vgg
 
 ENDINGS = (".pth", ".safetensors", ".npz")
 PAIRS, AREA = 32, 2**21  # looked at together: at most so many, and so many pixels (but one pair at least)
-SHIFT, SCALE = np.float32([-0.030, -0.088, -0.188]), np.float32([0.458, 0.448, 0.450])
+SHIFT, SCALE = np.array([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]], np.float32)
 
 
 class Net(NamedTuple):

@@ -59,7 +59,7 @@ Draws = Float[np.ndarray, "n 3"]  # size, top, left, in [0, 1)
 
 def sizes(images: sets.Images | Slides) -> tuple[tuple[int, int], ...]:
     """Height and width of every slide or image of a set."""
-    return images.sizes if isinstance(images, Slides) else (tuple(images.shape[1:3]),) * len(images)
+    return images.sizes if isinstance(images, Slides) else ((images.shape[1], images.shape[2]),) * len(images)
 
 
 def draws(n: int, seed: int) -> Draws:

@@ -91,7 +91,8 @@ def environment_of_templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     templates.filters |= {"caption": words.caption}
-    templates.globals["style"] = words.Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8"))
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    templates.globals.update(style=words.Markup(style))
     return templates
 
 

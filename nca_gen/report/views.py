@@ -115,13 +115,18 @@ def grouped(cards: Iterable[Card]) -> list[list[Card]]:
 
 def card(figure: Figure, folder: Path, alone: bool = True) -> Card:
     """A figure and its caption; nothing outside of ``folder`` is shown."""
-    path, strip = (inside(folder, name) for name in (figure.file, figure.strip))
     if figure.kind == "film":
-        film, still = path and embedded(path, COLUMN // 2), strip and embedded(strip, 2 * COLUMN)
+        film, still = shown(folder, figure.file, COLUMN // 2), shown(folder, figure.strip, 2 * COLUMN)
         return Card("film", film, still, 2 * COLUMN, figure.caption)
     target = {"strip": 2 * COLUMN if alone else COLUMN, "wide": LARGE}.get(figure.kind, COLUMN)
-    picture = path and embedded(path, target)
+    picture = shown(folder, figure.file, target)
     return Card(figure.kind, picture, None, picture.width if picture else 0, figure.caption)
+
+
+def shown(folder: Path, name: Any, target: int) -> Picture | None:
+    """The picture ``name`` of a folder, enlarged towards ``target`` pixels."""
+    path = inside(folder, name)
+    return embedded(path, target) if path else None
 
 
 def inside(folder: Path, name: Any) -> Path | None:
