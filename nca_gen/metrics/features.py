@@ -71,8 +71,6 @@ _inception = partial(
 
 # Of ImageNet, in 255 grey levels.
 MEAN, DEVIATION = np.array([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]], np.float32)
-    [[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]], np.float32
-)  # of ImageNet, in 255 grey levels
 
 _imagenet = partial(
     Extractor,
