@@ -65,5 +65,5 @@ def caption(words: str) -> Markup:
 def command(typed: str) -> Markup:
     """A command as it was typed, to break between words: browsers would break behind the dashes of a flag."""
     word = Markup("<span>{}</span>")
-    parts: Iterable[str] = re.split(r"(\s+)", typed)
+    parts: Iterable[str] = re.split(r"(\s+)", typed) if typed else ()
     return Markup("").join(escape(part) if part.isspace() else word.format(part) for part in parts)

@@ -311,6 +311,7 @@ def test_files_that_hold_something_else(tmp_path, junk):
 def test_an_empty_workdir(tmp_path):
     _, page = read(tmp_path)
     assert "0 steps" in page.text
+    assert "pre" not in page.tags  # no command, no config
 
 
 @pytest.mark.slow
