@@ -388,6 +388,7 @@ class Journal:
         self.file.truncate(len(known))
 
     def add(self, stage: int, tile: int) -> None:
+        """Notes a finished tile, for good."""
         self.file.write(b"%d %d\n" % (stage, tile))
         self.file.flush()
         os.fsync(self.file.fileno())

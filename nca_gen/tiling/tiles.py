@@ -15,12 +15,16 @@ CHUNK = 64  # cells: tiles above it are made of whole chunks of about this side
 
 
 class Tile(NamedTuple):
+    """A part of the whole that is made at a time, and the window that it is made from."""
+
     core: Slices  # in the whole
     inside: Slices  # the core in the window
     origin: tuple[int, ...]  # of the window in the whole
 
 
 class Plan(NamedTuple):
+    """How a whole is cut."""
+
     extent: tuple[int, ...]
     window: tuple[int, ...]  # the shape of every window
     tiles: tuple[Tile, ...]
