@@ -21,8 +21,8 @@ from nca_gen import screen
 from nca_gen.contracts import Page
 from nca_gen.io import write as disk
 from nca_gen.report import embed, views, words
-from nca_gen.report.files import Evaluation, Run, at, computing, dictionary, finite, loose, read, read_object, series
-from nca_gen.report.views import Section, end, headlines, score_list
+from nca_gen.report.files import Evaluation, Run, at, computing, dictionary, finite, loose, read, series
+from nca_gen.report.views import Section, end, headlines
 from nca_gen.report.words import number
 
 QUANTITIES = {
@@ -33,8 +33,6 @@ QUANTITIES = {
     "memory_mb": "Memory, MB",
 }
 EARLIER = 6  # at most so many older evaluations show their first picture
-
-__all__ = ["computing", "read", "read_object", "render", "score_list", "write"]
 
 
 class Tile(NamedTuple):

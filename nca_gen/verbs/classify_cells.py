@@ -21,7 +21,7 @@ from nca_gen.data.source import Example, Splits, digest
 from nca_gen.data.source import of as source
 from nca_gen.errors import UserError
 from nca_gen.io import images, write
-from nca_gen.report import report
+from nca_gen.report.files import read_object
 from nca_gen.runtime import checkpoint, record
 from nca_gen.tasks.classify import columns, predicted
 from nca_gen.verbs.classify import Plan
@@ -168,7 +168,7 @@ def cell(config: Any, workdir: Path, fold: Fold, added: Sequence[Synthetic], kee
     path = workdir / "cell.json"
     record.check_config(workdir, config)
     stamp = {"steps": config.train.steps, "batch": config.train.batch}
-    result = report.read_object(path)
+    result = read_object(path)
     if stamp.items() <= result.items():
         return result
     start = time.perf_counter()
