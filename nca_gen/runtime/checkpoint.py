@@ -136,6 +136,7 @@ def restore_latest(saved: Manager, abstract: PyTree) -> tuple[PyTree, dict[str, 
     saved.wait_until_finished()
     found, damaged = _newest(saved, steps(workdir), abstract)
     for step, reason in damaged:
+        assert found is not None  # or _newest had raised
         place = _free(workdir / "damaged" / str(step))
         if jax.process_index() == 0:
             with _written(folder(workdir)):
@@ -169,6 +170,7 @@ def restore_params(
         saved = ocp.CheckpointManager(folder(workdir), options=ocp.CheckpointManagerOptions(read_only=True))
         with contextlib.closing(saved):
             found, damaged = _newest(saved, there if step is None else [step], abstract)
+    assert found is not None  # there was a candidate
     for bad, reason in damaged:
         say(f"checkpoint {bad} is damaged ({reason}): using step {found[1]['step']}")
     return found

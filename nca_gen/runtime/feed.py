@@ -33,7 +33,15 @@ def batches(config: Any, source: Source, grid: Mesh, step: int, rollbacks: int) 
     The first is read at once.
     """
     data, (process, processes) = config.data, (jax.process_index(), jax.process_count())
-    order = {"seed": config.seed + rollbacks, "step": step, "process": process, "processes": processes}
-    fields = {"patch": tuple(data.patch), "batch": config.train.batch, "flips": data.get("flips", "all")}
-    placed = (mesh.put(batch, grid) for batch in pipeline.batches(source, **fields, **order))
+    read = pipeline.batches(
+        source,
+        patch=tuple(data.patch),
+        batch=config.train.batch,
+        flips=data.get("flips", "all"),
+        seed=config.seed + rollbacks,
+        step=step,
+        process=process,
+        processes=processes,
+    )
+    placed = (mesh.put(batch, grid) for batch in read)
     return chain([next(placed)], placed)

@@ -73,7 +73,8 @@ class Log:
     def __init__(self, workdir: Path, total: int, batch: int, divergence: float = 0.0):
         self.workdir, self.total, self.batch, self.divergence = workdir, total, batch, divergence
         self.losses: list[float] = []  # of the lines that stand, oldest first
-        self.lines = self.events = None
+        self.lines: Any = None
+        self.events: Any = None
         self.rate, self.bar, self.shown = 0.0, screen.SILENT, contextlib.ExitStack()
 
     def __enter__(self) -> Log:
@@ -104,15 +105,16 @@ class Log:
         self.losses = [line["loss"] for line in standing if "loss" in line]
         if jax.process_index() == 0:
             from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto.event_pb2 import Event, SessionLog
+            from tensorboardX.proto import event_pb2
 
             disk.text(path, "".join(json.dumps(line) + "\n" for line in standing))
             with disk.refusals(path):
                 self.lines = path.open("a")
                 # Named after the second it is opened in: a second one in the same second needs a name of its own.
                 self.events = EventsWriter(str(self.workdir / "events"), f".{os.getpid()}.{time.monotonic_ns()}")
-                start = SessionLog(status=SessionLog.START)
-                self.events.write_event(Event(step=step + 1, wall_time=time.time(), session_log=start))
+                events: Any = event_pb2  # whose names protobuf makes when it is imported
+                start = events.SessionLog(status=events.SessionLog.START)
+                self.events.write_event(events.Event(step=step + 1, wall_time=time.time(), session_log=start))
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -154,11 +156,13 @@ class Log:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """For TensorBoard alone. Written here and now: a writer in the background would hang on a full disk."""
         if jax.process_index() == 0:
-            from tensorboardX.proto.event_pb2 import Event
-            from tensorboardX.proto.summary_pb2 import Summary
+            from tensorboardX.proto import event_pb2, summary_pb2
 
-            summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()])
-            self.events.write_event(Event(step=step, wall_time=time.time(), summary=summary))
+            events: Any = event_pb2
+            summaries: Any = summary_pb2
+            values_of = [summaries.Summary.Value(tag=k, simple_value=v) for k, v in values.items()]
+            summary = summaries.Summary(value=values_of)
+            self.events.write_event(events.Event(step=step, wall_time=time.time(), summary=summary))
             self.events.flush()
 
     def progress(self, step: int, loss: float) -> str:

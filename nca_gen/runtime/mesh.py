@@ -23,9 +23,10 @@ def connect(distributed: bool = False) -> None:
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     if not (distributed or address) or jax.distributed.is_initialized():
         return
-    count, index = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+    stated = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
     try:
-        jax.distributed.initialize(address, count and int(count), index and int(index))
+        count, index = (int(number) if number else None for number in stated)
+        jax.distributed.initialize(address, count, index)
     except (ValueError, RuntimeError) as e:  # incomplete, or nobody answers
         reason = str(e).splitlines()[0]
         raise UserError(
