@@ -4,11 +4,23 @@ x_t ~ N(a m, a^2 S + s^2), so E[x0 | x_t] = m + a S (x_t - a m) / (a^2 S + s^2) 
 probability-flow ODE keeps (x_t - a m) / sqrt(a^2 S + s^2). Of any process: of its levels alone.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-MEAN = jnp.array([0.5, -0.3, 0.0])
-VARIANCE = jnp.array([0.04, 0.5, 0.01])
+MEAN, VARIANCE = np.float32([[0.5, -0.3, 0.0], [0.04, 0.5, 0.01]])
+
+
+@partial(jax.jit, static_argnums=0)
+def _levels(process, t):
+    return process.levels(t)
+
+
+def levels(process, t):
+    """(a, s) at the times ``t``, in numpy."""
+    return jax.device_get(_levels(process, np.asarray(t)))
 
 
 def best(process):
@@ -36,6 +48,6 @@ def point(process):
 def exact(process, x, t, u):
     """The solution of the probability-flow ODE at u that is ``x`` at t, in float64."""
     mean, variance = (np.asarray(v, np.float64) for v in (MEAN, VARIANCE))
-    levels = [[float(v) for v in process.levels(jnp.asarray(i))] for i in (t, u)]
-    (before, after), (old, new) = zip(*[(a * mean, np.sqrt(a**2 * variance + s**2)) for a, s in levels], strict=True)
+    ends = [[float(v) for v in levels(process, i)] for i in (t, u)]
+    (before, after), (old, new) = zip(*[(a * mean, np.sqrt(a**2 * variance + s**2)) for a, s in ends], strict=True)
     return after + new * (np.asarray(x) - before) / old

@@ -1,7 +1,7 @@
 """The denoising task against sums by hand: loss, times, steps, conditions."""
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from types import MappingProxyType
 
@@ -38,7 +38,7 @@ class Linear:
         return self
 
     def init(self, key):
-        return {"w": jnp.full(self.reads, 0.5), "b": jnp.zeros(self.reads)}
+        return {"w": jnp.full(self.reads, 0.5, jnp.float32), "b": jnp.zeros(self.reads)}
 
     def apply(self, params, x, t, cond, memory, key, place=None):
         return params["w"] * x + params["b"], memory
@@ -50,38 +50,45 @@ def task(prediction="eps", learner=None, **fields):
 
 
 def batch(n=4, size=8, channels=3):
-    return {"image": jnp.asarray(np.tanh(tiny.images(0, n, size, size, channels)))}
-
-
-@partial(jax.jit, static_argnums=1)
-def noise(key, shape):
-    """What the task adds to 3 channels."""
-    return arrays.cell_normal(key, -1, arrays.coords(shape), 3)
+    return jax.device_put({"image": np.tanh(tiny.images(0, n, size, size, channels))})
 
 
 @partial(jax.jit, static_argnums=0)
-def times(process, key):
-    """Of the images with these keys."""
-    return process.draw(key[0], (len(key),))
+def looked_at(mine, params, batch, key):
+    shape = batch["image"].shape
+    noise = arrays.cell_normal(key, -1, arrays.coords(shape[1:-1]), shape[-1])
+    return mine.objective(params, batch, key), mine.process.draw(key[0], (len(key),)), noise
+
+
+def objective(mine, batch, params=None):
+    """The loss, and what it is of: the times of images whose keys are those of seed 1, and their noise in float64."""
+    loss, t, noise = looked_at(mine, params or mine.model.init(None), batch, keys(1, len(batch["image"])))
+    return float(loss), np.asarray(t), np.float64(noise)
+
+
+def levels(process, t, ndim=4):
+    """(a, s) of the indices ``t``, in float64, to be multiplied with images."""
+    return [np.sqrt(v[t]).reshape(-1, *[1] * (ndim - 1)) for v in (process.abar, 1 - process.abar)]
 
 
 def root():
     return jax.random.key(0, impl="threefry2x32")
 
 
+keys = cache(arrays.keys)
+
+
 @pytest.mark.parametrize(("prediction", "loss"), [("eps", "l1_l2"), ("v", "l2"), ("x0", "l1")])
 def test_loss_by_hand(prediction, loss):
     """x_t = a x0 + s eps with the noise of step -1 and the times of the keys; in float64."""
-    mine, key, x0 = task(prediction, loss=loss), arrays.keys(1, 4), np.float64(batch()["image"])
-    t = np.asarray(times(mine.process, key))
-    eps = np.float64(noise(key, (8, 8)))
-    a, s = (np.sqrt(v[t])[:, None, None, None] for v in (mine.process.abar, 1 - mine.process.abar))
+    mine, x0 = task(prediction, loss=loss), np.float64(batch()["image"])
+    got, t, eps = objective(mine, batch())
+    a, s = levels(mine.process, t)
     target = {"eps": eps, "x0": x0, "v": a * eps - s * x0}[prediction]
     d = 0.5 * (a * x0 + s * eps) - target
     expected = {"l2": np.mean(d**2), "l1": np.mean(np.abs(d))}
     expected["l1_l2"] = expected["l1"] + expected["l2"]
-    got = jax.jit(mine.objective)(mine.model.init(None), batch(), key)
-    assert float(got) == pytest.approx(expected[loss], rel=1e-5)
+    assert got == pytest.approx(expected[loss], rel=1e-5)
 
 
 @pytest.mark.slow
@@ -90,9 +97,8 @@ def test_an_automaton_that_knows_nothing_has_a_loss_of_1_80():
     model = tiny.diff(start="zero", steps=1)
     params = jax.tree.map(lambda x: x, tiny.params(model))
     params["image"]["fc1"] |= {"g": jnp.zeros(8), "bias": jnp.zeros(8)}
-    mine, key = denoise.Task(model, Learner(lr=1e-3), Process("cosine", tiny.T), Codec()), arrays.keys(1, 8)
-    loss = float(jax.jit(mine.objective)(params, batch(8, 32), key))
-    eps = np.float64(noise(key, (32, 32)))
+    mine = denoise.Task(model, Learner(lr=1e-3), Process("cosine", tiny.T), Codec())
+    loss, _, eps = objective(mine, batch(8, 32), params)
     assert loss == pytest.approx(np.mean(eps**2) + np.mean(np.abs(eps)), rel=1e-6)
     assert abs(loss - 1.7979) < 4 * 2 / np.sqrt(eps.size)  # one pixel deviates by 2
 
@@ -113,16 +119,20 @@ def course():
 def test_a_step_is_adamw(course):
     """Kingma & Ba 2015 with the decoupled decay of Loshchilov & Hutter 2019, in numpy on the same gradients."""
     mine, states, metrics = course
-    by_hand = jax.jit(jax.value_and_grad(mine.objective))
+
+    @jax.jit
+    def by_hand(params, n):
+        here = jax.random.fold_in(root(), n)
+        key = jax.vmap(lambda i: jax.random.fold_in(here, i))(jnp.arange(4))
+        return jax.value_and_grad(mine.objective)(params, batch(), key)
+
     m = v = {"w": np.zeros(3), "b": np.zeros(3)}
     for n, (before, after) in enumerate(pairwise(states)):
-        here = jax.random.fold_in(root(), n)
-        key = jax.vmap(lambda i, here=here: jax.random.fold_in(here, i))(jnp.arange(4))
-        loss, g = by_hand(before.params, batch(), key)
+        loss, g = by_hand(before.params, n)
         rate = 0.05 * 0.9**n
         m = {k: 0.8 * m[k] + 0.2 * np.float64(g[k]) for k in g}
         v = {k: 0.95 * v[k] + 0.05 * np.float64(g[k]) ** 2 for k in g}
-        for k, p in before.params.items():
+        for k, p in jax.device_get(before.params).items():
             step = m[k] / (1 - 0.8 ** (n + 1)) / (np.sqrt(v[k] / (1 - 0.95 ** (n + 1))) + 1e-8)
             np.testing.assert_allclose(after.params[k], p - rate * (step + 0.1 * p), rtol=1e-4, atol=1e-6)
         norm = np.sqrt(sum((np.float64(x) ** 2).sum() for x in g.values()))
@@ -144,7 +154,7 @@ def test_the_average_warms_up():
     mine = task(ema=0.99, ema_warmup=True)
     start = mine.init(root(), batch())
     after, _ = jax.jit(mine.step)(start, batch())
-    expected = 0.1 * start.params["w"] + 0.9 * after.params["w"]
+    expected = np.float32(0.1) * start.params["w"] + np.float32(0.9) * after.params["w"]
     np.testing.assert_allclose(after.ema["w"], expected, rtol=1e-6)
 
 
@@ -169,14 +179,15 @@ def test_the_start():
 def test_the_best_linear_denoiser_is_found():
     """Black images: x_t = s eps, so the best w is E[s] / E[s^2] for l2. Times are spread, so few steps suffice."""
     mine = task(learner=Learner(lr=0.05, decay=0.98), loss="l2", ema=0.5)
-    black = {"image": jnp.zeros((12, 16, 16, 3))}
+    black = jax.device_put({"image": np.zeros((12, 16, 16, 3), np.float32)})
     run = jax.jit(lambda s: jax.lax.scan(lambda s, _: mine.step(s, black), s, length=150))
     state, metrics = run(mine.init(root(), black))
     s = np.sqrt(1 - mine.process.abar)
     np.testing.assert_allclose(state.ema["w"], s.mean() / (s**2).mean(), rtol=0.01)
     least = 1 - s.mean() ** 2 / (s**2).mean()
-    assert float(metrics["loss"][-20:].mean()) == pytest.approx(least, rel=0.1)
-    assert float(metrics["loss"][0]) > 2 * least
+    loss = np.asarray(metrics["loss"])
+    assert float(loss[-20:].mean()) == pytest.approx(least, rel=0.1)
+    assert float(loss[0]) > 2 * least
 
 
 @pytest.mark.slow
@@ -184,10 +195,10 @@ def test_the_best_linear_denoiser_is_found():
 def test_an_automaton_learns(model):
     """Grey images: the noise can be read off, and the loss falls well below that of an automaton that knows nothing."""
     mine = denoise.Task(model, Learner(lr=3e-3, clip=1.0), Process("cosine", tiny.T), Codec())
-    grey = {"image": jnp.full((4, 16, 16, 3), 0.2)}
+    grey = {"image": np.full((4, 8, 8, 3), 0.2, np.float32)}
     state = tiny.state(mine)
     step, losses = jax.jit(mine.step), []
-    for _ in range(120):
+    for _ in range(60):
         state, metrics = step(state, grey)
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-20:]) < 0.5 * 1.7979
@@ -199,10 +210,15 @@ def test_the_loss_is_of_standardised_blocks(block):
     codec = Codec(mean=(0.4,), std=(2.0,), block=block)
     model, learner, process = Linear(3 * block**2), Learner(lr=1e-2), Process("cosine", tiny.T, "v")
     mine, plain = (denoise.Task(model, learner, process, code, loss="l2") for code in (codec, Codec()))
-    before = {"image": arrays.blocked((batch()["image"] - 0.4) / 2, block)}
-    key, params = arrays.keys(1, 4), mine.model.init(None)
-    losses = jax.jit(mine.objective)(params, batch(), key), jax.jit(plain.objective)(params, before, key)
-    assert float(losses[0]) == pytest.approx(float(losses[1]))
+    params = mine.model.init(None)
+
+    @jax.jit
+    def losses(given, key):
+        before = {"image": arrays.blocked((given["image"] - 0.4) / 2, block)}
+        return mine.objective(params, given, key), plain.objective(params, before, key)
+
+    found, expected = losses(batch(), keys(1, 4))
+    assert float(found) == pytest.approx(float(expected))
 
 
 def test_channels_must_fit():
@@ -232,7 +248,7 @@ class Told:
         return self
 
     def init(self, key):
-        return {"w": jnp.float32(0.5), "b": jnp.arange(3, dtype=jnp.float32) + 1, "v": jnp.float32(-0.4)}
+        return jax.device_put({"w": np.float32(0.5), "b": np.float32([1, 2, 3]), "v": np.float32(-0.4)})
 
     def apply(self, params, x, t, cond, memory, key, place=None):
         said = params["w"] * x + (cond["label"] @ params["b"])[:, None, None, None]
@@ -245,27 +261,27 @@ def told(learned=False, loss="l2", **fields):
     )
 
 
-GRADES = jnp.array([[2], [0], [1], [2]])
+GRADES = jax.device_put(np.array([[2], [0], [1], [2]], np.int32))
 
 
 def test_grades_reach_the_model():
     """Nothing dropped: w x + b of the grade, by hand; 0/1 columns say the same."""
-    mine, key, x0 = told(drop=0.0), arrays.keys(1, 4), np.float64(batch()["image"])
-    t, eps = np.asarray(times(mine.process, key)), np.float64(noise(key, (8, 8)))
-    a, s = (np.sqrt(v[t])[:, None, None, None] for v in (mine.process.abar, 1 - mine.process.abar))
+    mine, x0 = told(drop=0.0), np.float64(batch()["image"])
+    loss, t, eps = objective(mine, batch() | {"label": GRADES})
+    a, s = levels(mine.process, t)
     d = 0.5 * (a * x0 + s * eps) + np.array([3, 1, 2, 3])[:, None, None, None] - eps
-    params, loss = mine.model.init(None), jax.jit(mine.objective)
-    assert float(loss(params, batch() | {"label": GRADES}, key)) == pytest.approx(np.mean(d**2), rel=1e-5)
-    columns = jax.nn.one_hot(GRADES[:, 0], 3)
-    assert float(loss(params, batch() | {"label": columns}, key)) == pytest.approx(np.mean(d**2), rel=1e-5)
+    assert loss == pytest.approx(np.mean(d**2), rel=1e-5)
+    columns = np.eye(3, dtype=np.float32)[np.ravel(GRADES)]
+    loss, *_ = objective(mine, batch() | {"label": columns})
+    assert loss == pytest.approx(np.mean(d**2), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", denoise.DROPS)
 def test_what_is_dropped(kind):
     """A tenth of the images, or of the entries, each for itself: binomial, and another every step."""
     mine, n = told(label_drop=kind), 6000
-    both = {"label": jnp.ones((n, 3))}
-    cond = np.stack([mine.dropped(mine.condition(both), arrays.keys(seed, n))["label"] for seed in (0, 1)])
+    drop = jax.jit(lambda key: mine.dropped(mine.condition({"label": jnp.ones((n, 3))}), key)["label"])
+    cond = np.stack([drop(keys(seed, n)) for seed in (0, 1)])
     assert set(np.unique(cond)) == {0, 1}
     whole = (cond == cond[..., :1]).all()
     assert whole == (kind == "row")
@@ -276,29 +292,39 @@ def test_what_is_dropped(kind):
         assert np.mean(cond.sum(-1) == 0) < 0.01
 
 
-@pytest.mark.parametrize("weight", [pytest.param(1.0, marks=pytest.mark.slow), 0.25])
-def test_the_bound_is_added(weight):
+def test_the_bound_is_added():
     """Half the channels are the variance; the loss is the error of the others and the bound, in bits."""
-    plain, mine = told(drop=0.0), told(learned=True, drop=0.0, vb=weight)
-    key, params, given = arrays.keys(1, 4), plain.model.init(None), batch() | {"label": GRADES}
-    x0, t, eps = given["image"], times(plain.process, key), noise(key, (8, 8))
-    x = noised(plain.process, x0, eps, t)
-    said, _ = plain.model.apply(params, x, t, {"label": jax.nn.one_hot(GRADES[:, 0], 3)}, (), key)
-    bits = float(variance.bits(plain.process, x0, x, said, jnp.full(x.shape, -0.4), t))
-    losses = [float(jax.jit(one.objective)(params, given, key)) for one in (plain, mine)]
-    assert losses[1] - losses[0] == pytest.approx(weight * bits, rel=1e-3)
-    assert bits > 0
-    # What is said of the image learns from its error alone.
-    grads = [jax.jit(jax.grad(one.objective))(params, given, key) for one in (plain, mine)]
-    np.testing.assert_allclose(grads[1]["b"], grads[0]["b"], rtol=1e-5)
-    assert float(grads[1]["v"]) != 0
+    weights = (1.0, 0.25)
+    plain, *learned = told(drop=0.0), *(told(learned=True, drop=0.0, vb=weight) for weight in weights)
+    columns = jax.device_put(np.eye(3, dtype=np.float32)[np.ravel(GRADES)])
+
+    @jax.jit
+    def bits(params, given, key):
+        x0, t = given["image"], plain.process.draw(key[0], (4,))
+        x = noised(plain.process, x0, arrays.cell_normal(key, -1, arrays.coords((8, 8)), 3), t)
+        said, _ = plain.model.apply(params, x, t, {"label": columns}, (), key)
+        return variance.bits(plain.process, x0, x, said, jnp.full(x.shape, -0.4), t)
+
+    @jax.jit
+    def slopes(params, given, key):
+        return [jax.value_and_grad(one.objective)(params, given, key) for one in (plain, *learned)]
+
+    given = plain.model.init(None), batch() | {"label": GRADES}, keys(1, 4)
+    bound = float(bits(*given))
+    assert bound > 0
+    (error, grads), *both = slopes(*given)
+    for weight, (loss, slope) in zip(weights, both, strict=True):
+        assert float(loss) - float(error) == pytest.approx(weight * bound, rel=1e-3)
+        # What is said of the image learns from its error alone.
+        np.testing.assert_allclose(slope["b"], grads["b"], rtol=1e-5)
+        assert float(slope["v"]) != 0
 
 
 def test_labels_must_fit():
     with pytest.raises(UserError, match=r"no labels; set --config\.model\.classes=0"):
         told().init(root(), batch())
     with pytest.raises(UserError, match=r"config\.model\.classes=2"):
-        told().init(root(), batch() | {"label": jnp.ones((4, 2))})
+        told().init(root(), batch() | {"label": np.ones((4, 2), np.float32)})
     with pytest.raises(UserError, match="did you mean entry"):
         told(label_drop="entri")
 
@@ -330,7 +356,7 @@ class Beside:
         return self
 
     def init(self, key):
-        return {"w": jnp.float32(0.5)}
+        return jax.device_put({"w": np.float32(0.5)})
 
     def apply(self, params, x, t, cond, memory, key, place=None):
         level = cond["level"].reshape(-1, *[1] * (x.ndim - 1))
@@ -340,8 +366,8 @@ class Beside:
 def beside(shape, process, channels=1, **fields):
     """The task, and a batch whose context is 3 and whose level is 0.25 everywhere."""
     rng = np.random.default_rng(0)
-    image = jnp.asarray(np.tanh(rng.standard_normal((4, *shape, channels))), jnp.float32)
-    given = {"image": image, "context": jnp.full((4, *shape, 1), 3.0), "level": jnp.full(4, 0.25)}
+    given = {"image": np.tanh(rng.standard_normal((4, *shape, channels))), "context": np.full((4, *shape, 1), 3.0)}
+    given = {name: jax.device_put(np.float32(v)) for name, v in (given | {"level": np.full(4, 0.25)}).items()}
     return denoise.Task(Beside(len(shape)), Learner(), process, Codec(), loss="l2", **fields), given
 
 
@@ -350,28 +376,34 @@ def beside(shape, process, channels=1, **fields):
 def test_any_condition_on_any_grid_in_any_time(shape, process):
     """By hand, in one, two and three dimensions, in discrete time and on the straight path."""
     mine, given = beside(shape, process, drop=0.0)
-    key, x0 = arrays.keys(1, 4), np.float64(given["image"])
-    t = times(process, key)
-    eps = np.float64(arrays.cell_normal(key, -1, arrays.coords(shape), 1))
-    a, s = (np.float64(v).reshape(-1, *[1] * (x0.ndim - 1)) for v in process.levels(t))
+    x0, state = np.float64(given["image"]), mine.init(root(), given)
+    loss, t, eps = objective(mine, given, state.params)
+    if isinstance(process, Continuous):
+        s = np.float64(t).reshape(-1, *[1] * (x0.ndim - 1))
+        a = 1 - s
+    else:
+        a, s = levels(process, t, x0.ndim)
     learnt = eps - x0 if isinstance(process, Continuous) else a * eps - s * x0
     d = a * x0 + s * eps + 0.5 * 3.25 - learnt
-    state = mine.init(root(), given)
-    assert float(mine.objective(state.params, given, key)) == pytest.approx(np.mean(d**2), rel=1e-5)
+    assert loss == pytest.approx(np.mean(d**2), rel=1e-5)
 
 
 def test_the_weight_of_a_time_is_in_the_loss():
     """Of each image for itself."""
     process = Continuous("cosine", "v", gamma=2.0)
     mine, given = beside((4, 6), process, drop=0.0)
-    plain, key = replace(mine, process=replace(process, gamma=0.0)), arrays.keys(1, 4)
-    weight = np.float64(process.weight(times(process, key)))
-    each = []
-    for i in range(4):  # the loss of one image, the others being learned by heart
-        alone = replace(plain, process=Lone(plain.process, i))
-        each.append(float(alone.objective({"w": jnp.float32(0.5)}, given, key)))
-    got = float(mine.objective({"w": jnp.float32(0.5)}, given, key))
-    assert got == pytest.approx(float(np.dot(weight, each)), rel=1e-4)
+    plain = replace(mine, process=replace(process, gamma=0.0))
+
+    @jax.jit
+    def losses(params, key):  # of one image, the others being learned by heart; and of all
+        def alone(i):
+            return replace(plain, process=Lone(plain.process, i)).objective(params, given, key)
+
+        weight = process.weight(process.draw(key[0], (4,)))
+        return weight, jax.vmap(alone)(jnp.arange(4)), mine.objective(params, given, key)
+
+    weight, each, got = losses({"w": 0.5}, keys(1, 4))
+    assert float(got) == pytest.approx(float(np.dot(weight, each)), rel=1e-4)
 
 
 @dataclass(frozen=True)
@@ -390,19 +422,22 @@ class Lone:
 
 def test_pictures_and_levels_are_dropped_together():
     """A row has all that it is told, or nothing."""
-    mine, given = beside((2, 2), Process())
-    n = 600
-    given = {"context": jnp.ones((n, 2, 2, 1)), "level": jnp.ones(n)}
-    cond = mine.dropped(mine.condition(given), arrays.keys(0, n))
+    mine, n = beside((2, 2), Process())[0], 600
+
+    @jax.jit
+    def drop(key):
+        return mine.dropped(mine.condition({"context": jnp.ones((n, 2, 2, 1)), "level": jnp.ones(n)}), key)
+
+    cond = jax.device_get(drop(keys(0, n)))
     np.testing.assert_array_equal(cond["image"].min((1, 2, 3)), cond["image"].max((1, 2, 3)))
     np.testing.assert_array_equal(cond["image"][:, 0, 0, 0], cond["level"])
-    assert abs(float(jnp.mean(cond["level"] == 0)) - 0.1) < 4 * np.sqrt(0.09 / n)
+    assert abs(np.mean(cond["level"] == 0) - 0.1) < 4 * np.sqrt(0.09 / n)
 
 
 def test_a_picture_is_encoded_as_images_are():
     mine, given = beside((4, 4), Process())
     mine = replace(mine, codec=Codec(mean=(1.0,), std=(2.0,), block=2))
-    cond = mine.condition(given)
+    cond = jax.jit(mine.condition)(given)
     assert cond["image"].shape == (4, 2, 2, 4)
     np.testing.assert_array_equal(cond["image"], 1)
 
@@ -411,11 +446,11 @@ def test_what_does_not_fit():
     """One clear line for another number of axes, a condition that is missing, one of other channels."""
     mine, given = beside((4, 6), Process())
     with pytest.raises(UserError, match="the images have 3 axes, this model takes 2"):
-        mine.init(root(), given | {"image": jnp.zeros((4, 2, 4, 6, 1))})
+        mine.init(root(), given | {"image": np.zeros((4, 2, 4, 6, 1), np.float32)})
     with pytest.raises(UserError, match="no 'context', which is a condition of the model"):
         mine.init(root(), {"image": given["image"], "level": given["level"]})
     with pytest.raises(UserError, match="'context' has 2 channels, the model takes 1"):
-        mine.init(root(), given | {"context": jnp.zeros((4, 4, 6, 2))})
+        mine.init(root(), given | {"context": np.zeros((4, 4, 6, 2), np.float32)})
     with pytest.raises(UserError, match="a learned variance needs a discrete process"):
         denoise.Task(Told(learned=True), Learner(), Continuous(), Codec())
 
