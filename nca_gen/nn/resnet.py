@@ -62,12 +62,14 @@ class ResNet(nn.Module):
     """Images ``[B, H, W, C]``, normalised, to ``layer1 .. layer4`` (H/4 .. H/32), ``pool`` ``[B, D]``, ``logits``.
 
     ``pool`` is the mean of ``layer4`` over space, with 512 features of :func:`resnet34` and 2048 of :func:`resnet50`.
-    Without ``classes`` there are no logits. ``width`` is of the first convolution; all others grow with it.
+    Without ``classes`` there are no logits. ``width`` is of the first convolution; all others grow with it. ``stages``
+    are the numbers of blocks.
     """
 
     block: Callable[[int, int, str], Block]
     classes: int = 1000
     width: int = 64
+    stages: tuple[int, ...] = STAGES
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> dict[str, Float[Array, "B ..."]]:
@@ -75,7 +77,7 @@ class ResNet(nn.Module):
         x = Conv(self.width, (7, 7), 2, padding=3, name="conv1")(x)
         x = nn.relu(Norm(use_running_average=not train, name="bn1")(x))
         x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
-        for stage, blocks in enumerate(STAGES):
+        for stage, blocks in enumerate(self.stages):
             for i in range(blocks):
                 stride = 2 if stage and not i else 1
                 x = self.block(self.width << stage, stride, f"layer{stage + 1}.{i}")(x, train)

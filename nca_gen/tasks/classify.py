@@ -147,7 +147,7 @@ class Task:
 
 def columns(label: Num[np.ndarray, "N L"], classes: int, labels: str) -> Float[np.ndarray, "N K"]:
     """The labels of images as 0/1 columns. Raises UserError for what ``labels`` ("single", "multi") does not allow."""
-    table = np.asarray(arrays.multi_hot(label, classes))
+    table = np.asarray(jax.jit(arrays.multi_hot, static_argnums=1)(label, classes))  # one compilation, not ten
     if not np.isin(table, (0, 1)).all() or (label.shape[1] == 1 and (table.sum(1) != 1).any()):
         raise UserError(f"labels must be 0/1 columns, or one grade from 0 to {classes - 1} (config.model.classes - 1)")
     if labels == "single" and (table.sum(1) != 1).any():

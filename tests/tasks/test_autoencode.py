@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from nca_gen.tasks import autoencode
 from nca_gen.tasks.learner import Learner
 
 B, SIZE = 2, 24
-IMAGE = np.random.RandomState(0).uniform(-1, 1, (B, SIZE, SIZE, 3)).astype(np.float32)
+IMAGE = jax.device_put(np.random.RandomState(0).uniform(-1, 1, (B, SIZE, SIZE, 3)).astype(np.float32))
 KEY = jax.random.key(0, impl="threefry2x32")
 
 
@@ -51,26 +52,30 @@ def task(**fields):
     return autoencode.Task(MODEL, Learner(lr=1e-2), **{"kl": 0.1, "critic": 2} | fields)
 
 
+@cache
 def state(task):
-    return jax.jit(task.init)(KEY)
+    return jax.device_get(jax.jit(task.init)(KEY))
 
 
-def stepped(task):
-    return jax.jit(task.step)(state(task), {"image": jnp.asarray(IMAGE)})
-
-
-def by_hand(task, params, critic=None, weight=0.0):
-    """(loss, (reconstruction, KL of an image, -mean logit, what came back)) of step 0, in one straight line."""
-    key = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(KEY, 0), i))(jnp.arange(B))
-    mean, logvar = MODEL.encode(params, jnp.asarray(IMAGE))
+def by_hand(task, params, critic=None, weight=0.0, step=0):
+    """(loss, (reconstruction, KL of an image, -mean logit, what came back)) of ``step``, in one straight line."""
+    key = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(KEY, step), i))(jnp.arange(B))
+    mean, logvar = MODEL.encode(params, IMAGE)
     noise = arrays.cell_normal(key, -1, arrays.coords(mean.shape[1:3]), 4)
     fake = MODEL.decode(params, mean + jnp.exp(0.5 * logvar) * noise)
     kl = jnp.sum(jnp.square(mean) + jnp.exp(logvar) - 1 - logvar) / 2 / B
     lost = {"l1": jnp.abs, "l2": jnp.square}[task.loss](fake - IMAGE).mean()
     if task.perceptual == "random":
-        lost += task.perceptual_weight * random_features.between(fake, jnp.asarray(IMAGE)).mean()
+        lost += task.perceptual_weight * random_features.between(fake, IMAGE).mean()
     fooled = -task.logits(critic, fake).mean() if critic else 0.0
     return lost + task.kl * kl / IMAGE[0].size + weight * fooled, (lost, kl, fooled, fake)
+
+
+def downhill(before, after, grads, least):
+    """Adam's first step is one rate, against the sign of the gradient."""
+    for a, b, grad in zip(*map(jax.tree.leaves, (after, before, grads)), strict=True):
+        some = np.abs(grad) > least * np.abs(grad).max()
+        np.testing.assert_allclose((a - b)[some], -1e-2 * np.sign(grad[some]), rtol=0.05)
 
 
 @pytest.mark.slow
@@ -78,66 +83,74 @@ def by_hand(task, params, critic=None, weight=0.0):
 def test_one_player(fields):
     """Its numbers and its gradient."""
     this = task(**fields)
-    params = state(this).params
-    after, metrics = stepped(this)
-    (loss, (lost, kl, *_)), grads = jax.jit(jax.value_and_grad(lambda p: by_hand(this, p), has_aux=True))(params)
-    for name, value in {"loss": loss, "reconstruction": lost, "kl": kl, "grad_norm": optax.tree.norm(grads)}.items():
+    before = state(task())
+
+    @jax.jit
+    def both(state):
+        (loss, (lost, kl, *_)), grads = jax.value_and_grad(lambda p: by_hand(this, p), has_aux=True)(state.params)
+        expected = {"loss": loss, "reconstruction": lost, "kl": kl, "grad_norm": optax.tree.norm(grads)}
+        return this.step(state, {"image": IMAGE}), expected, grads
+
+    (after, metrics), expected, grads = jax.device_get(both(before))
+    for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4)
-    moved = jax.tree.map(lambda a, b: np.asarray(a - b), after.params, params)
-    for step, grad in zip(jax.tree.leaves(moved), jax.tree.leaves(grads), strict=True):  # Adam's first: one lr downhill
-        some = np.abs(grad) > 1e-4 * np.abs(grad).max()
-        np.testing.assert_allclose(step[some], -1e-2 * np.sign(grad[some]), rtol=0.05)
+    downhill(before.params, after.params, grads, 1e-4)
     assert after.critic == ()
 
 
+DUEL = {adaptive: task(adversarial=0.3, start=1, adaptive=adaptive) for adaptive in (False, True)}
+
+
+@jax.jit
+def fought(state):
+    """A step of both tasks."""
+    return {adaptive: this.step(state, {"image": IMAGE}) for adaptive, this in DUEL.items()}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("adaptive", [False, True])
-def test_two_players(adaptive):
+def test_two_players():
     """The autoencoder's gradient has the critic's part in it, by the ratio of both at the last kernel if adaptive."""
-    this = task(adversarial=0.3, adaptive=adaptive)
-    before = state(this)
-    after, metrics = stepped(this)
+    before = state(DUEL[True])._replace(step=np.int32(1))
 
     @jax.jit
     def expected(params, critic):
-        def at_last(i):
-            return lambda kernel: by_hand(this, changed(params, kernel), critic)[1][i]
+        def at_last(kernel):
+            changed = params | {"decoder": params["decoder"] | {"conv_out": {"kernel": kernel}}}
+            (lost, _, fooled, fake) = by_hand(DUEL[True], changed, critic, step=1)[1]
+            return (lost, fooled), fake
 
-        def changed(p, k):
-            return p | {"decoder": p["decoder"] | {"conv_out": p["decoder"]["conv_out"] | {"kernel": k}}}
-
-        kernel = params["decoder"]["conv_out"]["kernel"]
-        lost, fooled = (optax.tree.norm(jax.grad(at_last(i))(kernel)) for i in (0, 2))
-        weight = 0.3 * (jnp.clip(lost / (fooled + 1e-4), 0, 1e4) if adaptive else 1.0)
-        loss, grads = jax.value_and_grad(lambda p: by_hand(this, p, critic, weight), has_aux=True)(params)
-        fake = loss[1][3]
+        (lost, fooled), fake = jax.jacrev(at_last, has_aux=True)(params["decoder"]["conv_out"]["kernel"])
+        ratio = jnp.clip(optax.tree.norm(lost) / (optax.tree.norm(fooled) + 1e-4), 0, 1e4)
+        values = {}
+        for adaptive, this in DUEL.items():
+            weight = 0.3 * (ratio if adaptive else 1.0)
+            (loss, _), grads = jax.value_and_grad(
+                lambda p, this=this, weight=weight: by_hand(this, p, critic, weight, 1), has_aux=True
+            )(params)
+            values[adaptive] = {"adversarial_weight": weight, "loss": loss, "grad_norm": optax.tree.norm(grads)}
 
         def tell(c):
-            return autoencode.hinge(this.logits(c, jnp.asarray(IMAGE)), this.logits(c, fake))
+            return autoencode.hinge(DUEL[True].logits(c, IMAGE), DUEL[True].logits(c, fake))
 
-        told, up = jax.value_and_grad(tell)(critic)
-        return weight, loss[0], optax.tree.norm(grads), told, up
+        return values, *jax.value_and_grad(tell)(critic)
 
-    weight, loss, size, told, up = expected(before.params, before.critic)
-    for name, value in {"adversarial_weight": weight, "loss": loss, "grad_norm": size, "critic": told}.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=1e-3)
-    moved = jax.tree.map(lambda a, b: np.asarray(a - b), after.critic, before.critic)
-    for step, grad in zip(jax.tree.leaves(moved), jax.tree.leaves(up), strict=True):
-        some = np.abs(grad) > 1e-3 * np.abs(grad).max()
-        np.testing.assert_allclose(step[some], -1e-2 * np.sign(grad[some]), rtol=0.05)
+    values, told, up = jax.device_get(expected(before.params, before.critic))
+    for adaptive, (after, metrics) in jax.device_get(fought(before)).items():
+        for name, value in (values[adaptive] | {"critic": told}).items():
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-3)
+        downhill(before.critic, after.critic, up, 1e-3)
 
 
 @pytest.mark.slow
 def test_the_critic_waits():
     """Before its first step nothing of it moves, nor does it move the autoencoder; then it does both."""
-    this = task(adversarial=0.3, start=1)
-    step, before = jax.jit(this.step), state(this)
-    after, metrics = step(before, {"image": jnp.asarray(IMAGE)})
+    before = state(DUEL[True])
+    after, metrics = jax.device_get(fought(before)[True])
     jax.tree.map(np.testing.assert_array_equal, after.critic, before.critic)
     assert metrics["adversarial_weight"] == 0
     plain = metrics["reconstruction"] + 0.1 * metrics["kl"] / IMAGE[0].size
     np.testing.assert_allclose(metrics["loss"], plain, rtol=1e-6)
-    then, metrics = step(after, {"image": jnp.asarray(IMAGE)})
+    then, metrics = jax.device_get(fought(after)[True])
     assert metrics["adversarial_weight"] > 0
     assert all(np.any(then.critic[name]["kernel"] != after.critic[name]["kernel"]) for name in ("main.0", "main.11"))
 
@@ -151,14 +164,16 @@ def test_divergence_is_an_integral():
     def full(v):
         return np.full((1, 2, 3, 4), v, np.float32)
 
-    np.testing.assert_allclose(
-        autoencode.divergence(*map(jnp.asarray, (full(mean), full(2 * np.log(std))))), 24 * by_quadrature, rtol=1e-5
-    )
+    got = jax.jit(autoencode.divergence)(full(mean), full(2 * np.log(std)))
+    np.testing.assert_allclose(got, 24 * by_quadrature, rtol=1e-5)
+
+
+hinge = jax.jit(autoencode.hinge)
 
 
 @pytest.mark.parametrize(("real", "fake", "loss"), [(1, -1, 0), (2, -3, 0), (0, 0, 1), (-1, 1, 2), (1, 0, 0.5)])
 def test_hinge(real, fake, loss):
-    assert autoencode.hinge(jnp.full(3, real, jnp.float32), jnp.full(5, fake, jnp.float32)) == loss
+    assert float(hinge(np.full(3, real, np.float32), np.full(5, fake, np.float32))) == loss
 
 
 def test_what_a_user_can_mend(monkeypatch, tmp_path):
@@ -174,4 +189,4 @@ def test_what_a_user_can_mend(monkeypatch, tmp_path):
         task(perceptual="random").init(KEY, {"image": IMAGE[:, None]})
     monkeypatch.setenv("NCA_GEN_WEIGHTS", str(tmp_path))
     with pytest.raises(UserError, match=r"no vgg16-397923af\.pth"):
-        replace(task(), perceptual="lpips").reconstruction(jnp.asarray(IMAGE), jnp.asarray(IMAGE))
+        replace(task(), perceptual="lpips").reconstruction(IMAGE, IMAGE)
