@@ -1,6 +1,6 @@
 """DINOv2 against the digits of a straightforward version in torch, which tests/peers has."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 import seeded
@@ -21,14 +21,14 @@ def test_the_class_token_has_the_digits_of_torch():
 def test_positions_have_the_digits_of_torch():
     """torch 2.13's bicubic interpolation of 37 x 37 by 16.1/37 and 5.1/37."""
     grid = np.random.RandomState(0).standard_normal((37 * 37, 1)).astype(np.float32)
-    resampled = np.asarray(dinov2.positions(jnp.asarray(grid), 16, 5))
+    resampled = np.asarray(jax.jit(dinov2.positions, static_argnums=(1, 2))(grid, 16, 5))
     digits = [resampled[5 * i + j, 0] for i, j in ((0, 0), (3, 2), (8, 1), (15, 4))]
     np.testing.assert_allclose(digits, (-0.05036234, 0.02452448, 0.4496182, -0.1280574), atol=1e-5)
     np.testing.assert_allclose(seeded.digits(resampled), (0.01311825, 0.8206719, 0.7267283), atol=1e-5)
 
 
 def test_positions_at_their_own_size_are_left_alone():
-    grid = jnp.arange(37.0 * 37)[:, None]
+    grid = jax.device_put(np.arange(37.0 * 37)[:, None])
     assert dinov2.positions(grid, 37, 37) is grid
 
 

@@ -37,7 +37,7 @@ def test_every_layer_has_the_digits_of_torch_fidelity():
     def features(variables, x):
         return NETWORK.apply(variables, (resize.tf1(x, inception.SIZE) - 128) / 128)
 
-    out = jax.jit(features)(variables, jnp.asarray(pixels, jnp.float32))
+    out = jax.jit(features)(variables, np.float32(pixels))
     assert tuple(inception.LAYERS) == tuple(DIGITS)
     for layer, digits in DIGITS.items():
         y = np.asarray(out[layer], np.float64)
@@ -52,7 +52,8 @@ def test_windows_against_loops():
         return x[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
 
     mean = [[near(i, j).mean((1, 2)) for j in range(8)] for i in range(7)]
-    np.testing.assert_allclose(inception.average(jnp.asarray(x)), np.moveaxis(mean, 2, 0), atol=1e-6)
+    np.testing.assert_allclose(jax.jit(inception.average)(x), np.moveaxis(mean, 2, 0), atol=1e-6)
     largest = np.moveaxis([[near(i, j).max((1, 2)) for j in range(8)] for i in range(7)], 2, 0)
-    np.testing.assert_array_equal(inception.window(jnp.asarray(x), jnp.maximum, border=-jnp.inf), largest)
-    np.testing.assert_array_equal(inception.window(jnp.asarray(x), jnp.maximum, 2), largest[:, 1:-1:2, 1:-1:2])
+    window = jax.jit(inception.window, static_argnums=(1, 2, 3))
+    np.testing.assert_array_equal(window(x, jnp.maximum, border=-jnp.inf), largest)
+    np.testing.assert_array_equal(window(x, jnp.maximum, 2), largest[:, 1:-1:2, 1:-1:2])

@@ -11,6 +11,7 @@ RNG = np.random.default_rng(0)
 Y = RNG.standard_normal((3, 5, 4, 12)).astype(np.float32) * 2 + 0.7
 SCALE, SHIFT = (RNG.standard_normal(12).astype(np.float32) + shift for shift in (0.5, 0.1))
 WEIGHT = RNG.standard_normal(Y.shape).astype(np.float32)
+activated = jax.jit(norm.activated)
 AFFINE = {"group": (SCALE, SHIFT), "cell": None}
 
 
@@ -25,14 +26,14 @@ def textbook(y, affine, np=np):
 def test_values(kind):
     affine = AFFINE[kind]
     expected = textbook(Y.astype(np.float64), affine and tuple(np.float64(a) for a in affine))
-    np.testing.assert_allclose(jax.jit(norm.activated)(Y, affine), expected, atol=1e-5)
+    np.testing.assert_allclose(activated(Y, affine), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", AFFINE)
 def test_moments(kind):
     """Before the activation mean 0 and variance 1, over the image or over the cell: seen where it changes no sign."""
-    affine = (jnp.ones(12), jnp.full(12, 50.0)) if kind == "group" else None
-    z = np.asarray(jax.jit(norm.activated)(Y, affine), np.float64)
+    affine = (np.ones(12, np.float32), np.full(12, 50, np.float32)) if kind == "group" else None
+    z = np.asarray(activated(Y, affine), np.float64)
     z = z - 50 if kind == "group" else np.where(z < 0, z / 0.01, z)
     axes = (1, 2, 3) if kind == "group" else -1
     np.testing.assert_allclose(z.mean(axes), 0, atol=1e-4)
@@ -51,9 +52,9 @@ def test_gradient(kind):
 
 def test_a_constant_cell_is_no_division_by_zero():
     """Variance 0: the eps of 1e-5 keeps the rate at 316 and the gradient finite."""
-    flat = jnp.full((1, 2, 2, 8), 3.0)  # of 8 channels the mean is exact, however it is summed
+    flat = np.full((1, 2, 2, 8), 3, np.float32)  # of 8 channels the mean is exact, however it is summed
     weight = WEIGHT[:1, :2, :2, :8]
     value, pull = jax.jit(jax.value_and_grad(lambda y: (norm.activated(y, None) * weight).sum()))(flat)
     assert abs(float(value)) < 0.1
     assert np.all(np.isfinite(pull))
-    np.testing.assert_allclose(pull.sum(-1), 0, atol=1e-2)  # a shift of the whole cell changes nothing
+    np.testing.assert_allclose(np.sum(pull, -1), 0, atol=1e-2)  # a shift of the whole cell changes nothing

@@ -25,6 +25,6 @@ def test_each_channel_is_normalised_by_the_batch():
     x = np.random.RandomState(0).standard_normal((3, 8, 8, 2)).astype(np.float32)
     norm = BatchNorm()
     params = {"params": {"scale": np.float32([2, 3]), "bias": np.float32([5, 7])}}
-    y = jax.jit(norm.apply)(params, 10 * x + 4)
+    y = np.asarray(jax.jit(norm.apply)(params, 10 * x + 4))
     np.testing.assert_allclose(y.mean((0, 1, 2)), [5, 7], atol=1e-4)
     np.testing.assert_allclose(y.std((0, 1, 2)), [2, 3], atol=1e-4)

@@ -1,13 +1,15 @@
 """Resizing against straight lines, against peers' digits, and against what bicubic must not do."""
 
-import jax.numpy as jnp
+from functools import partial
+
+import jax
 import numpy as np
 import pytest
 
 from nca_gen.nn import resize
 
 PIXELS = np.random.RandomState(1).randint(0, 256, (5, 4, 3), np.uint8)[None]
-FLOATS = jnp.asarray(PIXELS, jnp.float32)
+FLOATS = PIXELS.astype(np.float32)
 
 # Of PIXELS: torch-fidelity 0.4.0, torch 2.13, clean-fid 0.1.35. The first channel at 3 x 3.
 TF1 = [[37, 94.3333, 55], [159.3333, 130.7778, 177.2222], [196, 82, 118.2222]]
@@ -16,35 +18,42 @@ CLEAN = [[84.3705, 104.583, 86.8746], [156.8495, 127.3584, 172.5927], [160.1348,
 LARGER = [255, 248.6616, 233.7791, 255, 255, 150.6678, 83.4137]  # clean-fid's first row of the second at 7 x 7
 
 
+@partial(jax.jit, static_argnums=1)
+def _bilinear(x, size):
+    return resize.tf1(x, size), resize.half_pixel(x, size)
+
+
+def bilinear(x, size):
+    """In both ways."""
+    return jax.device_get(_bilinear(x, size))
+
+
 @pytest.mark.parametrize(("size", "n"), [(32, 299), (400, 299), (1, 7)])
 def test_bilinear_on_a_straight_line_reads_where_it_says(size, n):
-    """Of the image x[i] = i it gives the places themselves, up to the last pixel."""
-    line = jnp.arange(size, dtype=jnp.float32)
+    """Of images whose pixels are their row, or their column, it gives the places themselves, up to the last pixel."""
+    image = np.float32(np.stack(np.mgrid[:size, :size], -1))[None]
     i, ratio = np.arange(n), size / n
-    for image, across in ((line[None, :, None, None], (0, slice(None), 0, 0)), (line[None, None, :, None], (0, 0))):
-        image = jnp.broadcast_to(image, (1, *np.maximum(image.shape[1:3], 3), 2))
-        first = np.asarray(resize.tf1(image, n))[across]
-        half = np.asarray(resize.half_pixel(image, n))[across]
-        np.testing.assert_allclose(first.T.reshape(-1, n)[0], np.minimum(i * ratio, size - 1), atol=1e-4)
-        expected = np.clip((i + 0.5) * ratio - 0.5, 0, size - 1)
-        np.testing.assert_allclose(half.T.reshape(-1, n)[0], expected, atol=1e-4)
+    expected = np.minimum(i * ratio, size - 1), np.clip((i + 0.5) * ratio - 0.5, 0, size - 1)
+    for found, places in zip(bilinear(image, n), expected, strict=True):
+        np.testing.assert_allclose(found[0, ..., 0], np.broadcast_to(places[:, None], (n, n)), atol=1e-4)
+        np.testing.assert_allclose(found[0, ..., 1], np.broadcast_to(places, (n, n)), atol=1e-4)
 
 
 def test_the_digits_of_peers():
-    np.testing.assert_allclose(resize.tf1(FLOATS, 3)[0, ..., 0], TF1, atol=1e-3)
-    np.testing.assert_allclose(resize.half_pixel(FLOATS, 3)[0, ..., 0], HALF, atol=1e-3)
+    for found, digits in zip(bilinear(FLOATS, 3), (TF1, HALF), strict=True):
+        np.testing.assert_allclose(found[0, ..., 0], digits, atol=1e-3)
     np.testing.assert_allclose(resize.clean(PIXELS, 3)[0, ..., 0], CLEAN, atol=1e-3)
     np.testing.assert_allclose(resize.clean(PIXELS, 7)[0, 0, :, 1], LARGER, atol=1e-3)
 
 
 def test_bilinear_keeps_channels_and_images_apart():
-    both = jnp.concatenate([FLOATS, FLOATS[:, ::-1]])
-    for how in (resize.tf1, resize.half_pixel):
-        out = how(both, 6)
-        for image in range(2):
-            for channel in range(3):
-                alone = how(both[image : image + 1, :, :, channel : channel + 1], 6)
-                np.testing.assert_array_equal(out[image, ..., channel], alone[0, ..., 0])
+    both = np.concatenate([FLOATS, FLOATS[:, ::-1]])
+    together = bilinear(both, 6)
+    for image in range(2):
+        for channel in range(3):
+            alone = bilinear(both[image : image + 1, :, :, channel : channel + 1], 6)
+            for some, one in zip(together, alone, strict=True):
+                np.testing.assert_array_equal(some[image, ..., channel], one[0, ..., 0])
 
 
 def test_clean_smooths_before_it_takes_pixels_away():
@@ -53,5 +62,5 @@ def test_clean_smooths_before_it_takes_pixels_away():
     stripes[:, :, ::2] = 200
     inside = resize.clean(stripes, 12)[:, :, 1:-1]
     np.testing.assert_allclose(inside, 100, atol=1.5)
-    assert np.ptp(resize.tf1(jnp.asarray(stripes, jnp.float32), 13)) > 150
+    assert np.ptp(bilinear(np.float32(stripes), 13)[0]) > 150
     np.testing.assert_array_equal(resize.clean(stripes, 96), stripes)
