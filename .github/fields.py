@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from nca_gen import build  # noqa: E402  (of this checkout)
-from nca_gen.config import Drawing  # noqa: E402
+from nca_gen.sections import Drawing  # noqa: E402
 
 PAGE = ROOT / "configs" / "README.md"
 HEAD = """# Pages and their fields

@@ -29,8 +29,10 @@ FIXED = {  # sections without one
     "codec": ("diffusion.codec", "Codec"),
     "optimizer": ("tasks.learner", "Learner"),
     "sample": ("pipelines.sampling", "Settings"),
-    **{section: ("config", section.capitalize()) for section in ("train", "held", "mesh")},
-    **{verb: (f"verbs.{verb}", "Plan") for verb in ("expand", "encode", "classify", "study", "bench")},
+    **{
+        section: ("sections", section.capitalize())
+        for section in ("train", "held", "mesh", "expand", "encode", "classify", "study", "bench")
+    },
 }
 GIVEN = {"model": ("timesteps",), "task": ("model", "learner", "process", "codec"), "generate": ("parts",)}  # by us
 BESIDE = {"data": {"flips": "all", "patch": Parameter.empty}, "evals": {"every": 0}}  # not of the callable
@@ -79,7 +81,7 @@ def entry(section: str, name: str = "") -> Callable:
 
 def defaults(section: str, name: str = "") -> dict[str, Any]:
     """The fields of ``section`` and their defaults; ``Parameter.empty`` for those that have to be stated."""
-    makes = [entry(section, name)] + ([import_module("nca_gen.config").Drawing] if section == "sample" else [])
+    makes = [entry(section, name)] + ([import_module("nca_gen.sections").Drawing] if section == "sample" else [])
     return {
         field: parameter.default
         for make in makes

@@ -19,59 +19,6 @@ from typing import Any, NamedTuple
 from nca_gen import build
 from nca_gen.errors import UserError, unknown
 
-# Sections that configure the program itself, and not what is learned.
-
-
-class Train(NamedTuple):
-    """``config.train``: how long, on how many images a step, what is left behind how often.
-
-    ``log_every``, ``checkpoint_every``: in steps; the newest ``keep`` checkpoints stay. ``on_divergence``: "stop" or
-    "rollback", at the most ``max_rollbacks`` times, to the last good checkpoint. ``divergence``: a loss above so many
-    times the median of the last 20 lines is one; 0 is off, and only what is not finite is.
-    """
-
-    steps: int
-    batch: int
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    keep: int = 3
-    on_divergence: str = "stop"
-    max_rollbacks: int = 3
-    divergence: float = 0.0
-
-
-class Drawing(NamedTuple):
-    """``config.sample``, beside the settings of the sampler: which samples, and how many.
-
-    ``labels``: the classes that they take in turn; () for all. ``n``, in batches of ``batch``. ``size``: in the units
-    of the data that the model learned; () for that of a patch. ``large``: of one more that evaluation shows; () none.
-    """
-
-    labels: tuple[int, ...] = ()
-    n: int = 16
-    batch: int = 64
-    size: tuple[int, ...] = ()
-    large: tuple[int, ...] = ()
-
-
-class Held(NamedTuple):
-    """``config.held``: what samples are held against: ``n`` patches of ``split``, and ``train`` of training."""
-
-    split: str = "test"
-    n: int = 256
-    train: int = 4096
-
-
-class Mesh(NamedTuple):
-    """``config.mesh``: samples over ``data`` devices (-1: all that is left), the rows of an image over ``space``.
-
-    ``distributed``: join the other hosts by what the scheduler says (:func:`nca_gen.runtime.mesh.connect`).
-    """
-
-    data: int = -1
-    space: int = 1
-    distributed: bool = False
-
 
 class Stage(NamedTuple):
     """An ordinary run of a chain, in the folder ``name`` of its workdir: ``config``, and the ``modes`` that make it.

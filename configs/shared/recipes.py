@@ -7,7 +7,7 @@ PAPER = {"lr": 1.6e-3, "b2": 0.99, "decay": 0.9999}  # of Kalkhof et al. 2024; d
 
 def muon(config, steps, lr):
     """Kernels learn under Muon: a tenth less loss than Adam at equal steps; the rate falls to 0 at ``steps``."""
-    config.optimizer.update(lr=lr, b2=0.99, decay=1.0, muon=0.02, warmup=50, cosine_steps=steps, clip=1.0)
+    config.optimizer = {"lr": lr, "b2": 0.99, "muon": 0.02, "warmup": 50, "cosine_steps": steps, "clip": 1.0}
 
 
 def smoke(config):

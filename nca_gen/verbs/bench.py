@@ -20,35 +20,15 @@ import os
 import platform
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nca_gen import build
 from nca_gen.contracts import Denoiser
 from nca_gen.errors import UserError, chosen
 from nca_gen.io import write
 from nca_gen.runtime.log import say
-
-
-class Plan(NamedTuple):
-    """``config.bench``.
-
-    ``what``: names of :data:`nca_gen.verbs.bench_parts.PARTS`. A row is the median of ``rounds`` after a warm-up, of
-    ``batch`` images. ``peer_python``: an interpreter that has PyTorch, "" for this one. ``peer``: its ``script``, which
-    takes the ``fields`` of config.model, in each of its ``forms`` (changed fields by what is added to the name); of
-    features of images, ``features_peer``. ``rivals``: sections ``model`` by name. ``against``: another checkout of this
-    program, or a script that takes what :mod:`nca_gen.verbs.bench_worker` does.
-    """
-
-    what: tuple[str, ...] = ("model",)
-    batch: int = 2
-    rounds: int = 3
-    peer_python: str = ""
-    peer: Mapping[str, Any] = {}
-    features_peer: str = ""
-    rivals: Mapping[str, Any] = {}
-    against: str = ""
+from nca_gen.sections import Bench
 
 
 def main(config: Any, args: Namespace) -> None:
@@ -69,7 +49,7 @@ def bench(config: Any, workdir: str | Path | None = None, json: bool = False) ->
     from nca_gen.verbs.bench_parts import PARTS, PICTURE
     from nca_gen.verbs.bench_worker import entry
 
-    plan = Plan(**build.fields(config, "bench"))
+    plan = Bench(**build.fields(config, "bench"))
     parts = [chosen(PARTS, "config.bench.what", part) for part in plan.what]
     if "diffusion" not in config or not isinstance(build.model(config), Denoiser):
         raise UserError(f"bench measures denoisers; {config.model.name} is none: --mode=describe tells what it takes")

@@ -22,8 +22,8 @@ from nca_gen.errors import UserError
 from nca_gen.pipelines import inpaint
 from nca_gen.pipelines.sampling import Settings
 from nca_gen.runtime.log import say
+from nca_gen.sections import Bench
 from nca_gen.verbs import bench_tables
-from nca_gen.verbs.bench import Plan
 from nca_gen.verbs.bench_harness import Row, Worker, in_turns, measure
 from nca_gen.verbs.bench_tables import show
 from nca_gen.verbs.bench_worker import INCEPTION, step_of
@@ -51,12 +51,12 @@ JUDGED = "FID of 50,000 x 2048 features a set"
 # Commands.
 
 
-def ours(config: Any, plan: Plan, kind: str, **changes: Any) -> Worker:
+def ours(config: Any, plan: Bench, kind: str, **changes: Any) -> Worker:
     """A worker of ``kind`` (:data:`nca_gen.verbs.bench_worker.KINDS`) with some fields of the model changed."""
     return Worker([sys.executable, "-m", "nca_gen.verbs.bench_worker", spec(config, plan, kind, **changes)])
 
 
-def theirs(config: Any, plan: Plan, kind: str) -> Worker:
+def theirs(config: Any, plan: Bench, kind: str) -> Worker:
     """The same of ``plan.against``. Raises UserError where that is nothing."""
     there, command = Path(plan.against).expanduser().absolute(), ours(config, plan, kind).command
     if there.is_file():
@@ -66,7 +66,7 @@ def theirs(config: Any, plan: Plan, kind: str) -> Worker:
     return Worker(command, str(there))
 
 
-def spec(config: Any, plan: Plan, kind: str, **changes: Any) -> str:
+def spec(config: Any, plan: Bench, kind: str, **changes: Any) -> str:
     """What a worker is given."""
     return json.dumps({"kind": kind, "config": changed(config, **changes).to_dict(), "batch": plan.batch})
 
@@ -81,7 +81,7 @@ def fields(config: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(build.model(config))}
 
 
-def peer_python(plan: Plan, module: str) -> str | None:
+def peer_python(plan: Bench, module: str) -> str | None:
     """The interpreter that has ``module``: ``config.bench.peer_python``, or this one, or None.
 
     Raises UserError for a ``config.bench.peer_python`` without it.
@@ -94,7 +94,7 @@ def peer_python(plan: Plan, module: str) -> str | None:
     return python if has else None
 
 
-def peers(config: Any, plan: Plan, kind: str = "train") -> dict[str, Worker]:
+def peers(config: Any, plan: Bench, kind: str = "train") -> dict[str, Worker]:
     """Eager PyTorch's training steps, or calls, where there is a PyTorch and the page names a script that knows it."""
     python, size = peer_python(plan, "torch"), config.data.patch
     if not python or not plan.peer or config.codec.block > 1 or len(set(size)) > 1:
@@ -117,7 +117,7 @@ def script(python: str, path: str, case: Row) -> Worker:
 # Parts.
 
 
-def model(config: Any, plan: Plan) -> Row:
+def model(config: Any, plan: Bench) -> Row:
     """A training step and a call of sampling, beside eager PyTorch's and the machine's own rate of products."""
     rows: list[Row] = []
     rate: dict[str, float] = {}
@@ -159,7 +159,7 @@ def model(config: Any, plan: Plan) -> Row:
     return facts | sampling(config, plan)
 
 
-def growth(config: Any, plan: Plan) -> dict[str, float]:
+def growth(config: Any, plan: Bench) -> dict[str, float]:
     """The buffers of a gradient through 60 steps, by those of 20, for each way to keep or recompute them."""
     found = {}
     for remat in REMATS:
@@ -171,7 +171,7 @@ def growth(config: Any, plan: Plan) -> dict[str, float]:
     return found
 
 
-def sampling(config: Any, plan: Plan) -> Row:
+def sampling(config: Any, plan: Bench) -> Row:
     """Calls as in sampling, of a batch of patches, beside eager PyTorch's; of a local rule also :func:`tiling`.
 
     Every group of rows has the machine's rate of products in its turns.
@@ -197,7 +197,7 @@ def reach(config: Any) -> int:
     return (rule.halo or 0) * config.codec.block if isinstance(rule, Local) else 0
 
 
-def tiling(config: Any, plan: Plan) -> Row:
+def tiling(config: Any, plan: Bench) -> Row:
     """Calls on one large picture, beside eager PyTorch's; what the halo of a tile costs; the hours of a whole slide.
 
     The halo is measured where the tiles are small and it is large.
@@ -228,7 +228,7 @@ def tiling(config: Any, plan: Plan) -> Row:
     return {"sampling": rows, "times_pytorch": {"large": times["large"]}, "halo": more, "slide": slide}
 
 
-def timed(config: Any, plan: Plan, cases: dict[str, Worker]) -> tuple[list[Row], dict[str, float]]:
+def timed(config: Any, plan: Bench, cases: dict[str, Worker]) -> tuple[list[Row], dict[str, float]]:
     """Rows of calls with their rates, and how many times as long as the first the others take."""
     product, first, *others = measure({"matrix product": ours(config, plan, "matmul")} | cases, plan.rounds)
     for row in (first, *others):
@@ -256,7 +256,7 @@ def by(ratio: dict[str, float]) -> str:
     return ", ".join(f"{ratio[k]:.2f} x its {k} (target {TARGETS[k]})" for k in TARGETS)
 
 
-def peer(config: Any, plan: Plan) -> Row:
+def peer(config: Any, plan: Bench) -> Row:
     """A training step and a call, in both dtypes, beside eager PyTorch's."""
     rows: list[Row] = []
     ratio: dict[str, dict[str, float]] = {}
@@ -274,7 +274,7 @@ def peer(config: Any, plan: Plan) -> Row:
     return {"peer": rows, "ratio": ratio, "targets": TARGETS}
 
 
-def rivals(config: Any, plan: Plan) -> Row:
+def rivals(config: Any, plan: Bench) -> Row:
     """Calls of the config's model, as it is and made cheaper, and of its rivals; as pictures a second."""
     name, known, case = config.model.name, fields(config), partial(ours, config, plan)
     cases = {f"{name}, {dtype}": case("call", dtype=dtype) for dtype in DTYPES if "dtype" in known} or {
@@ -293,7 +293,7 @@ def rivals(config: Any, plan: Plan) -> Row:
     return {"rivals": some}
 
 
-def hole(config: Any, plan: Plan) -> Row:
+def hole(config: Any, plan: Bench) -> Row:
     """What a step of inpainting costs, by the area of the hole, in a picture of which the local rule is a part."""
     task = build.task(local(config))
     image = np.zeros((*PICTURE, task.codec.colours(task.model.reads, len(PICTURE))), np.float32)
@@ -307,7 +307,7 @@ def hole(config: Any, plan: Plan) -> Row:
     return {"hole": rows, "whole": whole}
 
 
-def judge(config: Any, plan: Plan) -> Row:
+def judge(config: Any, plan: Bench) -> Row:
     """Inception features, beside torch-fidelity's, and one FID of 50,000 x 2048 features a set."""
     cases = {"Inception features": ours(config, plan, "inception")}
     if plan.features_peer and (python := peer_python(plan, "torch_fidelity")):
@@ -323,7 +323,7 @@ def judge(config: Any, plan: Plan) -> Row:
     return {"judge": [*some, distance], "ratio_to_torch_fidelity": here / there}
 
 
-def against(config: Any, plan: Plan) -> Row:
+def against(config: Any, plan: Bench) -> Row:
     """A training step, a call of sampling and an evaluation, beside those of another checkout of this program."""
     rows: list[Row] = []
     ratio: dict[str, dict[str, float]] = {}

@@ -10,7 +10,7 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -19,33 +19,11 @@ from nca_gen.errors import UserError, unknown
 from nca_gen.io import write
 from nca_gen.runtime import mesh, record
 from nca_gen.runtime.log import say
+from nca_gen.sections import Classify
+from nca_gen.verbs.classify_cells import cell, divided, listed, settings
+from nca_gen.verbs.classify_tables import BASELINE, markdown, page, table
 
-BASELINE = "geometric"
 POOLS = ("image", "eye", "patient")
-
-
-class Plan(NamedTuple):
-    """``config.classify``.
-
-    ``folds`` by patient of the splits ``of``, drawn with ``seed`` (as --mode=expand draws them, of "train"); where a
-    data set brings its own (``config.data.fold``), those. 1 takes the data set's split: trained on "train", validated
-    on ``config.held.split``. Each is trained ``repeats`` times, from other seeds. ``expansions``: folders that
-    --mode=expand wrote, a row each, with ``augment`` on top; "{fold}" in one stands for the fold's number.
-    Probabilities are averaged over what ``pool`` names ("image", "eye", "patient") before anything is measured;
-    ``eye`` is a pattern for the side in a file's name, "" for :data:`nca_gen.verbs.classify_tables.SIDE`. ``draws`` are
-    the bootstrap's. ``keep`` leaves the checkpoints of finished trainings.
-    """
-
-    folds: int = 5
-    of: tuple[str, ...] = ("train",)
-    repeats: int = 1
-    seed: int = 0
-    augment: str = "geometric"
-    expansions: tuple[str, ...] = ()
-    pool: str = "image"
-    eye: str = ""
-    draws: int = 2000
-    keep: bool = False
 
 
 def main(config: Any, args: Namespace) -> None:
@@ -60,12 +38,9 @@ def classify(config: Any, workdir: str | Path) -> dict[str, Any]:
     that was killed goes on. Raises UserError for folds that cannot be made, expansions that do not fit, and whatever
     the data set and the task refuse.
     """
-    from nca_gen.verbs.classify_cells import cell, divided, listed, settings
-    from nca_gen.verbs.classify_tables import markdown, page, table
-
     config, workdir = config.copy_and_resolve_references(), Path(workdir).absolute()
     mesh.connect(config.mesh.get("distributed", False))
-    plan = Plan(**build.fields(config, "classify"))
+    plan = Classify(**build.fields(config, "classify"))
     if plan.pool not in POOLS:
         raise unknown("value of config.classify.pool", plan.pool, POOLS)
     rows = {"none": ("none", ""), BASELINE: ("geometric", "")}

@@ -23,8 +23,8 @@ from nca_gen.errors import UserError
 from nca_gen.io import images, write
 from nca_gen.report.files import read_object
 from nca_gen.runtime import checkpoint, record
+from nca_gen.sections import Classify
 from nca_gen.tasks.classify import columns, predicted
-from nca_gen.verbs.classify import Plan
 from nca_gen.verbs.train import train
 
 
@@ -49,7 +49,7 @@ class Synthetic(NamedTuple):
 # Data.
 
 
-def divided(config: Any, plan: Plan) -> list[Fold]:
+def divided(config: Any, plan: Classify) -> list[Fold]:
     """Fold by fold images of ``config.data.patch``, whose labels are 0/1 columns.
 
     Raises UserError where somebody is on both sides of a fold.
@@ -143,7 +143,7 @@ def opened(added: Sequence[Synthetic], like: Num[np.ndarray, "H W C"]) -> list[E
 # Cells.
 
 
-def settings(config: Any, plan: Plan, row: str, augment: str, fold: Fold, added: Sequence[Synthetic]) -> Any:
+def settings(config: Any, plan: Classify, row: str, augment: str, fold: Fold, added: Sequence[Synthetic]) -> Any:
     """The config of one training: what it depends on, and nothing else."""
     own = config.copy_and_resolve_references()
     content = {

@@ -16,16 +16,17 @@ from nca_gen.errors import UserError
 from nca_gen.metrics import classification
 from nca_gen.metrics.notes import collecting
 from nca_gen.report import report
-from nca_gen.verbs.classify import BASELINE, Plan
+from nca_gen.sections import Classify
 from nca_gen.verbs.classify_cells import Fold
 
+BASELINE = "geometric"
 SIDE = r"(?i)(?<![a-z0-9])(left|right|os|od|l|r)(?=[0-9]*(?![a-z0-9]))"  # 10003_right, 56_r3
 HEADS = ("Sen.", "Spe.", "AUC", "F1", "F1 sen/spe", "mAP")  # of classification.FIGURES, as in the paper
 Units = tuple[Float[np.ndarray, "N K"], Num[np.ndarray, "N K"], list[str]]
 """Probabilities and truth, a row for each image, eye or patient, and whose it is."""
 
 
-def units(result: Mapping[str, Any], plan: Plan, multi: bool) -> Units:
+def units(result: Mapping[str, Any], plan: Classify, multi: bool) -> Units:
     """What a cell was validated on. Raises UserError for a file name without a side, where eyes are asked for."""
     probability, truth = np.array(result["probability"]), np.array(result["truth"])
     if plan.pool == "image":
@@ -42,7 +43,7 @@ def units(result: Mapping[str, Any], plan: Plan, multi: bool) -> Units:
     return probability, truth, [of[group] for group in groups]
 
 
-def table(results: Mapping[str, list[dict]], folds: Sequence[Fold], plan: Plan, multi: bool) -> dict[str, Any]:
+def table(results: Mapping[str, list[dict]], folds: Sequence[Fold], plan: Classify, multi: bool) -> dict[str, Any]:
     """Everything that is known of the rows, for JSON; NaN is None. ``results``: of the cells of each row, by fold.
 
     Of every figure the macro average of each training, their mean and standard deviation (of K - 1), and the mean by
@@ -83,7 +84,7 @@ def spread(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
     }
 
 
-def compared(cells: list[Units], others: list[Units], folds: Sequence[Fold], plan: Plan) -> dict[str, Any]:
+def compared(cells: list[Units], others: list[Units], folds: Sequence[Fold], plan: Classify) -> dict[str, Any]:
     """Both tests of a row's difference in mAP to another row's, fold by fold."""
     a, b, truth, patients = [], [], [], []
     for first in range(0, len(cells), plan.repeats):

@@ -6,7 +6,7 @@ import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +21,10 @@ from nca_gen.errors import UserError
 from nca_gen.io import images, weights, write
 from nca_gen.runtime import mesh, run
 from nca_gen.runtime.log import say
+from nca_gen.sections import Encode
 
 Tile = tuple[int, ...]
 """The number of an image, and a corner in it."""
-
-
-class Plan(NamedTuple):
-    """``config.encode``.
-
-    ``weights``: a published file, "" for the newest checkpoint of the workdir. ``flips``: every image is encoded
-    mirrored too, see :mod:`nca_gen.data.flips`. ``batch`` images at a time, ``shard`` images a file.
-    """
-
-    weights: str = ""
-    flips: str = "horizontal"
-    batch: int = 8
-    shard: int = 1024
 
 
 def main(config: Any, args: Namespace) -> None:
@@ -54,7 +42,7 @@ def encode(config: Any, workdir: str | Path) -> Path:
     """
     if "encode" not in config:
         raise UserError("--mode=encode is for autoencoders, and this config is of none: train one first, see configs/")
-    plan, root, patch = Plan(**build.fields(config, "encode")), Path(workdir, "latents"), tuple(config.data.patch)
+    plan, root, patch = Encode(**build.fields(config, "encode")), Path(workdir, "latents"), tuple(config.data.patch)
     variants = flips.variants(plan.flips, len(patch), "config.encode.flips")
     mesh.connect(config.mesh.get("distributed", False))
     model, params, origin = autoencoder(config, plan, workdir)
@@ -93,7 +81,7 @@ def encode(config: Any, workdir: str | Path) -> Path:
     return root
 
 
-def autoencoder(config: Any, plan: Plan, workdir: str | Path) -> tuple[Autoencoder, PyTree, dict[str, Any]]:
+def autoencoder(config: Any, plan: Encode, workdir: str | Path) -> tuple[Autoencoder, PyTree, dict[str, Any]]:
     """Model, parameters, and which ones they are. Raises UserError for a model that is no autoencoder."""
     model = build.model(config)
     if not isinstance(model, Autoencoder):

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,24 +24,7 @@ from nca_gen.pipelines import expand as rounds
 from nca_gen.pipelines.sampling import Settings
 from nca_gen.runtime import mesh, run
 from nca_gen.runtime.log import say
-
-
-class Plan(NamedTuple):
-    """``config.expand``.
-
-    ``times`` pictures for every label vector of the train split, where ``fold`` is -1; else of all patients but those
-    of that fold of ``folds`` (by patient, of all splits with ``split_seed``, as --mode=classify makes them).
-    ``quantile`` and ``tries``: what is too near to the train split, which the generator has seen, is drawn again, see
-    :mod:`nca_gen.pipelines.expand`. ``name``: of the folder in the workdir.
-    """
-
-    name: str = "expanded"
-    times: int = 5
-    fold: int = -1
-    folds: int = 5
-    split_seed: int = 0
-    quantile: float = 0.05
-    tries: int = 10
+from nca_gen.sections import Expand
 
 
 def main(config: Any, args: Namespace) -> None:
@@ -59,7 +42,7 @@ def expand(config: Any, workdir: str | Path) -> Path:
     settings.
     """
     mesh.connect(config.mesh.get("distributed", False))
-    plan, parts = Plan(**build.fields(config, "expand")), run.parts(config, workdir)
+    plan, parts = Expand(**build.fields(config, "expand")), run.parts(config, workdir)
     pipeline, part = build.pipeline(config, parts), parts["model"]
     classes = part.task.model.conditions.get("label", 0)
     if not classes:
@@ -126,7 +109,7 @@ def expand(config: Any, workdir: str | Path) -> Path:
     return folder
 
 
-def examples(config: Any, plan: Plan, splits: Splits) -> list[Example]:
+def examples(config: Any, plan: Expand, splits: Splits) -> list[Example]:
     """The examples whose labels are repeated. Says where the generator has seen patients that it should not have.
 
     Raises UserError for images without labels and a fold that there is not.

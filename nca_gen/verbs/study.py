@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -28,6 +28,7 @@ from nca_gen.metrics import features, lpips
 from nca_gen.report import files, report
 from nca_gen.runtime import run as runs
 from nca_gen.runtime.log import say
+from nca_gen.sections import Study
 
 SHOWN, ACROSS = 32, 8  # samples of each run on the page, and in a row of it
 COLUMNS = {
@@ -36,20 +37,6 @@ COLUMNS = {
     "training_seconds": "Training, s",
     "images_per_second": "Images/s",
 }
-
-
-class Plan(NamedTuple):
-    """``config.study``.
-
-    ``n`` samples of each of ``runs`` (workdirs), under the labels of as many real images of ``split``, which they are
-    held against, and ``train`` training images. ``metrics``: () for those of :func:`metrics`.
-    """
-
-    runs: tuple[str, ...] = ()
-    n: int = 256
-    train: int = 1080
-    split: str = "test"
-    metrics: tuple[str, ...] = ()
 
 
 def main(config: Any, args: Namespace) -> None:
@@ -63,7 +50,7 @@ def study(config: Any, workdir: str | Path) -> dict[str, Any]:
     Noise is that of ``config.seed``, everything else, the sampler too, is of each run. A row that is there already, of
     the same checkpoint and settings, is taken as it is. Raises UserError for no run, and for folders that hold none.
     """
-    plan, workdir = Plan(**build.fields(config, "study")), Path(workdir)
+    plan, workdir = Study(**build.fields(config, "study")), Path(workdir)
     if not any(plan.runs):
         raise UserError("there is nothing to compare: name runs with --config.study.runs=runs/geca,runs/dit")
     plan = plan._replace(metrics=tuple(plan.metrics) or metrics())
@@ -101,7 +88,7 @@ def known(protocol: Callable[..., dict[str, Any]], *name: str) -> bool:
         return False
 
 
-def row(plan: Plan, seed: int, path: str, workdir: Path, name: str) -> dict[str, Any]:
+def row(plan: Study, seed: int, path: str, workdir: Path, name: str) -> dict[str, Any]:
     """What is known of the run at ``path``; a grid of its samples goes into ``workdir`` under ``name``."""
     config = stored(path)
     config.update(seed=seed, held={"n": plan.n, "train": plan.train, "split": plan.split})

@@ -13,11 +13,11 @@ import jax
 from jaxtyping import PyTree
 
 from nca_gen import build, devices
-from nca_gen.config import Mesh, Train
 from nca_gen.contracts import Parts
 from nca_gen.errors import UserError, unknown
 from nca_gen.runtime import ahead, checkpoint, feed, log, mesh, record, run
 from nca_gen.runtime.cadence import due, stop_signals
+from nca_gen.sections import Mesh, Train
 
 
 class Course(NamedTuple):

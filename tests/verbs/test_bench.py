@@ -9,9 +9,10 @@ import tiny
 
 from nca_gen import build
 from nca_gen.errors import UserError
+from nca_gen.sections import Bench
 from nca_gen.verbs import bench_parts as parts
 from nca_gen.verbs import bench_tables, bench_worker
-from nca_gen.verbs.bench import Plan, bench
+from nca_gen.verbs.bench import bench
 from nca_gen.verbs.bench_harness import Worker, in_turns, measure
 
 WORKER = """
@@ -22,7 +23,7 @@ for line, s in zip(sys.stdin, seconds):
     print(json.dumps({"seconds": s, "cpu_seconds": 3 * s, "memory_mb": 10 * s, "images": 4}), flush=True)
 """
 PEER = {"script": __file__, "fields": ("channels", "hidden")}  # any file
-PLAN = Plan(batch=2, peer=PEER)
+PLAN = Bench(batch=2, peer=PEER)
 
 
 def worker(name, seconds, log):
@@ -181,7 +182,7 @@ def test_the_peers_of_the_pages(page, monkeypatch):
 
     monkeypatch.setattr(parts, "peer_python", lambda plan, module: "python")
     c = configs.load(f"configs/{page}.py")
-    found = parts.peers(c, Plan(**build.fields(c, "bench")), "call")
+    found = parts.peers(c, Bench(**build.fields(c, "bench")), "call")
     assert len(found) == {"diff_nca": 2, "geca": 1}[page]
     for peer in found.values():
         assert Path(peer.command[1]).name == f"torch_{page}.py"

@@ -12,6 +12,7 @@ from nca_gen.data import spots
 from nca_gen.data.source import Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images
+from nca_gen.sections import Classify
 from nca_gen.tasks.classify import Task
 from nca_gen.tasks.learner import Learner
 from nca_gen.verbs import classify, classify_cells, classify_tables
@@ -67,7 +68,7 @@ def expansion(folder, fold, patients, size=48, columns=5, **changes):
 
 @pytest.fixture
 def folds():
-    return classify_cells.divided(config(), classify.Plan(folds=2))
+    return classify_cells.divided(config(), Classify(folds=2))
 
 
 def trained_on(fold):
@@ -76,7 +77,7 @@ def trained_on(fold):
 
 def test_folds_are_by_patient_and_validate_everyone_once():
     whole = [e["name"] for e in spots.splits(patients=20)["train"]]
-    found = classify_cells.divided(config(), classify.Plan(folds=4, repeats=2))
+    found = classify_cells.divided(config(), Classify(folds=4, repeats=2))
     assert [(p.fold, p.repeat) for p in found] == [(f, r) for f in range(4) for r in range(2)]
     assert sorted(e["name"] for p in found[::2] for e in p.val) == sorted(whole)
     for fold in found:
@@ -87,11 +88,11 @@ def test_folds_are_by_patient_and_validate_everyone_once():
 
 def test_folds_of_all_splits_or_the_split_itself():
     splits = spots.splits(patients=20)
-    one, *others = classify_cells.divided(config(), classify.Plan(folds=1))
+    one, *others = classify_cells.divided(config(), Classify(folds=1))
     assert not others
     assert [e["name"] for e in one.train] == [e["name"] for e in splits["train"]]
     assert [e["name"] for e in one.val] == [e["name"] for e in splits["val"]]
-    every = classify_cells.divided(config(), classify.Plan(folds=2, of=("train", "val", "test")))
+    every = classify_cells.divided(config(), Classify(folds=2, of=("train", "val", "test")))
     assert len(every[0].val) + len(every[1].val) == 40
 
 
@@ -102,22 +103,22 @@ def test_folds_that_the_data_bring(monkeypatch):
         page.data.fold = 1
     swapped = [splits, Splits({"train": splits["val"], "val": splits["train"]})]
     monkeypatch.setattr(classify_cells.build, "splits", lambda config: swapped[config.data.fold])
-    found = classify_cells.divided(page, classify.Plan(folds=2))
+    found = classify_cells.divided(page, Classify(folds=2))
     assert [(p.fold, len(p.train), len(p.val)) for p in found] == [(0, 32, 4), (1, 4, 32)]
-    [alone] = classify_cells.divided(page, classify.Plan(folds=1))
+    [alone] = classify_cells.divided(page, Classify(folds=1))
     assert (alone.fold, len(alone.train)) == (1, 4)
     assert page.data.fold == 1
 
 
 def test_images_are_brought_to_size_once():
-    fold = classify_cells.divided(config("--config.data.patch=20,24"), classify.Plan(folds=1))[0]
+    fold = classify_cells.divided(config("--config.data.patch=20,24"), Classify(folds=1))[0]
     assert {e["image"].shape for e in fold.train + fold.val} == {(20, 24, 3)}
 
 
 def test_nobody_is_on_both_sides(monkeypatch):
     monkeypatch.setattr(classify_cells.by_patient, "folds", lambda who, *_: [np.arange(0, len(who), 2)])
     with pytest.raises(UserError, match="trained on and validated on"):
-        classify_cells.divided(config(), classify.Plan(folds=2))
+        classify_cells.divided(config(), Classify(folds=2))
 
 
 def test_an_expansion_adds_to_its_own_fold(folds, tmp_path):
@@ -171,20 +172,20 @@ def test_eyes_and_patients_are_pooled():
         "truth": [[1, 0], [0, 1], [1, 0], [0, 1]],
     }
     eye = r"_(left|right|l|r)"
-    probability, truth, patients = classify_tables.units(done, classify.Plan(pool="eye", eye=eye), True)
+    probability, truth, patients = classify_tables.units(done, Classify(pool="eye", eye=eye), True)
     assert patients == ["7", "7", "7", "8"]
     done["names"][2] = "7b_left"
-    probability, truth, patients = classify_tables.units(done, classify.Plan(pool="eye"), True)
+    probability, truth, patients = classify_tables.units(done, Classify(pool="eye"), True)
     np.testing.assert_allclose(probability, [[0.6, 0.4], [0.2, 0.8], [0.5, 0.5]])
     assert truth.tolist() == [[1, 0], [0, 1], [0, 1]]
     assert patients == ["7", "7", "8"]
-    _, truth, patients = classify_tables.units(done, classify.Plan(pool="patient"), True)
+    _, truth, patients = classify_tables.units(done, Classify(pool="patient"), True)
     assert truth.tolist() == [[1, 1], [0, 1]]
     with pytest.raises(UserError, match="of several classes"):
-        classify_tables.units(done, classify.Plan(pool="patient"), False)
+        classify_tables.units(done, Classify(pool="patient"), False)
     done["names"][0] = "leftover"
     with pytest.raises(UserError, match="no eye can be read from leftover"):
-        classify_tables.units(done, classify.Plan(pool="eye"), True)
+        classify_tables.units(done, Classify(pool="eye"), True)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,7 @@ def test_the_table_counts(folds):
         ]
 
     found = {"none": cells(truth), "geometric": cells([1 - t for t in truth])}
-    facts = classify_tables.table(found, folds, classify.Plan(folds=2, draws=50), False)
+    facts = classify_tables.table(found, folds, Classify(folds=2, draws=50), False)
     best, worst = (facts["rows"][row] for row in ("none", "geometric"))
     assert best["figures"]["map"] == {"mean": 1.0, "std": 0.0, "values": [1.0, 1.0]}
     assert best["classes"]["f1"] == dict.fromkeys("abcde", 1.0)
@@ -227,7 +228,7 @@ def test_the_table_counts(folds):
 def test_a_killed_table_goes_on(tmp_path, monkeypatch, capsys):
     """Stopped in the third of six cells: it is made from the first that is missing, and twice the same."""
     plan = {"folds": 2, "draws": 20}
-    for fold in classify_cells.divided(config(), classify.Plan(folds=2)):
+    for fold in classify_cells.divided(config(), Classify(folds=2)):
         expansion(tmp_path / f"geca_{fold.fold}/expanded", fold.fold, trained_on(fold))
     plan["expansions"] = (f"{tmp_path}/geca_{{fold}}/expanded",)
     seen, ordinary = [], classify_cells.train

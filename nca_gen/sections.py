@@ -1,0 +1,146 @@
+"""Sections of a config that configure the program itself, and not what is learned: their fields and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Train(NamedTuple):
+    """``config.train``: how long, on how many images a step, what is left behind how often.
+
+    ``log_every``, ``checkpoint_every``: in steps; the newest ``keep`` checkpoints stay. ``on_divergence``: "stop" or
+    "rollback", at the most ``max_rollbacks`` times, to the last good checkpoint. ``divergence``: a loss above so many
+    times the median of the last 20 lines is one; 0 is off, and only what is not finite is.
+    """
+
+    steps: int
+    batch: int
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep: int = 3
+    on_divergence: str = "stop"
+    max_rollbacks: int = 3
+    divergence: float = 0.0
+
+
+class Drawing(NamedTuple):
+    """``config.sample``, beside the settings of the sampler: which samples, and how many.
+
+    ``labels``: the classes that they take in turn; () for all. ``n``, in batches of ``batch``. ``size``: in the units
+    of the data that the model learned; () for that of a patch. ``large``: of one more that evaluation shows; () none.
+    """
+
+    labels: tuple[int, ...] = ()
+    n: int = 16
+    batch: int = 64
+    size: tuple[int, ...] = ()
+    large: tuple[int, ...] = ()
+
+
+class Held(NamedTuple):
+    """``config.held``: what samples are held against: ``n`` patches of ``split``, and ``train`` of training."""
+
+    split: str = "test"
+    n: int = 256
+    train: int = 4096
+
+
+class Mesh(NamedTuple):
+    """``config.mesh``: samples over ``data`` devices (-1: all that is left), the rows of an image over ``space``.
+
+    ``distributed``: join the other hosts by what the scheduler says (:func:`nca_gen.runtime.mesh.connect`).
+    """
+
+    data: int = -1
+    space: int = 1
+    distributed: bool = False
+
+
+class Bench(NamedTuple):
+    """``config.bench``.
+
+    ``what``: names of :data:`nca_gen.verbs.bench_parts.PARTS`. A row is the median of ``rounds`` after a warm-up, of
+    ``batch`` images. ``peer_python``: an interpreter that has PyTorch, "" for this one. ``peer``: its ``script``, which
+    takes the ``fields`` of config.model, in each of its ``forms`` (changed fields by what is added to the name); of
+    features of images, ``features_peer``. ``rivals``: sections ``model`` by name. ``against``: another checkout of this
+    program, or a script that takes what :mod:`nca_gen.verbs.bench_worker` does.
+    """
+
+    what: tuple[str, ...] = ("model",)
+    batch: int = 2
+    rounds: int = 3
+    peer_python: str = ""
+    peer: Mapping[str, Any] = {}
+    features_peer: str = ""
+    rivals: Mapping[str, Any] = {}
+    against: str = ""
+
+
+class Classify(NamedTuple):
+    """``config.classify``.
+
+    ``folds`` by patient of the splits ``of``, drawn with ``seed`` (as --mode=expand draws them, of "train"); where a
+    data set brings its own (``config.data.fold``), those. 1 takes the data set's split: trained on "train", validated
+    on ``config.held.split``. Each is trained ``repeats`` times, from other seeds. ``expansions``: folders that
+    --mode=expand wrote, a row each, with ``augment`` on top; "{fold}" in one stands for the fold's number.
+    Probabilities are averaged over what ``pool`` names ("image", "eye", "patient") before anything is measured;
+    ``eye`` is a pattern for the side in a file's name, "" for :data:`nca_gen.verbs.classify_tables.SIDE`. ``draws`` are
+    the bootstrap's. ``keep`` leaves the checkpoints of finished trainings.
+    """
+
+    folds: int = 5
+    of: tuple[str, ...] = ("train",)
+    repeats: int = 1
+    seed: int = 0
+    augment: str = "geometric"
+    expansions: tuple[str, ...] = ()
+    pool: str = "image"
+    eye: str = ""
+    draws: int = 2000
+    keep: bool = False
+
+
+class Expand(NamedTuple):
+    """``config.expand``.
+
+    ``times`` pictures for every label vector of the train split, where ``fold`` is -1; else of all patients but those
+    of that fold of ``folds`` (by patient, of all splits with ``split_seed``, as --mode=classify makes them).
+    ``quantile`` and ``tries``: what is too near to the train split, which the generator has seen, is drawn again, see
+    :mod:`nca_gen.pipelines.expand`. ``name``: of the folder in the workdir.
+    """
+
+    name: str = "expanded"
+    times: int = 5
+    fold: int = -1
+    folds: int = 5
+    split_seed: int = 0
+    quantile: float = 0.05
+    tries: int = 10
+
+
+class Encode(NamedTuple):
+    """``config.encode``.
+
+    ``weights``: a published file, "" for the newest checkpoint of the workdir. ``flips``: every image is encoded
+    mirrored too, see :mod:`nca_gen.data.flips`. ``batch`` images at a time, ``shard`` images a file.
+    """
+
+    weights: str = ""
+    flips: str = "horizontal"
+    batch: int = 8
+    shard: int = 1024
+
+
+class Study(NamedTuple):
+    """``config.study``.
+
+    ``n`` samples of each of ``runs`` (workdirs), under the labels of as many real images of ``split``, which they are
+    held against, and ``train`` training images. ``metrics``: () for those of :func:`nca_gen.verbs.study.metrics`.
+    """
+
+    runs: tuple[str, ...] = ()
+    n: int = 256
+    train: int = 1080
+    split: str = "test"
+    metrics: tuple[str, ...] = ()
