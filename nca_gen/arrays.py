@@ -95,6 +95,8 @@ def cell_normal(key: Key[Array, " B"], step: int | Int[Array, ""], at: Coords, c
 
 def blocked(x: Float[Array, "B *T C"], k: int) -> Float[Array, "B *S D"]:
     """Blocks of ``k`` pixels along every spatial axis as the channels of one cell; ``k`` divides every axis."""
+    if k == 1:
+        return x
     n = x.ndim - 2
     split = [part for size in x.shape[1:-1] for part in (size // k, k)]
     cells, inner = range(1, 2 * n, 2), range(2, 2 * n + 1, 2)
@@ -104,6 +106,8 @@ def blocked(x: Float[Array, "B *T C"], k: int) -> Float[Array, "B *S D"]:
 
 def unblocked(x: Float[Array, "B *S D"], k: int) -> Float[Array, "B *T C"]:
     """The inverse of :func:`blocked`."""
+    if k == 1:
+        return x
     n = x.ndim - 2
     x = x.reshape(*x.shape[:-1], *[k] * n, x.shape[-1] // k**n)
     order = [axis for i in range(n) for axis in (1 + i, 1 + n + i)]

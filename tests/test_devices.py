@@ -1,7 +1,6 @@
 """The number of devices and of processes changes how fast, not what."""
 
 import functools
-import itertools
 import json
 import os
 import socket
@@ -98,13 +97,13 @@ def unsplit(kind="diff", norm="cell", size=(16, 12)):
 MODELS = [("diff", "cell"), ("diff", "group"), ("fourier", "cell"), ("fourier", "group")]
 
 
-@pytest.mark.parametrize(("model", "space"), list(itertools.product(MODELS, (4, 2))))
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.slow
-def test_an_image_split_over_devices_is_the_image(model, space):
-    np.testing.assert_allclose(painting.paint(*model, space=space), unsplit(*model)[:1], **SAME)
+def test_an_image_split_over_devices_is_the_image(model):
+    np.testing.assert_allclose(painting.paint(*model, space=4), unsplit(*model)[:1], **SAME)
 
 
-@pytest.mark.parametrize(("model", "space"), list(itertools.product(MODELS, (1, 2))))
+@pytest.mark.parametrize(("model", "space"), [*zip(MODELS, (2, 1, 1, 2), strict=True)])
 @pytest.mark.slow
 def test_a_batch_split_over_devices_is_the_batch(model, space):
     """One image a device, and two halves of two."""
@@ -112,16 +111,17 @@ def test_a_batch_split_over_devices_is_the_batch(model, space):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [4, 14, 17])
+@pytest.mark.parametrize("rows", [4, 14])
 def test_any_number_of_rows(rows):
-    """A row a device; halves where quarters do not come out; and a prime number, which stays on one device."""
+    """A row a device; and halves where quarters do not come out. A prime number stays on one: test_sampling."""
     size = (rows, 9)
     np.testing.assert_allclose(painting.paint(size=size, space=4), unsplit(size=size)[:1], **SAME)
 
 
 CASES = [
-    {"kind": kind, "norm": norm, "n": n, "space": space}
-    for (kind, norm), (n, space) in itertools.product(MODELS, [(1, 8), (4, 2)])
+    {"kind": "diff", "norm": "cell", "n": 1, "space": 8},
+    {"kind": "diff", "norm": "group", "n": 4, "space": 2},
+    {"kind": "fourier", "norm": "group", "n": 1, "space": 8},
 ]
 
 
@@ -139,7 +139,7 @@ def test_eight_devices(tmp_path):
 @pytest.mark.slow
 def test_two_processes_paint_one_image(tmp_path):
     """Half of its rows lie with each, in two parts, or one of two images; both get the whole, and the same."""
-    cases = [CASES[0] | {"space": 4}, CASES[4] | {"n": 2, "space": 2}]
+    cases = [CASES[0] | {"space": 4}, CASES[1] | {"n": 2}]
     cases.append(CASES[0] | {"size": (17, 9)})  # cannot be split: each process makes it alone
     two_processes(lambda i: [painting.__file__, str(tmp_path / f"{i}.npz"), json.dumps(cases)])
     with np.load(tmp_path / "0.npz") as one, np.load(tmp_path / "1.npz") as other:

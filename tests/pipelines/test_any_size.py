@@ -17,23 +17,26 @@ from nca_gen.diffusion.process import x0_of
 from nca_gen.pipelines import sampling
 
 KEY = arrays.keys(0, 1)
-slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 def sample(model, size, steps, codec=Codec()):  # noqa: B008
     return np.asarray(sampling.sample(part(model, codec=codec), KEY, size, settings(steps=steps)))[0]
 
 
+LOCAL = tiny.diff(norm="cell", steps=2)
+BLOCKS = tiny.diff(norm="cell", steps=2, image_channels=12, channels=26)
+
+
 @pytest.mark.parametrize(
-    ("one", "other", "calls"), [((96, 96), (78, 64), 4), slow((512, 512), (1000, 333), 2), slow((17, 512), (31, 9), 3)]
+    ("model", "block", "one", "other", "calls"),
+    [(LOCAL, 1, (48, 48), (39, 32), 4), (BLOCKS, 2, (63, 40), (36, 75), 3)],
 )
 @pytest.mark.slow
-def test_sizes_agree_where_they_share_all_that_is_heard(one, other, calls):
+def test_sizes_agree_where_they_share_all_that_is_heard(model, block, one, other, calls):
     """A cell hears ``steps`` cells a call: what is that far from an edge that they do not share is the same."""
-    model = tiny.diff(norm="cell", steps=2)
-    a, b = (sample(model, size, calls) for size in (one, other))
+    a, b = (sample(model, size, calls, Codec(block=block)) for size in (one, other))
     assert (a.shape, b.shape) == ((*one, 3), (*other, 3))
-    reach = model.halo * calls
+    reach = block * model.halo * calls + block - 1  # an odd size ends within a cell
     shared = tuple(slice(min(m, n) - reach * (m != n)) for m, n in zip(one, other, strict=True))
     np.testing.assert_allclose(a[shared], b[shared], atol=1e-5)
     assert a[shared].size
@@ -42,32 +45,26 @@ def test_sizes_agree_where_they_share_all_that_is_heard(one, other, calls):
 
 
 @pytest.mark.slow
-def test_blocks_of_pixels_agree_too():
-    model = tiny.diff(norm="cell", steps=2, image_channels=12, channels=26)
-    a, b = (sample(model, size, 3, Codec(block=2)) for size in ((333, 100), (96, 77)))
-    reach = 2 * model.halo * 3 + 1  # the odd size ends within a cell
-    np.testing.assert_allclose(a[: 96 - reach, : 77 - reach], b[: 96 - reach, : 77 - reach], atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("size", [(96, 96), (78, 64)])
-def test_global_models_take_any_size(size):
-    """The first call of the sampler by hand, at sizes of no training."""
-    model = tiny.fourier()
+def test_global_models_take_any_size():
+    """The first call of the sampler by hand, at a size of no training."""
+    model, size = tiny.fourier(), (39, 32)
     x, t = samplers.initial_noise(KEY, size, 3), jnp.array([tiny.T - 1])
     said, _ = jax.jit(lambda p, x: model.apply(p, x, t, None, (), arrays.fold(KEY, tiny.T - 1)))(tiny.params(model), x)
     np.testing.assert_allclose(sample(model, size, 1), np.clip(x0_of(PROCESS, said, x, t)[0], -1, 1), atol=1e-4)
 
 
-def rolled(model, by, size=(19, 16), calls=3):
-    """A picture whose cells have the randomness of the cells ``by`` further on, round the edge."""
-    at = tuple((c + n) % e for c, n, e in zip(arrays.coords(size), by, size, strict=True))
+@partial(jax.jit, static_argnums=(0, 2))
+def painted(model, at, size, calls=3):
     params, place = tiny.params(model), Place(at, size)
     denoise = lambda x, t, memory, key: model.apply(params, x, t, None, memory, key, place)  # noqa: E731
-    x = samplers.initial_noise(KEY, size, 3, at)
-    times = PROCESS.times(calls)
-    run = jax.jit(lambda x: samplers.sample(samplers.ddpm, PROCESS, denoise, samplers.begin(x), times, KEY, at).x)
-    return np.asarray(run(x))[0]
+    carry = samplers.begin(samplers.initial_noise(KEY, size, 3, at))
+    return samplers.sample(samplers.ddpm, PROCESS, denoise, carry, PROCESS.times(calls), KEY, at).x[0]
+
+
+def rolled(model, by, size=(19, 16)):
+    """A picture whose cells have the randomness of the cells ``by`` further on, round the edge."""
+    at = tuple((c + n) % e for c, n, e in zip(arrays.coords(size), by, size, strict=True))
+    return np.asarray(painted(model, at, size))
 
 
 @pytest.mark.slow

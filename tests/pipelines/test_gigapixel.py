@@ -45,22 +45,18 @@ def tiled(folder, model, size, tile, calls=1, codec=Codec(), dtype=np.float32, c
 
 
 ODD = (23, 17)
-SAMPLERS = [{"sampler": name} for name in ("ddim", "dpm_solver_pp")]
 CASES = [
     (LOCAL, ODD, 9, 1, {"sampler": "dpm_solver_pp", "steps": 3}),
     slow(LOCAL, ODD, 9, 1, {}),
     slow(LOCAL, ODD, 3, 1, {}),  # less than the halo
-    slow(LOCAL, (7, 5), 1, 1, {"steps": 2}),
+    slow(LOCAL, (7, 5), 1, 1, {"steps": 1}),
     slow(LOCAL, ODD, 99, 0, {}),  # one tile
     slow(LOCAL, ODD, 9, 4, {}),  # 6 steps in passes of 3: 12 cells each way
-    slow(LOCAL, (41, 3), 8, 1, {}),  # strips: one tile wide
-    slow(LOCAL, (2, 37), 8, 2, {}),
-    slow(LOCAL, ODD, 9, 1, {"clip": "none"}),
-    *(slow(model, ODD, 9, 1 + i, how) for model in (LOCAL, TORUS) for i, how in enumerate(SAMPLERS)),
+    slow(LOCAL, (41, 3), 8, 1, {"sampler": "ddim"}),  # strips: one tile wide
+    slow(LOCAL, (2, 37), 8, 2, {"clip": "none"}),
     slow(TORUS, ODD, 5, 1, {}),
     slow(TORUS, ODD, 2, 2, {"sampler": "dpm_solver_pp", "steps": 5}),
-    slow(TORUS, (41, 3), 8, 1, {}),
-    slow(LOCAL, ODD, 9, 1, {"steps": 1}),
+    slow(TORUS, (41, 3), 8, 1, {"sampler": "ddim"}),
 ]
 
 
@@ -72,11 +68,10 @@ def test_tiles_are_the_whole(tmp_path, model, size, tile, calls, how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["ddim", "dpm_solver_pp"])
-def test_bit_for_bit(tmp_path, sampler):
+def test_bit_for_bit(tmp_path):
     """Where a window has the columns of the whole, and a pass several steps: XLA then rounds both alike."""
-    mine = tiled(tmp_path, LOCAL, (33, 21), 9, 2, sampler=sampler)
-    np.testing.assert_array_equal(mine, whole(LOCAL, (33, 21), sampler=sampler))
+    mine = tiled(tmp_path, LOCAL, (33, 21), 9, 2, sampler="dpm_solver_pp")
+    np.testing.assert_array_equal(mine, whole(LOCAL, (33, 21), sampler="dpm_solver_pp"))
 
 
 @pytest.mark.slow
@@ -163,7 +158,7 @@ sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
 import conftest, numpy as np
 from pathlib import Path
 from pipelines import test_gigapixel as t
-t.tiled(Path(sys.argv[1]), t.LOCAL, (96, 80), 8, 1)
+t.tiled(Path(sys.argv[1]), t.LOCAL, (56, 48), 8, 1)
 """
 
 
@@ -173,17 +168,17 @@ def test_kill_9(tmp_path):
     journal = tmp_path / "killed" / "journal"
     count = lambda: journal.read_bytes().count(b"\n") if journal.is_file() else 0  # noqa: E731
     seen = []
-    for share in (0.3, 0.7):
+    for share in (0.3, 0.6):
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "killed")], env=os.environ)
-        while child.poll() is None and count() < share * 720:
+        while child.poll() is None and count() < share * 252:
             time.sleep(0.002)
         os.kill(child.pid, signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL  # it was not done
         seen.append(count())
     assert seen == sorted(seen)
-    assert 0 < seen[0] < seen[-1] < 720
-    mine = tiled(tmp_path / "killed", LOCAL, (96, 80), 8, 1)
-    np.testing.assert_array_equal(mine, tiled(tmp_path / "left alone", LOCAL, (96, 80), 8, 1))
+    assert 0 < seen[0] < seen[-1] < 252
+    mine = tiled(tmp_path / "killed", LOCAL, (56, 48), 8, 1)
+    np.testing.assert_array_equal(mine, tiled(tmp_path / "left alone", LOCAL, (56, 48), 8, 1))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_a_picture_by_hand(eight):
     assert eight.std() > 0.1
 
 
-@pytest.mark.parametrize("sampler", [*map(slow, samplers.SAMPLERS)])
+@pytest.mark.parametrize("sampler", [slow("ddpm"), slow("dpm_solver_pp")])
 def test_pictures_taken_on_the_way_change_nothing(sampler):
     """Three stretches of two steps: bit for bit. A stretch of one step is no loop to XLA, and is rounded otherwise."""
     how = HOW._replace(sampler=sampler)
@@ -80,7 +80,7 @@ def test_a_picture_does_not_depend_on_its_batch(eight):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [1, 2, 4])
+@pytest.mark.parametrize("batch", [1, 2])
 def test_nor_on_the_size_of_the_batch(eight, batch):
     np.testing.assert_allclose(draw(8, batch), eight, atol=1e-5)
 

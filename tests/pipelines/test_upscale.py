@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rivals
 import tiny
 from painting import PROCESS, params, part, settings
 
@@ -104,10 +103,3 @@ def test_files(tmp_path):
     np.testing.assert_array_equal(first[::2, ::2], stored)
     assert (first != second).mean() > 0.5
     assert images.read(folder / "comparison.png").shape == (12, 3 * 10 + 2 * 2, 3)
-
-
-@pytest.mark.slow
-def test_a_network_that_is_not_local():
-    image = np.random.default_rng(0).uniform(-1, 1, (4, 4, 3)).astype(np.float32)
-    large = upscale.enlarge(part(rivals.small_unet(classes=0)), KEY, image, 2, HOW)
-    np.testing.assert_array_equal(large[::2, ::2], image)
