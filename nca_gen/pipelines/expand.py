@@ -34,7 +34,7 @@ PROTOCOL = (
 
 
 class Yardstick(NamedTuple):
-    """What pictures are held against, and how near is too near."""
+    """What pictures are compared with, and how near is too near."""
 
     references: Float[np.ndarray, "R h w C"]
     threshold: float
@@ -46,19 +46,19 @@ def shrunk(image: Shaped[np.ndarray, "H W C"]) -> Float[np.ndarray, "h w C"]:
 
 
 def yardstick(
-    train: Sequence[Shaped[np.ndarray, "..."]], held: Sequence[Shaped[np.ndarray, "..."]], quantile: int | float
+    train: Sequence[Shaped[np.ndarray, "..."]], new: Sequence[Shaped[np.ndarray, "..."]], quantile: int | float
 ) -> Yardstick:
-    """From training and ``held``-out images ``[H, W, C]`` of one shape. A mirrored copy is a copy.
+    """From training and ``new`` (held-out) images ``[H, W, C]`` of one shape. A mirrored copy is a copy.
 
     A generator of new images loses the share ``quantile`` of its pictures. Raises UserError for images of several
     shapes, and for a quantile outside 0..1.
     """
     if not 0 <= quantile <= 1:
         raise UserError(f"config.expand.quantile={quantile} is no share: give 0 to 1")
-    shapes = {image.shape for image in (*train, *held)}
+    shapes = {image.shape for image in (*train, *new)}
     if len(shapes) > 1:
         raise UserError(f"expanding needs whole images of one shape; these have {len(shapes)}, such as {min(shapes)}")
-    references, others = (np.stack([shrunk(image) for image in some]) for some in (train, held))
+    references, others = (np.stack([shrunk(image) for image in some]) for some in (train, new))
     for axis in (1, 2):
         references = np.concatenate([references, np.flip(references, axis)])
     return Yardstick(references, float(np.quantile(neighbours.nearest(others, references)[0], quantile)))
@@ -113,7 +113,7 @@ def rounds(
     meet: Callable[[], Any] = lambda: None,
     bar: screen.Bar = screen.SILENT,
 ) -> tuple[Float64[np.ndarray, " n"], list[int]]:
-    """Draws, measures and writes ``n`` pictures into ``folder``: their distances, and how many each round found near.
+    """Draws, measures and writes ``n`` pictures into ``folder``: their distances, and how many each round met near.
 
     ``drawn(pictures, attempt)`` are images in [-1, 1], ``measured(images)`` their distances; below ``threshold`` is too
     near. Process ``deal[0]`` of ``deal[1]`` does its share of each round's batches; all ``meet`` at the end of a round.

@@ -147,7 +147,7 @@ class Pipeline:
 
     @cached_property
     def part(self) -> Part:
-        """The denoiser, as it is asked. Raises UserError for one that cannot be tiled."""
+        """The denoiser, on a torus where one is wanted. Raises UserError for one that cannot be tiled."""
         part = sampling.denoiser(self.parts["model"], self.torus)
         if part.decode is not unchanged:
             raise UserError("config.generate.name=gigapixel is for images, and this model learned latents: use sample")

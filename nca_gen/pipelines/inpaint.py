@@ -289,7 +289,7 @@ class Pipeline:
 
     @cached_property
     def part(self) -> Part:
-        """The denoiser, as it is asked."""
+        """The denoiser, on a torus where one is wanted."""
         return of_pixels(sampling.denoiser(self.parts["model"], self.torus), "inpaint")
 
     @property

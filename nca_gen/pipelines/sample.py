@@ -24,7 +24,7 @@ class Pipeline:
 
     @cached_property
     def part(self) -> Part:
-        """The denoiser, as it is asked."""
+        """The denoiser, on a torus where one is wanted."""
         return sampling.denoiser(self.parts["model"], self.torus)
 
     @property

@@ -81,7 +81,7 @@ class Pipeline:
 
     @cached_property
     def part(self) -> Part:
-        """The denoiser, as it is asked."""
+        """The denoiser, on a torus where one is wanted."""
         return inpaint.of_pixels(sampling.denoiser(self.parts["model"], self.torus), "upscale")
 
     @property
