@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ def test_a_chain_of_steps(name, counted):
 
     kept = heredity.KEPT[name]
     start = samplers.begin(jnp.zeros((1, 2, 2, 1)), heredity.heirs(Genes(None, jnp.zeros(()), None), kept))
-    end = samplers.sample(
-        samplers.ddim, process, heredity.inherited(denoise, kept), start, process.times(5), arrays.keys(0, 1)
+    heirs = heredity.inherited(denoise, kept)
+    end = jax.jit(lambda start, key: samplers.sample(samplers.ddim, process, heirs, start, process.times(5), key))(
+        start, arrays.keys(0, 1)
     )
     np.testing.assert_allclose(end.x, counted)  # the last x0 is what the sampler ends in

@@ -59,19 +59,18 @@ def test_bits_by_hand():
     x0, eps, said = np.tanh(normal(5, 2, 3, 2)), normal(5, 2, 3, 2, seed=1), normal(5, 2, 3, 2, seed=2)
     v, t = 0.7 * normal(5, 2, 3, 2, seed=3), np.array([0, 1, 40, 500, 999])
     said = eps + 0.1 * said
-    x = np.asarray(noised(LINEAR, jnp.asarray(x0, jnp.float32), jnp.asarray(eps, jnp.float32), jnp.asarray(t)))
-    given = [jnp.asarray(y, jnp.float32) for y in (x0, x, said, v)]
-    got = float(jax.jit(partial(variance.bits, LINEAR))(*given, jnp.asarray(t)))
+    x = np.asarray(jax.jit(partial(noised, LINEAR))(np.float32(x0), np.float32(eps), t))
+    given, bits = [*np.float32((x0, x, said, v)), t], jax.jit(partial(variance.bits, LINEAR))
+    got = float(bits(*given))
     assert got == pytest.approx(in_bits(LINEAR, x0, x, said, v, t), rel=2e-4)
-    one = [float(variance.bits(LINEAR, *(y[i : i + 1] for y in given), jnp.asarray(t[i : i + 1]))) for i in range(5)]
+    one = [float(bits(*(y[i : i + 1] for y in given))) for i in range(5)]
     assert got == pytest.approx(np.mean(one), rel=1e-4)
 
 
 def test_bits_teach_the_variance_alone():
-    x0, said, v = (jnp.asarray(normal(2, 4, 4, 1, seed=i), jnp.float32) for i in range(3))
-    t = jnp.array([0, 300])
-    of = jax.jit(jax.grad(lambda said, v: variance.bits(LINEAR, x0, x0 + 0.1, said, v, t), (0, 1)))
-    to_said, to_v = of(said, v)
+    x0, said, v = np.float32([normal(2, 4, 4, 1, seed=i) for i in range(3)])
+    of = jax.jit(jax.grad(lambda said, v, x0, t: variance.bits(LINEAR, x0, x0 + 0.1, said, v, t), (0, 1)))
+    to_said, to_v = jax.device_get(of(said, v, x0, np.array([0, 300])))
     assert not np.any(to_said)
     assert np.all(np.isfinite(to_v))
     assert np.any(to_v[1])
@@ -90,24 +89,26 @@ def best_v(t, u):
     return 2 * (np.log(tilde + share**2 * unknown) - np.log(tilde)) / (np.log(beta) - np.log(tilde)) - 1
 
 
+CLEAN, NOISE = np.float32(np.sqrt(S) * normal(1, 256, 256, 1)), np.float32(normal(1, 256, 256, 1, seed=1))
+
+
+@jax.jit
+@jax.grad
+def slope_of_the_bound(v, t):
+    """By one variance for all pixels, where the network says E[eps | x_t]."""
+    x0, x = jnp.asarray(CLEAN), noised(LINEAR, jnp.asarray(CLEAN), jnp.asarray(NOISE), t)
+    a, s = LINEAR.levels(t)
+    return variance.bits(LINEAR, x0, x, s * x / (a**2 * S + s**2), jnp.full(x.shape, v), t)
+
+
 @pytest.mark.parametrize("t", [3, 60, 700])
 def test_the_bound_is_least_at_the_best_variance(t):
     """With the best eps there is no other stationary point than v*, and it lies within (-1, 1)."""
-    n = 256
-    x0, eps = np.sqrt(S) * normal(1, n, n, 1), normal(1, n, n, 1, seed=1)
-    x = noised(LINEAR, jnp.asarray(x0, jnp.float32), jnp.asarray(eps, jnp.float32), jnp.array([t]))
-    a, s = (float(y) for y in LINEAR.levels(jnp.array(t)))
-    said = s * x / (a**2 * S + s**2)  # E[eps | x_t]
-
-    def bound(v):
-        return variance.bits(LINEAR, x0, x, said, jnp.full(x.shape, v), jnp.array([t]))
-
-    x0 = jnp.asarray(x0, jnp.float32)
     v = best_v(t, t - 1)
     assert -1 < v < 1
-    slope = jax.jit(jax.grad(bound))
-    assert float(slope(v - 0.3)) < 0 < float(slope(v + 0.3))
-    assert abs(float(slope(v))) < 0.1 * float(slope(v + 0.3))
+    less, least, more = (float(slope_of_the_bound(y, np.array([t]))) for y in (v - 0.3, v, v + 0.3))
+    assert less < 0 < more
+    assert abs(least) < 0.1 * more
 
 
 def test_few_steps_of_the_best_variance_are_enough():
@@ -123,30 +124,39 @@ def test_few_steps_of_the_best_variance_are_enough():
         v = jnp.broadcast_to(jnp.asarray(table)[t][:, None, None, None], x.shape)
         return jnp.concatenate([said, v], -1) if learned else said, memory
 
-    @partial(jax.jit, static_argnums=0)
-    def spread(learned):
+    @jax.jit
+    def spread():
         start = samplers.begin(samplers.initial_noise(arrays.keys(0, 4), (64, 64), 1))
-        said = partial(denoise, learned=learned)
-        return samplers.sample(samplers.ddpm, LINEAR, said, start, times, arrays.keys(1, 4)).x.std()
 
-    assert float(spread(True)) == pytest.approx(np.sqrt(S), rel=4 / np.sqrt(2 * 4 * 64**2))
-    assert float(spread(False)) < 0.9 * np.sqrt(S)  # with beta~ they fall short
+        def end(learned):
+            said = partial(denoise, learned=learned)
+            return samplers.sample(samplers.ddpm, LINEAR, said, start, times, arrays.keys(1, 4)).x.std()
+
+        return end(True), end(False)
+
+    learned, least = map(float, spread())
+    assert learned == pytest.approx(np.sqrt(S), rel=4 / np.sqrt(2 * 4 * 64**2))
+    assert least < 0.9 * np.sqrt(S)  # with beta~ they fall short
+
+
+@jax.jit
+def ddpm(x, *given):
+    return samplers.ddpm(LINEAR, samplers.begin(x), *given)
 
 
 @pytest.mark.parametrize("v", [None, -1.0])
 def test_the_least_variance_is_the_plain_step(v):
-    x, x0, noise = (jnp.asarray(normal(1, 4, 4, 2, seed=i), jnp.float32) for i in range(3))
-    v = None if v is None else jnp.full(x.shape, v)
-    plain = samplers.ddpm(LINEAR, samplers.begin(x), x0, jnp.array(400), jnp.array(300), noise)
-    got = samplers.ddpm(LINEAR, samplers.begin(x), x0, jnp.array(400), jnp.array(300), noise, v)
+    x, x0, noise = np.float32([normal(1, 4, 4, 2, seed=i) for i in range(3)])
+    plain = ddpm(x, x0, 400, 300, noise)
+    got = ddpm(x, x0, 400, 300, noise, None if v is None else np.full_like(x, v))
     np.testing.assert_allclose(got, plain, atol=1e-6)
 
 
 def test_the_greatest_is_beta_and_the_clean_end_has_none():
-    x = jnp.zeros((1, 2, 2, 1))
+    x = np.zeros((1, 2, 2, 1), np.float32)
 
     def step(t, u, v):
-        return samplers.ddpm(LINEAR, samplers.begin(x), x, jnp.array(t), jnp.array(u), x + 1.0, x + v)
+        return ddpm(x, x, t, u, x + 1, x + np.float32(v))
 
     beta = 1 - LINEAR.abar[400] / LINEAR.abar[300]
     np.testing.assert_allclose(step(400, 300, 1.0), np.sqrt(beta), rtol=1e-5)
@@ -154,7 +164,7 @@ def test_the_greatest_is_beta_and_the_clean_end_has_none():
 
 
 def test_a_network_without_a_variance():
-    said = jnp.ones((1, 2, 2, 3))
+    said = jax.device_put(np.ones((1, 2, 2, 3), np.float32))
     assert variance.parted(said, 3) == (said, None)
 
 
