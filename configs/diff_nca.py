@@ -3,13 +3,14 @@ r"""Diff-NCA (Kalkhof et al. 2024, arXiv 2401.06291): 331,464 parameters in the 
 python -m nca_gen.main --config=configs/diff_nca.py --workdir=runs/diff_nca
 python -m nca_gen.main --config=configs/diff_nca.py:bcss --config.data.path=DIR --workdir=runs/bcss
 
-It trains on the field of tissue that ships in scikit-image; ``:bcss`` takes the paper's data, ``:folder`` yours.
+It trains on the field of tissue that ships in scikit-image; ``:bcss`` takes the paper's data, ``:folder``, ``:slides``
+and, behind the form of a size, ``:volumes`` yours.
 It paints any size: --mode=generate --workdir=runs/diff_nca --config.sample.size=512,512 --config.sample.n=1
 """
 
 from ml_collections import ConfigDict
 from shared import recipes
-from shared.data import bcss, folder  # noqa: F401  forms of this page
+from shared.data import bcss, folder, slides, volumes  # noqa: F401  forms of this page
 from shared.evals import of_samples, often
 
 PEER = {  # eager PyTorch's, of --mode=bench
@@ -51,7 +52,8 @@ def smoke(config):
     """Seconds on a laptop: shows that every part works, not what it is worth."""
     config.model.update(channels=8, hidden=16, steps=4)
     config.diffusion = {**config.get("diffusion", {}), "timesteps": 8}
-    config.data.patch = (16, 16)
-    config.sample.update(steps=4, n=4, size=(24, 24), large=(32, 40))
+    axes = len(config.data.patch)
+    config.data.patch = (16,) * axes
+    config.sample.update(steps=4, n=4, size=(24,) * axes, large=(32, 40) if axes == 2 else ())
     config.held = {"n": 8, "train": 16}
     recipes.smoke(config)
