@@ -23,12 +23,17 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from nca_gen import build
 from nca_gen.contracts import Denoiser
 from nca_gen.errors import UserError, chosen
 from nca_gen.io import write
 from nca_gen.runtime.log import say
 from nca_gen.sections import Bench
+from nca_gen.verbs import bench_tables
+from nca_gen.verbs.bench_parts import PARTS, PICTURE
+from nca_gen.verbs.bench_worker import entry
 
 
 def main(config: Any, args: Namespace) -> None:
@@ -43,12 +48,6 @@ def bench(config: Any, workdir: str | Path | None = None, json: bool = False) ->
     network alone), "peer" (both beside eager PyTorch's alone), "rivals" (calls of several models), "hole" (inpainting),
     "judge" (features and FID), "against" (this program beside another checkout of it). Raises UserError for any other.
     """
-    import jax
-
-    from nca_gen.verbs import bench_tables
-    from nca_gen.verbs.bench_parts import PARTS, PICTURE
-    from nca_gen.verbs.bench_worker import entry
-
     plan = Bench(**build.fields(config, "bench"))
     parts = [chosen(PARTS, "config.bench.what", part) for part in plan.what]
     if "diffusion" not in config or not isinstance(build.model(config), Denoiser):
