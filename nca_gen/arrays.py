@@ -21,7 +21,8 @@ Coords = tuple[Int[Array, "..."], ...]  # one integer array per spatial axis, br
 def keys(seed: int, n: int, first: int = 0) -> Key[Array, " n"]:
     """``n`` sample keys; key ``i`` depends on ``seed`` and ``first + i`` alone, never on ``n``."""
     root = jax.random.key(seed, impl="threefry2x32")
-    return jax.vmap(lambda i: jax.random.fold_in(root, i))(first + jnp.arange(n))
+    numbers = np.arange(n, dtype=np.uint32) + np.uint32(first)  # in numpy, or four things are compiled for every n
+    return jax.vmap(lambda i: jax.random.fold_in(root, i))(numbers)
 
 
 def fold(key: Key[Array, " B"], data: int | Integer[Array, ""]) -> Key[Array, " B"]:

@@ -1,5 +1,7 @@
 """Randomness that belongs to coordinates: known answers, cuts that change nothing, and honest distributions."""
 
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,14 +19,34 @@ WHOLE = {1: (41,), 2: (23, 18), 3: (9, 7, 12)}
 TILE = {1: (7,), 2: (5, 6), 3: (4, 1, 3)}
 FAR = 2**30 + 12_345  # a gigapixel slide has coordinates of 2**17
 
-normal = jax.jit(arrays.cell_normal, static_argnums=3)
-uniform = jax.jit(arrays.cell_uniform, static_argnums=3)
+DRAWS = {"normal": arrays.cell_normal, "uniform": arrays.cell_uniform}
+
+
+@partial(jax.jit, static_argnums=3)
+def _both(key, step, at, channels):
+    return {name: draw(key, step, at, channels) for name, draw in DRAWS.items()}
+
+
+def both(key, step, at, channels):
+    """Normal and uniform numbers, compiled together."""
+    return jax.device_get(_both(key, step, at, channels))
+
+
+def grid(shape, origin=None):
+    """The coordinates that ``arrays.coords`` has to give, in numpy."""
+    return np.ix_(*(np.arange(n, dtype=np.int32) + o for n, o in zip(shape, origin or [0] * len(shape), strict=True)))
+
+
+keys = cache(arrays.keys)
 
 
 def mesh(shape):
     n = int(np.prod(shape))
     names = ("a", "b")[: len(shape)]
     return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(shape), devices=jax.devices()[:n])
+
+
+threefry = jax.jit(arrays.threefry)
 
 
 @pytest.mark.parametrize(
@@ -36,38 +58,37 @@ def mesh(shape):
     ],
 )
 def test_threefry_known_answers(key, counter, answer):
-    words = arrays.threefry(*(jnp.uint32(w) for w in (*key, *counter)))
+    words = threefry(*np.uint32((*key, *counter)))
     assert tuple(int(w) for w in words) == answer
 
 
 def test_threefry_is_the_one_of_jax():
     """jax draws 32 bits as the two words of the block (0, i) xor-ed, and folds in as the block (0, data)."""
     key = jax.random.key(1234, impl="threefry2x32")
-    k0, k1 = jax.random.key_data(key)
-    zero = jnp.uint32(0)
-    x0, x1 = arrays.threefry(k0, k1, zero, jnp.arange(1000, dtype=jnp.uint32))
+    k0, k1 = np.asarray(jax.random.key_data(key))
+    x0, x1 = jax.device_get(threefry(k0, k1, np.uint32(0), np.arange(1000, dtype=np.uint32)))
     np.testing.assert_array_equal(x0 ^ x1, jax.random.bits(key, (1000,), jnp.uint32))
     folded = jax.random.key_data(jax.random.fold_in(key, 99))
-    np.testing.assert_array_equal(folded, jnp.stack(arrays.threefry(k0, k1, zero, jnp.uint32(99))))
+    np.testing.assert_array_equal(folded, threefry(k0, k1, np.uint32(0), np.uint32(99)))
 
 
 def test_keys_depend_on_their_own_number_only():
     def words(k):
         return np.asarray(jax.random.key_data(k))
 
-    many = words(arrays.keys(7, 100))
-    np.testing.assert_array_equal(many[40:43], words(arrays.keys(7, 3, first=40)))
+    many = words(keys(7, 100))
+    np.testing.assert_array_equal(many[40:43], words(keys(7, 3, first=40)))
     assert len(np.unique(many, axis=0)) == 100
-    assert not set(map(tuple, many)) & set(map(tuple, words(arrays.keys(8, 100))))
+    assert not set(map(tuple, many)) & set(map(tuple, words(keys(8, 100))))
 
 
 def test_fold_is_per_sample_and_per_number():
     def words(k):
         return set(map(tuple, np.asarray(jax.random.key_data(k)).tolist()))
 
-    key = arrays.keys(0, 5)
-    assert len(set().union(*(words(arrays.fold(key, t)) for t in range(20)))) == 100
-    assert words(arrays.fold(key, 3)) == words(jax.jit(arrays.fold)(key, jnp.int32(3)))
+    key, fold = keys(0, 5), jax.jit(arrays.fold)
+    assert len(set().union(*(words(fold(key, t)) for t in range(20)))) == 100
+    assert words(arrays.fold(key, 3)) == words(fold(key, 3))
 
 
 @given(st.integers(0, FAR), st.integers(0, 1000))
@@ -85,25 +106,25 @@ def test_a_tile_has_the_noise_of_its_region(ndim, data):
     """Wherever it lies, odd sizes, near the origin and far from it."""
     corner = [data.draw(st.integers(0, w - t)) for w, t in zip(WHOLE[ndim], TILE[ndim], strict=True)]
     start = [data.draw(st.sampled_from([0, 1, 2**17, FAR])) for _ in corner]
-    at = arrays.coords(WHOLE[ndim], start)
-    tile = arrays.coords(TILE[ndim], [s + c for s, c in zip(start, corner, strict=True)])
+    at = grid(WHOLE[ndim], start)
+    tile = grid(TILE[ndim], [s + c for s, c in zip(start, corner, strict=True)])
     region = (slice(None), *[slice(c, c + t) for c, t in zip(corner, TILE[ndim], strict=True)])
-    key = arrays.keys(3, 2)
-    for draw in (normal, uniform):
-        np.testing.assert_array_equal(draw(key, 5, tile, 3), np.asarray(draw(key, 5, at, 3))[region])
+    part, whole = (both(keys(3, 2), 5, cells, 3) for cells in (tile, at))
+    for name in DRAWS:
+        np.testing.assert_array_equal(part[name], whole[name][region])
 
 
 def test_channels_are_a_prefix():
     """A cell's noise does not depend on how many channels are drawn beside it."""
-    key, at = arrays.keys(0, 2), arrays.coords((4, 5))
-    np.testing.assert_array_equal(normal(key, 0, at, 3), normal(key, 0, at, 8)[..., :3])
+    few, many = (both(keys(0, 2), 0, grid((4, 5)), channels) for channels in (3, 8))
+    for name in DRAWS:
+        np.testing.assert_array_equal(few[name], many[name][..., :3])
 
 
 def test_noise_of_a_sample_does_not_depend_on_the_batch():
-    at = arrays.coords((9, 11))
-    np.testing.assert_array_equal(
-        normal(arrays.keys(1, 8), 2, at, 3)[5:7], normal(arrays.keys(1, 2, first=5), 2, at, 3)
-    )
+    whole, two = (both(key, 2, grid((4, 5)), 3) for key in (keys(1, 8), keys(1, 2, first=5)))
+    for name in DRAWS:
+        np.testing.assert_array_equal(whole[name][5:7], two[name])
 
 
 @pytest.mark.parametrize(("shape", "spec"), [((4,), P("a")), ((4,), P(None, "a")), ((2, 2), P(None, "a", "b"))])
@@ -113,19 +134,19 @@ def test_noise_does_not_depend_on_sharding(shape, spec):
     def draw(key):
         return arrays.cell_normal(key, 2, arrays.coords((8, 12)), 3)
 
-    whole = jax.jit(draw)(arrays.keys(1, 4))
-    parts = jax.jit(draw, out_shardings=NamedSharding(mesh(shape), spec))(arrays.keys(1, 4))
-    assert len({s.device for s in parts.addressable_shards}) == 4
-    assert parts.addressable_shards[0].data.size == whole.size // 4
+    whole = jax.jit(draw)(keys(1, 4))
+    parts = jax.jit(draw, out_shardings=NamedSharding(mesh(shape), spec))(keys(1, 4))
+    shards = parts.addressable_shards
+    assert len({s.device for s in shards}) == 4
+    assert np.prod(shards[0].data.shape) == whole.size // 4
     np.testing.assert_array_equal(parts, whole)
 
 
 @pytest.fixture(scope="module")
 def cloud():
     """Normal and uniform draws of [2 samples, 2 steps, 128, 128, 4 channels]."""
-    at = arrays.coords((128, 128))
-    draws = [np.stack([draw(arrays.keys(0, 2), step, at, 4) for step in (0, 1)], 1) for draw in (normal, uniform)]
-    return {name: d.astype(np.float64) for name, d in zip(("normal", "uniform"), draws, strict=True)}
+    draws = [both(keys(0, 2), step, grid((128, 128)), 4) for step in (0, 1)]
+    return {name: np.stack([draw[name] for draw in draws], 1).astype(np.float64) for name in DRAWS}
 
 
 def test_distributions(cloud):
@@ -144,7 +165,7 @@ def test_distributions(cloud):
 
 def test_uniform_has_24_bits():
     """Every bit is fair, and the smallest step is 2**-24."""
-    u = np.asarray(uniform(arrays.keys(0, 1), 0, arrays.coords((256, 256)), 1), np.float64).ravel() * 2**24
+    u = both(keys(0, 1), 0, grid((256, 256)), 1)["uniform"].astype(np.float64).ravel() * 2**24
     np.testing.assert_array_equal(u, np.rint(u))
     bits = (u.astype(np.int64)[:, None] >> np.arange(24)) & 1
     assert np.all(np.abs(bits.mean(0) - 0.5) < 5 * 0.5 / np.sqrt(u.size))
@@ -173,17 +194,16 @@ def test_nothing_is_correlated(cloud, name):
 
 def test_fire_and_noise_of_one_key_are_independent():
     """Masks are drawn at steps 0, 1, .., noise at step -1 and times at -2: the same key serves all."""
-    key, at = arrays.keys(0, 1), arrays.coords((256, 256))
-    z = np.asarray(normal(key, -1, at, 1)).ravel()
-    for step in (0, 1, -2):
-        assert abs(np.corrcoef(z, np.asarray(uniform(key, step, at, 1)).ravel())[0, 1]) < 4 / 256
+    noise, *others = (both(keys(0, 1), step, grid((256, 256)), 1) for step in (-1, 0, 1, -2))
+    for other in others:
+        assert abs(np.corrcoef(noise["normal"].ravel(), other["uniform"].ravel())[0, 1]) < 4 / 256
 
 
 @pytest.mark.parametrize("shape", [(6,), (4, 6), (4, 2, 6)])
 def test_blocks_are_neighbouring_pixels(shape):
     """The channels of cell i are the pixels k i .. k i + k - 1 along every axis, row by row; and back."""
     x = np.arange(2 * np.prod(shape) * 3).reshape(2, *shape, 3).astype(np.float32)
-    cells = jax.jit(arrays.blocked, static_argnums=1)(x, 2)
+    cells = np.asarray(jax.jit(arrays.blocked, static_argnums=1)(x, 2))
     for i in np.ndindex(*cells.shape[1:-1]):
         region = tuple(slice(2 * j, 2 * j + 2) for j in i)
         np.testing.assert_array_equal(cells[(slice(None), *i)], x[(slice(None), *region)].reshape(2, -1))
@@ -192,8 +212,9 @@ def test_blocks_are_neighbouring_pixels(shape):
 
 def test_labels_as_conditions():
     """0/1 columns as they are, a grade as one of them; one class of one is a column."""
-    np.testing.assert_array_equal(arrays.multi_hot(np.array([[2], [0]]), 3), [[0, 0, 1], [1, 0, 0]])
-    np.testing.assert_array_equal(arrays.multi_hot(np.array([[1, 0, 1]]), 3), [[1, 0, 1]])
-    np.testing.assert_array_equal(arrays.multi_hot(np.array([[1], [0]]), 1), [[1], [0]])
+    columns = jax.jit(arrays.multi_hot, static_argnums=1)
+    np.testing.assert_array_equal(columns(np.array([[2], [0]]), 3), [[0, 0, 1], [1, 0, 0]])
+    np.testing.assert_array_equal(columns(np.array([[1, 0, 1]]), 3), [[1, 0, 1]])
+    np.testing.assert_array_equal(columns(np.array([[1], [0]]), 1), [[1], [0]])
     with pytest.raises(UserError, match=r"2 labels each; set --config\.model\.classes=2"):
         arrays.multi_hot(np.zeros((4, 2)), 3)
