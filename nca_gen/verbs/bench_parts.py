@@ -332,7 +332,7 @@ def against(config: Any, plan: Bench) -> Row:
         one, other = some = measure(here | there, plan.rounds)
         rows += some
         show(some)
-        ratio[name] = {k: one[k] / other[k] for k in ("seconds", "memory_mb", "first_mb")}
+        ratio[name] = {k: one[k] / other[k] for k in ("seconds", "cpu_seconds", "memory_mb", "first_mb")}
         words = ", ".join(f"{value:.3f} x its {field}" for field, value in ratio[name].items())
         say(f"{name}, by {plan.against}: {words} (target {EQUAL})")
     return {"against": {"checkout": plan.against, "rows": rows, "ratio": ratio}}

@@ -219,14 +219,22 @@ def test_another_checkout_in_turns(tmp_path, monkeypatch, capsys):
 
     def measured(cases, rounds):
         ran.append(cases)
-        time = {"seconds": 1.0, "cpu_seconds": 1.0}
-        return [{"name": n, "memory_mb": 10.0 + i, "first_mb": 20.0} | time for i, n in enumerate(cases)]
+        time = {"seconds": 1.0, "first_mb": 20.0}
+        return [{"name": n, "cpu_seconds": 1.0 + i, "memory_mb": 10.0 + i} | time for i, n in enumerate(cases)]
 
     monkeypatch.setattr(parts, "measure", measured)
     plan = PLAN._replace(against=str(tmp_path))
     found = parts.against(config(), plan)["against"]
-    assert found["ratio"]["evaluation"] == {"seconds": 1.0, "memory_mb": pytest.approx(10 / 11), "first_mb": 1.0}
-    assert f"sampling call, by {tmp_path}: 1.000 x its seconds, 0.909 x its memory_mb" in capsys.readouterr().out
+    assert found["ratio"]["evaluation"] == {
+        "seconds": 1.0,
+        "cpu_seconds": 0.5,
+        "memory_mb": pytest.approx(10 / 11),
+        "first_mb": 1.0,
+    }
+    assert (
+        f"sampling call, by {tmp_path}: 1.000 x its seconds, 0.500 x its cpu_seconds, 0.909 x its memory_mb"
+        in capsys.readouterr().out
+    )
     kinds = []
     for here, there in (cases.values() for cases in ran):
         assert here.command == there.command
