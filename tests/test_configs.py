@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import golden
 import jax
 import pytest
 
@@ -96,8 +97,9 @@ def test_sizes_are_those_of_the_paper(spec, paper, steps):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", CONFIGS)
+@pytest.mark.parametrize("path", golden.PAGES)
 def test_the_smoke_form_trains(path, tmp_path):
+    """To the golden numbers of ``golden.json``: losses, scores and samples as they always were."""
     config = configs.load(f"{path}:smoke")
     flags = [f"--config={path}:smoke", f"--workdir={tmp_path}", "--config.mesh.data=1"]
     assert main.run(flags) == 0
@@ -109,7 +111,7 @@ def test_the_smoke_form_trains(path, tmp_path):
         assert abs(lines[0]["loss"] - (1 + math.sqrt(2 / math.pi))) < 4 * 2 / math.sqrt(pixels)
     [evaluation] = (tmp_path / "eval").iterdir()
     assert evaluation.name == f"{config.train.steps:08}"
-    scores = lambda: {p.name: json.loads(p.read_text())["scores"] for p in sorted(evaluation.glob("*.json"))}  # noqa: E731
+    scores = lambda: {p.name: json.loads(p.read_text()).get("scores", {}) for p in evaluation.glob("*.json")}  # noqa: E731
     before = scores()
     for name, section in config.evals.items():
         assert set(section.get("metrics", ())) <= set(before.get(f"{name}.json", section))
@@ -121,3 +123,18 @@ def test_the_smoke_form_trains(path, tmp_path):
     assert main.run([f"--mode={use}", f"--workdir={tmp_path}"]) == 0
     assert main.run(["--mode=evaluate", f"--workdir={tmp_path}"]) == 0
     assert scores() == before
+    then = json.loads(golden.FILE.read_text())[path]
+    assert [*golden.differences(golden.numbers(tmp_path), then)] == []
+
+
+def test_a_number_that_moved_is_found():
+    then = {"parameters": 5, "curve/loss": [1.0, 2.0], "scores/swd": 400.0, "samples/pixels": [3.0, 254.0]}
+    rounding = {"curve/loss": [1.00005, 2.0], "scores/swd": 403.0, "samples/pixels": [4.0, 253.0]}
+    assert [*golden.differences(then | rounding, then)] == []
+    for name, value in {
+        "parameters": 6,
+        "curve/loss": [1.0, 2.001],
+        "samples/pixels": [3.0, 252.0],
+        "new": 1.0,
+    }.items():
+        assert [*golden.differences(then | {name: value}, then)] == [f"{name} was {then.get(name)}, is {value}"]
