@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any
+from typing import Any, ForwardRef
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -31,28 +31,46 @@ set on the command line by its path, `--config.model.hidden=256`; another `name`
 it names. A name with a dot is a module of yours, found on PYTHONPATH or in the current folder. Pages share what they
 have in common by importing it from `configs/shared/`.
 
-What a run was made with stands whole in its `config.json`. The tables are written by `.github/fields.py`.
+Two fields go with every data set: `patch`, the sides of what is cut out of an image (height, width) or a volume (depth,
+height, width) for training, and `flips`, the axes that are mirrored at random ("all", "none", or some of "horizontal",
+"vertical", "depth", joined by "+"). Several data sets have `path`, the folder of the files; `strict`, which makes a file
+that cannot be read an error and not a warning; `memory_gb`, how much may stay in memory; `cache`, where what was read
+once is stored; `split_seed`, which draws the patients of the splits; and `context_factor`, above 1 for a second field
+"context" of a batch: the surroundings of the patch, so many times as wide.
+
+Every evaluator has `every`: it is asked in training every so many steps, and where this is 0, by `--mode=evaluate` alone.
+
+What a run was made with stands whole in its `config.json`. This page is written by `.github/fields.py`.
 """
 
 
-def sentence(make: Callable) -> str:
-    """The first sentence of a docstring, in one line."""
-    text = " ".join((inspect.getdoc(make) or "").split("\n\n")[0].split())
-    return re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text).replace("``", "`").replace("|", "\\|")
+def words(section: str, name: str) -> str:
+    """The docstrings of what a section configures, as Markdown; of a name, first what its module is."""
+    docs = [inspect.getdoc(make) or "" for make in makes(section, name)]
+    if name:
+        docs = [(inspect.getmodule(build.entry(section, name)).__doc__ or "").split("\n\n")[0], *docs]
+    text = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", "\n\n".join(docs))
+    return text.replace("``", "`").replace("`nca_gen.", "`")
+
+
+def makes(section: str, name: str) -> list[Callable]:
+    """What a section configures."""
+    return [build.entry(section, name), *([Drawing] if section == "sample" else [])]
 
 
 def kind(annotation: Any, default: Any) -> str:
     """A type as it is written in the code, or that of the default."""
     if annotation is inspect.Parameter.empty:
         return type(default).__name__
-    return str(annotation if isinstance(annotation, str) else getattr(annotation, "__name__", annotation))
+    if isinstance(annotation, ForwardRef):  # of a NamedTuple
+        return annotation.__forward_arg__
+    return annotation if isinstance(annotation, str) else annotation.__name__
 
 
 def rows(section: str, name: str = "") -> Iterator[str]:
     """A line of the table for each field of ``section``."""
     empty = inspect.Parameter.empty
-    makes = [build.entry(section, name), *([Drawing] if section == "sample" else [])]
-    known = {field: p for make in makes for field, p in inspect.signature(make).parameters.items()}
+    known = {field: p for make in makes(section, name) for field, p in inspect.signature(make).parameters.items()}
     for field, default in build.defaults(section, name).items():
         annotation = known[field].annotation if field in known else empty
         shown = "(to be stated)" if default is empty else f"`{default!r}`"
@@ -61,10 +79,10 @@ def rows(section: str, name: str = "") -> Iterator[str]:
 
 
 def table(title: str, section: str, name: str = "") -> str:
-    """One section with one name: what it configures, and its fields."""
+    """One section with one name: what it configures, what its fields mean, and their types and defaults."""
     body = "".join(rows(section, name))
     head = "| field | type | default |\n|---|---|---|\n" if body else ""
-    return f"\n{title}\n\n{sentence(build.entry(section, name))}\n\n{head}{body}"
+    return f"\n{title}\n\n{words(section, name)}\n\n{head}{body}"
 
 
 def modules(section: str) -> list[str]:

@@ -58,7 +58,7 @@ class Mesh(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """``config.bench``.
+    """``config.bench``: what --mode=bench measures.
 
     ``what``: names of :data:`nca_gen.verbs.bench_parts.PARTS`. A row is the median of ``rounds`` after a warm-up, of
     ``batch`` images. ``peer_python``: an interpreter that has PyTorch, "" for this one. ``peer``: its ``script``, which
@@ -78,7 +78,7 @@ class Bench(NamedTuple):
 
 
 class Classify(NamedTuple):
-    """``config.classify``.
+    """``config.classify``: which classifiers --mode=classify trains and compares.
 
     ``folds`` by patient of the splits ``of``, drawn with ``seed`` (as --mode=expand draws them, of "train"); where a
     data set brings its own (``config.data.fold``), those. 1 takes the data set's split: trained on "train", validated
@@ -102,7 +102,7 @@ class Classify(NamedTuple):
 
 
 class Expand(NamedTuple):
-    """``config.expand``.
+    """``config.expand``: how --mode=expand enlarges a labelled training set.
 
     ``times`` pictures for every label vector of the train split, where ``fold`` is -1; else of all patients but those
     of that fold of ``folds`` (by patient, of all splits with ``split_seed``, as --mode=classify makes them).
@@ -120,7 +120,7 @@ class Expand(NamedTuple):
 
 
 class Encode(NamedTuple):
-    """``config.encode``.
+    """``config.encode``: how --mode=encode makes latents of a data set.
 
     ``weights``: a published file, "" for the newest checkpoint of the workdir. ``flips``: every image is encoded
     mirrored too, see :mod:`nca_gen.data.flips`. ``batch`` images at a time, ``shard`` images a file.
@@ -133,7 +133,7 @@ class Encode(NamedTuple):
 
 
 class Study(NamedTuple):
-    """``config.study``.
+    """``config.study``: which runs --mode=study compares, and how.
 
     ``n`` samples of each of ``runs`` (workdirs), under the labels of as many real images of ``split``, which they are
     held against, and ``train`` training images. ``metrics``: () for those of :func:`nca_gen.verbs.study.metrics`.

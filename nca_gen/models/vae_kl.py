@@ -21,9 +21,12 @@ Image = Float[Array, "B H W C"]
 
 @dataclass(frozen=True)
 class Model:
-    """Autoencoder. Images in [-1, 1] of any size that :attr:`factor` divides; fields of :class:`AutoencoderKL`.
+    """Autoencoder of images in [-1, 1] of any size that :attr:`factor` divides.
 
-    The defaults are the published network (sd-vae-ft-ema), 83,653,863 parameters.
+    The defaults are the published network (sd-vae-ft-ema), 83,653,863 parameters. ``multipliers``: of ``width``, the
+    channels of each level; every level but the last halves the image, and has ``layers`` residual blocks. ``patch``:
+    pixels a side that enter as channels. ``groups``: of the normalisations. ``attention``: over all places, in the
+    middle. ``latent_channels``: of the latent. ``dtype``: of the products; norms and parameters stay float32.
     """
 
     width: int = 128

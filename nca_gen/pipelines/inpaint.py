@@ -276,7 +276,8 @@ def compared(folder: Path, pictures: Sequence[Float[np.ndarray, "H W C"]]) -> Pa
 class Pipeline:
     """``samples`` fillings of the hole in ``image`` by the part "model".
 
-    ``mask`` and ``box``: :func:`holes`. ``known``: :func:`fill`. ``torus``: the picture has no edge.
+    The hole: the bright pixels of the image ``mask``, and the ``box`` (top, left, height, width). ``known``: how the
+    network is shown the other pixels, "noised" to the level of the hole or "clean". ``torus``: the picture has no edge.
     """
 
     parts: Parts

@@ -69,7 +69,8 @@ def enlarge(
 class Pipeline:
     """``samples`` enlargements of ``image`` by ``factor`` by the part "model".
 
-    ``known``: :func:`inpaint.fill`. ``torus``: the picture has no edge.
+    ``known``: how the network is shown the pixels that are there, "noised" to the level of the others or "clean".
+    ``torus``: the picture has no edge.
     """
 
     parts: Parts
