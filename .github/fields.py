@@ -33,12 +33,13 @@ have in common by importing it from `configs/shared/`.
 
 Two fields go with every data set: `patch`, the sides of what is cut out of an image (height, width) or a volume (depth,
 height, width) for training, and `flips`, the axes that are mirrored at random ("all", "none", or some of "horizontal",
-"vertical", "depth", joined by "+"). Several data sets have `path`, the folder of the files; `strict`, which makes a file
-that cannot be read an error and not a warning; `memory_gb`, how much may stay in memory; `cache`, where what was read
-once is stored; `split_seed`, which draws the patients of the splits; and `context_factor`, above 1 for a second field
-"context" of a batch: the surroundings of the patch, so many times as wide.
+"vertical", "depth", joined by "+"). Several data sets have `path`, the folder of the files; `strict`, which makes a
+file that cannot be read an error and not a warning; `memory_gb`, how much may stay in memory; `cache`, where what was
+read once is stored; `split_seed`, which draws the patients of the splits; and `context_factor`, above 1 for a second
+field "context" of a batch: the surroundings of the patch, so many times as wide.
 
-Every evaluator has `every`: it is asked in training every so many steps, and where this is 0, by `--mode=evaluate` alone.
+Every evaluator has `every`: it is asked in training every so many steps, and where this is 0, by `--mode=evaluate`
+alone.
 
 What a run was made with stands whole in its `config.json`. This page is written by `.github/fields.py`.
 """

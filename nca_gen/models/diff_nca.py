@@ -102,9 +102,9 @@ class Model:
     ``channels`` of a cell, of which the first ``image_channels`` are the image; ``hidden`` of its network. In each of
     ``steps`` steps a cell changes with the probability ``fire_rate``. ``ndim``: spatial axes. ``norm``: "group" is the
     paper's GroupNorm(1, h), which couples the whole image; "cell" normalises each cell over its channels, without
-    parameters, and keeps the rule local. ``start``: "zero" starts with the change zero, "torch" as the paper's framework does. ``border``: what a cell at the
-    edge sees beyond it: "reflect" its own side, "wrap" the opposite edge (a torus). ``timesteps``: what the time that
-    it is told stays below.
+    parameters, and keeps the rule local. ``start``: "zero" starts with the change zero, "torch" as the paper's
+    framework does. ``border``: what a cell at the edge sees beyond it: "reflect" its own side, "wrap" the opposite edge
+    (a torus). ``timesteps``: what the time that it is told stays below.
 
     How it is computed: ``rule`` "fast" or "plain"; and of the fast one ``conv``, a product of
     :mod:`nca_gen.ca.perceive`, and ``dtype``, of the products, while cells, norms and parameters stay float32;

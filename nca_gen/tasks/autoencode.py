@@ -70,10 +70,10 @@ class Task:
 
     batch: {"image": [B, *T, C] in [-1, 1]}. ``loss``: of the reconstruction, "l1" or "l2". ``kl``: the weight of the
     divergence of the latent from the standard normal. ``ema``: decay of the average of the parameters, which is what is
-    used afterwards; with ``ema_warmup`` less at first. Of pictures only (two axes), ``perceptual``: "lpips" (VGG16, published
-    weights), "random" (no file) or "none"; ``adversarial``, not 0: the weight of a critic of patches, ``critic`` wide,
-    from step ``start`` on; with ``adaptive`` times the ratio of the gradients of reconstruction and critic at the last
-    layer (Esser et al. 2021, arXiv 2012.09841, equation 7).
+    used afterwards; with ``ema_warmup`` less at first. Of pictures only (two axes), ``perceptual``: "lpips" (VGG16,
+    published weights), "random" (no file) or "none"; ``adversarial``, not 0: the weight of a critic of patches,
+    ``critic`` wide, from step ``start`` on; with ``adaptive`` times the ratio of the gradients of reconstruction and
+    critic at the last layer (Esser et al. 2021, arXiv 2012.09841, equation 7).
     """
 
     model: Autoencoder

@@ -58,11 +58,11 @@ class Task:
     batch: {"image": [B, *T, C] in [-1, 1], or latents}, and what the model is told beside (see :meth:`condition`):
     {"label": [B, L]}, 0/1 columns or a grade, as :func:`nca_gen.arrays.multi_hot` reads them; {"context": [B, *T, D]},
     a picture of the same grid; others under the names that the model gives them.
-    ``loss``: of the prediction, "l1", "l2" or "l1_l2", their sum. ``ema``: decay of the average of the parameters, which samples; with ``ema_warmup`` less at first.
-    ``drop``: the probability with which a condition becomes 0, so that the model also learns without. ``label_drop``:
-    "row" drops all conditions of an image, "entry" each class for itself, as published for GeCA, and all else by row.
-    ``vb``: the weight of the variational bound, in bits, where the model says a variance
-    (:func:`nca_gen.diffusion.variance.bits`).
+    ``loss``: of the prediction, "l1", "l2" or "l1_l2", their sum. ``ema``: decay of the average of the parameters,
+    which samples; with ``ema_warmup`` less at first. ``drop``: the probability with which a condition becomes 0, so
+    that the model also learns without. ``label_drop``: "row" drops all conditions of an image, "entry" each class for
+    itself, as published for GeCA, and all else by row. ``vb``: the weight of the variational bound, in bits, where the
+    model says a variance (:func:`nca_gen.diffusion.variance.bits`).
     """
 
     model: Denoiser
