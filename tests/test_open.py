@@ -21,9 +21,9 @@ from nca_gen.runtime import checkpoint, run
 
 OUTSIDE = Path(__file__).parent / "outside"
 KILLED = {  # page, mode and workdir of what is killed at step 4 by its own evaluator
-    "balls": ["--config=balls.py", "--workdir=balls"],
-    "autoencoder": ["--config=latent_balls.py", "--workdir=vae"],
-    "chain": ["--config=latent_balls.py", "--mode=chain", "--workdir=chain"],
+    "balls": ["--config=killed_balls.py", "--workdir=balls"],
+    "autoencoder": ["--config=killed_latent_balls.py", "--workdir=vae"],
+    "chain": ["--config=killed_latent_balls.py", "--mode=chain", "--workdir=chain"],
 }
 
 
@@ -59,8 +59,9 @@ def page(workdir, name, step=6):
     return json.loads((run.evaluation(workdir, step) / f"{name}.json").read_text())
 
 
-def resumed(workdir, flags):
-    """The same command again goes on from a checkpoint; the losses from there on."""
+def resumed(workdir, killed):
+    """The command goes on from a checkpoint, with the page that does not kill it; the losses of all steps."""
+    flags = [flag.replace("killed_", "") for flag in killed]
     assert checkpoint.steps(workdir)[-1] in (2, 4)  # the last save may have been cut
     before = lines(workdir)
     assert main.run(flags) == 0

@@ -17,9 +17,6 @@ def get_config():
             "train": {"steps": 6, "batch": 4, "log_every": 1, "checkpoint_every": 2},
             "sample": {"sampler": "ddim", "steps": 2, "n": 2, "batch": 4},
             "held": {"n": 4, "train": 4},
-            "evals": {
-                "scores": {"every": 6, "metrics": ("total_variation",)},
-                "halt": {"name": "lab.halt", "every": 4, "flag": "balls.halted"},
-            },
+            "evals": {"scores": {"every": 6, "metrics": ("total_variation",)}},
         }
     )

@@ -17,10 +17,7 @@ def get_config():
     config.model = ConfigDict({"name": "lab.latent"})
     config.task = ConfigDict({"name": "autoencode"})
     config.generate = ConfigDict({"name": "decode"})
-    config.evals = {
-        "reconstruction": {"every": 6, "metrics": ("psnr", "l1")},
-        "halt": {"name": "lab.halt", "every": 4, "flag": "autoencoder.halted"},
-    }
+    config.evals = {"reconstruction": {"every": 6, "metrics": ("psnr", "l1")}}
     return config
 
 
@@ -31,12 +28,9 @@ def latent():
     config.task = ConfigDict({"name": "lab.latent"})
     config.generate = ConfigDict({"name": "lab.latent"})
     config.parts = {"autoencoder": "../autoencoder"}
-    config.evals.halt.flag = "chain.halted"
     return config
 
 
 def chain(forms):
-    """The autoencoder, which is not killed this time, and the denoiser."""
-    first = get_config()
-    del first.evals["halt"]
-    return [Stage("autoencoder", first), Stage("denoiser", latent())]
+    """The autoencoder, and the denoiser of its latents."""
+    return [Stage("autoencoder", get_config()), Stage("denoiser", latent())]
