@@ -17,7 +17,7 @@ TEST = ("OL", "LL", "E2", "EW", "GM", "S3")  # institutions held out by the data
 
 
 def splits(
-    path: str,
+    path: str = "",
     reduce: int = 4,
     context_factor: int = 1,
     cache: str = "",

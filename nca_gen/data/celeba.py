@@ -15,7 +15,7 @@ from nca_gen.io import images
 
 
 def splits(
-    path: str,
+    path: str = "",
     size: tuple[int, int] = (64, 64),
     reduce: int = 1,
     cache: str = "",

@@ -36,7 +36,7 @@ SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
 def splits(
-    path: str,
+    path: str = "",
     size: int = 256,
     arrangement: str = "paper",
     cache: str = "",

@@ -13,7 +13,7 @@ from nca_gen.io import images
 
 
 def splits(
-    path: str,
+    path: str = "",
     reduce: int = 1,
     resize: tuple[int, int] | None = None,
     label_maps: str = "",

@@ -31,7 +31,7 @@ BATCH = 8  # latents decoded at a time
 AGAIN = "run --mode=encode again on the autoencoder's workdir"
 
 
-def splits(path: str | Path, strict: bool = False, memory_gb: int | float = 2.0) -> Splits:
+def splits(path: str | Path = "", strict: bool = False, memory_gb: int | float = 2.0) -> Splits:
     """The three splits of the latents in ``path``, a folder or the workdir that has it.
 
     Examples have ``image``, the standardised mean ``[h, w, c]``, and ``moments`` ``[V, 2, h, w, c]``, the standardised

@@ -25,7 +25,7 @@ Row = tuple[str, str, list[int]]  # filename, patient, labels
 
 
 def splits(
-    path: str,
+    path: str = "",
     fold: int = 0,
     size: int = 256,
     patient: str = "patient_name",

@@ -16,7 +16,7 @@ from nca_gen.io import images
 
 
 def splits(
-    path: str,
+    path: str = "",
     size: int = 28,
     reduce: int = 1,
     pad: int = 0,

@@ -60,7 +60,7 @@ class View:
 
 
 def splits(
-    path: str,
+    path: str = "",
     level: int = 0,
     mpp: int | float = 0.0,
     region: int = 512,

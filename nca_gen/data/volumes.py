@@ -73,7 +73,7 @@ class View:
 
 
 def splits(
-    path: str,
+    path: str = "",
     reduce: tuple[int, ...] = (1, 1, 1),
     resize: tuple[int, ...] | None = None,
     window: tuple[int | float, ...] = (),
