@@ -24,6 +24,7 @@ CLOCKS = ("step", "time", "images_per_second", "memory_mb")  # of a line of the 
 LOOSE = {  # relative and absolute tolerance, by the beginning of the name
     "scores/swd": (1e-2, 0.0),  # orders images by their bits: where the last one differs, other patches are drawn
     "samples/pixels": (0.0, 1.0),  # of 255
+    "curve/grad_norm": (3e-3, 0.0),  # where the loss is large, steps multiply what was rounded
     "": (1e-4, 1e-6),  # of all others: processors round differently
 }
 
