@@ -12,9 +12,10 @@ from jaxtyping import install_import_hook
 TESTS = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "nca_gen", "tests")
 
-# Tests spend their time compiling what runs for a moment; older emitters of fusions take two thirds of the time.
+# Tests spend their time compiling what runs for a moment; older emitters of fusions take two thirds of the time, and
+# a module that is not split for several threads a fifth less.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-QUICK += " --xla_cpu_use_fusion_emitters=false"
+QUICK += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 {QUICK}".strip()
