@@ -50,7 +50,8 @@ def laptop(config):
 
 def smoke(config):
     """Seconds on a laptop: shows that every part works, not what it is worth."""
-    config.model.update(channels=8, hidden=16, steps=4)
+    channels = 2 * config.model.get("image_channels", 3) + 2  # of image and prediction, and two more
+    config.model.update(channels=channels, hidden=16, steps=4)
     config.diffusion = {**config.get("diffusion", {}), "timesteps": 8}
     axes = len(config.data.patch)
     config.data.patch = (16,) * axes

@@ -114,6 +114,8 @@ def configure(args: Namespace, rest: list[str]) -> Any:
         config = configs.stated(args.config)
     elif args.workdir and stored.is_file():
         config = configs.saved(stored)
+    elif args.workdir and args.mode in USES:
+        raise UserError(f"there is no run in {args.workdir}; train first, or correct --workdir")
     else:
         raise UserError(f"name a config with --config=FILE, one of: {pages()}")
     config = override(config, rest, FLAGS, args.mode)

@@ -36,11 +36,11 @@ def test_a_config_survives_its_run(path, tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS)
 def test_every_form_is_understood(path):
-    """Each form of a config builds a task, and has the fields of its data set; ``smoke`` is the last one."""
+    """Each form of a config builds a task, and has the fields of its data set; ``smoke``, the last, goes with any."""
     _, _, functions = configs.page(path)
     forms = [*configs.forms(functions)]
     assert forms[-1] == "smoke"
-    for form in ["", *forms]:
+    for form in ["", *forms, *(f"{form},smoke" for form in forms)]:
         build.task(configs.load(f"{path}:{form}"))
 
 

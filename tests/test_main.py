@@ -178,6 +178,7 @@ GIVEN = "--config=configs/small.py --workdir=w"
         ("--config=configs/small.py --mode=evaluate", "--mode=evaluate needs --workdir=DIR, where the run is kept"),
         ("--mode=check", "name a config with --config=FILE, one of: configs/small.py"),
         ("--workdir=w", "name a config with --config=FILE, one of: configs/small.py"),
+        ("--mode=generate --workdir=w", "there is no run in w; train first, or correct --workdir"),
         ("--config=x.py --mode=check", "there is no config x.py; name one of: configs/small.py"),
         ("--config=configs/small.py:smke --workdir=w", "unknown form of configs/small.py: 'smke'; did you mean smoke?"),
         ("--config=configs/small.py:x --mode=check", "unknown form of configs/small.py: 'x'; choose one of: large"),
