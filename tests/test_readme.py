@@ -30,7 +30,6 @@ SMALL = {  # what a flag of the README becomes
     "--metrics=fid,kid,authpct": "--metrics=swd,drift",
 }
 MORE = {  # by mode and page or workdir: what makes it small where a form cannot know
-    ("train", "configs/diff_nca.py"): ["--config.model.norm=cell"],
     ("train", "configs/diff_nca.py:laptop,volumes"): ["--config.data.patch=8,8,8", "--config.sample.size=8,8,8"],
     ("train", "configs/diff_nca.py:slides,laptop"): ["--config.data.region=32"],
     ("train", "configs/geca.py"): [  # latents of 8 x 8, of two grades
