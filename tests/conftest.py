@@ -3,6 +3,7 @@
 Environment variables, set before jax is imported, so that the processes that tests start have the same.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -26,3 +27,4 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), *filter(None, [os
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the package, and the toys that several tests share
 
 install_import_hook("nca_gen", "beartype.beartype")
+gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that live on; to search them took a tenth
