@@ -100,5 +100,7 @@ def small(command, data):
         yield f"{name}={data / places[value]}" if value in places else word
     if mode != "evaluate" or page:
         yield from ["--config.mesh.data=1"] if mode != "chain" and "--samples" not in " ".join(command) else []
+    if "--config.generate.name=gigapixel" in command:
+        yield "--config.generate.memory_gb=64"  # the process of the tests is large already
     mode = mode or "train"
     yield from MORE.get((mode, page), MORE.get((mode, page.partition(":")[0] or workdir), []))
