@@ -28,3 +28,10 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the package, and the toys that
 
 install_import_hook("nca_gen", "beartype.beartype")
 gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that live on; to search them took a tenth
+
+LONGEST = ("test_readme.py", "test_configs.py", "test_gigapixel.py", "test_devices.py", "test_chain.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest begin, or one process would wait for another at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
