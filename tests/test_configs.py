@@ -111,7 +111,7 @@ def test_the_smoke_form_trains(path, tmp_path):
         assert abs(lines[0]["loss"] - (1 + math.sqrt(2 / math.pi))) < 4 * 2 / math.sqrt(pixels)
     [evaluation] = (tmp_path / "eval").iterdir()
     assert evaluation.name == f"{config.train.steps:08}"
-    scores = lambda: {p.name: json.loads(p.read_text()).get("scores", {}) for p in evaluation.glob("*.json")}  # noqa: E731
+    scores = lambda: {p.name: json.loads(p.read_text()).get("scores", {}) for p in evaluation.glob("*.json")}
     before = scores()
     for name, section in config.evals.items():
         assert set(section.get("metrics", ())) <= set(before.get(f"{name}.json", section))

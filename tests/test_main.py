@@ -52,7 +52,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def calls(monkeypatch):
     noted = []
-    verb = lambda mode: Namespace(main=lambda config, args: noted.append((mode, config, args)))  # noqa: E731
+    verb = lambda mode: Namespace(main=lambda config, args: noted.append((mode, config, args)))
     monkeypatch.setattr(build, "verb", verb)
     return noted
 

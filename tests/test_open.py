@@ -33,7 +33,7 @@ def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("outside")
     shutil.copytree(OUTSIDE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(folder)])}
-    start = lambda flags: subprocess.Popen(  # noqa: E731
+    start = lambda flags: subprocess.Popen(
         [sys.executable, "-m", "nca_gen.main", *flags], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
     )
     running = {name: start(flags) for name, flags in KILLED.items()}

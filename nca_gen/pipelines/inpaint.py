@@ -58,7 +58,7 @@ def sites(
         size = " x ".join(map(str, hole.shape))
         raise UserError(f"a torus of {size} pixels has a seam: config.codec.block={k} does not divide its sides")
     pixels = hole[..., None].repeat(image.shape[-1], -1).astype(np.float32)
-    grown = lambda v: jnp.pad(v, [(0, -n % k) for n in hole.shape] + [(0, 0)], "edge")[None]  # noqa: E731
+    grown = lambda v: jnp.pad(v, [(0, -n % k) for n in hole.shape] + [(0, 0)], "edge")[None]
     x0 = np.asarray(codec.encode(grown(image)))[0]
     pixels = np.asarray(arrays.blocked(grown(pixels), k))[0] > 0
     here = windows(pixels.any(-1), None if whole else reach(model), torus)
@@ -88,7 +88,7 @@ def _segment(
     ) -> Float[Array, "B *one M D"]:
         (at, grids, index, owner), B, n = sites.windows, len(key), len(sites.x0)
         at = tuple(axis.reshape(sites.row.shape[:-1]) for axis in at)
-        repeated = lambda v: jnp.tile(v, (B, *[1] * (v.ndim - 1)))  # noqa: E731
+        repeated = lambda v: jnp.tile(v, (B, *[1] * (v.ndim - 1)))
         x0, hole = repeated(sites.x0), repeated(sites.hole)
         # One mesh where one serves all: a model that knows its position takes no other.
         grids = tuple(repeated(grid) if n > 1 else grid[0] for grid in grids)

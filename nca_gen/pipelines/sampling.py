@@ -171,7 +171,7 @@ def trajectory(
     times = process.times(settings.steps)
     run = partial(_segment, process=process, codec=codec, sampler=settings.sampler, clip=settings.clip)
     runs = [run(stage, scale=settings.guidance, inherits=settings.heredity) for stage in stages]
-    laid = lambda tree: jax.device_put(tree, jax.tree.map(partial(_over, lay), tree)) if lay else tree  # noqa: E731
+    laid = lambda tree: jax.device_put(tree, jax.tree.map(partial(_over, lay), tree)) if lay else tree
     x = samplers.initial_noise(key, codec.cells(size), model.reads)
     if cond is not None:
         cond = jax.tree.map(jnp.asarray, cond)

@@ -101,7 +101,7 @@ class Job:
         like, n = jax.ShapeDtypeStruct, len(self.size)
         x = like((1, *(1,) * n, self.model.reads), jnp.float32)
         at = tuple(like((1,) * n, jnp.int32) for _ in range(n))
-        make = lambda x, at, core: self.model.share(x, Place(at, self.extent), core)  # noqa: E731
+        make = lambda x, at, core: self.model.share(x, Place(at, self.extent), core)
         return jax.eval_shape(make, x, at, like((n, 2), jnp.int32))
 
     def plan(self, steps: int) -> tiles.Plan:
@@ -252,7 +252,7 @@ def stores(job: Job, folder: Path, dtype: Any = np.uint8) -> Stores:
     cells = (*job.extent, c), (*sides, c), (*chunk, c)
     shard = [side * block for side in sides]
     cut = shard, [tiles.chunk(side, PIXELS) for side in shard]
-    level = lambda i, size: huge.level(folder / PICTURE, i, size, job.channels, dtype, *cut)  # noqa: E731
+    level = lambda i, size: huge.level(folder / PICTURE, i, size, job.channels, dtype, *cut)
     return Stores(
         pair("x", *cells),
         pair("clean", *cells) if job.multistep else (),
@@ -279,8 +279,8 @@ Reading = list[tuple[tiles.Slices, Any]]  # the blocks of a window: where in it,
 def listening(job: Job, key: Key[Array, " 1"], disk: Stores) -> Stage:
     """Before the first pass: what every tile adds to the summary of the noise with which all begins."""
     plan = job.plan(0)
-    work = lambda tile, _: [_share(job)(*_noise(job, plan, tile, key), _ends(tile))]  # noqa: E731
-    write = lambda i, made: [disk.shares[0][i].write(np.asarray(made[0])[0])]  # noqa: E731
+    work = lambda tile, _: [_share(job)(*_noise(job, plan, tile, key), _ends(tile))]
+    write = lambda i, made: [disk.shares[0][i].write(np.asarray(made[0])[0])]
     return Stage(plan.tiles, lambda tile: [], work, write)
 
 
@@ -312,7 +312,7 @@ def denoising(
         tile = plan.tiles[i]
         if last:
             return [_paint(job, disk.levels[0], tile, np.asarray(made[0])[0])]
-        core = lambda new: np.ascontiguousarray(np.asarray(new)[(0, *tile.inside)])  # noqa: E731
+        core = lambda new: np.ascontiguousarray(np.asarray(new)[(0, *tile.inside)])
         cells = [pair[there][tile.core].write(core(new)) for pair, new in zip(pairs, made, strict=False)]
         return [*cells, *([disk.shares[there][i].write(np.asarray(made[-1])[0])] if job.listens else [])]
 
@@ -323,10 +323,10 @@ def halving(job: Job, disk: Stores, number: int) -> Stage:
     """Level ``number`` of the pyramid, from the one before."""
     here, there = disk.levels[number - 1 : number + 1]
     plan = tiles.plan(there.shape[1:], tuple(side * job.codec.block for side in job.sides), 0)
-    twice = lambda tile: tuple(slice(2 * c.start, 2 * c.stop) for c in tile.core)  # noqa: E731
-    read = lambda tile: [here[(slice(None), *twice(tile))].read()]  # noqa: E731
-    work = lambda tile, readings: [huge.halved(readings[0].result())]  # noqa: E731
-    write = lambda i, made: [there[(slice(None), *plan.tiles[i].core)].write(made[0])]  # noqa: E731
+    twice = lambda tile: tuple(slice(2 * c.start, 2 * c.stop) for c in tile.core)
+    read = lambda tile: [here[(slice(None), *twice(tile))].read()]
+    work = lambda tile, readings: [huge.halved(readings[0].result())]
+    write = lambda i, made: [there[(slice(None), *plan.tiles[i].core)].write(made[0])]
     return Stage(plan.tiles, read, work, write)
 
 

@@ -60,7 +60,7 @@ def windows(hole: Bool[np.ndarray, "*S"], halo: int | None, torus: bool = False)
     if halo is None:
         side, boxes = extent, [(0,) * hole.ndim]
     else:
-        whole = lambda side: prod(min(s + 2 * reach, e) for s, e in zip(side, extent, strict=True))  # noqa: E731
+        whole = lambda side: prod(min(s + 2 * reach, e) for s, e in zip(side, extent, strict=True))
         work, side, boxes = np.inf, extent, []
         for size in product(*(_sides(int(n), reach // 2) for n in np.ptp(places, axis=0) + 1)):
             if -(-len(places) // prod(size)) * whole(size) < work:  # or there is no need to count the boxes
@@ -72,7 +72,7 @@ def windows(hole: Bool[np.ndarray, "*S"], halo: int | None, torus: bool = False)
     starts, room = np.array(boxes) - reach, np.subtract(extent, shape)
     starts = starts * (room > 0) if torus else np.clip(starts, 0, room)
 
-    mesh = lambda v, axis: v.reshape(len(boxes), *[-1 if a == axis else 1 for a in range(hole.ndim)])  # noqa: E731
+    mesh = lambda v, axis: v.reshape(len(boxes), *[-1 if a == axis else 1 for a in range(hole.ndim)])
     grids = tuple(mesh((starts[:, a, None] + np.arange(n)) % extent[a], a) for a, n in enumerate(shape))
     number = np.zeros(extent, int)
     number[hole] = np.arange(len(places))

@@ -44,7 +44,7 @@ def examples(task: Any, n: int, size: tuple[int, ...]) -> dict[str, jax.ShapeDty
         colours = {"image": model.image_channels}
     else:
         colours = {"image": 3} | ({"label": model.classes} if isinstance(model, Classifier) else {})
-    sides = lambda name: () if name == "label" else size  # noqa: E731
+    sides = lambda name: () if name == "label" else size
     shapes = {name: (n,) if name == "level" else (n, *sides(name), k) for name, k in colours.items()}
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
 

@@ -56,7 +56,7 @@ def test_global_models_take_any_size():
 @partial(jax.jit, static_argnums=(0, 2))
 def painted(model, at, size, calls=3):
     params, place = tiny.params(model), Place(at, size)
-    denoise = lambda x, t, memory, key: model.apply(params, x, t, None, memory, key, place)  # noqa: E731
+    denoise = lambda x, t, memory, key: model.apply(params, x, t, None, memory, key, place)
     carry = samplers.begin(samplers.initial_noise(KEY, size, 3, at))
     return samplers.sample(samplers.ddpm, PROCESS, denoise, carry, PROCESS.times(calls), KEY, at).x[0]
 
@@ -71,6 +71,6 @@ def rolled(model, by, size=(19, 16)):
 def test_a_picture_on_a_torus_has_no_edge():
     """Rolled, it is the picture of rolled noise: any other place could have been its edge. On a plane it is not."""
     torus, plane = tiny.diff(norm="cell", border="wrap"), tiny.diff(norm="cell")
-    back = lambda image: np.roll(image, (-7, -5), (0, 1))  # noqa: E731
+    back = lambda image: np.roll(image, (-7, -5), (0, 1))
     np.testing.assert_allclose(rolled(torus, (7, 5)), back(rolled(torus, (0, 0))), atol=1e-5)
     assert np.abs(rolled(plane, (7, 5)) - back(rolled(plane, (0, 0)))).max() > 0.05

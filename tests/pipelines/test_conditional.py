@@ -150,7 +150,7 @@ def test_growth_ends_where_a_call_ends():
 
 
 def test_classes_take_turns():
-    turn = lambda labels, n, first=0: sampling.conditions(MODEL, labels, n, first)["label"].argmax(1).tolist()  # noqa: E731
+    turn = lambda labels, n, first=0: sampling.conditions(MODEL, labels, n, first)["label"].argmax(1).tolist()
     assert turn((), 5) == [0, 1, 2, 0, 1]
     assert turn((), 3, 4) == [1, 2, 0]
     assert turn((2, 0), 5) == [2, 0, 2, 0, 2]

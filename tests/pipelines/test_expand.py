@@ -198,7 +198,7 @@ def test_a_picture_is_a_function_of_seed_picture_and_try():
     process, how = discrete.Process("cosine", 6, "x0"), {"sampler": "ddim", "steps": 3, "clip": "none"}
     told = painting.part(Told(), process, weights={"gain": jnp.float32(0.5)}, **how)
     pipeline = sample.Pipeline({"model": told})
-    draw = lambda pictures, attempt, seed=0: expand.draw(  # noqa: E731
+    draw = lambda pictures, attempt, seed=0: expand.draw(
         pipeline, cond, np.array(pictures), attempt, seed=seed, size=(3, 3), batch=4
     )
     three = draw([0, 4, 5], 1)

@@ -166,7 +166,7 @@ t.tiled(Path(sys.argv[1]), t.LOCAL, (56, 48), 8, 1)
 def test_kill_9(tmp_path):
     """Twice, in passes that differ; then the picture of a run that nobody disturbed."""
     journal = tmp_path / "killed" / "journal"
-    count = lambda: journal.read_bytes().count(b"\n") if journal.is_file() else 0  # noqa: E731
+    count = lambda: journal.read_bytes().count(b"\n") if journal.is_file() else 0
     seen = []
     for share in (0.3, 0.6):
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "killed")], env=os.environ)

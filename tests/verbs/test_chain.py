@@ -44,7 +44,7 @@ def calls(tmp_path, monkeypatch):
     noted, chain = [], build.verb("chain")
 
     def verb(mode):
-        note = lambda config, workdir: noted.append((mode, str(workdir), config))  # noqa: E731
+        note = lambda config, workdir: noted.append((mode, str(workdir), config))
         return chain if mode == "chain" else Namespace(**{mode: note})
 
     monkeypatch.setattr(build, "verb", verb)

@@ -33,7 +33,7 @@ def test_products():
 
 def test_convolutions():
     x, k = jnp.ones((2, 10, 12, 3)), jnp.ones((3, 3, 3, 8))
-    conv = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))  # noqa: E731
+    conv = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     assert flop(conv, x, k) == 2 * (2 * 8 * 10 * 8) * 9 * 3
 
 
@@ -41,8 +41,8 @@ def test_loops_and_what_is_wrapped():
     """Scans count their length, also within each other; jit and checkpoint are looked into."""
     a = jnp.ones((4, 4))
     one = 2 * 4**3
-    times = lambda n, f: lambda x: jax.lax.scan(lambda c, _: (f(c), None), x, length=n)[0]  # noqa: E731
-    product = lambda x: x @ a  # noqa: E731
+    times = lambda n, f: lambda x: jax.lax.scan(lambda c, _: (f(c), None), x, length=n)[0]
+    product = lambda x: x @ a
     assert flop(times(10, product), a) == 10 * one
     assert flop(times(3, times(5, product)), a) == 15 * one
     assert flop(jax.jit(times(3, jax.checkpoint(jax.jit(product)))), a) == 3 * one
@@ -110,7 +110,7 @@ def test_facts_of_blocks():
 def parameters(norm):
     """The facts' table with its gains."""
     c, h, e = C, H, TAUGHT
-    layer = lambda i, o: i * o + 2 * o  # noqa: E731
+    layer = lambda i, o: i * o + 2 * o
     return {
         "image.perceive": layer(9 * (c + e), c),
         "image.fc0": layer(2 * c + e, h),
@@ -135,7 +135,7 @@ def test_parameters_by_module(norm):
 @pytest.mark.slow
 def test_memory_is_what_is_kept():
     """With ``step`` at least the cells of every step, without rematerialisation several times that."""
-    peak = lambda remat: facts(shapes(**{"data.patch": (32, 32), "model.steps": 16, "model.remat": remat}))  # noqa: E731
+    peak = lambda remat: facts(shapes(**{"data.patch": (32, 32), "model.steps": 16, "model.remat": remat}))
     kept, steps = (peak(remat)["training_step_peak_mb"] for remat in ("none", "step"))
     assert steps > 16 * 2 * 32 * 32 * C * 4 / 1e6
     assert kept > 2 * steps

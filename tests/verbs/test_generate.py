@@ -179,7 +179,7 @@ def test_classes_take_turns_and_rows(cellular):
 @pytest.mark.slow
 def test_latents_become_images(cellular, monkeypatch):
     """What lies in the folder is decoded; what is made for pixels is refused."""
-    decode = lambda x: np.asarray(x, np.float32).repeat(2, 1).repeat(2, 2)  # noqa: E731
+    decode = lambda x: np.asarray(x, np.float32).repeat(2, 1).repeat(2, 2)
     monkeypatch.setattr(build, "decoder", lambda config: decode)
     config = tiny.conditional(**{"sample.n": 4, "seed": 5})
     folder = verb.generate(config, cellular)
