@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from nca_gen.errors import UserError
 
+ITERATIONS = 5  # of Newton and Schulz, a step of Muon
+
 
 @dataclass(frozen=True)
 class Learner:
@@ -56,8 +58,9 @@ class Learner:
         """What optax makes of the fields."""
         rate = self.schedule(self.lr)
         if self.muon:
-            main = optax.contrib.muon(
+            muon = optax.contrib.muon(
                 self.schedule(self.muon),
+                ns_steps=ITERATIONS,
                 eps=self.eps,
                 weight_decay=self.weight_decay,
                 muon_weight_dimension_numbers=kernels,
@@ -66,6 +69,7 @@ class Learner:
                 adam_learning_rate=rate,
                 adam_weight_decay=self.weight_decay,
             )
+            main = looped(muon)
         else:
             main = optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay)
         return optax.chain(optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(), main)
@@ -80,6 +84,21 @@ class Learner:
         """Parameters and state after ``step``, and the rate at which they moved."""
         updates, state = self.transform.update(grads, state, params)
         return optax.apply_updates(params, updates), state, jnp.asarray(self.schedule(self.lr)(step))
+
+
+def looped(muon: optax.GradientTransformation) -> optax.GradientTransformation:
+    """``muon`` with its iterations in a loop, which compiles and runs faster, to the same bits and in the same state.
+
+    optax unrolls them where they share their coefficients, and loops over coefficients that are given one by one.
+    """
+
+    def update(grads: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
+        shared = optax.tree.get(state, "ns_coeffs")
+        each = jnp.tile(shared, (ITERATIONS, 1))
+        updates, new = muon.update(grads, optax.tree.set(state, ns_coeffs=each), params)
+        return updates, optax.tree.set(new, ns_coeffs=shared)
+
+    return optax.GradientTransformation(muon.init, update)
 
 
 def kernels(params: PyTree) -> PyTree:

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from nca_gen.errors import UserError
-from nca_gen.tasks.learner import Learner, average, ema_decay
+from nca_gen.tasks.learner import ITERATIONS, Learner, average, ema_decay, looped
 
 
 def rates(**fields):
@@ -83,6 +83,17 @@ def test_muon_turns_kernels_and_nothing_else():
     # Decay is decoupled: each part by its own rate.
     np.testing.assert_allclose(decayed["kernel"], mine["kernel"] - 0.5 * 0.1, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(decayed["gain"], mine["gain"] - 1e-2 * 0.1, rtol=1e-4, atol=1e-6)
+
+
+def test_muon_in_a_loop_is_the_library_s():
+    """To the same updates and the same state, which keeps the shape that older checkpoints have."""
+    muon = optax.contrib.muon(0.5, ns_steps=ITERATIONS)
+    params = {"w": np.ones((3, 4), np.float32), "b": np.ones(4, np.float32)}
+    grads = jax.tree.map(lambda p: np.float32(np.random.default_rng(0).standard_normal(p.shape)), params)
+    state = muon.init(params)
+    mine, library = jax.jit(lambda g: [way.update(g, state, params) for way in (looped(muon), muon)])(grads)
+    assert jax.tree.structure(mine) == jax.tree.structure(library)
+    jax.tree.map(np.testing.assert_array_equal, mine, library)
 
 
 def test_the_rate_that_a_step_had():
