@@ -1,8 +1,9 @@
 """Images as arrays ``[H, W, C]`` in the depth in which they are stored: uint8, uint16 or float32.
 
-What a file says about colour is kept, with four stated rules: a palette becomes the RGB that it stands for,
-an alpha channel is dropped (the colours under it are not blended), CMYK becomes RGB, one bit becomes 0 and 255.
-An EXIF orientation is ignored: pixels come in the order in which they are stored.
+What a file says about colour is kept or becomes grey or RGB, by the table of :mod:`nca_gen.io.colour`: a palette is the
+RGB that it stands for, an alpha channel is dropped (the colours under it are not blended), CMYK becomes RGB, samples of
+few bits are stretched to all of their type. Images are upright, as their EXIF or TIFF orientation says. The size of a
+pixel is that of a microscope, in micrometres (height, width), where a file states one: () is unknown.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import io
 import math
 import os
 import re
-from collections.abc import Sequence
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,14 @@ import numpy as np
 from jaxtyping import Float, Num, Shaped, UInt8
 
 from nca_gen.errors import UserError
+from nca_gen.io import colour
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 Image = Shaped[np.ndarray, "H W C"]
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _STACK = 16  # more pages than this are a volume, not the channels of an image
+COARSEST = 50.0  # micrometres a pixel: a coarser resolution is that of a printer
+UNITS = {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "inch": 25400.0}  # in micrometres; what is not here is one
 
 
 class Unreadable(UserError):  # noqa: N818
@@ -57,66 +63,141 @@ def below(root: str | Path, suffixes: Sequence[str]) -> list[str]:
 
 def read(path: str | Path) -> Image:
     """The image in a PNG, JPEG or TIFF file. Raises :class:`Unreadable`, whatever is wrong with it."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise Unreadable(path, (error.strerror or str(error)).lower()) from None
-    return decode(data, path)
+    return decode(_bytes(path), path)
 
 
 def decode(data: bytes, path: str | Path = "image") -> Image:
     """The image in the bytes of a PNG, JPEG or TIFF file; ``path`` is its name in errors."""
+    return _decoded(data, path, _tiff, _png)
+
+
+def classes(path: str | Path) -> Image:
+    """The numbers in a file, upright, as they are stored: of a palette the indices, of few bits what they count.
+
+    Raises :class:`Unreadable`.
+    """
+    return _decoded(_bytes(path), path, _tiff_classes, _png_classes)
+
+
+def checked(image: Image, path: str | Path, bounded: bool = True) -> Image:
+    """``image``, whose numbers can be learned from: Unreadable, which names ``path``, where they cannot.
+
+    Floats must be finite, and where they are ``bounded`` within [-1, 1].
+    """
+    if image.dtype.kind != "f":
+        return image
+    low, high = float(image.min()), float(image.max())
+    if not np.isfinite([low, high]).all():
+        raise Unreadable(path, "it holds NaN or infinite pixels")
+    if bounded and (low < -1 or high > 1):
+        raise Unreadable(path, f"float pixels reach from {low:.4g} to {high:.4g}: scale or clip them to [-1, 1]")
+    return image
+
+
+def microns(path: str | Path) -> tuple[float, ...]:
+    """The size of a pixel of the image in a file, () where it states none. Raises :class:`Unreadable`."""
+    return _decoded(_bytes(path), path, _tiff_microns, _pillow_microns)
+
+
+def _bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise Unreadable(path, (error.strerror or str(error)).lower()) from None
+
+
+def _decoded(data: bytes, path: str | Path, tiff: Callable[[bytes], Any], other: Callable[[bytes], Any]) -> Any:
+    """What ``tiff`` or ``other`` reads; Unreadable for whatever they raise, and for types that are no pixels."""
     if not data:
         raise Unreadable(path, "the file is empty")
     try:
-        image = _decoder(data)(data)
+        found = (tiff if data[:4] in _TIFF else other)(data)
     except Exception as error:  # on damaged bytes each codec raises what it likes: struct, zlib, Key, Syntax, ...
         reason = "not a PNG, JPEG or TIFF image" if "cannot identify" in str(error) else str(error).lower()
         raise Unreadable(path, reason or type(error).__name__) from None
-    if image.dtype == bool:
-        image = image * np.uint8(255)
-    if image.dtype not in (np.uint8, np.uint16, np.float32):
-        raise Unreadable(path, f"pixels are {image.dtype}; save them as uint8, uint16 or float32")
-    return np.ascontiguousarray(image)
+    if not isinstance(found, np.ndarray):
+        return found
+    if found.dtype not in (np.uint8, np.uint16, np.float32):
+        raise Unreadable(path, f"pixels are {found.dtype}; save them as uint8, uint16 or float32")
+    return np.ascontiguousarray(found)
 
 
-def _decoder(data: bytes) -> Any:
-    if data[:4] in _TIFF:
-        return _tiff
-    return _png16 if data[1:4] == b"PNG" and data[24:25] == b"\x10" else _pillow
+def upright(image: Image, orientation: int) -> Shaped[np.ndarray, "h w C"]:
+    """``image`` as it is seen, of pixels that are stored in an EXIF ``orientation`` of 1 .. 8."""
+    if orientation not in range(2, 9):
+        return image
+    seen = image.swapaxes(0, 1) if orientation > 4 else image
+    return seen[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
 
 
-def _pillow(data: bytes) -> Image:
+def _opened(data: bytes) -> Any:
     import PIL.Image
 
     PIL.Image.MAX_IMAGE_PIXELS = None  # a whole field of tissue is no decompression bomb
-    with PIL.Image.open(io.BytesIO(data)) as image:
+    return PIL.Image.open(io.BytesIO(data))
+
+
+def _png(data: bytes) -> Image:
+    """PNG, JPEG, and what else pillow knows. Of 16 bits it would cut colours down to 8."""
+    if data[1:4] == b"PNG" and data[24:25] == b"\x10":
+        import imagecodecs
+
+        image = np.atleast_3d(imagecodecs.png_decode(data))
+        image = image[..., :-1] if image.shape[-1] in (2, 4) else image
+        return upright(image, _orientation(_opened(data)) if b"eXIf" in data else 1)
+    with _opened(data) as image:
         grey = {"1": "L", "L": "L", "LA": "L", "La": "L"}.get(image.mode, "RGB")
-        return np.atleast_3d(np.asarray(image.convert(grey)))
+        return upright(np.atleast_3d(np.asarray(image.convert(grey))), _orientation(image))
 
 
-def _png16(data: bytes) -> Image:
-    """16-bit PNG: pillow would cut its colours down to 8 bits."""
-    import imagecodecs
+def _png_classes(data: bytes) -> Image:
+    """Of a palette its indices; grey of few bits as it was before pillow stretched it."""
+    bits, grey = data[24], data[25:26] == b"\0"
+    if data[1:4] != b"PNG" or bits > 8:
+        return _png(data)
+    with _opened(data) as image:
+        if image.mode == "P":
+            return upright(np.asarray(image)[..., None], _orientation(image))
+    return _png(data) // np.uint8(255 // (2**bits - 1)) if grey and bits < 8 else _png(data)
 
-    image = np.atleast_3d(imagecodecs.png_decode(data))
-    return image[..., :-1] if image.shape[-1] in (2, 4) else image
+
+def _orientation(image: Any) -> int:
+    return image.getexif().get(0x0112, 1)
+
+
+def _pillow_microns(data: bytes) -> tuple[float, ...]:
+    with _opened(data) as image:
+        return _microscopic(25400 / float(dots) if dots else 0.0 for dots in image.info.get("dpi", ())[::-1])
 
 
 def _tiff(data: bytes) -> Image:
-    """The first series. An axis besides Y and X is the channels, in planes or interleaved; Z or T is refused.
+    image, page = _series(data)
+    return upright(colour.of(page).convert(image), page.tags.valueof(274, 1))
+
+
+def _tiff_classes(data: bytes) -> Image:
+    image, page = _series(data)
+    return upright(image.astype(np.uint8) if image.dtype == bool else image, page.tags.valueof(274, 1))
+
+
+def _series(data: bytes) -> tuple[Image, Any]:
+    """The first series as it is stored, and its page. An axis besides Y and X that is longer than 1 is the channels, in
+    planes or interleaved; Z or T is refused.
 
     Where the file does not name the axis, the shorter of the first and the last is the channels.
     """
     import tifffile
-    from tifffile import EXTRASAMPLE, PHOTOMETRIC
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         series, page = tiff.series[0], tiff.series[0].keyframe
         ends = [sum(piece) for p in tiff.pages for piece in zip(p.dataoffsets, p.databytecounts, strict=True)]
         if max(ends, default=0) > len(data):  # a JPEG strip cut short would be decoded without complaint
             raise ValueError("the file is truncated")
+        colour.of(page)  # what is refused need not be decoded
         image, axes = series.asarray(), series.axes
+        single = [i for i, axis in enumerate(axes) if image.shape[i] == 1 and axis not in "YXS"]
+        image = image.squeeze(tuple(single))
+        axes = "".join(axis for i, axis in enumerate(axes) if i not in single)
         extra = axes.replace("Y", "").replace("X", "")
         if len(extra) > 1 or extra in ("Z", "T") or (extra in ("Q", "I") and min(image.shape[::2]) > _STACK):
             raise ValueError(f"a stack of shape {image.shape}, axes {axes}, is not an image")
@@ -126,18 +207,47 @@ def _tiff(data: bytes) -> Image:
             image = np.moveaxis(image, axes.index(extra), -1)
         elif image.shape[0] < image.shape[-1]:
             image = np.moveaxis(image, 0, -1)
-        if page.photometric == PHOTOMETRIC.PALETTE:
-            return (page.colormap >> 8).astype(np.uint8).T[image[..., 0]]
-        if page.photometric == PHOTOMETRIC.MINISWHITE:
-            image = ~image
-        alpha = set(page.extrasamples[-1:]) & {EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA}
-        return image[..., :-1] if alpha else image
+        return image, page
 
 
-def write(path: str | Path, image: Shaped[np.ndarray, "H W *C"]) -> None:
+def _tiff_microns(data: bytes) -> tuple[float, ...]:
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        return page_microns(tiff.pages[0])
+
+
+def page_microns(page: Any) -> tuple[float, ...]:
+    """The size of a pixel of a page of tifffile: as Aperio or OME write it, else by its resolution (of ImageJ in the
+    unit that it names)."""
+    text = page.description or ""
+    if said := re.search(r"\bMPP\s*=\s*([\d.]+)", text):
+        return _microscopic([float(said[1])] * 2)
+    sizes = dict(re.findall(r'PhysicalSize([XY])="([\d.eE+-]+)"', text))
+    units = dict(re.findall(r'PhysicalSize([XY])Unit="([^"]*)"', text))
+    if "X" in sizes:
+        axes = [axis if axis in sizes else "X" for axis in "YX"]
+        return _microscopic(float(sizes[axis]) * UNITS.get(units.get(axis, ""), 1.0) for axis in axes)
+    named = re.search(r"^unit=(\S+)", text, re.MULTILINE) if text.startswith("ImageJ") else None
+    factor = {2: UNITS["inch"], 3: UNITS["cm"]}.get(int(page.tags.valueof(296, 2)))
+    factor = UNITS.get(named[1], 1.0) if named and named[1] != "pixel" else factor
+    dots = [page.tags.valueof(code, (0, 1)) for code in (283, 282)]  # along Y, along X
+    if not factor or any(0 in some for some in dots):
+        return ()
+    return _microscopic(factor * under / over for over, under in dots)
+
+
+def _microscopic(sizes: Iterable[int | float]) -> tuple[float, ...]:
+    """``sizes`` of a pixel, if those are a microscope's."""
+    sizes = tuple(sizes)
+    return sizes if all(0 < size < COARSEST for size in sizes) else ()
+
+
+def write(path: str | Path, image: Shaped[np.ndarray, "H W *C"], mpp: Sequence[int | float] = ()) -> None:
     """Writes PNG (8 or 16 bit, 1 or 3 channels), JPEG (8 bit, 1 or 3) or TIFF (any depth and channels).
 
-    Raises ValueError where the format cannot hold the image as it is: nothing is converted on the way.
+    ``mpp``: the size of a pixel in micrometres (height, width), which PNG and TIFF state. Raises ValueError where the
+    format cannot hold the image as it is: nothing is converted on the way.
     """
     image = image[..., None] if image.ndim == 2 else image
     suffix, channels = Path(path).suffix.lower(), image.shape[-1]
@@ -146,17 +256,35 @@ def write(path: str | Path, image: Shaped[np.ndarray, "H W *C"]) -> None:
         import tifffile
 
         photometric = "rgb" if channels == 3 else "minisblack"
-        tifffile.imwrite(path, flat, photometric=photometric, planarconfig=None if channels == 1 else "contig")
+        planes = None if channels == 1 else "contig"
+        tifffile.imwrite(path, flat, photometric=photometric, planarconfig=planes, **resolution(mpp))
     elif suffix == ".png" and image.dtype == np.uint16 and channels in (1, 3):
         import imagecodecs
 
-        Path(path).write_bytes(imagecodecs.png_encode(flat))
+        Path(path).write_bytes(_with_size(imagecodecs.png_encode(flat), mpp))
     elif suffix in SUFFIXES and image.dtype == np.uint8 and channels in (1, 3):
         import PIL.Image
 
-        PIL.Image.fromarray(flat).save(path, **({} if suffix == ".png" else {"quality": 95}))
+        file = io.BytesIO()
+        picture = PIL.Image.fromarray(flat)
+        picture.save(file, **({"format": "PNG"} if suffix == ".png" else {"format": "JPEG", "quality": 95}))
+        Path(path).write_bytes(_with_size(file.getvalue(), mpp) if suffix == ".png" else file.getvalue())
     else:
         raise ValueError(f"{suffix or 'a file without suffix'} cannot hold {image.dtype} with {channels} channels")
+
+
+def resolution(mpp: Sequence[int | float]) -> dict[str, Any]:
+    """What tifffile is told of a pixel of ``mpp`` (height, width) micrometres; nothing where that is not known."""
+    return {"resolution": tuple(1e4 / size for size in mpp[::-1]), "resolutionunit": "CENTIMETER"} if mpp else {}
+
+
+def _with_size(png: bytes, mpp: Sequence[int | float]) -> bytes:
+    """A PNG that states the size of its pixels, behind its head."""
+    if not mpp:
+        return png
+    chunk = b"pHYs" + struct.pack(">IIB", *(round(1e6 / size) for size in mpp[::-1]), 1)  # a metre has so many
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return png[:33] + chunk + png[33:]
 
 
 def to_float(image: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:

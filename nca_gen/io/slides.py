@@ -1,8 +1,10 @@
 """Slides: tiled TIFF (SVS, NDPI, BigTIFF, ...), OME-Zarr and what OpenSlide knows: pyramids of which windows are read.
 
 A level of a TIFF is any tiled page (also of page 0's SubIFDs) with the proportions of the first, so pyramids in pages
-and in SubIFDs are both seen. Missing tiles are white. OME-Zarr (0.4 and 0.5) is a folder ``.zarr``, read by
-tensorstore. What tifffile cannot read, ``.mrxs`` and others, needs the package openslide-python.
+and in SubIFDs are both seen. Missing tiles are white. Colours become grey or RGB by the table of
+:mod:`nca_gen.io.colour`, and a slide whose tag says that it lies otherwise is turned upright. OME-Zarr (0.4 and 0.5) is
+a folder ``.zarr``, read by tensorstore. What tifffile cannot read, ``.mrxs`` and others, needs the package
+openslide-python.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,12 +23,11 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nca_gen.errors import UserError
-from nca_gen.io import images
+from nca_gen.io import colour, images
 
 SUFFIXES = (".svs", ".ndpi", ".scn", ".bif")  # and tiled .tif, .tiff
 ZARR, OPENSLIDE = ".zarr", (".mrxs", ".vms", ".vmu", ".svslide")
 EVERY = (*SUFFIXES, ".tif", ".tiff", ZARR, *OPENSLIDE)
-COARSEST = 50.0  # microns a pixel: a coarser resolution is that of a printer
 LEAST = 256  # side of a tile where a library does not say
 LIMIT = 2**26  # pixels of a window that is resized in one piece
 SUPPORT = {"box": 0.5, "bicubic": 2.0, "lanczos": 3.0}  # half the width of a kernel in output pixels
@@ -166,15 +166,16 @@ def open_slide(path: str | Path) -> Slide:
             pages: list[Any] = [p for p in (*tiff.pages, *(first.pages or ())) if p.is_tiled and _fits(p, first)]
             if not pages or not first.is_tiled:
                 raise ValueError("its first page is not tiled, so windows of it cannot be read")
-            if first.dtype not in (np.uint8, np.uint16) or first.planarconfig != 1 or first.photometric == 3:
-                raise ValueError(f"pixels are {first.dtype}, or planar, or of a palette; save them as 8 or 16 bit RGB")
+            meaning = colour.of(first)
+            if meaning.dtype not in (np.uint8, np.uint16) or first.planarconfig != 1:
+                raise ValueError(f"pixels are {first.dtype}, or planar; save them as 8 or 16 bit RGB")
             if any(max(map(sum, zip(p.dataoffsets, p.databytecounts, strict=True)), default=0) > end for p in pages):
                 raise ValueError("the file is truncated")
-            alpha = bool(set(first.extrasamples[-1:]) & {1, 2})
-            channels = first.samplesperpixel - alpha
-            levels = {p.shape[:2]: _level(p, channels) for p in reversed(pages)}  # of one size the first
+            levels = {p.shape[:2]: _level(p) for p in reversed(pages)}  # of one size the first
             sizes = tuple(levels[s] for s in sorted(levels, reverse=True))
-            return Slide(str(path), sizes, channels, first.dtype, _mpp(first))
+            mpp = images.page_microns(first)
+            slide = Slide(str(path), sizes, meaning.channels, meaning.dtype, mpp[-1] if mpp else None)
+            return _upright(slide, first.tags.valueof(274, 1))
     except OSError as error:
         raise images.Unreadable(path, (error.strerror or str(error)).lower()) from None
     except Exception as error:  # tifffile raises what it likes on damaged bytes
@@ -217,20 +218,6 @@ def _fits(page: Any, first: Any) -> bool:
     (height, width), (h, w) = first.shape[:2], page.shape[:2]
     alike = page.samplesperpixel == first.samplesperpixel and page.dtype == first.dtype
     return alike and h <= height and abs(h * width - w * height) <= max(height, width)
-
-
-def _mpp(page: Any) -> float | None:
-    """Microns a pixel: as Aperio or OME write it, else by the resolution of the TIFF where that is a microscope's."""
-    text = page.description or ""
-    said = re.search(r"\bMPP\s*=\s*([\d.]+)", text)
-    said = said or re.search(r'PhysicalSizeX="([\d.eE+-]+)"(?!.*PhysicalSizeXUnit="(?!µm|&#181;m))', text, re.DOTALL)
-    if said:
-        return float(said[1])
-    unit, resolution = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
-    if not unit or not resolution or unit.value not in (2, 3) or 0 in resolution.value:
-        return None
-    microns = {2: 25400, 3: 10000}[unit.value] * resolution.value[1] / resolution.value[0]
-    return microns if microns < COARSEST else None
 
 
 def _zarr(path: Path) -> Slide:
@@ -302,14 +289,34 @@ def _openslide(path: str | Path) -> Slide:
     return Slide(str(path), levels, 3, np.dtype(np.uint8), float(said) if said else None)
 
 
-def _level(page: Any, channels: int) -> Level:
-    decode, tables = page.decode, page.jpegtables
+def _level(page: Any) -> Level:
+    decode, tables, convert = page.decode, page.jpegtables, colour.of(page).convert
 
     def pixels(data: bytes, index: int) -> np.ndarray | None:
         tile = decode(data, index, jpegtables=tables)[0] if data else None
-        return None if tile is None else tile[0, ..., :channels]
+        return None if tile is None else convert(tile[0])
 
     return Level(*page.shape[:2], (page.tilelength, page.tilewidth), page.dataoffsets, page.databytecounts, pixels)
+
+
+def _upright(slide: Slide, orientation: int) -> Slide:
+    """``slide`` as it is seen, whose tiles are stored in an EXIF ``orientation``."""
+    if orientation not in range(2, 9):
+        return slide
+    turned = slice(None, None, -1 if orientation > 4 else 1)  # height and width change places
+
+    def plane(level: Level | Plane) -> Plane:
+        height, width = (level.height, level.width)[turned]
+
+        def read(top: int, left: int, rows: int, columns: int) -> Pixels:
+            top = height - top - rows if orientation in (3, 4, 7, 8) else top
+            left = width - left - columns if orientation in (2, 3, 6, 7) else left
+            corner, size = (top, left)[turned], (rows, columns)[turned]
+            return images.upright(_read(slide, level, *corner, *size), orientation)
+
+        return Plane(height, width, level.tile[turned], read)
+
+    return slide._replace(levels=tuple(plane(level) for level in slide.levels))
 
 
 def _read(slide: Slide, level: Level | Plane, top: int, left: int, height: int, width: int) -> Pixels:

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nca_gen.errors import UserError
 from nca_gen.io import images
@@ -94,13 +94,97 @@ def test_pillows_own_16_bit_png():
     np.testing.assert_array_equal(images.decode(saved(Image.fromarray(image), format="PNG"))[..., 0], image)
 
 
-def test_one_bit_and_exif_orientation():
+def test_one_bit():
     bits = noise((8, 9)) > 127
     np.testing.assert_array_equal(images.decode(saved(Image.fromarray(bits), format="PNG"))[..., 0], bits * 255)
     np.testing.assert_array_equal(images.decode(saved(Image.fromarray(bits), format="TIFF"))[..., 0], bits * 255)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    assert images.decode(saved(Image.new("RGB", (8, 4)), format="JPEG", exif=exif)).shape == (4, 8, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_upright(tmp_path, orientation):
+    """As pillow turns them, of every format and depth; also where nothing but the numbers counts."""
+    image, exif = noise((8, 5, 3)), Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "x.png").write_bytes(saved(Image.fromarray(image), format="PNG", exif=exif))
+    (tmp_path / "x.jpg").write_bytes(saved(Image.fromarray(image), format="JPEG", exif=exif, quality=95))
+    for name in ("x.png", "x.jpg"):
+        with Image.open(tmp_path / name) as file:
+            np.testing.assert_array_equal(images.read(tmp_path / name), np.asarray(ImageOps.exif_transpose(file)))
+    with Image.open(tmp_path / "x.png") as file:
+        expected = np.asarray(ImageOps.exif_transpose(file))
+    for name, dtype in (("x.tif", np.uint8), ("deep.tif", np.uint16)):
+        tifffile.imwrite(tmp_path / name, image.astype(dtype), photometric="rgb", extratags=[(274, 3, 1, orientation)])
+        np.testing.assert_array_equal(images.read(tmp_path / name), expected)
+        np.testing.assert_array_equal(images.classes(tmp_path / name), expected)
+    deep = saved(Image.fromarray(image[..., 0].astype(np.uint16) * 257), format="PNG", exif=exif)
+    np.testing.assert_array_equal(images.decode(deep)[..., 0], expected[..., 0].astype(np.uint16) * 257)
+
+
+def test_an_axis_of_one(tmp_path):
+    """As tifffile and imageio write a frame."""
+    image = noise((20, 21, 3))
+    for shape in ((1, 20, 21, 3), (1, 1, 20, 21, 3)):
+        tifffile.imwrite(tmp_path / "x.tif", image.reshape(shape), photometric="rgb")
+        np.testing.assert_array_equal(images.read(tmp_path / "x.tif"), image)
+    for options in ({}, {"imagej": True}, {"ome": True, "metadata": {"axes": "ZYX"}}):
+        tifffile.imwrite(tmp_path / "x.tif", image[None, ..., 0], **options)
+        np.testing.assert_array_equal(images.read(tmp_path / "x.tif"), image[..., :1])
+    tifffile.imwrite(tmp_path / "x.tif", image[..., :1])
+    np.testing.assert_array_equal(images.read(tmp_path / "x.tif"), image[..., :1])
+
+
+def test_numbers_of_label_maps_stay(tmp_path):
+    """Few bits and palettes say which class; pillow stretches the one and colours the other."""
+    classes = noise((8, 9)) % 4
+    image = Image.fromarray(classes)
+    image.putpalette(noise((4, 3)).tobytes())
+    image.save(tmp_path / "x.png", bits=2)
+    np.testing.assert_array_equal(images.classes(tmp_path / "x.png")[..., 0], classes)
+    Image.fromarray(classes > 1).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(images.classes(tmp_path / "x.png")[..., 0], classes > 1)
+    tifffile.imwrite(tmp_path / "x.tif", classes, bitspersample=4)
+    np.testing.assert_array_equal(images.classes(tmp_path / "x.tif")[..., 0], classes)
+    images.write(tmp_path / "y.tif", classes.astype(np.uint16))
+    np.testing.assert_array_equal(images.classes(tmp_path / "y.tif")[..., 0], classes)
+
+
+@pytest.mark.parametrize(
+    ("value", "bounded", "words"),
+    [(np.nan, False, "NaN"), (np.inf, False, "infinite"), (1000, True, "reach from 0 to 1000: scale"), (9, False, "")],
+)
+def test_floats_that_nothing_can_be_learned_from(value, bounded, words):
+    image = np.zeros((4, 4, 1), np.float32)
+    image[1, 2] = value
+    if not words:
+        assert images.checked(image, "x.tif", bounded) is image
+        return
+    with pytest.raises(images.Unreadable, match=rf"x\.tif: .*{words}"):
+        images.checked(image, "x.tif", bounded)
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.png", "deep.png"])
+@pytest.mark.parametrize("mpp", [(0.25, 0.25), (0.5, 2.0), ()])
+def test_the_size_of_a_pixel_is_written_and_read(tmp_path, name, mpp):
+    image = noise((8, 9, 3), np.uint16 if "deep" in name else np.uint8)
+    images.write(tmp_path / name, image, mpp)
+    assert images.microns(tmp_path / name) == pytest.approx(mpp, rel=1e-6)
+    np.testing.assert_array_equal(images.read(tmp_path / name), image)
+
+
+def test_sizes_of_a_pixel_that_others_write(tmp_path):
+    """ImageJ names its unit beside numbers that have none; a resolution of a printer says nothing."""
+    image, path = noise((8, 9)), tmp_path / "x.tif"
+    tifffile.imwrite(path, image, imagej=True, resolution=(4, 2), metadata={"unit": "um"})
+    assert images.microns(path) == (0.5, 0.25)
+    tifffile.imwrite(path, image, ome=True, metadata={"axes": "YX", "PhysicalSizeX": 300, "PhysicalSizeXUnit": "nm"})
+    assert images.microns(path) == pytest.approx((0.3, 0.3))
+    both = {"PhysicalSizeX": 300, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.4, "PhysicalSizeYUnit": "µm"}
+    tifffile.imwrite(path, image, ome=True, metadata={"axes": "YX"} | both)
+    assert images.microns(path) == pytest.approx((0.4, 0.3))
+    tifffile.imwrite(path, image, resolution=(72, 72), resolutionunit="INCH")
+    assert images.microns(path) == ()
+    Image.fromarray(image).save(tmp_path / "x.jpg", dpi=(50800, 25400))
+    assert images.microns(tmp_path / "x.jpg") == (1.0, 0.5)
 
 
 @pytest.mark.parametrize(
