@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from nca_gen.errors import UserError
-from nca_gen.io import images, npy, slides, volumes
+from nca_gen.io import images, npy, slides, volumes, walk
 
 BLOCK = 2**22  # numbers of a set that are held at a time
 _THREADS = min(8, os.cpu_count() or 1)
@@ -82,15 +82,17 @@ class Look(NamedTuple):
 
 
 def open(
-    path: str | Path, *, strict: bool = False, progress: Callable[[int], None] = lambda done: None
+    path: str | Path, *, strict: bool = False, wanted: str = "", progress: Callable[[int], None] = lambda done: None
 ) -> Lazy | volumes.Volumes | slides.Slides:
     """The set at ``path``.
 
-    A folder (with its sub folders, in natural order, hidden files left out) of PNG, JPEG and TIFF images, of volumes
-    (``.nii``, ``.nii.gz``, ``.npy``, ``.npz``: one a file) or of slides (``.svs`` and the like, tiled TIFF); a single
-    volume or slide; an ``.npz`` in the layout of ADM (``arr_0``, ``[N, H, W, C]``) or an ``.npy``, where five axes
-    ``[N, D, H, W, C]`` are volumes. Every file is read once here, so that a damaged one is known before any number is:
-    ``progress`` hears how many are done. Memory does not grow with the number of images.
+    A folder (with its sub folders, as :func:`nca_gen.io.walk.walk` finds them; a note says what is passed over) of
+    images, of volumes (``.nii``, ``.nii.gz``, ``.npy``, ``.npz``: one a file) or of slides (``.svs`` and the like,
+    tiled TIFF); a single volume or slide; an ``.npz`` in the layout of ADM (``arr_0``, ``[N, H, W, C]``) or an
+    ``.npy``, where five axes ``[N, D, H, W, C]`` are volumes. Every file is read once here, so that a damaged one is
+    known before any number is: ``progress`` hears how many are done. Memory does not grow with the number of images.
+    A tiled TIFF without a pyramid is an image where ``wanted`` is "images", or others of the folder are, or it is
+    smaller than a tile of a slide; else it is a slide.
 
     Raises UserError for what cannot be scored (see above), and with ``strict`` for any unreadable file.
     """
@@ -99,20 +101,19 @@ def open(
         raise UserError(f"no file or folder {str(path)!r}: give a folder of images, volumes or slides, an .npz or .npy")
     if root.is_file() and root.suffix in npy.SUFFIXES:
         return _array(root)
-    names = [root.name] if root.is_file() else _files(root)
+    names, notes = ([root.name], []) if root.is_file() else _files(root)
     folder = root.parent if root.is_file() else root
-    kind = _one_kind(folder, names)
+    kind = _one_kind(folder, names, wanted)
     look = {"images": _look, "volumes": volumes.look, "slides": slides.open_slide}[kind]
     # Volumes and slides are large, and one at a time is in memory.
     looks, lost = _probe(folder, names, look, _THREADS if kind == "images" else 1, progress)
-    notes = []
     if lost:
         count = f"{len(lost)} of {len(names)} files cannot be read"
         named = "; ".join(str(error).removeprefix("cannot read ") for error in lost[:5])
         more = f"; and {len(lost) - 5} more" if len(lost) > 5 else ""
         if strict or not looks:
             raise UserError(f"{count}: {named}{more}")
-        notes = [f"{count} and are left out: {named}{more}"]
+        notes = [*notes, f"{count} and are left out: {named}{more}"]
     if kind == "slides":
         return slides.of([*looks.values()], notes)
     known = tuple(looks)
@@ -244,26 +245,44 @@ def _alpha(data: bytes) -> bool:
         return False
 
 
-def _files(root: Path) -> list[str]:
-    """Scorable files below ``root``, as relative names in natural order."""
-    wanted = (*images.SUFFIXES, *volumes.SUFFIXES, *slides.SUFFIXES)
-    if names := images.below(root, wanted):
-        return names
-    raise UserError(f"no image, volume or slide in {root}: put files there, of {', '.join(wanted)}")
+def _files(root: Path) -> tuple[list[str], list[str]]:
+    """Scorable files below ``root``, and what has to be said of others."""
+    wanted = (*walk.IMAGES, *volumes.SUFFIXES, *slides.SUFFIXES)
+    files = walk.walk(root, wanted)
+    if not files.names:
+        also = "".join(f" ({sentence})" for sentence in files.said)
+        raise UserError(f"no image, volume or slide in {root}: put files there, of {', '.join(wanted)}{also}")
+    return files.names, files.said
 
 
-def _one_kind(folder: Path, names: Iterable[str]) -> str:
+def _one_kind(folder: Path, names: Iterable[str], wanted: str) -> str:
     """What all files of a folder are. Raises UserError, which names two, where they are not one kind."""
     first: dict[str, str] = {}
     for name in names:
-        if name.lower().endswith(volumes.SUFFIXES):
-            first.setdefault("volumes", name)
-        else:
-            first.setdefault("slides" if slides.is_slide(folder / name) else "images", name)
+        first.setdefault(_kind(folder / name), name)
+    if "tiled" in first:  # what it is, others tell, or who asks
+        first.setdefault("images" if wanted == "images" or "images" in first else "slides", first.pop("tiled"))
     if len(first) > 1:
         kinds = ", ".join(f"{kind} ({name})" for kind, name in first.items())
         raise UserError(f"{folder} mixes {kinds}: keep one kind a folder")
     return next(iter(first))
+
+
+def _kind(path: Path) -> str:
+    """What a file is by its name and its pages: one of "images", "volumes" and "slides", or "tiled"."""
+    if path.name.lower().endswith(volumes.SUFFIXES):
+        return "volumes"
+    if not slides.is_slide(path):
+        return "images"
+    if not path.name.lower().endswith((".tif", ".tiff")):
+        return "slides"
+    try:
+        full, *more = slides.open_slide(path).levels
+    except images.Unreadable:  # as a slide; it may be a readable image
+        return "tiled"
+    if max(full.height, full.width) < slides.LEAST:
+        return "images"
+    return "slides" if more or full.height * full.width > slides.LIMIT else "tiled"
 
 
 def _probe(

@@ -194,3 +194,38 @@ def test_kinds_by_their_files(tmp_path):
     tifffile.imwrite(tmp_path / "s.tif", PIXELS[0].repeat(16, 0), tile=(64, 64), photometric="rgb")
     assert isinstance(found := sets.open(tmp_path / "s.tif"), slides.Slides)
     assert sets.kind(found) == "slides"
+
+
+def test_a_set_tells_what_it_passed_over(tmp_path):
+    path = folder(tmp_path / "x")
+    Image.fromarray(PIXELS[0]).save(path / "12.bmp")
+    (path / "scan.dcm").write_bytes(b"DICM")
+    (path / "more").symlink_to(folder(tmp_path / "y", PIXELS[:2]))
+    found = sets.open(path)
+    assert (len(found), found.notes) == (15, ("passed over: 1 of *.dcm (scan.dcm)",))
+    np.testing.assert_array_equal(images.from_float(found[12]), PIXELS[0])
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "scan.dcm").write_bytes(b"DICM")
+    with pytest.raises(UserError, match=r"passed over: 1 of \*\.dcm"):
+        sets.open(tmp_path / "z")
+
+
+def tiled(path, side, **options):
+    path.parent.mkdir(exist_ok=True)
+    tifffile.imwrite(path, np.full((side, side, 3), 9, np.uint8), tile=(64, 64), photometric="rgb", **options)
+    return path
+
+
+def test_tiled_patches_are_images(tmp_path):
+    """Smaller than a slide's tile; or where images are wanted, or lie beside them. A pyramid is a slide."""
+    assert sets.kind(sets.open(tiled(tmp_path / "a" / "0.tif", 128).parent)) == "images"
+    large = tiled(tmp_path / "b" / "0.tif", 320).parent
+    assert sets.kind(sets.open(large)) == sets.kind(sets.open(large, wanted="slides")) == "slides"
+    found = sets.open(large, wanted="images")
+    assert (sets.kind(found), found.shape) == ("images", (1, 320, 320, 3))
+    images.write(large / "1.png", np.zeros((320, 320, 3), np.uint8))
+    assert sets.open(large).shape == (2, 320, 320, 3)
+    with tifffile.TiffWriter(tmp_path / "p.tif") as file:
+        for side in (320, 160):
+            file.write(np.zeros((side, side, 3), np.uint8), tile=(64, 64), photometric="rgb")
+    assert sets.kind(sets.open(tmp_path / "p.tif", wanted="images")) == "slides"
