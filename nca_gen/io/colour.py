@@ -91,6 +91,11 @@ def of_inks(inks: Samples) -> Pixels:
     return ((light[..., :3] * light[..., 3:] + top // 2) // top).astype(inks.dtype)
 
 
+def of_fields(samples: Shaped[np.ndarray, "*S"]) -> Pixels:
+    """Red, green and blue of samples that are records of them, as NIfTI has colours; their alpha is dropped."""
+    return np.stack([samples[name] for name in "RGB"], -1)
+
+
 def _unsigned(page: Any, what: str) -> None:
     if page.dtype is None or np.dtype(page.dtype).kind not in "ub":
         raise ValueError(f"it holds {what} as {page.dtype}; save it as RGB or grey of 8 or 16 bits")

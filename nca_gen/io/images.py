@@ -1,9 +1,9 @@
 """Images as arrays ``[H, W, C]`` in the depth in which they are stored: uint8, uint16 or float32.
 
-What a file says about colour is kept or becomes grey or RGB, by the table of :mod:`nca_gen.io.colour`: a palette is the
-RGB that it stands for, an alpha channel is dropped (the colours under it are not blended), CMYK becomes RGB, samples of
-few bits are stretched to all of their type. Images are upright, as their EXIF or TIFF orientation says. The size of a
-pixel is that of a microscope, in micrometres (height, width), where a file states one: () is unknown.
+What a file says about colour is kept or becomes grey or RGB, by the table of :mod:`nca_gen.io.colour`: a palette is
+the RGB that it stands for, an alpha channel is dropped (the colours under it are not blended), CMYK becomes RGB,
+samples of few bits are stretched to all of their type. Images are upright, as their EXIF or TIFF orientation says. How
+large a pixel is (``mpp``, micrometres along height and width) is as in :mod:`nca_gen.io.space`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import io
 import math
 import os
 import re
-import struct
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +20,12 @@ import numpy as np
 from jaxtyping import Float, Num, Shaped, UInt8
 
 from nca_gen.errors import UserError
-from nca_gen.io import colour
+from nca_gen.io import colour, space
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 Image = Shaped[np.ndarray, "H W C"]
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _STACK = 16  # more pages than this are a volume, not the channels of an image
-COARSEST = 50.0  # micrometres a pixel: a coarser resolution is that of a printer
-UNITS = {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "inch": 25400.0}  # in micrometres; what is not here is one
 
 
 class Unreadable(UserError):  # noqa: N818
@@ -94,8 +90,8 @@ def checked(image: Image, path: str | Path, bounded: bool = True) -> Image:
     return image
 
 
-def microns(path: str | Path) -> tuple[float, ...]:
-    """The size of a pixel of the image in a file, () where it states none. Raises :class:`Unreadable`."""
+def microns(path: str | Path) -> space.Sizes:
+    """How large a pixel of the image in a file is, () where it does not say. Raises :class:`Unreadable`."""
     return _decoded(_bytes(path), path, _tiff_microns, _pillow_microns)
 
 
@@ -165,9 +161,9 @@ def _orientation(image: Any) -> int:
     return image.getexif().get(0x0112, 1)
 
 
-def _pillow_microns(data: bytes) -> tuple[float, ...]:
+def _pillow_microns(data: bytes) -> space.Sizes:
     with _opened(data) as image:
-        return _microscopic(25400 / float(dots) if dots else 0.0 for dots in image.info.get("dpi", ())[::-1])
+        return space.of_picture(image)
 
 
 def _tiff(data: bytes) -> Image:
@@ -210,43 +206,17 @@ def _series(data: bytes) -> tuple[Image, Any]:
         return image, page
 
 
-def _tiff_microns(data: bytes) -> tuple[float, ...]:
+def _tiff_microns(data: bytes) -> space.Sizes:
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        return page_microns(tiff.pages[0])
-
-
-def page_microns(page: Any) -> tuple[float, ...]:
-    """The size of a pixel of a page of tifffile: as Aperio or OME write it, else by its resolution (of ImageJ in the
-    unit that it names)."""
-    text = page.description or ""
-    if said := re.search(r"\bMPP\s*=\s*([\d.]+)", text):
-        return _microscopic([float(said[1])] * 2)
-    sizes = dict(re.findall(r'PhysicalSize([XY])="([\d.eE+-]+)"', text))
-    units = dict(re.findall(r'PhysicalSize([XY])Unit="([^"]*)"', text))
-    if "X" in sizes:
-        axes = [axis if axis in sizes else "X" for axis in "YX"]
-        return _microscopic(float(sizes[axis]) * UNITS.get(units.get(axis, ""), 1.0) for axis in axes)
-    named = re.search(r"^unit=(\S+)", text, re.MULTILINE) if text.startswith("ImageJ") else None
-    factor = {2: UNITS["inch"], 3: UNITS["cm"]}.get(int(page.tags.valueof(296, 2)))
-    factor = UNITS.get(named[1], 1.0) if named and named[1] != "pixel" else factor
-    dots = [page.tags.valueof(code, (0, 1)) for code in (283, 282)]  # along Y, along X
-    if not factor or any(0 in some for some in dots):
-        return ()
-    return _microscopic(factor * under / over for over, under in dots)
-
-
-def _microscopic(sizes: Iterable[int | float]) -> tuple[float, ...]:
-    """``sizes`` of a pixel, if those are a microscope's."""
-    sizes = tuple(sizes)
-    return sizes if all(0 < size < COARSEST for size in sizes) else ()
+        return space.of_page(tiff.pages[0])
 
 
 def write(path: str | Path, image: Shaped[np.ndarray, "H W *C"], mpp: Sequence[int | float] = ()) -> None:
     """Writes PNG (8 or 16 bit, 1 or 3 channels), JPEG (8 bit, 1 or 3) or TIFF (any depth and channels).
 
-    ``mpp``: the size of a pixel in micrometres (height, width), which PNG and TIFF state. Raises ValueError where the
+    ``mpp``: how large a pixel is, which PNG and TIFF state. Raises ValueError where the
     format cannot hold the image as it is: nothing is converted on the way.
     """
     image = image[..., None] if image.ndim == 2 else image
@@ -257,34 +227,20 @@ def write(path: str | Path, image: Shaped[np.ndarray, "H W *C"], mpp: Sequence[i
 
         photometric = "rgb" if channels == 3 else "minisblack"
         planes = None if channels == 1 else "contig"
-        tifffile.imwrite(path, flat, photometric=photometric, planarconfig=planes, **resolution(mpp))
+        tifffile.imwrite(path, flat, photometric=photometric, planarconfig=planes, **space.tiff(mpp))
     elif suffix == ".png" and image.dtype == np.uint16 and channels in (1, 3):
         import imagecodecs
 
-        Path(path).write_bytes(_with_size(imagecodecs.png_encode(flat), mpp))
+        Path(path).write_bytes(space.png(imagecodecs.png_encode(flat), mpp))
     elif suffix in SUFFIXES and image.dtype == np.uint8 and channels in (1, 3):
         import PIL.Image
 
         file = io.BytesIO()
         picture = PIL.Image.fromarray(flat)
         picture.save(file, **({"format": "PNG"} if suffix == ".png" else {"format": "JPEG", "quality": 95}))
-        Path(path).write_bytes(_with_size(file.getvalue(), mpp) if suffix == ".png" else file.getvalue())
+        Path(path).write_bytes(space.png(file.getvalue(), mpp) if suffix == ".png" else file.getvalue())
     else:
         raise ValueError(f"{suffix or 'a file without suffix'} cannot hold {image.dtype} with {channels} channels")
-
-
-def resolution(mpp: Sequence[int | float]) -> dict[str, Any]:
-    """What tifffile is told of a pixel of ``mpp`` (height, width) micrometres; nothing where that is not known."""
-    return {"resolution": tuple(1e4 / size for size in mpp[::-1]), "resolutionunit": "CENTIMETER"} if mpp else {}
-
-
-def _with_size(png: bytes, mpp: Sequence[int | float]) -> bytes:
-    """A PNG that states the size of its pixels, behind its head."""
-    if not mpp:
-        return png
-    chunk = b"pHYs" + struct.pack(">IIB", *(round(1e6 / size) for size in mpp[::-1]), 1)  # a metre has so many
-    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return png[:33] + chunk + png[33:]
 
 
 def to_float(image: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:

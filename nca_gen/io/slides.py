@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nca_gen.errors import UserError
-from nca_gen.io import colour, images
+from nca_gen.io import colour, images, space
 
 SUFFIXES = (".svs", ".ndpi", ".scn", ".bif")  # and tiled .tif, .tiff
 ZARR, OPENSLIDE = ".zarr", (".mrxs", ".vms", ".vmu", ".svslide")
@@ -173,7 +173,7 @@ def open_slide(path: str | Path) -> Slide:
                 raise ValueError("the file is truncated")
             levels = {p.shape[:2]: _level(p) for p in reversed(pages)}  # of one size the first
             sizes = tuple(levels[s] for s in sorted(levels, reverse=True))
-            mpp = images.page_microns(first)
+            mpp = space.of_page(first)
             slide = Slide(str(path), sizes, meaning.channels, meaning.dtype, mpp[-1] if mpp else None)
             return _upright(slide, first.tags.valueof(274, 1))
     except OSError as error:
@@ -204,6 +204,7 @@ def of(slides: Sequence[Slide], notes: Sequence[str]) -> Slides:
     flat = sum(len(s.levels) == 1 for s in slides)
     if flat:
         notes = [*notes, f"{flat} of {len(slides)} slides have no pyramid: large windows are read at the full size"]
+    notes = [*notes, *space.within([s.path for s in slides], [(s.mpp,) if s.mpp else () for s in slides])]
     if slides[0].dtype != np.uint8:
         notes = [*notes, "16-bit pixels are rounded to 8 bits for feature networks"]
     key = hashlib.sha256()
@@ -240,10 +241,9 @@ def _zarr(path: Path) -> Slide:
         if dtype not in (np.uint8, np.uint16):
             raise ValueError(f"pixels are {dtype}; save them as 8 or 16 bit")
         channels = stores[0].shape[axes.index("c")] if "c" in axes else 1
-        unit = image["axes"][axes.index("x")].get("unit")
-        scales = [t["scale"] for t in image["datasets"][0].get("coordinateTransformations", ()) if t["type"] == "scale"]
-        mpp = float(scales[0][axes.index("x")]) if scales and unit == "micrometer" else None
-        return Slide(str(path), tuple(_plane(store, axes) for store in stores), channels, np.dtype(dtype), mpp)
+        mpp = space.of_axes(image["axes"], image["datasets"][0].get("coordinateTransformations", ()))
+        levels = tuple(_plane(store, axes) for store in stores)
+        return Slide(str(path), levels, channels, np.dtype(dtype), mpp[-1] if mpp else None)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise images.Unreadable(path, f"no OME-Zarr image ({str(error).lower() or type(error).__name__})") from None
 

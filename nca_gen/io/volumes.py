@@ -1,8 +1,9 @@
 """Volumes ``[D, H, W, C]`` in files, read one at a time when they are asked for.
 
-``.nii`` and ``.nii.gz`` (NIfTI: D is the third axis of the file, H its second, W its first; voxels come in the order
-in which they are stored, whatever the orientation in the header says), ``.npy`` and ``.npz`` (``[D, H, W]`` or
-``[D, H, W, C]``, one volume a file).
+``.nii`` and ``.nii.gz`` (NIfTI: D goes to the head, H to the front, W to the right, as the nearest axes of the header's
+affine say, which is RAS; where it has none, D is the third axis of the file, H its second, W its first), ``.npy`` and
+``.npz`` (``[D, H, W]`` or ``[D, H, W, C]``, one volume a file). Axes of length 1 beyond these are left out. How large a
+voxel is (``mpp``, micrometres along D, H and W) is as in :mod:`nca_gen.io.space`.
 
 A folder of images, one a slice (B-scans), is a volume too (:class:`Scans`); what is mapped or sliced is read where a
 part of it is asked for (:func:`stored`).
@@ -22,15 +23,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Float, Num, Shaped, UInt8
 
 from nca_gen.errors import UserError
-from nca_gen.io import images, npy
+from nca_gen.io import colour, images, npy, space
 from nca_gen.io import write as files
 
 SUFFIXES = (".nii", ".nii.gz", *npy.SUFFIXES)
 SCANS = (*images.SUFFIXES, ".bmp")  # of the slices of a volume
-WRITTEN = ("uint8", "uint16", "int16", "int32", "float32", "float64")  # types that both formats hold
+CHANNELS = 16  # of a volume, at the most
+HELD = {"bool": np.uint8, "float16": np.float32}  # types that NIfTI has not, and those that hold their values
 Volume = Num[np.ndarray, "D H W C"]
 
 
@@ -55,15 +57,45 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class Nifti:
-    """A NIfTI file that is not packed, its scaling applied to what is read."""
+    """A NIfTI file, its scaling applied to what is read, its axes in our order.
+
+    ``axes``: of the file, which are D, H and W; ``flips``: of these, which run the other way. ``rest``: of the axes
+    beyond the third, the channels or nothing.
+    """
 
     proxy: Any
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    axes: tuple[int, ...]
+    flips: tuple[bool, ...]
+    rest: tuple[slice | int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """D, H, W and C."""
+        return (*(self.proxy.shape[axis] for axis in self.axes), self.corner.shape[-1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type in which parts come."""
+        return self.corner.dtype
+
+    @cached_property
+    def corner(self) -> Volume:
+        """The last voxel of the file: one that is cut short is known here."""
+        return self._read([slice(n - 1, n) for n in self.proxy.shape[:3]])
 
     def __getitem__(self, box: Any) -> Volume:
         """The part in three slices."""
-        return _turned(np.asarray(self.proxy[box[2], box[1], box[0]]))
+        stored: list[Any] = [slice(None)] * 3
+        for part, axis, flip in zip(box, self.axes, self.flips, strict=True):
+            start, stop, _ = part.indices(n := self.proxy.shape[axis])
+            stored[axis] = slice(n - stop, n - start) if flip else slice(start, stop)
+        return self._read(stored)
+
+    def _read(self, stored: Sequence[slice]) -> Volume:
+        voxels = np.asanyarray(self.proxy[(*stored, *self.rest)])
+        voxels = np.moveaxis(voxels, self.axes, (0, 1, 2))[tuple(slice(None, None, -1 if f else 1) for f in self.flips)]
+        voxels = colour.of_fields(voxels) if voxels.dtype.names else voxels
+        return voxels if voxels.ndim == 4 else voxels[..., None]
 
 
 @dataclass(frozen=True)
@@ -110,6 +142,7 @@ class Volumes:
     digest: str
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    mpp: tuple[space.Sizes, ...] = ()  # of each, where they are known
 
     def __len__(self) -> int:
         """The number of volumes."""
@@ -142,6 +175,7 @@ class Look(NamedTuple):
     low: float
     high: float
     sha256: bytes
+    mpp: space.Sizes = ()
 
 
 WHOLE = (slice(None),) * 3
@@ -165,7 +199,7 @@ def stored(path: str | Path) -> Stored:
         if not paths:
             raise images.Unreadable(path, "there are no slices in this folder")
         return Scans(paths)
-    volume = npy.mapped(path) if Path(path).suffix in npy.SUFFIXES else _nifti(path)
+    volume = _array(path) if Path(path).suffix.lower() in npy.SUFFIXES else _nifti(path)
     if len(volume.shape) == 3:
         volume = volume[..., None]
     if len(volume.shape) != 4 or 0 in volume.shape or volume.dtype.kind not in "uif":
@@ -173,25 +207,66 @@ def stored(path: str | Path) -> Stored:
     return volume
 
 
-def _nifti(path: str | Path) -> Any:
+def _array(path: str | Path) -> np.ndarray:
+    """A numpy file. More than ``CHANNELS`` in the last of four axes are the width of a volume that has none."""
+    volume = npy.mapped(path)
+    while volume.ndim > 4 and 1 in (volume.shape[0], volume.shape[-1]):
+        volume = volume[0] if volume.shape[0] == 1 else volume[..., 0]
+    if volume.ndim == 4 and volume.shape[-1] > CHANNELS >= volume.shape[0]:
+        if volume.shape[0] > 1:
+            raise images.Unreadable(path, f"channels come last, D x H x W x C, and it has {volume.shape}; transpose it")
+        volume = volume[0]
+    return volume
+
+
+def microns(path: str | Path) -> space.Sizes:
+    """How large a voxel of the volume at ``path`` is; () where it does not say. Raises ``Unreadable``."""
+    if Path(path).is_dir() or Path(path).suffix.lower() in npy.SUFFIXES:
+        return ()
+    file = _loaded(path)
+    sides = space.of_header(file.header)
+    return tuple(sides[axis] for axis in _order(file)[0]) if sides else ()
+
+
+def _loaded(path: str | Path) -> Any:
+    """A NIfTI file of version 1 or 2, whatever the case of its suffix (for nibabel.load that must be one)."""
     import nibabel
 
     try:
-        file: Any = nibabel.load(path, mmap=False)
-        if len(file.shape) not in (3, 4) or 0 in file.shape or str(path).endswith(".gz"):
-            array = np.asanyarray(file.dataobj)
-            return _turned(array) if array.ndim >= 3 else array
-        corner = _turned(np.asarray(file.dataobj[:1, :1, :1]))
-        file.dataobj[-1:, -1:, -1:]  # a file cut short is known here
+        holder = nibabel.FileHolder(str(path))
+        with holder.get_prepare_fileobj("rb") as file:
+            kind = nibabel.Nifti2Image if b"n+2" in file.read(8) else nibabel.Nifti1Image
+        return kind.from_file_map({"image": holder}, mmap=False)
     except Exception as error:  # nibabel, gzip and zlib each raise what they like on damaged bytes
         raise images.Unreadable(path, str(error).lower() or type(error).__name__) from None
-    return Nifti(file.dataobj, (*file.shape[2::-1], corner.shape[-1]), corner.dtype)
 
 
-def _turned(array: np.ndarray) -> np.ndarray:
-    """From a NIfTI file's order of axes to ours, with channels."""
-    array = np.moveaxis(array, (0, 1, 2), (2, 1, 0))
-    return array[..., None] if array.ndim == 3 else array
+def _order(file: Any) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """The axes of a NIfTI file that go to the head, to the front and to the right, and which of them run back."""
+    import nibabel
+
+    turns = nibabel.io_orientation(file.affine)  # by axis of the file: right, front or head, and which way
+    said = int(file.header.get("sform_code", 1)) or int(file.header.get("qform_code", 1))
+    if not said or np.isnan(turns).any():
+        return (2, 1, 0), (False,) * 3
+    axes = [int(np.flatnonzero(turns[:, 0] == world)[0]) for world in (2, 1, 0)]
+    return tuple(axes), tuple(bool(turns[axis, 1] < 0) for axis in axes)
+
+
+def _nifti(path: str | Path) -> Any:
+    file = _loaded(path)
+    rest = tuple(0 if n == 1 else slice(None) for n in file.shape[3:])
+    channels = rest.count(slice(None)) + bool(file.get_data_dtype().names)
+    if len(file.shape) < 3 or 0 in file.shape or channels > 1:
+        raise images.Unreadable(path, f"axes of {file.shape} are no volume: it needs three, and channels at the most")
+    try:
+        if Path(path).suffix.lower() == ".gz":
+            return Nifti(np.asanyarray(file.dataobj), *_order(file), rest)[WHOLE]
+        volume = Nifti(file.dataobj, *_order(file), rest)
+        _ = volume.corner
+        return volume
+    except Exception as error:  # as above
+        raise images.Unreadable(path, str(error).lower() or type(error).__name__) from None
 
 
 def look(path: str | Path) -> Look:
@@ -202,7 +277,8 @@ def look(path: str | Path) -> Look:
         raise images.Unreadable(path, "it holds NaN or infinite voxels")
     try:
         with open(path, "rb") as file:
-            return Look(volume.shape, volume.dtype, low, high, hashlib.file_digest(file, "sha256").digest())
+            sha256 = hashlib.file_digest(file, "sha256").digest()
+        return Look(volume.shape, volume.dtype, low, high, sha256, microns(path))
     except OSError as error:
         raise images.Unreadable(path, (error.strerror or str(error)).lower()) from None
 
@@ -223,13 +299,14 @@ def of(names: Sequence[str], load: Callable[[int], Volume], looks: Sequence[Look
             return images.to_float(volume)
         return volume.astype(np.float32) if plain else stretched(volume, looks[i].low, looks[i].high)
 
-    notes = list(notes)
+    notes = [*notes, *space.within(names, [x.mpp for x in looks])]
     if plain and min(x.low for x in looks) >= 0:
         notes.append("float volumes of [0, 1] or so are taken as [-1, 1], grey to white: store 2v - 1 if 0 is black")
     if not (depth or plain):
         notes.append("each volume is stretched from its least to its greatest value (they are not all uint8)")
     key = hashlib.sha256(b"".join(x.sha256 for x in looks)).hexdigest()
-    return Volumes(read_one, tuple(x.shape for x in looks), key, tuple(names), tuple(notes))
+    sizes = tuple(x.mpp for x in looks)
+    return Volumes(read_one, tuple(x.shape for x in looks), key, tuple(names), tuple(notes), sizes)
 
 
 def stretched(volume: Volume, low: int | float, high: int | float) -> Float[np.ndarray, "D H W C"]:
@@ -240,23 +317,29 @@ def stretched(volume: Volume, low: int | float, high: int | float) -> Float[np.n
     return x
 
 
-def write(path: str | Path, volume: Num[np.ndarray, "D H W *C"]) -> None:
-    """Writes NIfTI (unit voxels) or ``.npy``, by the suffix, such that :func:`read` gives ``volume`` back.
+def write(path: str | Path, volume: Shaped[np.ndarray, "D H W *C"], mpp: Sequence[int | float] = ()) -> None:
+    """Writes NIfTI or ``.npy``, by the suffix, such that :func:`read` gives the values of ``volume`` back.
 
-    Whole or not at all. Raises ValueError for another suffix, and for a type that NIfTI has not or nobody reads.
+    NIfTI lies as RAS and states ``mpp``, or unit voxels. What it has no type for (bool, float16) is held by the next
+    larger one. Whole or not at all. Raises ValueError for another suffix, and for what is no number.
     """
     name = Path(path).name
-    if not name.endswith((".nii", ".nii.gz", ".npy")):
+    if not name.lower().endswith((".nii", ".nii.gz", ".npy")):
         raise ValueError(f"{name}: volumes are written as .nii, .nii.gz or .npy")
-    if volume.dtype.name not in WRITTEN:
-        raise ValueError(f"{name} cannot hold {volume.dtype}: give {', '.join(WRITTEN)}")
+    if volume.dtype.kind not in "buif":
+        raise ValueError(f"{name} cannot hold {volume.dtype}: give integers or floats")
+    held = volume.astype(HELD.get(volume.dtype.name, volume.dtype.newbyteorder("=")), copy=False)
     with files.whole(path) as draft:
-        if name.endswith(".npy"):
-            np.save(draft, volume)
+        if name.lower().endswith(".npy"):
+            np.save(draft, held)
             return
         import nibabel
 
-        nibabel.save(nibabel.Nifti1Image(np.moveaxis(volume, (2, 1, 0), (0, 1, 2)), np.eye(4)), draft)
+        sides = [size / 1000 for size in mpp[::-1]] if mpp else [1.0] * 3  # millimetres
+        axes = np.moveaxis(held, (2, 1, 0), (0, 1, 2))
+        file = nibabel.Nifti1Image(axes, np.diag([*sides, 1.0]), dtype=held.dtype)
+        file.header.set_xyzt_units("mm" if mpp else None)
+        nibabel.save(file, draft)
 
 
 def planes(volume: Num[np.ndarray, "D H W C"], gap: int = 2) -> UInt8[np.ndarray, "h w K"]:

@@ -113,11 +113,112 @@ def test_every_type_comes_back_as_it_was(tmp_path, suffix, dtype):
     assert [path.name for path in tmp_path.iterdir()] == [f"x{suffix}"]
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".npy"])
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint32", "int64", "uint64", "float16", "float64", ">i2", ">f4"])
+def test_values_of_every_type_come_back(tmp_path, suffix, dtype):
+    """In the same type, or the next larger one that the format has; in the machine's order of bytes."""
+    volume = RNG.integers(0, 2 if dtype == "bool" else 100, (3, 4, 5)).astype(dtype)
+    volumes.write(tmp_path / f"x{suffix}", volume)
+    found = volumes.read(tmp_path / f"x{suffix}")
+    np.testing.assert_array_equal(found[..., 0], volume)
+    assert found.dtype == {"bool": np.uint8, "float16": np.float32}.get(dtype, np.dtype(dtype).newbyteorder("="))
+
+
 def test_what_files_cannot_hold(tmp_path):
-    for name, dtype, says in (("x.nii", np.float16, "cannot hold float16"), ("x.tif", np.uint8, "are written as .nii")):
+    for name, dtype, says in (("x.nii", complex, "cannot hold complex128"), ("x.tif", np.uint8, "are written as .nii")):
         with pytest.raises(ValueError, match=says):
             volumes.write(tmp_path / name, np.zeros((2, 2, 2), dtype))
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR", "AIL", "SRP"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_axes_are_those_of_the_body(tmp_path, codes, suffix):
+    """However a volume is stored and tilted, whole and by parts: head, front, right; so are the sides of a voxel."""
+    volume, box = RNG.integers(-99, 99, (4, 5, 6, 2)).astype(np.int16), (slice(1, 3), slice(0, 4), slice(2, 6))
+    tilt = np.diag([0.5, 0.75, 2, 1]) @ nibabel.affines.from_matvec(nibabel.eulerangles.euler2mat(0.1, -0.2, 0.3))
+    kind = nibabel.Nifti2Image if codes == "LPS" else nibabel.Nifti1Image
+    image = kind(volume.transpose(2, 1, 0, 3), tilt)
+    turn = nibabel.orientations
+    turn = turn.ornt_transform(turn.axcodes2ornt("RAS"), turn.axcodes2ornt(codes))
+    nibabel.save(image.as_reoriented(turn), tmp_path / f"x{suffix}")
+    assert nibabel.aff2axcodes(nibabel.load(tmp_path / f"x{suffix}").affine) == tuple(codes)
+    np.testing.assert_array_equal(volumes.read(tmp_path / f"x{suffix}"), volume)
+    part = volumes.stored(tmp_path / f"x{suffix}")
+    assert (tuple(part.shape), part.dtype) == ((4, 5, 6, 2), np.int16)
+    np.testing.assert_array_equal(part[box], volume[box])
+    sides = 1000 * nibabel.affines.voxel_sizes(tilt)[::-1]
+    np.testing.assert_allclose(volumes.microns(tmp_path / f"x{suffix}"), sides, rtol=1e-6)
+
+
+def test_where_nothing_is_said_of_axes_they_are_as_stored(tmp_path):
+    """Both codes are zero; nibabel itself would take the first axis for one that runs to the left."""
+    nibabel.save(nibabel.Nifti1Image(VOXELS[0].T, None), tmp_path / "x.nii")
+    np.testing.assert_array_equal(volumes.read(tmp_path / "x.nii")[..., 0], VOXELS[0])
+    assert volumes.microns(tmp_path / "x.nii") == ()
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_axes_of_one_and_colours(tmp_path, suffix):
+    """Headers of five axes; vectors lie in the fifth; colours are records of three, and of four with alpha."""
+    path, three = tmp_path / f"x{suffix}", RNG.integers(0, 256, (4, 5, 6, 3)).astype(np.uint8)
+    fields = [(name, "u1") for name in "RGB"]
+    coloured = np.ascontiguousarray(three.transpose(2, 1, 0, 3)).view(fields)[..., 0]
+    for stored, expected in (
+        (VOXELS[0].T[..., None, None], VOXELS[0, ..., None]),
+        (three.transpose(2, 1, 0, 3)[..., None, :], three),
+        (coloured, three),
+    ):
+        nibabel.save(nibabel.Nifti1Image(stored, np.eye(4)), path)
+        np.testing.assert_array_equal(volumes.read(path), expected)
+        np.testing.assert_array_equal(volumes.stored(path)[1:3, 0:5, 2:4], expected[1:3, :, 2:4])
+    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 4, 5, 2, 2), np.uint8), np.eye(4)), path)
+    with pytest.raises(images.Unreadable, match=r"axes of \(3, 4, 5, 2, 2\) are no volume"):
+        volumes.read(path)
+
+
+def test_axes_of_one_in_arrays(tmp_path):
+    wide = RNG.integers(0, 256, (3, 4, 20)).astype(np.uint8)
+    for stored in (wide, wide[None], wide[None, ..., None], wide[..., None, None]):
+        np.save(tmp_path / "x.npy", stored)
+        np.testing.assert_array_equal(volumes.read(tmp_path / "x.npy")[..., 0], wide)
+    np.save(tmp_path / "x.npy", np.zeros((2, 3, 4, 20)))
+    with pytest.raises(images.Unreadable, match="channels come last"):
+        volumes.read(tmp_path / "x.npy")
+
+
+def test_capitals_are_as_good(tmp_path):
+    for suffix in (".NPY", ".NII.GZ", ".Nii"):
+        volumes.write(tmp_path / f"x{suffix.lower()}", VOXELS[0])
+        (tmp_path / f"x{suffix.lower()}").rename(tmp_path / f"X{suffix}")
+        np.testing.assert_array_equal(volumes.read(tmp_path / f"X{suffix}")[..., 0], VOXELS[0])
+        assert volumes.microns(tmp_path / f"X{suffix}") == ()
+
+
+@pytest.mark.parametrize("unit", ["mm", "micron", "unknown"])
+def test_how_large_a_voxel_is(tmp_path, unit):
+    """Written in millimetres, read in every unit; by custom one that is not named is the millimetre."""
+    sides = (3000.0, 700.0, 500.0)
+    volumes.write(tmp_path / "x.nii.gz", VOXELS[0], sides)
+    image = nibabel.load(tmp_path / "x.nii.gz")
+    np.testing.assert_allclose(image.header.get_zooms(), (0.5, 0.7, 3))
+    assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
+    if unit == "micron":
+        image = nibabel.Nifti1Image(image.dataobj, np.diag([500, 700, 3000, 1]))
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "y.nii")
+    np.testing.assert_allclose(volumes.microns(tmp_path / "y.nii"), sides, rtol=1e-6)
+
+
+def test_sizes_of_voxels_that_differ_are_told(tmp_path):
+    volumes.write(tmp_path / "0.nii.gz", VOXELS[0], (700, 500, 500))
+    volumes.write(tmp_path / "1.nii.gz", VOXELS[1])
+    volumes.write(tmp_path / "2.nii.gz", VOXELS[2], (701, 500, 500))
+    assert sets.open(tmp_path).notes == ()
+    volumes.write(tmp_path / "3.nii.gz", VOXELS[2], (700, 500, 1000))
+    found = sets.open(tmp_path)
+    assert "0.nii.gz has 700 x 500 x 500 µm a pixel, 3.nii.gz has 700 x 500 x 1000 µm" in found.notes[0]
+    np.testing.assert_allclose(found.mpp[3], (700, 500, 1000))
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".npy"])
