@@ -17,7 +17,8 @@ import numpy as np
 
 from nca_gen import build, screen
 from nca_gen.errors import UserError, unknown
-from nca_gen.io import cache
+from nca_gen.io import cache, space
+from nca_gen.io import sets as files
 from nca_gen.metrics import features
 from nca_gen.metrics.about import About
 from nca_gen.metrics.notes import collecting
@@ -122,6 +123,8 @@ def judge(
 
     scores = {}
     notes = {role: list(images.notes) for role, images in present.items() if _noted(images)}
+    if apart := list(space.between({role: files.mpp(images) for role, images in present.items()})):
+        notes["resolution"] = apart
     for r in requests:
         with collecting() as caveats:
             others = {role: view(r, role) if role in r.about.reads else None for role in ("real", "train")}

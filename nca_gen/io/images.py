@@ -24,6 +24,7 @@ from nca_gen.io import colour, space
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 Image = Shaped[np.ndarray, "H W C"]
+Reader = Callable[[bytes], tuple[np.ndarray, space.Sizes]]
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _STACK = 16  # more pages than this are a volume, not the channels of an image
 
@@ -64,6 +65,11 @@ def read(path: str | Path) -> Image:
 
 def decode(data: bytes, path: str | Path = "image") -> Image:
     """The image in the bytes of a PNG, JPEG or TIFF file; ``path`` is its name in errors."""
+    return measured(data, path)[0]
+
+
+def measured(data: bytes, path: str | Path = "image") -> tuple[Image, space.Sizes]:
+    """The image in the bytes of a file, and how large a pixel is, () where it does not say."""
     return _decoded(data, path, _tiff, _png)
 
 
@@ -72,7 +78,7 @@ def classes(path: str | Path) -> Image:
 
     Raises :class:`Unreadable`.
     """
-    return _decoded(_bytes(path), path, _tiff_classes, _png_classes)
+    return _decoded(_bytes(path), path, _tiff_classes, _png_classes)[0]
 
 
 def checked(image: Image, path: str | Path, bounded: bool = True) -> Image:
@@ -90,9 +96,15 @@ def checked(image: Image, path: str | Path, bounded: bool = True) -> Image:
     return image
 
 
-def microns(path: str | Path) -> space.Sizes:
-    """How large a pixel of the image in a file is, () where it does not say. Raises :class:`Unreadable`."""
-    return _decoded(_bytes(path), path, _tiff_microns, _pillow_microns)
+def shallow(dtype: Any, high: int | float) -> str:
+    """What has to be said of a set of unsigned integers that ends at ``high``, far below what its type holds."""
+    top = 8 * np.dtype(dtype).itemsize
+    if np.dtype(dtype).kind != "u" or not high or (bits := int(high).bit_length()) > {8: 4, 16: 14}.get(top, 0):
+        return ""
+    return (
+        f"pixels are of {top} bits and end at {high:g}, which takes {bits}: they are nearly black as they are read; "
+        f"multiply them by {(2**top - 1) // (2**bits - 1)}, or read a folder with config.data.window=0,{2**bits - 1}"
+    )
 
 
 def _bytes(path: str | Path) -> bytes:
@@ -102,20 +114,18 @@ def _bytes(path: str | Path) -> bytes:
         raise Unreadable(path, (error.strerror or str(error)).lower()) from None
 
 
-def _decoded(data: bytes, path: str | Path, tiff: Callable[[bytes], Any], other: Callable[[bytes], Any]) -> Any:
+def _decoded(data: bytes, path: str | Path, tiff: Reader, other: Reader) -> tuple[Image, space.Sizes]:
     """What ``tiff`` or ``other`` reads; Unreadable for whatever they raise, and for types that are no pixels."""
     if not data:
         raise Unreadable(path, "the file is empty")
     try:
-        found = (tiff if data[:4] in _TIFF else other)(data)
+        image, mpp = (tiff if data[:4] in _TIFF else other)(data)
     except Exception as error:  # on damaged bytes each codec raises what it likes: struct, zlib, Key, Syntax, ...
         reason = "not a PNG, JPEG or TIFF image" if "cannot identify" in str(error) else str(error).lower()
         raise Unreadable(path, reason or type(error).__name__) from None
-    if not isinstance(found, np.ndarray):
-        return found
-    if found.dtype not in (np.uint8, np.uint16, np.float32):
-        raise Unreadable(path, f"pixels are {found.dtype}; save them as uint8, uint16 or float32")
-    return np.ascontiguousarray(found)
+    if image.dtype not in (np.uint8, np.uint16, np.float32):
+        raise Unreadable(path, f"pixels are {image.dtype}; save them as uint8, uint16 or float32")
+    return np.ascontiguousarray(image), mpp
 
 
 def upright(image: Image, orientation: int) -> Shaped[np.ndarray, "h w C"]:
@@ -133,47 +143,42 @@ def _opened(data: bytes) -> Any:
     return PIL.Image.open(io.BytesIO(data))
 
 
-def _png(data: bytes) -> Image:
+def _png(data: bytes) -> tuple[Image, space.Sizes]:
     """PNG, JPEG, and what else pillow knows. Of 16 bits it would cut colours down to 8."""
-    if data[1:4] == b"PNG" and data[24:25] == b"\x10":
-        import imagecodecs
-
-        image = np.atleast_3d(imagecodecs.png_decode(data))
-        image = image[..., :-1] if image.shape[-1] in (2, 4) else image
-        return upright(image, _orientation(_opened(data)) if b"eXIf" in data else 1)
     with _opened(data) as image:
-        grey = {"1": "L", "L": "L", "LA": "L", "La": "L"}.get(image.mode, "RGB")
-        return upright(np.atleast_3d(np.asarray(image.convert(grey))), _orientation(image))
+        mpp, grey = space.of_picture(image), {"1": "L", "L": "L", "LA": "L", "La": "L"}.get(image.mode, "RGB")
+        if data[1:4] == b"PNG" and data[24:25] == b"\x10":
+            import imagecodecs
+
+            pixels = np.atleast_3d(imagecodecs.png_decode(data))
+            pixels = pixels[..., :-1] if pixels.shape[-1] in (2, 4) else pixels
+            return upright(pixels, _orientation(image) if b"eXIf" in data else 1), mpp
+        return upright(np.atleast_3d(np.asarray(image.convert(grey))), _orientation(image)), mpp
 
 
-def _png_classes(data: bytes) -> Image:
+def _png_classes(data: bytes) -> tuple[Image, space.Sizes]:
     """Of a palette its indices; grey of few bits as it was before pillow stretched it."""
-    bits, grey = data[24], data[25:26] == b"\0"
-    if data[1:4] != b"PNG" or bits > 8:
-        return _png(data)
     with _opened(data) as image:
         if image.mode == "P":
-            return upright(np.asarray(image)[..., None], _orientation(image))
-    return _png(data) // np.uint8(255 // (2**bits - 1)) if grey and bits < 8 else _png(data)
+            return upright(np.asarray(image)[..., None], _orientation(image)), ()
+    pixels, mpp = _png(data)
+    bits = data[24] if data[1:4] == b"PNG" and data[25:26] == b"\0" else 8
+    return pixels // np.uint8(255 // (2**bits - 1)) if bits < 8 else pixels, mpp
 
 
 def _orientation(image: Any) -> int:
     return image.getexif().get(0x0112, 1)
 
 
-def _pillow_microns(data: bytes) -> space.Sizes:
-    with _opened(data) as image:
-        return space.of_picture(image)
-
-
-def _tiff(data: bytes) -> Image:
+def _tiff(data: bytes) -> tuple[Image, space.Sizes]:
     image, page = _series(data)
-    return upright(colour.of(page).convert(image), page.tags.valueof(274, 1))
+    return upright(colour.of(page).convert(image), page.tags.valueof(274, 1)), space.of_page(page)
 
 
-def _tiff_classes(data: bytes) -> Image:
+def _tiff_classes(data: bytes) -> tuple[Image, space.Sizes]:
     image, page = _series(data)
-    return upright(image.astype(np.uint8) if image.dtype == bool else image, page.tags.valueof(274, 1))
+    image = image.astype(np.uint8) if image.dtype == bool else image
+    return upright(image, page.tags.valueof(274, 1)), space.of_page(page)
 
 
 def _series(data: bytes) -> tuple[Image, Any]:
@@ -204,13 +209,6 @@ def _series(data: bytes) -> tuple[Image, Any]:
         elif image.shape[0] < image.shape[-1]:
             image = np.moveaxis(image, 0, -1)
         return image, page
-
-
-def _tiff_microns(data: bytes) -> space.Sizes:
-    import tifffile
-
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        return space.of_page(tiff.pages[0])
 
 
 def write(path: str | Path, image: Shaped[np.ndarray, "H W *C"], mpp: Sequence[int | float] = ()) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from nca_gen.errors import UserError
-from nca_gen.io import images, npy, slides, volumes, walk
+from nca_gen.io import images, npy, slides, space, volumes, walk
 
 BLOCK = 2**22  # numbers of a set that are held at a time
 _THREADS = min(8, os.cpu_count() or 1)
@@ -56,6 +56,7 @@ class Lazy:
     digest: str
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    mpp: tuple[space.Sizes, ...] = ()  # of each, where they are known
 
     def __len__(self) -> int:
         """The number of images."""
@@ -76,9 +77,10 @@ class Look(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     alpha: bool
-    low: float  # of float pixels; NaN where there is one
+    low: float
     high: float
     sha256: bytes
+    mpp: space.Sizes = ()
 
 
 def open(
@@ -99,7 +101,7 @@ def open(
     root = Path(path).expanduser()
     if not root.exists():
         raise UserError(f"no file or folder {str(path)!r}: give a folder of images, volumes or slides, an .npz or .npy")
-    if root.is_file() and root.suffix in npy.SUFFIXES:
+    if root.is_file() and root.suffix.lower() in npy.SUFFIXES:
         return _array(root)
     names, notes = ([root.name], []) if root.is_file() else _files(root)
     folder = root.parent if root.is_file() else root
@@ -127,6 +129,13 @@ def kind(images: Any) -> str:
     if isinstance(images, slides.Slides):
         return "slides"
     return "volumes" if isinstance(images, volumes.Volumes) or len(images.shape) == 5 else "images"
+
+
+def mpp(images: Any) -> tuple[space.Sizes, ...]:
+    """How large a pixel of each image of a set is, as far as that is known."""
+    if isinstance(images, slides.Slides):
+        return tuple((slide.mpp,) if slide.mpp else () for slide in images.slides)
+    return images.mpp if isinstance(images, Lazy | volumes.Volumes) else ()
 
 
 def digest(images: Any) -> str:
@@ -159,7 +168,8 @@ def _array(path: Path) -> Lazy | volumes.Volumes:
         raise UserError(f"{path} holds no images ({shape})")
     if array.ndim == 4 and array.shape[-1] > 16 >= array.shape[1]:
         raise UserError(f"{path} is {shape}: channels come last, N x H x W x C; transpose it")
-    if array.dtype.kind != "f" and array.dtype not in (np.uint8, np.uint16):
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.kind != "f" and dtype not in (np.uint8, np.uint16):
         raise UserError(f"{path} holds {array.dtype}: store pixels as uint8, uint16, or floats in [-1, 1]")
     if array.ndim == 5:
         names = [f"{path.name}[{i}]" for i in range(len(array))]
@@ -168,18 +178,17 @@ def _array(path: Path) -> Lazy | volumes.Volumes:
         if bad := [name for name, x in zip(names, looks, strict=True) if not np.isfinite([x.low, x.high]).all()]:
             raise UserError(f"{bad[0]} holds NaN or infinite voxels")
         return volumes.of(names, lambda i: array[i], looks, [])
-    real = array.dtype.kind == "f"
-    notes = _notes(path, array.shape, array.dtype, *_ends(blocks(array) if real else []))
+    notes = _notes(path, array.shape, dtype, *_ends(blocks(array)))
 
     def read(at: np.ndarray) -> Shaped[np.ndarray, "n H W C"]:
-        return array[at].astype(np.float32) if real else array[at]
+        return array[at].astype(np.float32 if dtype.kind == "f" else dtype, copy=False)
 
     return Lazy(read, array.shape, _hash(array), (), tuple(notes))
 
 
 def _ends(arrays: Iterable[np.ndarray]) -> tuple[float, float]:
-    """The least and the greatest number of all arrays, NaN if there is one among them; zeros of no arrays."""
-    ends = np.array([(a.min(), a.max()) for a in arrays] or [(0.0, 0.0)])
+    """The least and the greatest number of all arrays, NaN if there is one among them."""
+    ends = np.array([(a.min(), a.max()) for a in arrays])
     return float(ends[:, 0].min()), float(ends[:, 1].max())
 
 
@@ -190,8 +199,10 @@ def _images(folder: Path, names: tuple[str, ...], looks: Sequence[Look], notes: 
     for name, kind in zip(names, kinds, strict=True):
         if kind != kinds[0]:
             raise UserError(f"{folder} mixes images: {names[0]} has {kinds[0]}, {name} has {kind}; bring them to one")
-    low, high = np.min([x.low for x in looks]), np.max([x.high for x in looks])
-    notes += _notes(folder, first.shape, first.dtype, float(low), float(high))
+    low, high = min(x.low for x in looks), max(x.high for x in looks)
+    far = max(range(len(looks)), key=lambda i: max(-looks[i].low, looks[i].high))
+    notes += _notes(folder / names[far], first.shape, first.dtype, low, high)
+    notes += space.within(names, [x.mpp for x in looks])
     if alpha := sum(x.alpha for x in looks):
         notes.append(f"the alpha channel of {alpha} of {len(looks)} images is dropped, and nothing is blended with it")
 
@@ -203,15 +214,20 @@ def _images(folder: Path, names: tuple[str, ...], looks: Sequence[Look], notes: 
             return np.stack([*pool.map(images.read, paths)])
 
     key = hashlib.sha256(b"".join(x.sha256 for x in looks)).hexdigest()
-    return Lazy(read, (len(names), *first.shape), key, names, tuple(notes))
+    return Lazy(read, (len(names), *first.shape), key, names, tuple(notes), tuple(x.mpp for x in looks))
 
 
 def _notes(path: Path, shape: tuple[int, ...], dtype: np.dtype, low: float, high: float) -> Iterator[str]:
-    """What has to be said of such pixels. Raises UserError for floats that are not in [-1, 1]."""
+    """What has to be said of such pixels, which ``path`` holds, or of which it holds the greatest.
+
+    Raises UserError for floats that are not in [-1, 1].
+    """
     if shape[-1] == 1:
         yield "one channel: feature networks see it three times"
     if dtype == np.uint16:
         yield "16-bit pixels are rounded to 8 bits for feature networks; other metrics see all 16"
+    if dark := images.shallow(dtype, high):
+        yield dark
     if dtype.kind != "f":
         return
     if not np.isfinite([low, high]).all():
@@ -229,9 +245,9 @@ def _look(path: Path) -> Look:
         data = path.read_bytes()
     except OSError as error:
         raise images.Unreadable(path, (error.strerror or str(error)).lower()) from None
-    image = images.decode(data, path)
-    ends = _ends([image] if image.dtype.kind == "f" else [])
-    return Look(image.shape, image.dtype, _alpha(data), *ends, hashlib.sha256(data).digest())
+    image, mpp = images.measured(data, path)
+    ends = _ends([images.checked(image, path, bounded=False)])
+    return Look(image.shape, image.dtype, _alpha(data), *ends, hashlib.sha256(data).digest(), mpp)
 
 
 def _alpha(data: bytes) -> bool:

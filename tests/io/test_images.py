@@ -167,7 +167,7 @@ def test_floats_that_nothing_can_be_learned_from(value, bounded, words):
 def test_the_size_of_a_pixel_is_written_and_read(tmp_path, name, mpp):
     image = noise((8, 9, 3), np.uint16 if "deep" in name else np.uint8)
     images.write(tmp_path / name, image, mpp)
-    assert images.microns(tmp_path / name) == pytest.approx(mpp, rel=1e-6)
+    assert images.measured((tmp_path / name).read_bytes())[1] == pytest.approx(mpp, rel=1e-6)
     np.testing.assert_array_equal(images.read(tmp_path / name), image)
 
 
@@ -175,16 +175,16 @@ def test_sizes_of_a_pixel_that_others_write(tmp_path):
     """ImageJ names its unit beside numbers that have none; a resolution of a printer says nothing."""
     image, path = noise((8, 9)), tmp_path / "x.tif"
     tifffile.imwrite(path, image, imagej=True, resolution=(4, 2), metadata={"unit": "um"})
-    assert images.microns(path) == (0.5, 0.25)
+    assert images.measured(path.read_bytes())[1] == (0.5, 0.25)
     tifffile.imwrite(path, image, ome=True, metadata={"axes": "YX", "PhysicalSizeX": 300, "PhysicalSizeXUnit": "nm"})
-    assert images.microns(path) == pytest.approx((0.3, 0.3))
+    assert images.measured(path.read_bytes())[1] == pytest.approx((0.3, 0.3))
     both = {"PhysicalSizeX": 300, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.4, "PhysicalSizeYUnit": "µm"}
     tifffile.imwrite(path, image, ome=True, metadata={"axes": "YX"} | both)
-    assert images.microns(path) == pytest.approx((0.4, 0.3))
+    assert images.measured(path.read_bytes())[1] == pytest.approx((0.4, 0.3))
     tifffile.imwrite(path, image, resolution=(72, 72), resolutionunit="INCH")
-    assert images.microns(path) == ()
+    assert images.measured(path.read_bytes())[1] == ()
     Image.fromarray(image).save(tmp_path / "x.jpg", dpi=(50800, 25400))
-    assert images.microns(tmp_path / "x.jpg") == (1.0, 0.5)
+    assert images.measured((tmp_path / "x.jpg").read_bytes())[1] == (1.0, 0.5)
 
 
 @pytest.mark.parametrize(

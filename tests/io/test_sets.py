@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 
 import numpy as np
@@ -157,6 +158,55 @@ def test_mixed_kinds_name_two_files(tmp_path):
     np.save(path / "labels.npy", PIXELS[0])
     with pytest.raises(UserError, match=r"images \(0\.png\), volumes \(labels\.npy\): keep one kind"):
         sets.open(path)
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">f4", ">f8", "float16"])
+def test_arrays_in_any_order_of_bytes(tmp_path, dtype):
+    """As a big-endian TIFF or NIfTI file leaves them; and halves of float32."""
+    array = (PIXELS * (257.0 if dtype == ">u2" else 1 / 256)).astype(dtype)
+    np.save(tmp_path / "X.NPY", array)
+    (tmp_path / "X.NPY.npy").rename(tmp_path / "X.NPY")
+    found = sets.open(tmp_path / "X.NPY")
+    native = array.astype(np.uint16 if dtype == ">u2" else np.float32)
+    np.testing.assert_array_equal(found[:], images.to_float(native))
+    assert found[:2].dtype == np.float32
+    assert any(("16-bit" if dtype == ">u2" else "float pixels") in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("high", "dtype", "words"),
+    [
+        (4080, np.uint16, "of 16 bits and end at 4080, which takes 12: .* multiply them by 16, or .*window=0,4095"),
+        (1, np.uint8, "of 8 bits and end at 1, which takes 1: .* multiply them by 255"),
+        (40000, np.uint16, ""),
+        (200, np.uint8, ""),
+    ],
+)
+def test_few_bits_in_many_are_told(tmp_path, high, dtype, words):
+    dark = [np.full((8, 8, 1), v, dtype) for v in (0, high)]
+    notes = [note for note in sets.open(folder(tmp_path / "x", dark)).notes if "nearly black" in note]
+    assert len(notes) == bool(words)
+    assert not words or re.search(words, notes[0])
+
+
+def test_floats_name_their_file(tmp_path):
+    """One that is not finite is left out, as a damaged one; a range that cannot be shown refuses all."""
+    x = RNG.uniform(-1, 1, (3, 8, 8, 1)).astype(np.float32)
+    x[1, 2, 3] = np.nan
+    found = sets.open(folder(tmp_path / "x", x, ".tif"))
+    assert len(found) == 2
+    assert "1.tif: it holds NaN or infinite pixels" in found.notes[0]
+    x[1], x[2] = 0, 1000 * x[2]
+    with pytest.raises(UserError, match=r"float pixels of .*2\.tif reach from .*: scale or clip them"):
+        sets.open(folder(tmp_path / "x", x, ".tif"))
+
+
+def test_sizes_of_pixels_within_a_set(tmp_path):
+    for i, mpp in enumerate([(), (0.25, 0.25), (0.25, 0.251), (1.0, 1.0)]):
+        images.write(tmp_path / f"{i}.png", PIXELS[i], mpp)
+    found = sets.open(tmp_path)
+    assert "1.png has 0.25 µm a pixel, 3.png has 1 µm" in found.notes[-1]
+    np.testing.assert_allclose(found.mpp[3], (1, 1))
 
 
 @pytest.mark.parametrize(
