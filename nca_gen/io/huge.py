@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from nca_gen.io import space
 from nca_gen.io import write as files
 
 Store = Any  # tensorstore.TensorStore: imported late
 LEAST = 256  # a pyramid ends with the first level that fits in one tile of this side
 PAGE = 256  # side of the tiles of a TIFF
 STRIDE = 16  # tiles of a TIFF that are read at once
+COLOURS = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}
 
 
 def array(
@@ -77,31 +79,43 @@ def level(
     return array(Path(group, str(number)), shape, dtype, shard, chunk, ("c", "y", "x"), packed=True)
 
 
-def describe(group: str | Path, levels: int, channels: int, name: str) -> None:
+def describe(
+    group: str | Path, levels: int, channels: int, name: str, dtype: Any = np.uint8, mpp: Sequence[int | float] = ()
+) -> None:
     """Writes what makes a group of ``levels`` arrays an image of OME-Zarr 0.5 (ngff.openmicroscopy.org/0.5).
 
-    Pixel i of level l lies over the pixels ``2^l i .. 2^l (i + 1) - 1`` of level 0, whose side is the unit.
+    Pixel i of level l lies over the pixels ``2^l i .. 2^l (i + 1) - 1`` of level 0, whose sides are ``mpp``
+    micrometres (height, width), or the unit where that is not known. Three channels are red, green and blue.
     """
-    axes = [{"name": "c", "type": "channel"}, *({"name": axis, "type": "space"} for axis in "yx")]
+    unit, sides = ({"unit": "micrometer"}, [*map(float, mpp)]) if mpp else ({}, [1.0, 1.0])
+    axes = [{"name": "c", "type": "channel"}, *({"name": axis, "type": "space"} | unit for axis in "yx")]
     datasets = []
     for i in range(levels):
-        scale = {"type": "scale", "scale": [1.0, 2.0**i, 2.0**i]}
-        shift = {"type": "translation", "translation": [0.0, (2**i - 1) / 2, (2**i - 1) / 2]}
+        scale = {"type": "scale", "scale": [1.0, *(side * 2**i for side in sides)]}
+        shift = {"type": "translation", "translation": [0.0, *(side * (2**i - 1) / 2 for side in sides)]}
         datasets.append({"path": str(i), "coordinateTransformations": [scale, shift]})
     image = {"name": name, "axes": axes, "datasets": datasets, "type": "mean"}
-    colours = ("FF0000", "00FF00", "0000FF") if channels == 3 else ("FFFFFF",) * channels
-    window = {"min": 0, "max": 255, "start": 0, "end": 255}
-    shown = {"channels": [{"color": colour, "window": window, "active": True} for colour in colours]}
-    ome = {"version": "0.5", "multiscales": [image], "omero": shown}
+    ends = (-1, 1) if np.dtype(dtype).kind == "f" else (0, int(np.iinfo(dtype).max))
+    window = dict(zip(("min", "max", "start", "end"), 2 * ends, strict=True))
+    labels = [f"channel {i + 1}" for i in range(channels)]
+    shown = COLOURS if channels == 3 else dict.fromkeys(labels, "FFFFFF")
+    omero = {"channels": [{"label": k, "color": v, "window": window, "active": True} for k, v in shown.items()]}
+    ome = {"version": "0.5", "multiscales": [image], "omero": omero}
     text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}, indent=2)
     Path(group).mkdir(parents=True, exist_ok=True)
     files.text(Path(group, "zarr.json"), text)
 
 
-def tiff(path: str | Path, levels: Sequence[Store], tick: Callable[[int], None] = lambda pixels: None) -> None:
+def tiff(
+    path: str | Path,
+    levels: Sequence[Store],
+    tick: Callable[[int], None] = lambda pixels: None,
+    mpp: Sequence[int | float] = (),
+) -> None:
     """Writes levels ``[C, H, W]`` as a tiled BigTIFF, a page each, which OpenSlide and tiffslide take for a slide.
 
-    Lossless. ``tick`` hears of the pixels as they are read. Whole or not at all.
+    Lossless. ``tick`` hears of the pixels as they are read. ``mpp``: micrometres of a pixel of the first level (height,
+    width), which every page states for itself. Whole or not at all.
     """
     import tifffile
 
@@ -120,6 +134,7 @@ def tiff(path: str | Path, levels: Sequence[Store], tick: Callable[[int], None] 
                 subfiletype=min(i, 1),  # a reduced form of the first page
                 metadata=None,
                 buffersize=2**24,
+                **space.tiff([size * 2**i for size in mpp]),
             )
 
 

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 
-from nca_gen.io import huge, slides
+from nca_gen.io import huge, slides, space
 
 SIZE = (523, 300)
 
@@ -14,7 +15,7 @@ def pixels(channels, seed=0, size=SIZE):
     return np.random.default_rng(seed).integers(0, 256, (channels, *size), np.uint8)
 
 
-@pytest.fixture(scope="module", params=[3, 1])
+@pytest.fixture(scope="module", params=[3, 1, 2, 4, 5])
 def pyramid(request, tmp_path_factory):
     """A group of levels, whole and halved twice, and the same as arrays."""
     group, channels = tmp_path_factory.mktemp("huge") / "image.ome.zarr", request.param
@@ -73,8 +74,6 @@ def test_a_slide_of_ours(pyramid):
 
 def test_a_slide_to_tifffile(pyramid):
     """BigTIFF, tiled, the smaller pages marked as reduced."""
-    import tifffile
-
     group, _, arrays = pyramid
     with tifffile.TiffFile(group.with_name("image.tiff")) as file:
         assert file.is_bigtiff
@@ -101,8 +100,8 @@ def test_a_wide_slide(tmp_path):
 def test_readers_of_slides_see_all_levels(pyramid, reader):
     library = pytest.importorskip(reader)
     group, _, arrays = pyramid
-    if len(arrays[0]) == 1 and reader == "tiffslide":
-        pytest.skip("tiffslide reads colours only")
+    if len(arrays[0]) not in (1, 3) or (len(arrays[0]) == 1 and reader == "tiffslide"):
+        pytest.skip("it reads colours only")
     slide = {"openslide": "OpenSlide", "tiffslide": "TiffSlide"}[reader]
     with getattr(library, slide)(str(group.with_name("image.tiff"))) as slide:
         assert slide.level_count == len(arrays)
@@ -136,6 +135,31 @@ def test_ome_zarr(pyramid):
         level = json.loads((group / data["path"] / "zarr.json").read_text())
         assert level["dimension_names"] == ["c", "y", "x"]
         assert level["shape"] == list(array.shape)
+
+
+@pytest.mark.parametrize(("channels", "dtype", "ends"), [(3, np.uint8, (0, 255)), (2, np.uint16, (0, 65535))])
+def test_how_large_a_pixel_is_and_what_a_channel_is_called(tmp_path, channels, dtype, ends):
+    """In every level of both formats, as the readers of slides see it; names and ranges of channels for viewers."""
+    stores = [
+        huge.level(tmp_path / "x.zarr", i, size, channels, dtype, size, size)
+        for i, size in enumerate([(64, 48), (32, 24)])
+    ]
+    huge.describe(tmp_path / "x.zarr", 2, channels, "x", dtype, (0.5, 0.25))
+    huge.tiff(tmp_path / "x.tiff", stores, mpp=(0.5, 0.25))
+    for name in ("x.zarr", "x.tiff"):
+        assert slides.open_slide(tmp_path / name).mpp == 0.25
+    with tifffile.TiffFile(tmp_path / "x.tiff") as file:
+        assert [space.of_page(page) for page in file.pages] == [(0.5, 0.25), (1.0, 0.5)]
+        assert all(sample == 0 for page in file.pages for sample in page.extrasamples)  # no alpha
+    ome = json.loads((tmp_path / "x.zarr" / "zarr.json").read_text())["attributes"]["ome"]
+    [image] = ome["multiscales"]
+    assert [axis.get("unit") for axis in image["axes"]] == [None, "micrometer", "micrometer"]
+    steps = [[step[step["type"]] for step in data["coordinateTransformations"]] for data in image["datasets"]]
+    assert steps == [[[1, 0.5, 0.25], [0, 0, 0]], [[1, 1.0, 0.5], [0, 0.25, 0.125]]]
+    names = ["red", "green", "blue"] if channels == 3 else ["channel 1", "channel 2"]
+    assert [channel["label"] for channel in ome["omero"]["channels"]] == names
+    window = ome["omero"]["channels"][-1]["window"]
+    assert [window[k] for k in ("min", "max", "start", "end")] == [*ends, *ends]
 
 
 @pytest.mark.slow
