@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,21 +40,6 @@ class Unreadable(UserError):  # noqa: N818
 def natural(path: str | Path) -> list:
     """Sort key under which ``img9`` comes before ``img10``."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", str(path)))]
-
-
-def below(root: str | Path, suffixes: Sequence[str]) -> list[str]:
-    """Names, relative to the folder ``root``, of its files and those of its sub folders that end in ``suffixes``.
-
-    In natural order; hidden files and folders are left out, and upper case is lower case. A folder that ends in .zarr
-    is one file.
-    """
-    names = []
-    for folder, inner, files in os.walk(root):
-        stores = [name for name in inner if name.lower().endswith(".zarr")]
-        inner[:] = [name for name in inner if name not in stores and not name.startswith(".")]
-        here = [name for name in (*files, *stores) if name.lower().endswith(tuple(suffixes)) and name[0] != "."]
-        names += [Path(folder, name).relative_to(root).as_posix() for name in here]
-    return sorted(names, key=natural)
 
 
 def read(path: str | Path) -> Image:

@@ -26,11 +26,11 @@ import numpy as np
 from jaxtyping import Float, Num, Shaped, UInt8
 
 from nca_gen.errors import UserError
-from nca_gen.io import colour, images, npy, space
+from nca_gen.io import colour, images, npy, space, walk
 from nca_gen.io import write as files
 
 SUFFIXES = (".nii", ".nii.gz", *npy.SUFFIXES)
-SCANS = (*images.SUFFIXES, ".bmp")  # of the slices of a volume
+SCANS = walk.IMAGES  # of the slices of a volume
 CHANNELS = 16  # of a volume, at the most
 HELD = {"bool": np.uint8, "float16": np.float32}  # types that NIfTI has not, and those that hold their values
 Volume = Num[np.ndarray, "D H W C"]
@@ -195,7 +195,7 @@ def stored(path: str | Path) -> Stored:
     ``.nii.gz`` and packed ``.npz`` are unpacked here, whole. Raises ``Unreadable``.
     """
     if Path(path).is_dir():
-        paths = tuple(Path(path, name) for name in images.below(path, SCANS) if "/" not in name)
+        paths = tuple(Path(path, name) for name in walk.below(path, SCANS) if "/" not in name)
         if not paths:
             raise images.Unreadable(path, "there are no slices in this folder")
         return Scans(paths)

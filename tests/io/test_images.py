@@ -373,11 +373,3 @@ def test_nearest_takes_the_class_in_the_middle():
     np.testing.assert_array_equal(images.nearest(classes, (2, 3)), classes[[1, 4]])
     np.testing.assert_array_equal(images.nearest(classes, (6, 6)), classes.repeat(2, 1))
     assert images.nearest(classes, (6, 3)) is classes
-
-
-def test_files_below_a_folder(tmp_path):
-    for name in ("b/10.PNG", "b/9.png", "a.png", ".x/1.png", "b/.y.png", "c.txt", "z.zarr/0/1.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert images.below(tmp_path, (".png",)) == ["a.png", "b/9.png", "b/10.PNG"]
-    assert images.below(tmp_path, (".zarr", ".txt")) == ["c.txt", "z.zarr"]

@@ -21,6 +21,12 @@ def test_names_are_in_natural_order_of_any_case(tmp_path):
     assert walk.below(tmp_path, (".png", ".zarr")) == ["a.png", "b/9.png", "b/10.PNG", "b/c/d/1.png", "z.zarr"]
 
 
+def test_files_below_a_folder(tmp_path):
+    put(tmp_path, "b/10.PNG", "b/9.png", "a.png", ".x/1.png", "b/.y.png", "c.txt", "z.zarr/0/1.png")
+    assert walk.below(tmp_path, (".png",)) == ["a.png", "b/9.png", "b/10.PNG"]
+    assert walk.below(tmp_path, (".zarr", ".txt")) == ["c.txt", "z.zarr"]
+
+
 def test_what_might_be_meant_is_told(tmp_path):
     """Other endings, hidden files, files without an ending; not tables, words and what file managers leave."""
     put(tmp_path, *(f"{i}.dcm" for i in (10, 9, 2, 1)), "a.png", "._a.png", ".hid/b.png", "IM0001", "s.zarr/0")
