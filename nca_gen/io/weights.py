@@ -38,7 +38,23 @@ DTYPES = {  # by torch's names
     "Byte": "u1",
     "Bool": "?",
 }
-SAFE = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")  # the same in safetensors
+UNTYPED = {  # of tensors whose storage torch gives no type
+    **{f"uint{bits}": np.dtype(f"u{bits // 8}") for bits in (16, 32, 64)},
+    "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+    "float8_e5m2": ml_dtypes.float8_e5m2,
+    "float8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+    "float8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+}
+SAFE = {  # by the names of safetensors
+    **{f"{kind.upper()}{8 * n}": f"<{kind}{n}" for kind in "fiu" for n in (1, 2, 4, 8) if (kind, n) != ("f", 1)},
+    "C64": "<c8",
+    "BF16": ml_dtypes.bfloat16,
+    "BOOL": "?",
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+}
 State = dict[str, np.ndarray]
 
 
@@ -75,11 +91,11 @@ def digest(path: str | Path) -> str:
 
 
 def read(path: str | Path) -> State:
-    """The tensors of a file by name, on the host, in their own precision (bfloat16 as float32).
+    """The tensors of a file by name, on the host, in their own precision (bfloat16 and float8 as float32).
 
     Knows torch's formats (the zip of today, the pickles before 1.6), safetensors and npz, by content. Of a checkpoint
-    that holds more, what its ``state_dict`` holds. Raises UserError for a file that is none of them or is damaged, and
-    for a pickle that asks for anything but tensors.
+    that holds more, what its ``state_dict`` holds. Raises UserError for a file that is none of them or is damaged, for
+    a pickle that asks for anything but tensors, and for a tensor of a type that has no numbers here, by its name.
     """
     with _opened(path) as file:
         start = file.read(16)
@@ -118,14 +134,16 @@ def _safetensors(path: str | Path) -> State:
     """The library's own reader of numpy arrays knows no bfloat16, and its names come in no order."""
     from safetensors import deserialize, safe_open
 
-    dtypes, entries = dict(zip(SAFE, DTYPES.values(), strict=True)), dict(deserialize(Path(path).read_bytes()))
+    entries = dict(deserialize(Path(path).read_bytes()))
     with safe_open(path, "np") as file:
         names = file.offset_keys()
 
-    def tensor(dtype: str, shape: list[int], data: bytes | bytearray) -> np.ndarray:
-        return _plain(np.frombuffer(data, dtypes[dtype]).reshape(shape))
+    def tensor(name: str, dtype: str, shape: list[int], data: bytes | bytearray) -> np.ndarray:
+        if dtype not in SAFE:
+            raise UserError(f"{path}: {name} is of type {dtype}, which is not read here; save it as F32")
+        return _plain(np.frombuffer(data, SAFE[dtype]).reshape(shape))
 
-    return {name: tensor(**entries[name]) for name in names}
+    return {name: tensor(name, **entries[name]) for name in names}
 
 
 def _zipped(file: Any, path: str | Path) -> State:
@@ -135,7 +153,7 @@ def _zipped(file: Any, path: str | Path) -> State:
         if pickled is None:
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
-                return {name: np.asarray(array) for name, array in arrays.items()}
+                return {name: _plain(_member(arrays, name, path)) for name in arrays}
         root = pickled.removesuffix("data.pkl")
         if f"{root}constants.pkl" in names:
             raise UserError(f"{path} is a TorchScript program; give its state_dict(), saved by torch.save")
@@ -146,6 +164,21 @@ def _zipped(file: Any, path: str | Path) -> State:
             return np.frombuffer(archive.read(f"{root}data/{key}"), dtype, count)
 
         return _state(_Restricted(io.BytesIO(archive.read(pickled)), path, storage).load(), path)
+
+
+def _member(arrays: Any, name: str, path: str | Path) -> np.ndarray:
+    """An array of an npz; two bytes of no type are bfloat16, of which numpy does not write the name."""
+    try:
+        array = arrays[name]
+    except ValueError as error:
+        if "pickle" in str(error):
+            raise UserError(f"refused {path}: {name} holds Python objects, and weights are numbers") from None
+        if "descr" not in str(error):
+            raise
+        array = np.empty(0, "V1")  # a type of which numpy wrote no name that it knows
+    if array.dtype.kind == "V" and array.dtype != np.dtype("V2"):
+        raise UserError(f"{path}: {name} is of a type that numpy has no name for; save it as float32")
+    return array.view(ml_dtypes.bfloat16) if array.dtype.kind == "V" else array
 
 
 def _legacy(file: Any, path: str | Path) -> State:
@@ -176,7 +209,9 @@ def _state(loaded: Any, path: str | Path) -> State:
 
 
 def _plain(tensor: np.ndarray) -> np.ndarray:
-    return np.asarray(tensor, np.float32 if tensor.dtype == ml_dtypes.bfloat16 else None, order="C")
+    """In the order of bytes of this machine; floats that numpy does not know as float32."""
+    foreign = tensor.dtype.isbuiltin == 2
+    return np.asarray(tensor, np.float32 if foreign else tensor.dtype.newbyteorder("="), order="C")
 
 
 class _Parameter:
@@ -199,16 +234,29 @@ def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: 
     if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= len(storage)):
         raise ValueError("a tensor reaches beyond its numbers")
     steps = [s * storage.itemsize for s in strides]
-    return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps)
+    return np.ndarray(shape, storage.dtype, storage.view(np.uint8), offset * storage.itemsize, steps)
+
+
+def _untyped(
+    storage: np.ndarray, offset: int, shape: tuple, strides: tuple, _grad: bool, _hooks: Any, dtype: Any, *_: Any
+) -> np.ndarray:
+    """The same of a storage of bytes, whose numbers are of ``dtype``: one of ``NAMES``, and no word for another."""
+    if not isinstance(dtype, np.dtype):
+        raise ValueError(f"its numbers are of the type {dtype!r}")
+    return _tensor(storage.view(dtype), offset, shape, strides)
 
 
 NAMES = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _untyped,
+    ("torch.storage", "UntypedStorage"): np.dtype("u1"),
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("torch.nn.parameter", "Parameter"): _Parameter,
-} | {("torch", f"{name}Storage"): np.dtype(dtype) for name, dtype in DTYPES.items()}
+}
+NAMES |= {("torch", f"{name}Storage"): np.dtype(dtype) for name, dtype in DTYPES.items()}
+NAMES |= {("torch", name): np.dtype(dtype) for name, dtype in UNTYPED.items()}
 
 
 class _Restricted(pickle.Unpickler):

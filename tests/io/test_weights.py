@@ -6,6 +6,7 @@ import re
 import struct
 import zipfile
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -117,6 +118,72 @@ def test_bfloat16_is_the_upper_half_of_float32(write, tmp_path):
     np.testing.assert_array_equal(weights.read(path)["x"], expected, strict=True)
 
 
+@FILES
+@pytest.mark.parametrize("name", ["uint32", "float8_e4m3fn", "float8_e5m2"])
+def test_tensors_of_a_storage_without_a_type(write, name, tmp_path):
+    """As torch writes what it has no storages for: bytes, and the type beside."""
+    values = np.arange(8).astype(np.uint32 if name == "uint32" else getattr(ml_dtypes, name))
+    where = several(text("storage"), b"ctorch.storage\nUntypedStorage\n", text("0"), text("cpu"), number(values.nbytes))
+    kind = f"ctorch\n{name}\n".encode()
+    args = several(where + b"Q", number(2), numbers(2, 3), numbers(3, 1), b"\x89", ORDERED, kind)
+    body = mapping(x=b"ctorch._utils\n_rebuild_tensor_v3\n" + args + b"R")
+    found = weights.read(write(tmp_path / "net.pt", body, k0=values.view(np.uint8)))["x"]
+    np.testing.assert_array_equal(found, values[2:].reshape(2, 3).astype(found.dtype))
+    assert found.dtype == (np.uint32 if name == "uint32" else np.float32)
+
+
+def safetensors(path, **tensors):
+    """(type, numbers) by name, written byte by byte."""
+    header, data = {}, b""
+    for name, (kind, array) in tensors.items():
+        header[name] = {
+            "dtype": kind,
+            "shape": list(array.shape),
+            "data_offsets": [len(data), len(data) + array.nbytes],
+        }
+        data += array.tobytes()
+    head = json.dumps(header).encode()
+    path.write_bytes(len(head).to_bytes(8, "little") + head + data)
+    return path
+
+
+def test_every_type_of_safetensors(tmp_path):
+    eight = {
+        "F8_E4M3": ml_dtypes.float8_e4m3fn,
+        "F8_E5M2": ml_dtypes.float8_e5m2,
+        "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+        "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+    }
+    kinds = {"U16": np.uint16, "U32": np.uint32, "U64": np.uint64, "I8": np.int8, "C64": np.complex64} | eight
+    values = {kind: (kind, np.arange(6).reshape(2, 3).astype(dtype)) for kind, dtype in kinds.items()}
+    found = weights.read(safetensors(tmp_path / "x.safetensors", **values))
+    for kind, array in found.items():
+        np.testing.assert_array_equal(array, np.arange(6).reshape(2, 3))
+        assert array.dtype == (np.float32 if kind in eight else kinds[kind])
+    odd = safetensors(tmp_path / "x.safetensors", w=("F4", np.zeros(4, np.uint8)), v=("F32", np.zeros(2, np.float32)))
+    header = odd.read_bytes().replace(b'"shape": [4]', b'"shape": [8]')
+    odd.write_bytes(header)
+    with pytest.raises(UserError, match="w is of type F4, which is not read here"):
+        weights.read(odd)
+
+
+def test_types_of_npz(tmp_path):
+    """bfloat16 has no name there; big-endian numbers are those of this machine; nothing sound is called damaged."""
+    half = np.array([1.0, -2.5, 3e30], ml_dtypes.bfloat16)
+    np.savez(tmp_path / "x.npz", half=half, big=np.arange(3, dtype=">f8"))
+    found = weights.read(tmp_path / "x.npz")
+    np.testing.assert_array_equal(found["half"], half.astype(np.float32), strict=True)
+    np.testing.assert_array_equal(found["big"], np.arange(3.0), strict=True)
+    for array, words in (
+        (np.array([{}]), "w holds Python objects"),
+        (half.astype(ml_dtypes.float8_e5m2), "w is of a type that numpy has no name for"),
+        (half.astype(ml_dtypes.float8_e4m3fn), "w is of a type that numpy has no name for"),
+    ):
+        np.savez(tmp_path / "x.npz", w=array)
+        with pytest.raises(UserError, match=words):
+            weights.read(tmp_path / "x.npz")
+
+
 def test_how_parameters_were_written_before_version_0_4(tmp_path):
     """Views of a storage; parameters called with their tensor, or made empty and filled by their state."""
     plain = tensor(
@@ -194,7 +261,7 @@ def test_npz(tmp_path):
 
 def test_objects_in_npz_are_not_unpickled(tmp_path):
     np.savez(tmp_path / "net.npz", x=np.array([{}], object))
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match=r"refused .*x holds Python objects"):
         weights.read(tmp_path / "net.npz")
 
 
