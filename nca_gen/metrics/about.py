@@ -13,6 +13,9 @@ class About(NamedTuple):
     better in these words, which the report turns into an arrow: "lower / higher / near 1 / near 0 is better".
     ``features``: ``"<extractor>:<layer>"`` of the features that it compares by default; "" where it reads the images
     themselves. ``extracts``: the same, where it reads the images and takes features of parts of them by itself.
+    ``reference``: whose it is. ``range``: the values that it can take. ``least``: the fewest images of each set that it
+    reads; with fewer ``score`` raises UserError.
+    ``alike``: what the sets that it reads must have in common, "shape" or "channels"; "" for nothing.
     ``reads``: which of ``"real"`` and ``"train"`` it needs beside the generated images; the others may be None.
     ``kinds``: of ``"images"``, ``"volumes"``, ``"slides"``, those that it scores. ``elsewhere``: what it is called with
     features of another network than that of its published name; "" for the same. ``network``: ``network(**options)``
@@ -25,4 +28,8 @@ class About(NamedTuple):
     reads: frozenset[str] = frozenset({"real"})
     kinds: tuple[str, ...] = ("images",)
     elsewhere: str = ""
+    alike: str = ""
+    reference: str = ""
+    range: str = ""
+    least: int = 1
     network: Callable[..., dict[str, Any]] | None = None

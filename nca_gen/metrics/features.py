@@ -25,9 +25,9 @@ from jaxtyping import Array, Float, UInt8
 
 from nca_gen import devices
 from nca_gen.errors import UserError, unknown
+from nca_gen.io import cache as disk
 from nca_gen.io import images as pixels
 from nca_gen.io import weights as published
-from nca_gen.io import write
 from nca_gen.nn import dinov2, inception, port, resize, resnet, vgg
 
 SEED = 0  # of random weights
@@ -187,15 +187,7 @@ def cached(
     for start in range(0, len(images), 32):
         key.update(rgb(images[start : start + 32]).tobytes())
     path = Path(folder, f"{name}-{key.hexdigest()[:16]}.npz")
-    try:
-        with path.open("rb") as file, np.load(file) as stored:
-            return {layer: stored[layer] for layer in facts["layers"]}
-    except Exception:  # missing, cut short, or not ours: numpy and zip each raise what they like
-        outputs = extract(name, images, weights=weights, **how)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write.whole(path) as draft, draft.open("wb") as file:
-        np.savez(file, **outputs)
-    return outputs
+    return disk.arrays(path, lambda: extract(name, images, weights=weights, **how))
 
 
 def protocol(name: str, weights: str | Path | None = None) -> dict[str, Any]:

@@ -91,9 +91,14 @@ def distance(real: Stats, generated: Stats, ddof: int = 1) -> dict[str, float]:
             f"{generated.n} generated and {real.n} real images with {width} features: with no more images than "
             "features the value is mostly bias, and is to be compared at equal numbers only; kid has no such bias"
         )
+    return {"fid": squared_distance(real, generated, ddof)}
+
+
+def squared_distance(real: Stats, generated: Stats, ddof: int = 1) -> float:
+    """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) of at least two images each; not below 0, where rounding leads."""
     smaller, larger = (s.scatter / (s.n - ddof) for s in sorted((real, generated), key=lambda s: s.n))
     spread = np.trace(smaller) + np.trace(larger) - 2 * trace_root(smaller, larger)
-    return {"fid": max(0.0, float(((real.mean - generated.mean) ** 2).sum() + spread))}
+    return max(0.0, float(((real.mean - generated.mean) ** 2).sum() + spread))
 
 
 def score(
