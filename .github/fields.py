@@ -1,4 +1,4 @@
-"""Renders configs/README.md: every section of a config, every field with its type and default, as the code has them.
+"""Renders configs/README.md: every section of a config, every field with its type, default and range.
 
 python .github/fields.py           writes it
 python .github/fields.py --check   exits with 1 where it is not what the code says
@@ -9,17 +9,15 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, ForwardRef
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from nca_gen import build  # noqa: E402  (of this checkout)
-from nca_gen.sections import Drawing  # noqa: E402
+from nca_gen import build, ranges  # noqa: E402  (of this checkout)
 
 PAGE = ROOT / "configs" / "README.md"
 HEAD = """# Pages and their fields
@@ -31,12 +29,15 @@ set on the command line by its path, `--config.model.hidden=256`; another `name`
 it names. A name with a dot is a module of yours, found on PYTHONPATH or in the current folder. Pages share what they
 have in common by importing it from `configs/shared/`.
 
+A value outside of its range is refused in one line before anything else is done. Numbers without an upper bound are
+finite and fit in 32 bits; an empty range is any such number, or any text.
+
 Two fields go with every data set: `patch`, the sides of what is cut out of an image (height, width) or a volume (depth,
 height, width) for training, and `flips`, the axes that are mirrored at random ("all", "none", or some of "horizontal",
 "vertical", "depth", joined by "+"). Several data sets have `path`, the folder of the files; `strict`, which makes a
 file that cannot be read an error and not a warning; `memory_gb`, how much may stay in memory; `cache`, where what was
-read once is stored; `split_seed`, which draws the patients of the splits; and `context_factor`, above 1 for a second
-field "context" of a batch: the surroundings of the patch, so many times as wide.
+read once is stored; `split_seed`, any whole number, which draws the patients of the splits; and `context_factor`, above
+1 for a second field "context" of a batch: the surroundings of the patch, so many times as wide.
 
 Every evaluator has `every`: it is asked in training every so many steps, and where this is 0, by `--mode=evaluate`
 alone.
@@ -47,42 +48,31 @@ What a run was made with stands whole in its `config.json`. This page is written
 
 def words(section: str, name: str) -> str:
     """The docstrings of what a section configures, as Markdown; of a name, first what its module is."""
-    docs = [inspect.getdoc(make) or "" for make in makes(section, name)]
+    makes = build.makes(section, name) if name == "" else [build.entry(section, name)]  # the others are told once
+    docs = [inspect.getdoc(make) or "" for make in makes]
     if name:
         docs = [(inspect.getmodule(build.entry(section, name)).__doc__ or "").split("\n\n")[0], *docs]
-    text = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", "\n\n".join(docs))
+    return markdown("\n\n".join(docs))
+
+
+def markdown(text: str) -> str:
+    """A docstring as Markdown."""
+    text = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text)
     return text.replace("``", "`").replace("`nca_gen.", "`")
-
-
-def makes(section: str, name: str) -> list[Callable]:
-    """What a section configures."""
-    return [build.entry(section, name), *([Drawing] if section == "sample" else [])]
-
-
-def kind(annotation: Any, default: Any) -> str:
-    """A type as it is written in the code, or that of the default."""
-    if annotation is inspect.Parameter.empty:
-        return type(default).__name__
-    if isinstance(annotation, ForwardRef):  # of a NamedTuple
-        return annotation.__forward_arg__
-    return annotation if isinstance(annotation, str) else annotation.__name__
 
 
 def rows(section: str, name: str = "") -> Iterator[str]:
     """A line of the table for each field of ``section``."""
-    empty = inspect.Parameter.empty
-    known = {field: p for make in makes(section, name) for field, p in inspect.signature(make).parameters.items()}
-    for field, default in build.defaults(section, name).items():
-        annotation = known[field].annotation if field in known else empty
-        shown = "(to be stated)" if default is empty else f"`{default!r}`"
-        text = kind(annotation, 0 if default is empty else default).replace("|", "\\|")
-        yield f"| `{field}` | {text if field in known or default is not empty else 'tuple'} | {shown} |\n"
+    for field, (default, kind) in build.known(section, name).items():
+        shown = "(to be stated)" if default is build.empty else f"`{default!r}`"
+        type_ = ranges.name(kind).replace("|", "\\|")
+        yield f"| `{field}` | {type_} | {shown} | {ranges.span(kind)} |\n"
 
 
 def table(title: str, section: str, name: str = "") -> str:
-    """One section with one name: what it configures, what its fields mean, and their types and defaults."""
+    """One section with one name: what it configures, what its fields mean, and their types, defaults and ranges."""
     body = "".join(rows(section, name))
-    head = "| field | type | default |\n|---|---|---|\n" if body else ""
+    head = "| field | type | default | range |\n|---|---|---|---|\n" if body else ""
     return f"\n{title}\n\n{words(section, name)}\n\n{head}{body}"
 
 
@@ -102,7 +92,7 @@ def rendered() -> str:
     text = HEAD
     for section in build.SECTIONS:
         if section == "seed":
-            text += "\n## config.seed\n\nWhat all randomness of a run begins with: `0`.\n"
+            text += f"\n## config.seed\n\nWhat all randomness of a run begins with: `0`; {ranges.span(ranges.Seed)}.\n"
         elif section == "parts":
             text += (
                 "\n## config.parts\n\nTrained parts that a task or a pipeline needs beside its own network, by name: "

@@ -13,8 +13,10 @@ from importlib import import_module
 from inspect import Parameter, signature
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
+from nca_gen import ranges
+from nca_gen import sections as own
 from nca_gen.errors import UserError, unknown
 
 NAMED = {  # sections with a name: the room of its modules, and what in them the other fields configure
@@ -34,8 +36,9 @@ FIXED = {  # sections without one
         for section in ("train", "held", "mesh", "expand", "encode", "classify", "study", "bench")
     },
 }
+BESIDE = {"sample": own.Drawing, "data": own.Patches, "evals": own.Turn}  # fields that these have too
+empty = Parameter.empty
 GIVEN = {"model": ("timesteps",), "task": ("model", "learner", "process", "codec"), "generate": ("parts",)}  # by us
-BESIDE = {"data": {"flips": "all", "patch": Parameter.empty}, "evals": {"every": 0}}  # not of the callable
 ASKED = (("learner", "optimizer"), ("codec", "codec"), ("process", "diffusion"), ("process", "generate"))  # by a task
 USUAL = {"diffusion": "discrete", "generate": "sample"}  # names
 SECTIONS = ("seed", "model", "codec", "diffusion", "task", "optimizer", "data", "train", "sample", "generate", "held")
@@ -79,16 +82,33 @@ def entry(section: str, name: str = "") -> Callable:
     return vars(import_module(f"nca_gen.{path}"))[member]
 
 
+class Field(NamedTuple):
+    """A field of a section: its default, ``empty`` where it has to be stated, and its kind (:mod:`nca_gen.ranges`)."""
+
+    default: Any
+    kind: Any
+
+
+def makes(section: str, name: str = "") -> list[Callable]:
+    """What takes the fields of ``section``."""
+    return [entry(section, name), *([BESIDE[section]] if section in BESIDE else [])]
+
+
+def known(section: str, name: str = "") -> dict[str, Field]:
+    """The fields of ``section``."""
+    found = {}
+    for make in makes(section, name):
+        kinds = ranges.kinds(make)
+        for field, parameter in signature(make).parameters.items():
+            if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
+                default = parameter.default
+                found[field] = Field(default, kinds.get(field, Any if default is empty else ranges.of(default)))
+    return {field: of for field, of in found.items() if field not in GIVEN.get(section, ())}
+
+
 def defaults(section: str, name: str = "") -> dict[str, Any]:
-    """The fields of ``section`` and their defaults; ``Parameter.empty`` for those that have to be stated."""
-    makes = [entry(section, name)] + ([import_module("nca_gen.sections").Drawing] if section == "sample" else [])
-    return {
-        field: parameter.default
-        for make in makes
-        for field, parameter in signature(make).parameters.items()
-        if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-        and field not in GIVEN.get(section, ())
-    } | BESIDE.get(section, {})
+    """The fields of ``section`` and their defaults."""
+    return {field: of.default for field, of in known(section, name).items()}
 
 
 def whole(path: str, stated: Any, section: str, name: str) -> dict[str, Any]:
@@ -100,7 +120,7 @@ def whole(path: str, stated: Any, section: str, name: str) -> dict[str, Any]:
     for field in stated:
         if field not in fields:
             raise unknown("field", f"config.{path}.{field}", (f"config.{path}.{known}" for known in fields))
-    return {k: v for k, v in fields.items() if v is not Parameter.empty} | dict(stated)
+    return {k: v for k, v in fields.items() if v is not empty} | dict(stated)
 
 
 def sections(config: Any, verb: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -160,7 +180,7 @@ def fields(config: Any, section: str) -> dict[str, Any]:
     """The arguments that a section has for what it configures, defaults included."""
     stated = config.get(section, {})
     name = stated.get("name", USUAL.get(section, ""))
-    beside = {"name", *BESIDE.get(section, {})} if section in NAMED else ()
+    beside = {"name", *(BESIDE[section]._fields if section in BESIDE else ())} if section in NAMED else ()
     return {k: v for k, v in whole(section, stated, section, name).items() if k not in beside}
 
 

@@ -5,7 +5,6 @@ A page states what differs from the defaults; what comes out of this module is w
 
 from __future__ import annotations
 
-import ast
 import json
 import runpy
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from nca_gen import build
+from nca_gen import build, ranges
 from nca_gen.errors import UserError, unknown
 
 
@@ -40,7 +39,9 @@ def load(spec: str, verb: str = "") -> Any:
     A form is a function of the file. ``verb``: whose section is wanted too. Raises UserError for a file or a form that
     does not exist, and for names and fields that there are not.
     """
-    return build.completed(stated(spec), verb)
+    config = build.completed(stated(spec), verb)
+    check(config)
+    return config
 
 
 def stated(spec: str) -> Any:
@@ -70,7 +71,7 @@ def page(spec: str) -> tuple[str, list[str], dict[str, FunctionType]]:
     path, _, asked = spec.partition(":")
     if not Path(path).is_file():
         raise UserError(f"there is no config {path}; name one of: {pages()}")
-    with _beside(Path(path).resolve().parent):
+    with _beside(Path(path).resolve().parent, Path("configs").resolve()):
         found = runpy.run_path(path, run_name="config")
     return path, [*filter(None, asked.split(","))], {k: v for k, v in found.items() if isinstance(v, FunctionType)}
 
@@ -89,16 +90,17 @@ def formed(path: str, asked: Sequence[str], found: Mapping[str, FunctionType]) -
 
 
 @contextmanager
-def _beside(folder: Path) -> Iterator[None]:
-    """Pages share parts by importing each other: whatever lies in their ``folder``, and nothing of it afterwards."""
+def _beside(*folders: Path) -> Iterator[None]:
+    """Pages share parts by importing each other: whatever lies in their ``folders``, and nothing of it afterwards."""
     before = {*sys.modules}
-    sys.path.insert(0, str(folder))
+    sys.path[:0] = map(str, folders)
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        for folder in folders:
+            sys.path.remove(str(folder))
         for name in {*sys.modules} - before:
-            if folder in Path(vars(sys.modules[name]).get("__file__") or "/").parents:
+            if {*folders} & {*Path(vars(sys.modules[name]).get("__file__") or "/").parents}:
                 del sys.modules[name]
 
 
@@ -151,6 +153,7 @@ def override(config: Any, rest: Sequence[str], flags: tuple[str, ...] = (), verb
     build.renamed(named, build.names(config))
     config = build.completed(type(config)(named), verb)
     fields = dict(_fields("config", config))
+    kinds = {path: field.kind for path, _, field in said(config)}
     for path, text in changes:
         if path not in fields:
             section, _, name = path.rpartition(".")
@@ -159,10 +162,31 @@ def override(config: Any, rest: Sequence[str], flags: tuple[str, ...] = (), verb
             raise unknown("field", path, below or namesakes or siblings or fields)
         if text is None:
             raise UserError(f"{path} needs a value, like --{path}={fields[path]}")
-        config.update_from_flattened_dict({path.removeprefix("config."): _value(path, text, fields[path])})
+        value = _value(path, text, fields[path], kinds.get(path))
+        with config.ignore_type():
+            config.update_from_flattened_dict({path.removeprefix("config."): value})
     if "sample" in config and not named.get("sample", {}).get("size") and "config.sample.size" not in dict(changes):
         config.sample.size = config.data.patch
+    check(config)
     return config.lock()
+
+
+def said(config: Any) -> Iterator[tuple[str, Any, build.Field]]:
+    """Path, value and field of all that ``config``, whole, says, but for its parts."""
+    yield "config.seed", config["seed"], build.Field(0, ranges.Seed)
+    named = {(section, ""): config[section] for section in config if section not in ("seed", "parts", "evals")}
+    named |= {("evals", f".{key}"): fields for key, fields in config.get("evals", {}).items()}
+    for (section, key), fields in named.items():
+        name = fields.get("name") or key[1:] or build.USUAL.get(section, "")
+        for field, of in build.known(section, name).items():
+            if field in fields:
+                yield f"config.{section}{key}.{field}", fields[field], of
+
+
+def check(config: Any) -> None:
+    """Raises UserError for the first field of ``config``, whole, that cannot have its value: with what it can be."""
+    for path, value, field in said(config.to_dict()):
+        ranges.check(path, value, field.kind, field.default)
 
 
 def _overrides(rest: Sequence[str], flags: tuple[str, ...]) -> Iterator[tuple[str, str | None]]:
@@ -184,21 +208,12 @@ def _fields(path: str, config: Any) -> Iterator[tuple[str, Any]]:
         yield from _fields(inner, value) if isinstance(value, type(config)) else [(inner, value)]
 
 
-def _value(path: str, text: str, old: Any) -> Any:
-    """``text`` as a value of ``old``'s type: anything is a str, 1e5 an int, 3 a float, true a bool, 64,64 a tuple."""
-    if isinstance(old, str):
-        return text
-    try:
-        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-        if isinstance(old, (int, float)) and type(old)(value) == value:
-            value = type(old)(value)
-    except (SyntaxError, ValueError, TypeError, OverflowError):
-        value = tuple(text.split(",")) if isinstance(old, tuple) else text
-    if isinstance(old, tuple):
-        value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    members = (*value, *old) if isinstance(old, tuple) else (value, old)
-    if old is not None and len(set(map(type, members))) > 1:
-        raise UserError(f"{path} is of type {type(old).__name__}, like {old!r}; got {text!r}")
+def _value(path: str, text: str, old: Any, kind: Any = None) -> Any:
+    """``text`` as a value of ``kind``, or else of the type of ``old``. Raises UserError for one of another kind."""
+    kind = ranges.of(old) if kind is None else kind
+    value = ranges.read(text, kind)
+    if not ranges.fits(value, kind, bounded=False):
+        raise ranges.unlike(path, text, kind, old)
     return value
 
 

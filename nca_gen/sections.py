@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from annotated_types import Ge, Gt, Len, MaxLen, MinLen
+
+from nca_gen.ranges import Count, Natural, OneOf, Seed, Share
+
+Split = Annotated[str, OneOf(("train", "val", "test"))]
+Sides = Annotated[tuple[Count, ...], MaxLen(3)]
 
 
 class Train(NamedTuple):
     """``config.train``: how long, on how many images a step, what is left behind how often.
 
-    ``log_every``, ``checkpoint_every``: in steps; the newest ``keep`` checkpoints stay. ``on_divergence``: "stop" or
-    "rollback", at the most ``max_rollbacks`` times, to the last good checkpoint. ``divergence``: a loss above so many
-    times the median of the last 20 lines is one; 0 is off, and only what is not finite is.
+    ``log_every``, ``checkpoint_every``: in steps, and at the end; 0 is at the end alone. The newest ``keep``
+    checkpoints stay. ``on_divergence``: "stop" or "rollback", at the most ``max_rollbacks`` times, to the last good
+    checkpoint. ``divergence``: a loss above so many times the median of the last 20 lines is one; 0 is off, and only
+    what is not finite is.
     """
 
-    steps: int
-    batch: int
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    keep: int = 3
-    on_divergence: str = "stop"
-    max_rollbacks: int = 3
-    divergence: float = 0.0
+    steps: Count
+    batch: Count
+    log_every: Natural = 50
+    checkpoint_every: Natural = 1000
+    keep: Count = 3
+    on_divergence: Annotated[str, OneOf(("stop", "rollback"))] = "stop"
+    max_rollbacks: Natural = 3
+    divergence: Literal[0] | Annotated[float, Gt(1)] = 0.0
 
 
 class Drawing(NamedTuple):
@@ -31,19 +39,33 @@ class Drawing(NamedTuple):
     of the data that the model learned; () for that of a patch. ``large``: of one more that evaluation shows; () none.
     """
 
-    labels: tuple[int, ...] = ()
-    n: int = 16
-    batch: int = 64
-    size: tuple[int, ...] = ()
-    large: tuple[int, ...] = ()
+    labels: tuple[Natural, ...] = ()
+    n: Count = 16
+    batch: Count = 64
+    size: Sides = ()
+    large: Sides = ()
+
+
+class Patches(NamedTuple):
+    """Of every ``config.data``: the sides ``patch`` of what is cut out for training; ``flips``, the axes that are
+    mirrored at random: "all", "none", or some of "horizontal", "vertical", "depth", joined by "+"."""
+
+    patch: Annotated[tuple[Count, ...], Len(2, 3)]
+    flips: str | bool = "all"
+
+
+class Turn(NamedTuple):
+    """Of every section of ``config.evals``: it is asked ``every`` so many steps; 0 only by --mode=evaluate."""
+
+    every: Natural = 0
 
 
 class Held(NamedTuple):
     """``config.held``: what samples are held against: ``n`` patches of ``split``, and ``train`` of training."""
 
-    split: str = "test"
-    n: int = 256
-    train: int = 4096
+    split: Split = "test"
+    n: Count = 256
+    train: Count = 4096
 
 
 class Mesh(NamedTuple):
@@ -52,8 +74,8 @@ class Mesh(NamedTuple):
     ``distributed``: join the other hosts by what the scheduler says (:func:`nca_gen.runtime.mesh.connect`).
     """
 
-    data: int = -1
-    space: int = 1
+    data: Literal[-1] | Count = -1
+    space: Count = 1
     distributed: bool = False
 
 
@@ -68,8 +90,8 @@ class Bench(NamedTuple):
     """
 
     what: tuple[str, ...] = ("model",)
-    batch: int = 2
-    rounds: int = 3
+    batch: Count = 2
+    rounds: Count = 3
     peer_python: str = ""
     peer: Mapping[str, Any] = {}
     features_peer: str = ""
@@ -89,15 +111,15 @@ class Classify(NamedTuple):
     the bootstrap's. ``keep`` leaves the checkpoints of finished trainings.
     """
 
-    folds: int = 5
-    of: tuple[str, ...] = ("train",)
-    repeats: int = 1
-    seed: int = 0
-    augment: str = "geometric"
+    folds: Count = 5
+    of: Annotated[tuple[Split, ...], MinLen(1)] = ("train",)
+    repeats: Count = 1
+    seed: Seed = 0
+    augment: Annotated[str, OneOf(("none", "geometric"))] = "geometric"
     expansions: tuple[str, ...] = ()
-    pool: str = "image"
+    pool: Annotated[str, OneOf(("image", "eye", "patient"))] = "image"
     eye: str = ""
-    draws: int = 2000
+    draws: Count = 2000
     keep: bool = False
 
 
@@ -110,13 +132,13 @@ class Expand(NamedTuple):
     :mod:`nca_gen.pipelines.expand`. ``name``: of the folder in the workdir.
     """
 
-    name: str = "expanded"
-    times: int = 5
-    fold: int = -1
-    folds: int = 5
+    name: Annotated[str, MinLen(1)] = "expanded"
+    times: Count = 5
+    fold: Annotated[int, Ge(-1)] = -1
+    folds: Annotated[int, Ge(2)] = 5
     split_seed: int = 0
-    quantile: float = 0.05
-    tries: int = 10
+    quantile: Share = 0.05
+    tries: Count = 10
 
 
 class Encode(NamedTuple):
@@ -128,8 +150,8 @@ class Encode(NamedTuple):
 
     weights: str = ""
     flips: str = "horizontal"
-    batch: int = 8
-    shard: int = 1024
+    batch: Count = 8
+    shard: Count = 1024
 
 
 class Study(NamedTuple):
@@ -140,7 +162,7 @@ class Study(NamedTuple):
     """
 
     runs: tuple[str, ...] = ()
-    n: int = 256
-    train: int = 1080
-    split: str = "test"
+    n: Count = 256
+    train: Count = 1080
+    split: Split = "test"
     metrics: tuple[str, ...] = ()

@@ -12,17 +12,18 @@ from nca_gen.data import records
 from nca_gen.data.source import Splits, assign
 from nca_gen.errors import UserError
 from nca_gen.io import images
+from nca_gen.ranges import Count, Gigabytes
 
 TEST = ("OL", "LL", "E2", "EW", "GM", "S3")  # institutions held out by the data set's authors
 
 
 def splits(
     path: str = "",
-    reduce: int = 4,
-    context_factor: int = 1,
+    reduce: Count = 4,
+    context_factor: Count = 1,
     cache: str = "",
     strict: bool = False,
-    memory_gb: int | float = 2.0,
+    memory_gb: Gigabytes = 2.0,
 ) -> Splits:
     """Splits by institution: "test" is six, "val" a tenth of the other patients, by a hash of their names; uint8 RGB.
 

@@ -12,15 +12,16 @@ from nca_gen.data import records
 from nca_gen.data.source import SPLITS, Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images
+from nca_gen.ranges import Count, Gigabytes
 
 
 def splits(
     path: str = "",
-    size: tuple[int, int] = (64, 64),
-    reduce: int = 1,
+    size: tuple[Count, Count] = (64, 64),
+    reduce: Count = 1,
     cache: str = "",
     strict: bool = False,
-    memory_gb: int | float = 2.5,
+    memory_gb: Gigabytes = 2.5,
 ) -> Splits:
     """The official train, val and test (202,599 images in all); uint8, brought to ``size`` (bicubic, nothing cropped).
 

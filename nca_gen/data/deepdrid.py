@@ -10,7 +10,7 @@ import csv
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,6 +21,7 @@ from nca_gen.data import records
 from nca_gen.data.source import SPLITS, Splits, assign
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import images
+from nca_gen.ranges import Count, Gigabytes, OneOf
 
 TRAINING, VALIDATION, EVALUATION = (
     "regular-fundus-training",
@@ -37,11 +38,11 @@ SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 def splits(
     path: str = "",
-    size: int = 256,
-    arrangement: str = "paper",
+    size: Count = 256,
+    arrangement: Annotated[str, OneOf(ARRANGED)] = "paper",
     cache: str = "",
     strict: bool = False,
-    memory_gb: int | float = 2.0,
+    memory_gb: Gigabytes = 2.0,
 ) -> Splits:
     """uint8 RGB: the central square of each photograph, brought to ``size`` a side; label: grade 0..4, int32 ``[1]``.
 

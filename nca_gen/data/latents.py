@@ -24,6 +24,7 @@ from nca_gen.data.source import SPLITS, Example, Source, Splits, fits
 from nca_gen.errors import UserError
 from nca_gen.io import npy, weights
 from nca_gen.io.images import Unreadable
+from nca_gen.ranges import Gigabytes
 
 INDEX, AUTOENCODER = "index.json", "autoencoder.safetensors"
 VERSION = 1
@@ -31,7 +32,7 @@ BATCH = 8  # latents decoded at a time
 AGAIN = "run --mode=encode again on the autoencoder's workdir"
 
 
-def splits(path: str | Path = "", strict: bool = False, memory_gb: int | float = 2.0) -> Splits:
+def splits(path: str | Path = "", strict: bool = False, memory_gb: Gigabytes = 2.0) -> Splits:
     """The three splits of the latents in ``path``, a folder or the workdir that has it.
 
     Examples have ``image``, the standardised mean ``[h, w, c]``, and ``moments`` ``[V, 2, h, w, c]``, the standardised

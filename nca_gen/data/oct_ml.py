@@ -19,6 +19,7 @@ from nca_gen.data import records
 from nca_gen.data.source import Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images
+from nca_gen.ranges import Count, Gigabytes, Natural
 
 LABELS = ("NOR", "AMD", "WAMD", "DR", "CSC", "PED", "MEM", "FLD", "EXU", "CNV", "RVO")
 Row = tuple[str, str, list[int]]  # filename, patient, labels
@@ -26,12 +27,12 @@ Row = tuple[str, str, list[int]]  # filename, patient, labels
 
 def splits(
     path: str = "",
-    fold: int = 0,
-    size: int = 256,
+    fold: Natural = 0,
+    size: Count = 256,
     patient: str = "patient_name",
     cache: str = "",
     strict: bool = False,
-    memory_gb: int | float = 2.0,
+    memory_gb: Gigabytes = 2.0,
 ) -> Splits:
     """uint8 RGB ``[size, size, 3]`` (whole scans, bicubic; grey ones as RGB); label: int32 ``[11]`` of 0 and 1.
 

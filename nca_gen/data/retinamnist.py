@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -13,16 +13,17 @@ from nca_gen.data import records
 from nca_gen.data.source import SPLITS, Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images
+from nca_gen.ranges import Count, Gigabytes, Natural
 
 
 def splits(
     path: str = "",
-    size: int = 28,
-    reduce: int = 1,
-    pad: int = 0,
+    size: Literal[28, 64, 128, 224] = 28,
+    reduce: Count = 1,
+    pad: Natural = 0,
     cache: str = "",
     strict: bool = False,
-    memory_gb: int | float = 2.0,
+    memory_gb: Gigabytes = 2.0,
 ) -> Splits:
     """1080, 120, 400 images, uint8 RGB, of ``size`` 28, 64, 128 or 224 pixels a side; label: grade 0..4, int32 ``[1]``.
 

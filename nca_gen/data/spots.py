@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+from annotated_types import Ge
 
 from nca_gen.data.source import SPLITS, Example, Splits, assign, of
 from nca_gen.io import images
+from nca_gen.ranges import Count, Seed
 
 
-def splits(size: int = 32, patients: int = 40, grades: int = 5, seed: int = 0, strict: bool = True) -> Splits:
+def splits(
+    size: Count = 32, patients: Annotated[int, Ge(3)] = 40, grades: Count = 5, seed: Seed = 0, strict: bool = True
+) -> Splits:
     """Two eyes each of ``patients``, uint8 RGB ``[size, size, 3]``; label: grade 0 .. ``grades`` - 1, int32 ``[1]``.
 
     Grades go round among the patients, and both eyes of one have the same; a tenth of the patients each is "val" and

@@ -18,15 +18,16 @@ import numpy as np
 from nca_gen.data.source import SPLITS, Source, Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images
+from nca_gen.ranges import Count, Natural
 
 
 def splits(
     path: str = "",
-    reduce: int = 1,
-    val: int = 64,
-    test: int = 128,
-    right: int = 0,
-    context_factor: int = 1,
+    reduce: Count = 1,
+    val: Count = 64,
+    test: Count = 128,
+    right: Natural = 0,
+    context_factor: Count = 1,
     strict: bool = True,
 ) -> Splits:
     """The strips; ``val`` and ``test`` are their widths in pixels of the field, before ``reduce`` (area mean).

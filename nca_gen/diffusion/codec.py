@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax.numpy as jnp
+from annotated_types import MinLen
 from jaxtyping import Array, Float
 
 from nca_gen import arrays
 from nca_gen.errors import UserError
+from nca_gen.ranges import Count, Positive
 
 
 @dataclass(frozen=True)
@@ -17,9 +20,9 @@ class Codec:
     """x0 is the image less ``mean``, by ``std`` (one value for all channels, or one each), and a square (cube, ..) of
     ``block`` pixels a side makes the channels of one cell; by default it is the image itself."""
 
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    block: int = 1
+    mean: Annotated[tuple[float, ...], MinLen(1)] = (0.0,)
+    std: Annotated[tuple[Positive, ...], MinLen(1)] = (1.0,)
+    block: Count = 1
 
     def encode(self, image: Float[Array, "B *T C"]) -> Float[Array, "B *S D"]:
         """x0 of an image in [-1, 1]. Raises UserError where ``block`` does not divide its sides."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval
 from jaxtyping import Array, Float, Key, UInt32
 
+from nca_gen import ranges
 from nca_gen.diffusion.predictions import PREDICTIONS, STRAIGHT, Prediction
 from nca_gen.diffusion.process import comb
-from nca_gen.errors import UserError, chosen, unknown
+from nca_gen.errors import UserError
+from nca_gen.ranges import OneOf, Weight
 
 OFFSET = 0.008  # of the cosine: keeps t = 0 a little noisy (Nichol & Dhariwal 2021, equation 17)
 THOUSAND = 1000  # what networks that were made for discrete time read at t = 1
@@ -35,7 +39,7 @@ def straight(t: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 SCHEDULES: dict[str, Callable[[Array], Array]] = {"cosine": cosine, "linear": linear, "straight": straight}
-CLOCKS = ("time", "log_snr")
+LogSNR = Annotated[float, Interval(ge=-80, le=80)]  # beyond, a level is 0 in float32
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,14 @@ class Process:
     a prediction that does not fit the path.
     """
 
-    schedule: str = "cosine"
-    prediction: str = "v"
-    ends: tuple[float, float] = (-20.0, 20.0)
-    clock: str = "time"
-    gamma: float = 0.0
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
+    prediction: Annotated[str, OneOf(PREDICTIONS)] = "v"
+    ends: tuple[LogSNR, LogSNR] = (-20.0, 20.0)
+    clock: Annotated[str, OneOf(("time", "log_snr"))] = "time"
+    gamma: Weight = 0.0
 
     def __post_init__(self):
-        chosen(SCHEDULES, "diffusion.schedule", self.schedule)
-        chosen(PREDICTIONS, "diffusion.prediction", self.prediction)
-        if self.clock not in CLOCKS:
-            raise unknown("value of diffusion.clock", self.clock, CLOCKS)
+        ranges.check_fields(self, "diffusion")
         if self.schedule == "straight" and self.prediction not in STRAIGHT:
             raise UserError(
                 f"diffusion.prediction={self.prediction} says nothing on the straight path, where a^2 + s^2 is not 1 "

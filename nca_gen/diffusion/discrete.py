@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval
 from jaxtyping import Array, Float, Float64, Int, Key, UInt32
 
+from nca_gen import ranges
 from nca_gen.diffusion.predictions import PREDICTIONS, Prediction
 from nca_gen.diffusion.process import comb
 from nca_gen.diffusion.schedules import SCHEDULES
-from nca_gen.errors import UserError, chosen
+from nca_gen.errors import UserError
+from nca_gen.ranges import OneOf
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,12 @@ class Process:
     A time is an index t from 0 (almost clean) to T-1 (almost noise); t = -1 is the clean image itself.
     """
 
-    schedule: str = "cosine"
-    timesteps: int = 300
-    prediction: str = "eps"
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
+    timesteps: Annotated[int, Interval(ge=1, le=1_000_000)] = 300
+    prediction: Annotated[str, OneOf(PREDICTIONS)] = "eps"
 
     def __post_init__(self):
-        chosen(SCHEDULES, "diffusion.schedule", self.schedule)
-        chosen(PREDICTIONS, "diffusion.prediction", self.prediction)
+        ranges.check_fields(self, "diffusion")
 
     @cached_property
     def abar(self) -> Float64[np.ndarray, " T"]:

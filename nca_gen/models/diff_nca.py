@@ -9,25 +9,28 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Gt
 from jaxtyping import Array, Bool, Float, Key, Num
 
+from nca_gen import ranges
 from nca_gen.ca import perceive
 from nca_gen.ca.fire import fires
 from nca_gen.ca.rollout import Rule, rollout, trajectory
 from nca_gen.ca.seed import Cells, seed
 from nca_gen.contracts import Condition, Place
-from nca_gen.errors import UserError, unknown
+from nca_gen.errors import UserError
 from nca_gen.nn import fast
 from nca_gen.nn.embeddings import scalar_features
 from nca_gen.nn.norm import SLOPE, normed
 from nca_gen.nn.weight_norm import WeightNorm
 from nca_gen.nn.weights import Gated, Linear
+from nca_gen.ranges import Axes, Chance, Count, Natural, OneOf
 
 # What the gradient keeps of each step beside the cells; the rest is computed again.
 SAVED = {"step": (), "seen": ("moments", "seen"), "fc0": ("moments", "seen", "fc0")}
@@ -113,35 +116,24 @@ class Model:
     perception, "step" the cells, "nested" the cells of about 2 sqrt(steps) steps, for one more forward pass.
     """
 
-    channels: int = 96
-    hidden: int = 512
-    steps: int = 20
-    norm: str = "group"
-    start: str = "zero"
-    fire_rate: float = 0.9
-    rule: str = "fast"
-    conv: str = "split"
-    remat: str = "seen"
-    dtype: str = "float32"
-    image_channels: int = 3
-    ndim: int = 2
-    timesteps: int | float = 300
-    border: str = "reflect"
-    strip: int = 0
+    channels: Count = 96
+    hidden: Annotated[int, Ge(4)] = 512
+    steps: Count = 20
+    norm: Annotated[str, OneOf(("group", "cell"))] = "group"
+    start: Annotated[str, OneOf(("zero", "torch"))] = "zero"
+    fire_rate: Chance = 0.9
+    rule: Annotated[str, OneOf(("fast", "plain"))] = "fast"
+    conv: Annotated[str, OneOf(PRODUCTS)] = "split"
+    remat: Annotated[str, OneOf(("none", *SAVED, "nested"))] = "seen"
+    dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
+    image_channels: Count = 3
+    ndim: Axes = 2
+    timesteps: Annotated[int | float, Gt(0)] = 300
+    border: Annotated[str, OneOf(("reflect", "wrap"))] = "reflect"
+    strip: Natural = 0
 
     def __post_init__(self):
-        allowed = dict(
-            norm=("group", "cell"),
-            start=("zero", "torch"),
-            rule=("fast", "plain"),
-            conv=PRODUCTS,
-            remat=("none", *SAVED, "nested"),
-            dtype=("float32", "bfloat16"),
-            border=("reflect", "wrap"),
-        )
-        for field, names in allowed.items():
-            if (value := vars(self)[field]) not in names:
-                raise unknown(f"value of config.model.{field}", value, names)
+        ranges.check_fields(self, "config.model")
         if self.channels <= 2 * self.image_channels:
             raise UserError(
                 f"config.model.channels is {self.channels}; image and prediction alone take {2 * self.image_channels}"

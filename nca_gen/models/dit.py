@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import chex
 import flax.linen as nn
@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
+from nca_gen import ranges
 from nca_gen.contracts import Condition, Place
-from nca_gen.errors import UserError, unknown
+from nca_gen.errors import UserError
 from nca_gen.nn.attention import SelfAttention
 from nca_gen.nn.embeddings import Conditioning
+from nca_gen.ranges import Count, Natural, OneOf
 
 Dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
 Zero = partial(nn.Dense, kernel_init=nn.initializers.zeros)
@@ -119,20 +121,18 @@ class Model:
     the products; sums over blocks, norms and parameters stay float32. The time that it is told enters as it is.
     """
 
-    width: int = 384
-    depth: int = 12
-    heads: int = 6
-    patch: int = 2
-    classes: int = 0
+    width: Count = 384
+    depth: Count = 12
+    heads: Count = 6
+    patch: Count = 2
+    classes: Natural = 0
     learned_variance: bool = True
-    remat: str = "none"
-    dtype: str = "float32"
-    image_channels: int = 4
+    remat: Annotated[str, OneOf(("none", "block"))] = "none"
+    dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
+    image_channels: Count = 4
 
     def __post_init__(self):
-        for field, names in {"remat": ("none", "block"), "dtype": ("float32", "bfloat16")}.items():
-            if (value := vars(self)[field]) not in names:
-                raise unknown(f"value of config.model.{field}", value, names)
+        ranges.check_fields(self, "config.model")
         if self.width % self.heads or self.width % 4:
             raise UserError(f"config.model.width is {self.width}; take a multiple of 4 and of the {self.heads} heads")
 

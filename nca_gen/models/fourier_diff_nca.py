@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge
 from jaxtyping import Array, Complex, Float, Key, Num
 
 from nca_gen import arrays
@@ -14,6 +16,7 @@ from nca_gen.ca.rollout import rollout
 from nca_gen.ca.seed import Cells, seed
 from nca_gen.contracts import Place
 from nca_gen.models import diff_nca
+from nca_gen.ranges import Count
 
 Spectra = tuple[Complex[Array, "B *K I"], Complex[Array, "B *K H"]]  # of ``out`` and of ``hidden``
 
@@ -38,8 +41,8 @@ class Model(diff_nca.Model):
     tile must be told ``Place.whole``, see :class:`nca_gen.contracts.Listener`.
     """
 
-    window: int = 16
-    fourier_steps: int = 32
+    window: Annotated[int, Ge(2)] = 16
+    fourier_steps: Count = 32
 
     @property
     def scalars(self) -> int:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import chex
 import flax.linen as nn
@@ -18,16 +18,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
-from nca_gen import arrays
+from nca_gen import arrays, ranges
 from nca_gen.ca.fire import fires
 from nca_gen.ca.rollout import Rule, rollout, trajectory
 from nca_gen.ca.seed import Cells
 from nca_gen.contracts import Condition, Place
-from nca_gen.errors import UserError, unknown
+from nca_gen.errors import UserError
 from nca_gen.nn import fast
 from nca_gen.nn.embeddings import Conditioning
 from nca_gen.nn.local_attention import BORDERS
 from nca_gen.nn.weights import Attentive, Linear, Modulation
+from nca_gen.ranges import Axes, Chance, Count, Natural, OneOf
 
 # What the gradient keeps of each step beside the cells; the rest is computed again.
 SAVED = {"step": (), "out": ("proj", "fc1"), "qkv": ("proj", "fc1", "qkv"), "fc0": ("proj", "fc1", "qkv", "fc0")}
@@ -217,33 +218,24 @@ class Model:
     and fewer products of each step, "step" the cells of each step, "nested" those of about 2 sqrt(steps).
     """
 
-    embed: int = 768
-    heads: int = 12
-    mlp: int = 3072
-    hidden: int = 64
-    steps: int = 12
-    fire_rate: float = 0.5
-    classes: int = 0
+    embed: Count = 768
+    heads: Count = 12
+    mlp: Count = 3072
+    hidden: Count = 64
+    steps: Count = 12
+    fire_rate: Chance = 0.5
+    classes: Natural = 0
     learned_variance: bool = True
-    hidden_seed: str = "zeros"
-    border: str = "zero"
-    rule: str = "fast"
-    remat: str = "out"
-    dtype: str = "float32"
-    image_channels: int = 4
-    ndim: int = 2
+    hidden_seed: Annotated[str, OneOf(("zeros", "centre"))] = "zeros"
+    border: Annotated[str, OneOf(BORDERS)] = "zero"
+    rule: Annotated[str, OneOf(("fast", "plain"))] = "fast"
+    remat: Annotated[str, OneOf(("none", *reversed(SAVED), "nested"))] = "out"
+    dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
+    image_channels: Count = 4
+    ndim: Axes = 2
 
     def __post_init__(self):
-        allowed = dict(
-            hidden_seed=("zeros", "centre"),
-            border=BORDERS,
-            rule=("fast", "plain"),
-            remat=("none", *reversed(SAVED), "nested"),
-            dtype=("float32", "bfloat16"),
-        )
-        for field, names in allowed.items():
-            if (value := vars(self)[field]) not in names:
-                raise unknown(f"value of config.model.{field}", value, names)
+        ranges.check_fields(self, "config.model")
         if self.embed % self.heads:
             raise UserError(f"config.model.embed is {self.embed}; take a multiple of the {self.heads} heads")
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge
 from jaxtyping import Array, Float, Key
 
+from nca_gen import ranges
 from nca_gen.errors import UserError
 from nca_gen.io import weights as published
 from nca_gen.nn import port, resnet
+from nca_gen.ranges import Count
 
 MEAN, DEVIATION = np.float32([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]])  # of ImageNet, in 255 grey levels
 HEAD = ("fc.weight", "fc.bias")
@@ -29,13 +32,12 @@ class Model:
     variances of the normalisations are ``statistics``.
     """
 
-    classes: int
-    width: int = 64
+    classes: Annotated[int, Ge(2)]
+    width: Count = 64
     weights: str = ""
 
     def __post_init__(self):
-        if self.classes < 2 or self.width < 1:
-            raise UserError(f"config.model: {self.classes} classes and a width of {self.width}; give 2 and 1 or more")
+        ranges.check_fields(self, "config.model")
 
     @property
     def network(self) -> nn.Module:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from annotated_types import MinLen
 from jaxtyping import Array, Float, Key, Num
 
+from nca_gen import ranges
 from nca_gen.contracts import Condition, Place
-from nca_gen.errors import UserError, unknown
+from nca_gen.errors import UserError
 from nca_gen.nn.blocks import GROUPS, Attention, Norm, Residual, conv, doubled
 from nca_gen.nn.embeddings import Conditioning, TimeEmbedding
+from nca_gen.ranges import Axes, Count, Natural, OneOf
 
 
 class UNet(nn.Module):
@@ -94,24 +97,22 @@ class Model:
     stay float32. The time that it is told enters as it is.
     """
 
-    width: int = 64
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)
-    blocks: int = 2
-    attention: tuple[int, ...] = (1, 2)
-    head: int = 32
-    classes: int = 0
-    context_channels: int = 0
+    width: Count = 64
+    multipliers: Annotated[tuple[Count, ...], MinLen(1)] = (1, 2, 2, 4)
+    blocks: Count = 2
+    attention: tuple[Count, ...] = (1, 2)
+    head: Count = 32
+    classes: Natural = 0
+    context_channels: Natural = 0
     level: bool = False
     learned_variance: bool = True
-    remat: str = "none"
-    dtype: str = "float32"
-    image_channels: int = 4
-    ndim: int = 2
+    remat: Annotated[str, OneOf(("none", "block"))] = "none"
+    dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
+    image_channels: Count = 4
+    ndim: Axes = 2
 
     def __post_init__(self):
-        for field, names in {"remat": ("none", "block"), "dtype": ("float32", "bfloat16")}.items():
-            if (value := vars(self)[field]) not in names:
-                raise unknown(f"value of config.model.{field}", value, names)
+        ranges.check_fields(self, "config.model")
         if self.width % GROUPS or self.width % self.head:
             raise UserError(
                 f"config.model.width is {self.width}; take a multiple of {GROUPS} and of the head's {self.head}"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import MinLen
 from jaxtyping import Array, Float, Key
 
-from nca_gen.errors import UserError, unknown
+from nca_gen import ranges
+from nca_gen.errors import UserError
 from nca_gen.io import weights
 from nca_gen.nn import port
 from nca_gen.nn.autoencoder_kl import AutoencoderKL, renamed
+from nca_gen.ranges import Count, OneOf
 
 Latent = Float[Array, "B h w L"]
 Image = Float[Array, "B H W C"]
@@ -29,19 +32,18 @@ class Model:
     middle. ``latent_channels``: of the latent. ``dtype``: of the products; norms and parameters stay float32.
     """
 
-    width: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    layers: int = 2
-    latent_channels: int = 4
-    groups: int = 32
+    width: Count = 128
+    multipliers: Annotated[tuple[Count, ...], MinLen(1)] = (1, 2, 4, 4)
+    layers: Count = 2
+    latent_channels: Count = 4
+    groups: Count = 32
     attention: bool = True
-    patch: int = 1
-    image_channels: int = 3
-    dtype: str = "float32"
+    patch: Count = 1
+    image_channels: Count = 3
+    dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
 
     def __post_init__(self):
-        if self.dtype not in ("float32", "bfloat16"):
-            raise unknown("value of config.model.dtype", self.dtype, ("float32", "bfloat16"))
+        ranges.check_fields(self, "config.model")
 
     @property
     def network(self) -> AutoencoderKL:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
+from annotated_types import Gt
 from jaxtyping import Array, Float, Key, PyTree
 
 from nca_gen import arrays, screen
@@ -26,6 +27,7 @@ from nca_gen.errors import UserError, chosen
 from nca_gen.io import huge, images, write
 from nca_gen.pipelines import files, sampling
 from nca_gen.pipelines.sampling import Settings
+from nca_gen.ranges import Count, Natural, OneOf
 from nca_gen.tiling.streaming import PICTURE, Job, denoising, job, program, run, stores, sweep
 
 FORMATS = {"tiff": (".tiff",), "zarr": (".ome.zarr",), "both": (".tiff", ".ome.zarr")}
@@ -138,11 +140,11 @@ class Pipeline:
     """
 
     parts: Parts
-    tile: int = 1024
-    calls: int = 0
+    tile: Count = 1024
+    calls: Natural = 0
     dry_run: bool = False
-    format: str = "tiff"
-    memory_gb: float | int = 1.5
+    format: Annotated[str, OneOf(FORMATS)] = "tiff"
+    memory_gb: Annotated[float | int, Gt(0)] = 1.5
     torus: bool = False
 
     @cached_property

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Len
 from jaxtyping import Array, Bool, Float, Key, Num
 
 from nca_gen import arrays, screen
@@ -28,6 +29,7 @@ from nca_gen.errors import UserError, chosen
 from nca_gen.io import images
 from nca_gen.pipelines import files, sampling
 from nca_gen.pipelines.sampling import Settings
+from nca_gen.ranges import Count, Natural, OneOf
 from nca_gen.tiling.windows import Windows, windows
 
 
@@ -283,9 +285,9 @@ class Pipeline:
     parts: Parts
     image: str = ""
     mask: str = ""
-    box: tuple[int, ...] = (0, 0, 0, 0)
-    samples: int = 4
-    known: str = "noised"
+    box: Annotated[tuple[Natural, ...], Len(4, 4)] = (0, 0, 0, 0)
+    samples: Count = 4
+    known: Annotated[str, OneOf(inpaint.KNOWN)] = "noised"
     torus: bool = False
 
     @cached_property

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from nca_gen.diffusion import guidance, heredity, samplers, variance
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import x0_of
 from nca_gen.errors import UserError, accepted, chosen
+from nca_gen.ranges import Count, OneOf, Weight
 
 
 class Settings(NamedTuple):
@@ -37,13 +38,13 @@ class Settings(NamedTuple):
     stretches of sampling, from noise on; () its own. ``dtype``: of the products; "" the model's own.
     """
 
-    sampler: str = "ddpm"
-    steps: int = 300
-    clip: str = "none"
-    guidance: float = 1.0
-    heredity: str = "none"
-    growth: tuple[int, ...] = ()
-    dtype: str = ""
+    sampler: Annotated[str, OneOf(samplers.SAMPLERS)] = "ddpm"
+    steps: Count = 300
+    clip: Annotated[str, OneOf(guidance.CLIPS)] = "none"
+    guidance: Weight = 1.0
+    heredity: Annotated[str, OneOf(heredity.KEPT)] = "none"
+    growth: tuple[Count, ...] = ()
+    dtype: Annotated[str, OneOf(("", "float32", "bfloat16"))] = ""
 
     @classmethod
     def of(cls, section: Any) -> Settings:

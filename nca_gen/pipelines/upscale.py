@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge
 from jaxtyping import Array, Bool, Float, Key
 
 from nca_gen import arrays, screen
 from nca_gen.contracts import Condition, Part, Parts
+from nca_gen.diffusion.inpaint import KNOWN
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.pipelines import files, inpaint, sampling
 from nca_gen.pipelines.sampling import Settings
+from nca_gen.ranges import Count, OneOf
 
 NOISE, BLEND = 0.9, 0.02  # of the paper
 
@@ -75,9 +78,9 @@ class Pipeline:
 
     parts: Parts
     image: str = ""
-    factor: int = 2
-    samples: int = 4
-    known: str = "noised"
+    factor: Annotated[int, Ge(2)] = 2
+    samples: Count = 4
+    known: Annotated[str, OneOf(KNOWN)] = "noised"
     torus: bool = False
 
     @cached_property

@@ -10,8 +10,16 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from nca_gen import devices
+from nca_gen import devices, sections
 from nca_gen.errors import UserError
+
+
+def opened(layout: sections.Mesh, batch: int, rows: int) -> Mesh:
+    """The mesh of a run, over all hosts. Raises UserError where ``batch`` images of ``rows`` rows cannot lie on it."""
+    connect(layout.distributed)
+    grid = make(layout.data, layout.space)
+    check_batch(grid, batch, rows)
+    return grid
 
 
 def connect(distributed: bool = False) -> None:

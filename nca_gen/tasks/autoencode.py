@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from nca_gen import arrays
+from nca_gen import arrays, ranges
 from nca_gen.contracts import Autoencoder, Parts
-from nca_gen.errors import UserError, chosen
+from nca_gen.errors import UserError
 from nca_gen.metrics import lpips
 from nca_gen.nn import random_features
 from nca_gen.nn.patch_discriminator import PatchDiscriminator
+from nca_gen.ranges import Count, Natural, OneOf, Share, Weight
 from nca_gen.tasks.learner import Learner, average
 
 LOSSES: dict[str, Callable[[Array], Array]] = {
@@ -78,20 +79,19 @@ class Task:
 
     model: Autoencoder
     learner: Learner
-    loss: str = "l1"
-    kl: float = 1e-6
-    perceptual: str = "none"
-    perceptual_weight: float = 1.0
-    adversarial: float = 0.0
-    start: int = 0
+    loss: Annotated[str, OneOf(LOSSES)] = "l1"
+    kl: Weight = 1e-6
+    perceptual: Annotated[str, OneOf(PERCEPTUAL)] = "none"
+    perceptual_weight: Weight = 1.0
+    adversarial: Weight = 0.0
+    start: Natural = 0
     adaptive: bool = True
-    critic: int = 64
-    ema: float = 0.999
+    critic: Count = 64
+    ema: Share = 0.999
     ema_warmup: bool = True
 
     def __post_init__(self):
-        chosen(LOSSES, "task.loss", self.loss)
-        chosen(PERCEPTUAL, "task.perceptual", self.perceptual)
+        ranges.check_fields(self, "task")
 
     def init(self, key: Key[Array, ""], batch: Mapping[str, Any] | None = None) -> State:
         """The state before the first step. Raises UserError where the images of ``batch`` do not fit the model."""

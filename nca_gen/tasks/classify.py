@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from annotated_types import Interval
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
-from nca_gen import arrays
+from nca_gen import arrays, ranges
 from nca_gen.contracts import Parts
 from nca_gen.data.flips import probabilities
 from nca_gen.data.source import Example
-from nca_gen.errors import UserError, unknown
+from nca_gen.errors import UserError
 from nca_gen.io import images
+from nca_gen.ranges import Chance, OneOf, Positive
 from nca_gen.tasks.learner import Learner
-
-FLIPS = ("all", "none", "horizontal", "vertical")
 
 
 class State(NamedTuple):
@@ -85,20 +85,15 @@ class Task:
 
     model: Any
     learner: Learner
-    labels: str = "single"
-    augment: str = "none"
-    flips: str = "horizontal"
-    rotation: float = 15.0
-    zoom: float = 0.8
-    pos_weight: tuple[float, ...] = ()
+    labels: Annotated[str, OneOf(("single", "multi"))] = "single"
+    augment: Annotated[str, OneOf(("none", "geometric"))] = "none"
+    flips: Annotated[str, OneOf(("all", "none", "horizontal", "vertical"))] = "horizontal"
+    rotation: Annotated[float, Interval(ge=0, le=180)] = 15.0
+    zoom: Chance = 0.8
+    pos_weight: tuple[Positive, ...] = ()
 
     def __post_init__(self):
-        allowed = {"labels": ("single", "multi"), "augment": ("none", "geometric"), "flips": FLIPS}
-        for field, names in allowed.items():
-            if getattr(self, field) not in names:
-                raise unknown(f"value of task.{field}", getattr(self, field), names)
-        if not 0 < self.zoom <= 1:
-            raise UserError(f"task.zoom is {self.zoom}: give a side in (0, 1], 1 for the whole image")
+        ranges.check_fields(self, "task")
         if len(self.pos_weight) not in (0, 1, self.model.classes):
             raise UserError(f"task.pos_weight has {len(self.pos_weight)} numbers: give none, 1, or one a class")
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from nca_gen import arrays
+from nca_gen import arrays, ranges
 from nca_gen.contracts import Condition, Denoiser, Parts, Process
 from nca_gen.diffusion import discrete, variance
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import noised, target
-from nca_gen.errors import UserError, chosen, unknown
+from nca_gen.errors import UserError
+from nca_gen.ranges import OneOf, Share, Weight
 from nca_gen.tasks.learner import Learner, average
 
 
@@ -36,7 +37,6 @@ def l1_l2(error: Float[Array, "B *S C"], weight: Float[Array, "B *s 1"]) -> Floa
 
 
 LOSSES: dict[str, Callable[[Array, Array], Array]] = {"l1_l2": l1_l2, "l2": l2, "l1": l1}
-DROPS = ("row", "entry")
 FIELDS = {"image": "context"}  # fields of a batch whose name is not that of the condition
 _DROP = -4  # the step that names which conditions are dropped; -1 is the noise, -2 the times
 
@@ -69,17 +69,15 @@ class Task:
     learner: Learner
     process: Process
     codec: Codec
-    loss: str = "l1_l2"
-    ema: float = 0.99
+    loss: Annotated[str, OneOf(LOSSES)] = "l1_l2"
+    ema: Share = 0.99
     ema_warmup: bool = False
-    label_drop: str = "row"
-    drop: float = 0.1
-    vb: float = 1.0
+    label_drop: Annotated[str, OneOf(("row", "entry"))] = "row"
+    drop: Share = 0.1
+    vb: Weight = 1.0
 
     def __post_init__(self):
-        chosen(LOSSES, "task.loss", self.loss)
-        if self.label_drop not in DROPS:
-            raise unknown("value of task.label_drop", self.label_drop, DROPS)
+        ranges.check_fields(self, "task")
         if self.learns_variance and not isinstance(self.process, discrete.Process):
             raise UserError("a learned variance needs a discrete process; set model.learned_variance to False")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import Ge
 from jaxtyping import Array, Float, Int, PyTree
 
 from nca_gen.errors import UserError
+from nca_gen.ranges import Chance, Decay, Natural, Positive, Weight
 
 ITERATIONS = 5  # of Newton and Schulz, a step of Muon
 
@@ -24,16 +26,16 @@ class Learner:
     Raises UserError for a cosine that would end before the warm-up.
     """
 
-    lr: float = 1e-4
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    warmup: int = 0
-    decay: float = 1.0
-    cosine_steps: int = 0
-    clip: float = 0.0
-    muon: float = 0.0
+    lr: Positive = 1e-4
+    b1: Decay = 0.9
+    b2: Decay = 0.999
+    eps: Positive = 1e-8
+    weight_decay: Weight = 0.0
+    warmup: Natural = 0
+    decay: Chance = 1.0
+    cosine_steps: Annotated[int, Ge(-1)] = 0
+    clip: Weight = 0.0
+    muon: Weight = 0.0
 
     def __post_init__(self):
         if self.cosine_steps and self.cosine_steps <= self.warmup:

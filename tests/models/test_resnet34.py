@@ -57,5 +57,5 @@ def test_grey_images_are_taken_three_times_and_colours_as_imagenet_has_them():
 
 
 def test_nonsense_is_refused():
-    with pytest.raises(UserError, match="1 classes"):
+    with pytest.raises(UserError, match="classes must be at least 2; got 1"):
         Model(1)

@@ -196,7 +196,7 @@ def test_labels_are_a_grade_or_columns():
         ({"labels": "multiple"}, "did you mean multi"),
         ({"augment": "geometry"}, "did you mean geometric"),
         ({"flips": "both"}, "task.flips"),
-        ({"zoom": 0.0}, "task.zoom is 0.0"),
+        ({"zoom": 0.0}, "task.zoom must be more than 0 and at most 1; got 0.0"),
         ({"labels": "multi", "pos_weight": (2.0, 1.0)}, "has 2 numbers"),
     ],
 )
