@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nca_gen.io import write
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Any]
+"""Arrays of numpy by name."""
 
 
 def folder(*names: str) -> Path:
@@ -28,6 +27,8 @@ def key(*facts: Any) -> str:
 
 def arrays(path: Path, make: Callable[[], Arrays]) -> Arrays:
     """What ``make`` returns, kept in the npz ``path``; one that is missing, cut short or damaged is made anew."""
+    import numpy as np  # for which --help need not wait
+
     try:
         with path.open("rb") as file, np.load(file) as stored:
             return dict(stored)
