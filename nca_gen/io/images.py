@@ -65,7 +65,7 @@ def classes(path: str | Path) -> Image:
     return _decoded(_bytes(path), path, _tiff_classes, _png_classes)[0]
 
 
-def checked(image: Image, path: str | Path, bounded: bool = True) -> Image:
+def checked(image: Shaped[np.ndarray, "*S"], path: str | Path, bounded: bool = True) -> Shaped[np.ndarray, "*S"]:
     """``image``, whose numbers can be learned from: Unreadable, which names ``path``, where they cannot.
 
     Floats must be finite, and where they are ``bounded`` within [-1, 1].
@@ -74,7 +74,7 @@ def checked(image: Image, path: str | Path, bounded: bool = True) -> Image:
         return image
     low, high = float(image.min()), float(image.max())
     if not np.isfinite([low, high]).all():
-        raise Unreadable(path, "it holds NaN or infinite pixels")
+        raise Unreadable(path, f"it holds NaN or infinite {'voxels' if image.ndim == 4 else 'pixels'}")
     if bounded and (low < -1 or high > 1):
         raise Unreadable(path, f"float pixels reach from {low:.4g} to {high:.4g}: scale or clip them to [-1, 1]")
     return image

@@ -32,6 +32,7 @@ from nca_gen.io import write as files
 SUFFIXES = (".nii", ".nii.gz", *npy.SUFFIXES)
 SCANS = walk.IMAGES  # of the slices of a volume
 CHANNELS = 16  # of a volume, at the most
+FROM_ZERO = "float volumes of [0, 1] or so are taken as [-1, 1], grey to white: store 2v - 1 if 0 is black"
 HELD = {"bool": np.uint8, "float16": np.float32}  # types that NIfTI has not, and those that hold their values
 Volume = Num[np.ndarray, "D H W C"]
 
@@ -301,7 +302,7 @@ def of(names: Sequence[str], load: Callable[[int], Volume], looks: Sequence[Look
 
     notes = [*notes, *space.within(names, [x.mpp for x in looks])]
     if plain and min(x.low for x in looks) >= 0:
-        notes.append("float volumes of [0, 1] or so are taken as [-1, 1], grey to white: store 2v - 1 if 0 is black")
+        notes.append(FROM_ZERO)
     if not (depth or plain):
         notes.append("each volume is stretched from its least to its greatest value (they are not all uint8)")
     key = hashlib.sha256(b"".join(x.sha256 for x in looks)).hexdigest()
