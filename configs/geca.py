@@ -44,6 +44,7 @@ def get_config():
             "sample": {"steps": 250, "guidance": 1.5, "heredity": "hidden", "n": 40, "size": (32, 32)},
             "held": {"train": 1080},
             "evals": of_samples(every=8000, grades={"every": 8000}, heredity={}, growth={}),
+            "expand": {},
             "study": {},
             "bench": {"what": ("peer", "rivals"), "peer": PEER, "rivals": {n: {"name": n} for n in ("dit", "unet")}},
         }

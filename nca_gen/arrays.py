@@ -126,5 +126,6 @@ def multi_hot(label: Num[Array | np.ndarray, "B L"], classes: int) -> Float[Arra
         return jnp.asarray(label, jnp.float32)
     if label.shape[-1] == 1:
         grade = jnp.asarray(label)[:, :1]
-        return jnp.where((grade >= 0) & (grade < classes), jax.nn.one_hot(grade[:, 0], classes), jnp.nan)
+        known = (grade >= 0) & (grade < classes) & (grade == jnp.floor(grade))
+        return jnp.where(known, jax.nn.one_hot(grade[:, 0], classes), jnp.nan)
     raise UserError(f"the images have {label.shape[-1]} labels each; set --config.model.classes={label.shape[-1]}")

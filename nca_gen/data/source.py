@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,7 +47,8 @@ class Source(Sequence):
     many times as wide.
 
     Where an example is too large to be decoded for one patch, ``window(i, field, box, k)`` reads the ``box`` of a field
-    reduced by ``k`` (area mean), beyond the example too, and ``about(i)`` gives what is known without its pixels.
+    reduced by ``k`` (area mean), beyond the example too. ``about(i)`` gives what is known without its pixels: name,
+    patient, label. ``digest()`` names the content, images and labels in their order, wherever they lie; "" is unknown.
     """
 
     load: Callable[[int], Example]
@@ -56,6 +59,7 @@ class Source(Sequence):
     context_factor: int = 1
     window: Callable[[int, str, Box, int], Grid] | None = None
     about: Callable[[int], Example] | None = None
+    digest: Callable[[], str] = str
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -77,9 +81,7 @@ class Source(Sequence):
 
     def head(self, i: int) -> Example:
         """What is known of example ``i`` beside its pixels: name, patient, label."""
-        if self.about:
-            return self.about(i)
-        return {name: value for name, value in self[i].items() if name not in ("image", "moments", *self.fields)}
+        return self.about(i) if self.about else known(self[i], self.fields)
 
     def read(self, i: int, box: Box, rng: np.random.Generator | None = None) -> Example:
         """Example ``i`` within ``box``: the image, every field at the same place, and what is known beside.
@@ -105,13 +107,15 @@ class Splits(Mapping[str, Source]):
 
     ``labels``: names of the label columns, () where they have none or there are no labels. ``decode`` makes images in
     [-1, 1] of a batch of what the sources hold, where these are latents. ``origin`` opens the images that latents were
-    encoded from.
+    encoded from. ``notes`` have to be said of the files. ``cite`` says where what is known of an example stands.
     """
 
     sources: Mapping[str, Source]
     labels: tuple[str, ...] = ()
     decode: Callable[[np.ndarray], np.ndarray] = unchanged
     origin: Callable[[], Splits] | None = None
+    notes: tuple[str, ...] = ()
+    cite: Callable[[str], str] = str
 
     def __getitem__(self, split: str) -> Source:
         """The source of a split."""
@@ -135,7 +139,23 @@ def of(examples: Sequence[Example]) -> Source:
     """The source of examples in memory; a source is its own."""
     if isinstance(examples, Source):
         return examples
-    return Source(lambda i: examples[i], [example["image"].shape for example in examples])
+    shapes = [example["image"].shape for example in examples]
+    return Source(lambda i: examples[i], shapes, about=lambda i: known(examples[i]), digest=lambda: content(examples))
+
+
+def known(example: Example, fields: Sequence[str] = ()) -> Example:
+    """What is known of an example beside what it has on its grid: the image and ``fields``."""
+    return {name: value for name, value in example.items() if name not in ("image", "moments", *fields)}
+
+
+def content(examples: Iterable[Example]) -> str:
+    """What names images and labels in their order."""
+    key = hashlib.sha256()
+    for example in examples:
+        for array in (example["image"], example.get("label", ())):
+            array = np.asarray(array)
+            key.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
+    return key.hexdigest()
 
 
 def drawn(example: Example, rng: np.random.Generator | None = None) -> Grid:
@@ -206,6 +226,24 @@ def assign(groups: Sequence[str], given: Sequence[str] = (), salt: int = 0) -> l
         raise UserError(f"{len(free)} patients or images to train on are too few to hold out {' and '.join(missing)}")
     taken = {g: split for i, split in enumerate(missing) for g in free[i * tenth : (i + 1) * tenth]}
     return [taken.get(g, s) if s == "train" else s for g, s in zip(groups, splits, strict=True)]
+
+
+def people(names: Sequence[str]) -> list[str]:
+    """Of every name of a patient the first that means the same: those differ in case, in blanks at the ends and between
+    letters and digits, in the form of letters and dashes, in zeros before a number, or by ".0" behind it.
+
+    Spreadsheets change all of these. Two patients who are taken for one fall on one side of a split, which does no
+    harm; one who is taken for two may fall on both.
+    """
+    first: dict[str, str] = {}
+    return [first.setdefault(_spelled(name), name) for name in names]
+
+
+def _spelled(name: str) -> str:
+    text = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    text = re.sub(r"(?<=[^\W\d_]) (?=\d)|(?<=\d) (?=[^\W\d_])", "", re.sub(r"[\u2010-\u2015\u2212]", "-", text))
+    text = re.sub(r"^(\d+)\.0+$", r"\1", text)
+    return re.sub(r"0*(\d+)", r"\1", text)
 
 
 def digest(text: str | bytes) -> str:

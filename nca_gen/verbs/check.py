@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nca_gen import build, screen
-from nca_gen.data import pipeline
-from nca_gen.data.source import Box, Example, Source, digest
+from nca_gen.data import labels, pipeline
+from nca_gen.data.source import Box, Example, Source, Splits, digest
 from nca_gen.errors import UserError
 
 LISTED = 5  # names given for each problem
@@ -68,13 +68,23 @@ def check(config: Any) -> dict[str, Any]:
     if "strict" in config.data:
         config.data.strict = False
     splits = build.splits(config)
-    report = inspect(splits, config.data.get("patch"))
+    report = inspect(splits, config.data.get("patch"), [*splits.notes, *told(config, splits)])
     show(config.data.name, report, splits.labels)
     return report
 
 
-def inspect(splits: Mapping[str, Source], patch: Sequence[int] | None = None) -> dict[str, Any]:
-    """The report of :func:`check`. ``patch`` is the size that an image must have at least."""
+def told(config: Any, splits: Splits) -> list[str]:
+    """What is wrong with the labels for the model of ``config``, if it names one."""
+    try:
+        return labels.check(splits, build.task(config).model) if "task" in config else []
+    except UserError as error:
+        return [str(error)]
+
+
+def inspect(
+    splits: Mapping[str, Source], patch: Sequence[int] | None = None, notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The report of :func:`check`. ``patch`` is the size that an image must have at least, ``notes`` are problems."""
     places = [(split, i) for split, source in splits.items() for i in range(len(source))]
     reads = {split: _sample(source) for split, source in splits.items()}
     rows = [_row(split, splits[split], i, i in reads[split]) for split, i in screen.track(places, "checking images")]
@@ -82,6 +92,7 @@ def inspect(splits: Mapping[str, Source], patch: Sequence[int] | None = None) ->
     summaries = {split: _summary(of[split]) | {"unreadable": len(splits[split].unreadable)} for split in splits}
     kind = pipeline.KINDS.get(len(rows[0].shape) - 1, "arrays") if rows else "images"
     problems = [
+        *notes,
         *_unreadable(splits),
         *_axes(splits, patch),
         *_odd(rows, patch, kind),

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Num
 
 from nca_gen import arrays, build, screen
+from nca_gen.data import labels as conditions
 from nca_gen.data.folds import folds
 from nca_gen.data.source import Example, Splits
 from nca_gen.errors import UserError
@@ -48,6 +49,8 @@ def expand(config: Any, workdir: str | Path) -> Path:
     if not classes:
         raise UserError("expanding needs a model that knows labels: train one with config.model.classes, their number")
     splits = build.splits(config).pixels
+    for note in conditions.check(splits, part.task.model):
+        say(f"note: {note}")
     chosen = examples(config, plan, splits)
     labels = np.stack([example["label"] for example in chosen])
     table = np.asarray(arrays.multi_hot(labels, classes))

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from nca_gen import build, devices
+from nca_gen import build, devices, ranges
 from nca_gen.contracts import Parts
-from nca_gen.errors import UserError, unknown
+from nca_gen.data import labels
+from nca_gen.errors import UserError
 from nca_gen.runtime import ahead, checkpoint, feed, log, mesh, record, run
 from nca_gen.runtime.cadence import due, stop_signals
 from nca_gen.sections import Mesh, Train
@@ -54,12 +55,11 @@ def train(
     """
     plan, layout = Train(**build.fields(config, "train")), Mesh(**build.fields(config, "mesh"))
     workdir, patch = Path(workdir).absolute(), tuple(config.data.patch)
-    if plan.on_divergence not in ("stop", "rollback"):
-        raise unknown("config.train.on_divergence", plan.on_divergence, ("stop", "rollback"))
-    mesh.connect(layout.distributed)
-    grid = mesh.make(layout.data, layout.space)
-    mesh.check_batch(grid, plan.batch, patch[0])
+    ranges.check_fields(plan, "config.train")
+    grid = mesh.opened(layout, plan.batch, patch[0])
     task, splits = task or build.task(config), splits or build.splits(config)
+    for note in labels.check(splits, task.model):
+        log.say(f"note: {note}")
     parts = jax.device_put(run.beside(config, workdir), devices.replicated(grid))
     with (
         record.alone(workdir),
