@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from nca_gen import build, screen
 from nca_gen.errors import UserError, unknown
@@ -25,7 +26,8 @@ from nca_gen.metrics.notes import collecting
 
 # The arguments of ``score`` that are no options of a spec.
 FIXED = ("generated", "real", "train", "seed", "weights", "extractor", "layer", "batch")
-PUBLISHED = ("inception", "inception-pytorch", "inception-clean", "inception-stylegan")  # what FID and its kin mean
+# What the published names of metrics mean: weights that are not random, of the network that they were told of.
+PUBLISHED = ("inception", "inception-pytorch", "inception-clean", "inception-stylegan", "inception-torchmetrics")
 ENDS = ("_low", "_high")  # of the names of the ends of an interval
 
 
@@ -48,9 +50,9 @@ class Request(NamedTuple):
 def request(spec: str) -> Request:
     """Reads a spec. Raises UserError for an unknown metric, extractor or option, with the nearest.
 
-    The label names an extractor that is not the metric's own. A distance between features of the Inception network
-    bears its published name only for the published network: with another, and with random weights, it goes by the
-    name that the metric has ``elsewhere``.
+    The label names an extractor that is not the metric's own. A distance bears its published name only for features of
+    the network that it was published with: of another, and with random weights, it goes by the name that the metric has
+    ``elsewhere``.
     """
     head, *fields = spec.split(":")
     name, _, chosen = head.partition("@")
@@ -64,7 +66,7 @@ def request(spec: str) -> Request:
     extractor = chosen or own
     if chosen and layer not in (layers := features.EXTRACTORS[chosen].layers):
         layer = layers[-1]
-    renamed = own in PUBLISHED and extractor not in PUBLISHED
+    renamed = extractor not in (PUBLISHED if own in PUBLISHED else (own,))
     label = (about.elsewhere or name) if renamed else name
     label += f"@{extractor}" if extractor != own else ""
     known = [field for field in signature(metric.score).parameters if field not in FIXED]
@@ -99,8 +101,9 @@ def judge(
     """The scores, and all that has to be known about them, for JSON.
 
     ``generated``, held-out ``real`` and ``train`` are sets of one ``kind`` (:mod:`nca_gen.io.sets`). Where a metric
-    compares features with those of ``real``, its headline is also given against as many of ``train``
-    (``<label>_train``): a generator that copies is much nearer to those. Features of real sets are kept on disk.
+    compares features with those of ``real``, its headline is also given against as many of ``train``, the same for all
+    metrics (:func:`drawn`; ``<label>_train``): a generator that copies is much nearer to those. Features of real sets
+    are kept on disk.
     Raises UserError before any work is done where a metric cannot be computed.
     """
     requests = [request(spec) for spec in specs]
@@ -121,24 +124,28 @@ def judge(
             views[role, r.extractor] = _features(r.extractor, role, sets[role], layers=layers)
         return views[role, r.extractor][r.layer]
 
-    scores = {}
+    scores, protocol = {}, {r.label: r.about.protocol for r in requests}
     notes = {role: list(images.notes) for role, images in present.items() if _noted(images)}
+    if sizes := _sizes(requests, present):
+        notes["size"] = [sizes]
     if apart := list(space.between({role: files.mpp(images) for role, images in present.items()})):
         notes["resolution"] = apart
     for r in requests:
         with collecting() as caveats:
             others = {role: view(r, role) if role in r.about.reads else None for role in ("real", "train")}
             values = r.metric.score(view(r, "generated"), **others, seed=seed, **r.options)
-            if not r.whole and r.about.reads == frozenset({"real"}) and train is not None:
-                n = len(others["real"])
-                against = r.metric.score(view(r, "generated"), view(r, "train")[:n], None, seed=seed, **r.options)
+            if not (r.whole or r.about.yardstick) and r.about.reads == frozenset({"real"}) and train is not None:
+                some = view(r, "train")[drawn(len(train), len(others["real"]), seed)]
+                against = r.metric.score(view(r, "generated"), some, None, seed=seed, **r.options)
                 values |= {f"{r.name}_train": against[r.name]}
+                subset = f"{len(some)} of the {len(train)} training images, drawn by the seed"
+                protocol[r.label] += f" {r.label}_train is against {subset}."
         scores |= {r.label + part.removeprefix(r.name): value for part, value in values.items()}
         if caveats:
             notes[r.label] = list(dict.fromkeys(caveats))
     return {
         "scores": scores,
-        "protocol": {r.label: r.about.protocol for r in requests},
+        "protocol": protocol,
         "options": {r.label: r.options for r in requests if r.options},
         "features": {r.label: {"extractor": r.extractor, "layer": r.layer} for r in requests if r.extractor},
         "networks": networks,
@@ -146,6 +153,24 @@ def judge(
         "counts": {role: len(sets[role]) for role in present},
         "seed": seed,
     }
+
+
+def _sizes(requests: Sequence[Request], sets: dict[str, Any]) -> str:
+    """What has to be said of images of several sizes whose features are compared."""
+    sides = {
+        role: " x ".join(map(str, images.shape[1:-1]))
+        for role, images in sets.items()
+        if files.kind(images) == "images"
+    }
+    if len(set(sides.values())) < 2 or all(r.whole for r in requests):
+        return ""
+    words = ", ".join(f"{role} {side}" for role, side in sides.items())
+    return f"images differ in size ({words}): each network brings them to its own, and sees what was sharper"
+
+
+def drawn(there: int, n: int, seed: int) -> Int[np.ndarray, " m"]:
+    """The indices of ``n`` of ``there`` images, in any order, without replacement; of all, if there are not so many."""
+    return np.random.default_rng(seed).permutation(there)[:n]
 
 
 def _check(requests: Sequence[Request], sets: dict[str, Any], kind: str) -> None:
@@ -160,6 +185,21 @@ def _check(requests: Sequence[Request], sets: dict[str, Any], kind: str) -> None
             raise UserError(f"{r.label} compares with real images: give them with --reference=PATH")
         if "train" in r.about.reads and sets["train"] is None:
             raise UserError(f"{r.label} compares with the training images: give them with --train=PATH")
+        if r.about.alike:
+            _alike(r, sets, kind)
+
+
+def _alike(r: Request, sets: dict[str, Any], kind: str) -> None:
+    """Raises UserError where the sets that a metric compares differ in what they must have in common."""
+    whole = r.about.alike == "shape"
+    ours, *others = [(role, sets[role].shape[1 if whole else -1 :]) for role in ("generated", *sorted(r.about.reads))]
+    for other in others:
+        if other[1] != ours[1]:
+            what = "one size and number of channels" if whole else "one number of channels"
+            words = " and ".join(f"{role} are {' x '.join(map(str, shape))}" for role, shape in (ours, other))
+            raise UserError(
+                f"{r.label} compares {kind} of {what}: {words}; bring them to one, or ask for other metrics"
+            )
 
 
 def _noted(images: Any) -> bool:

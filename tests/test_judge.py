@@ -76,7 +76,7 @@ def test_scores_are_the_metrics_on_the_features(networks):
 
     expected = fid.distance(fid.statistics(mean(real)), fid.statistics(mean(generated)))["fid"]
     assert facts["scores"]["fid"] == pytest.approx(expected, rel=1e-3)
-    against = fid.distance(fid.statistics(mean(train[:9])), fid.statistics(mean(generated)))["fid"]
+    against = fid.distance(fid.statistics(mean(train[judge.drawn(20, 9, 0)])), fid.statistics(mean(generated)))["fid"]
     assert facts["scores"]["fid_train"] == pytest.approx(against, rel=1e-3)
     assert facts["counts"] == {"generated": 12, "real": 9, "train": 20}
     assert facts["features"] == {"fid": {"extractor": "inception", "layer": "2048"}}
@@ -85,9 +85,53 @@ def test_scores_are_the_metrics_on_the_features(networks):
 
 def test_copies_are_nearer_to_the_training_images(networks):
     train = images(40, 0, 0.05)
-    scores = judge.judge(["fid"], train[:20], images(20, 1), train, 0)["scores"]
+    scores = judge.judge(["fid"], train, images(40, 1), train, 0)["scores"]
     assert scores["fid_train"] == pytest.approx(0, abs=1e-6)
     assert scores["fid"] > 1
+
+
+def test_as_many_of_train_are_drawn_by_the_seed(networks):
+    """Of training images in the order of their classes some of each: copies of a few of all classes are near to them."""
+    train = np.concatenate([images(20, k, mean) for k, mean in enumerate((-0.6, 0.0, 0.6))])
+    real = np.concatenate([images(7, 3 + k, mean + 0.05) for k, mean in enumerate((-0.6, 0.0, 0.6))])
+    facts = judge.judge(["fid", "kid@dinov2-vits14:size=9"], train[::3], real, train, 0)
+    assert facts["scores"]["fid_train"] < facts["scores"]["fid"]
+    for label in ("fid", "kernel_mmd@dinov2-vits14"):
+        subset = f"{label}_train is against 21 of the 60 training images, drawn by the seed."
+        assert facts["protocol"][label].endswith(subset)
+    assert judge.judge(["fid"], train[::3], real, train[:7], 0)["protocol"]["fid"].endswith(
+        "7 of the 7 training images, drawn by the seed."
+    )
+
+
+def test_a_draw_is_without_replacement_and_of_all():
+    draws = np.array([judge.drawn(60, 21, seed) for seed in range(400)])
+    assert all(len(set(draw)) == 21 for draw in draws)
+    np.testing.assert_array_equal(draws[7], judge.drawn(60, 21, 7))
+    often = np.bincount(draws.ravel(), minlength=60)  # binomial, of mean 140 and deviation 9.5
+    assert 95 < often.min() <= often.max() < 185
+    assert sorted(judge.drawn(5, 9, 0)) == [0, 1, 2, 3, 4]
+
+
+def test_sets_that_cannot_be_compared_are_refused_first():
+    """Neither broadcast nor met halfway: sizes and channels are said."""
+    x = images(4, 0)
+    with pytest.raises(
+        UserError, match=r"swd compares images of one size .*generated are 8 x 8 x 3 and real are 6 x 8 x 3"
+    ):
+        judge.judge(["swd"], x, x[:, :6], None, 0)
+    with pytest.raises(
+        UserError, match=r"drift compares images of one number of channels: generated are 1 and real are 3"
+    ):
+        judge.judge(["drift"], x[..., :1], x, None, 0)
+    with pytest.raises(UserError, match=r"neighbours compares .*generated are 8 x 8 x 3 and train are 8 x 8 x 1"):
+        judge.judge(["neighbours"], x, x, x[..., :1], 0)
+    assert judge.judge(["drift"], x, x[:, :6], None, 0)["scores"]["drift"] < 0.1
+
+
+def test_features_of_several_sizes_are_told(networks):
+    notes = judge.judge(["fid"], images(4, 0), images(4, 1)[:, :6], None, 0)["notes"]
+    assert notes["size"][0].startswith("images differ in size (generated 8 x 8, real 6 x 8)")
 
 
 def test_random_weights_never_bear_the_name(networks):

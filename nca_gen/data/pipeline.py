@@ -8,6 +8,8 @@ and mirrored alike.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -66,7 +68,7 @@ def batches(
     return iter(share.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)))
 
 
-def patches(source: Sequence[Example], *, patch: Sequence[int], n: int, seed: int) -> Float[np.ndarray, "n *patch C"]:
+def patches(source: Sequence[Example], *, patch: Sequence[int], n: int, seed: int) -> Float[np.ndarray, "m *patch C"]:
     """The images of :func:`examples`."""
     return examples(source, patch=patch, n=n, seed=seed)["image"]
 
@@ -74,15 +76,51 @@ def patches(source: Sequence[Example], *, patch: Sequence[int], n: int, seed: in
 def examples(source: Sequence[Example], *, patch: Sequence[int], n: int, seed: int) -> dict[str, np.ndarray]:
     """A fixed set of ``n`` random patches, never mirrored, for evaluation: the fields of :func:`batches`.
 
-    No example is visited twice before each has been visited once for every patch that fits into it.
+    They are drawn by ``seed`` without replacement: no two are from the same place, and of an example into which only
+    one patch fits there is one. Where there are fewer than ``n`` such patches, all are drawn. No example is visited
+    twice before each has been visited once for every patch that fits into it.
     """
     source = sources.of(source)
     rng = np.random.default_rng(seed)
-    owner = _owners(source, patch)
-    visits = np.concatenate([rng.permutation(owner) for _ in range(-(-n // len(owner)))])[:n]
-    places = zip(visits.tolist(), rng.random((n, len(patch))), strict=True)
-    rows = [source.read(i, _box(source.shapes[i], patch, at)) for i, at in places]
+    taken: dict[int, set[int]] = defaultdict(set)
+    visits = _visits(_owners(source, patch), np.array([_room(shape, patch) for shape in source.shapes]), n, rng)
+    corners = rng.random((len(visits), len(patch)))
+    boxes = [_free(source.shapes[i], patch, at, taken[i]) for i, at in zip(visits.tolist(), corners, strict=True)]
+    rows = [source.read(i, box) for i, box in zip(visits.tolist(), boxes, strict=True)]
     return _stacked([{name: row[name] for name in source.grids} | _label(row) for row in rows])
+
+
+def _visits(owner: np.ndarray, room: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """The examples of up to ``n`` patches, in random rounds of ``owner``, each example at most ``room`` times."""
+    visits, left, n = [], room.copy(), min(n, int(room.sum()))
+    rounds = [rng.permutation(owner) for _ in range(-(-n // len(owner)))]
+    while rounds:
+        some = rounds.pop(0)
+        order = np.argsort(some, kind="stable")
+        turn = np.empty_like(order)  # how often it was there before, in this round
+        turn[order] = np.arange(len(some)) - np.searchsorted(some[order], some[order])
+        visits.append(some[turn < left[some]])
+        left -= np.bincount(visits[-1], minlength=len(left))
+        if not rounds and sum(map(len, visits)) < n:
+            rounds = [rng.permutation(owner[left[owner] > 0])]
+    return np.concatenate(visits)[:n]
+
+
+def _room(shape: Sequence[int], patch: Sequence[int]) -> int:
+    """How many different patches an example has: its places, or 1 where any two patches would overlap."""
+    sides = [*zip(shape, patch, strict=False)]
+    return math.prod(n - p + 1 for n, p in sides) if any(n >= 2 * p for n, p in sides) else 1
+
+
+def _free(shape: Sequence[int], patch: Sequence[int], at: np.ndarray, taken: set[int]) -> Box:
+    """The patch of :func:`_box`, or the next one whose corner is not ``taken``, where it is noted."""
+    box, places = _box(shape, patch, at), [side - p + 1 for side, p in zip(shape, patch, strict=False)]
+    place = int(np.ravel_multi_index([start for start, _ in box], places))
+    while place in taken:
+        place = (place + 1) % math.prod(places)
+    taken.add(place)
+    corner = np.unravel_index(place, places)
+    return [(int(start), int(start) + p) for start, p in zip(corner, patch, strict=True)]
 
 
 def check_axes(source: Source, patch: Sequence[int]) -> None:

@@ -37,8 +37,10 @@ class Samples(NamedTuple):
 class Held:
     """``config.held.n`` real patches of ``config.held.split`` and ``config.held.train`` training patches.
 
-    All are made when an evaluator first asks for them, and then stay. ``splits`` hold what the model learns from:
-    images, or latents, whose ``pixels`` are the images.
+    Drawn by ``config.seed`` without replacement (:func:`nca_gen.data.pipeline.examples`), the same for every evaluator
+    and in every process; where there are fewer, all of them, which is said in the ``notes``. They are made when an
+    evaluator first asks for them, and then stay. ``splits`` hold what the model learns from: images, or latents, whose
+    ``pixels`` are the images.
     """
 
     config: Any
@@ -48,7 +50,7 @@ class Held:
 
     @property
     def n(self) -> int:
-        """How many real patches, and how many samples."""
+        """How many samples; and how many real patches, if there are so many."""
         return self.config.held.n
 
     @property
@@ -87,7 +89,7 @@ class Held:
         return batches.examples(self.source, patch=self.patch, n=self.n, seed=self.seed)
 
     @property
-    def patches(self) -> Float[np.ndarray, "n *S C"]:
+    def patches(self) -> Float[np.ndarray, "m *S C"]:
         """The real patches, in the same units."""
         return self.learned["image"]
 
@@ -101,10 +103,11 @@ class Held:
         """The fields of the real patches as images, at the same places."""
         if self.splits.pixels is self.splits:
             return self.learned
-        return batches.examples(self.splits.pixels[self.split], patch=self.sides, n=self.n, seed=self.seed)
+        n = len(self.patches)
+        return batches.examples(self.splits.pixels[self.split], patch=self.sides, n=n, seed=self.seed)
 
     @property
-    def real(self) -> Float[np.ndarray, "n *T C"]:
+    def real(self) -> Float[np.ndarray, "m *T C"]:
         """The real patches as images in [-1, 1)."""
         return self.pixels["image"]
 
@@ -114,15 +117,30 @@ class Held:
         source, n = self.splits.pixels["train"], self.config.held.train
         return batches.patches(source, patch=self.sides, n=n, seed=self.seed)
 
+    def notes(self, roles: Sequence[str] = ("real", "train")) -> dict[str, list[str]]:
+        """What stands beside scores of sets, of ``roles``, that are smaller than was asked for."""
+        notes: dict[str, list[str]] = {}
+        for role in roles:
+            split, field, some = (self.split, "n", self.patches) if role == "real" else ("train", "train", self.train)
+            if len(some) < self.config.held[field]:
+                asked = f"config.held.{field}={self.config.held[field]}"
+                notes[role] = [f"only {len(some)} patches of {split} are used, all that there are, and not {asked}"]
+        return notes
+
     @cached_property
-    def cond(self) -> Condition:
-        """The conditions of the real patches: sample i is drawn under that of real patch i."""
+    def conditions(self) -> Condition:
+        """Those of the real patches."""
         labels = {"label": self.pixels["label"]} if "label" in self.pixels else {}
         return self.task.condition(jax.tree.map(jnp.asarray, self.learned | labels))
 
+    @cached_property
+    def cond(self) -> Condition:
+        """The conditions of the samples: sample i has that of real patch i, over again if there are fewer."""
+        return self.conditions if len(self.patches) == self.n else self.rows(self.n)
+
     def rows(self, k: int) -> Condition:
-        """The first ``k`` conditions, over again where there are fewer."""
-        return jax.tree.map(lambda leaf: jnp.take(leaf, jnp.arange(k) % self.n, 0), self.cond)
+        """The first ``k`` conditions of real patches, over again where there are fewer."""
+        return jax.tree.map(lambda leaf: jnp.take(leaf, jnp.arange(k) % len(self.patches), 0), self.conditions)
 
     def samples(self, pipeline: Pipeline) -> Samples:
         """``n`` samples of the size of a patch; the same pipeline draws once for all evaluators."""

@@ -86,7 +86,7 @@ def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequen
     with collecting() as caveats:
         x = looked(part, data)
         scores = {name: float(np.mean(rule(x))) for name, (rule, _) in rules.items()}
-    columns = min(data.n, SHOWN)
+    columns = min(len(x.real), SHOWN)
     rows = [np.concatenate([side[i : i + SHOWN] for side in (x.real, x.fake)]) for i in range(0, 2 * SHOWN, SHOWN)]
     whole = [row for row in rows if len(row) == 2 * columns]
     pictures.grid(folder / "reconstructions.png", np.concatenate(whole), columns)
@@ -96,8 +96,8 @@ def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequen
     facts = {
         "protocol": {name: words for name, (_, words) in rules.items()},
         "networks": {},
-        "notes": {"reconstruction": caveats} if caveats else {},
-        "counts": {"real": data.n},
+        "notes": data.notes(("real",)) | ({"reconstruction": caveats} if caveats else {}),
+        "counts": {"real": len(x.real)},
         "seed": data.seed,
         "seconds": time.perf_counter() - start,
     }
@@ -106,7 +106,8 @@ def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequen
 
 def looked(part: Part, data: Held) -> Looks:
     """The real patches through the autoencoder and back, a batch of training at a time."""
-    real, n, batch = data.patches, data.n, part.config.train.batch
+    real, batch = data.patches, part.config.train.batch
+    n = len(real)
     parts = [look(part.task.model, part.params, real[np.arange(i, i + batch) % n]) for i in range(0, n, batch)]
     fake, mean, logvar = (np.concatenate(values)[:n] for values in zip(*parts, strict=True))
     return Looks(real, np.clip(fake, -1.0, 1.0), mean, logvar, batch)

@@ -38,7 +38,7 @@ def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequen
         patch = " \N{MULTIPLICATION SIGN} ".join(map(str, data.patch))
         figures.append(Figure("large.png", f"Generated, larger than a training patch ({patch}).", "wide"))
     scores = facts.pop("scores")
-    facts |= {"sampler": sampler(sample)} | drawn.facts
+    facts |= {"sampler": sampler(sample), "notes": data.notes() | facts["notes"]} | drawn.facts
     return Page("Samples", scores, figures, facts=facts, lines=judge.table(facts | {"scores": scores}))
 
 

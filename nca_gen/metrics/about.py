@@ -14,7 +14,8 @@ class About(NamedTuple):
     ``features``: ``"<extractor>:<layer>"`` of the features that it compares by default; "" where it reads the images
     themselves. ``extracts``: the same, where it reads the images and takes features of parts of them by itself.
     ``reference``: whose it is. ``range``: the values that it can take. ``least``: the fewest images of each set that it
-    reads; with fewer ``score`` raises UserError.
+    reads; with fewer ``score`` raises UserError. ``yardstick``: real images are that alone, and its headline is one of
+    the generated images.
     ``alike``: what the sets that it reads must have in common, "shape" or "channels"; "" for nothing.
     ``reads``: which of ``"real"`` and ``"train"`` it needs beside the generated images; the others may be None.
     ``kinds``: of ``"images"``, ``"volumes"``, ``"slides"``, those that it scores. ``elsewhere``: what it is called with
@@ -32,4 +33,5 @@ class About(NamedTuple):
     reference: str = ""
     range: str = ""
     least: int = 1
+    yardstick: bool = False
     network: Callable[..., dict[str, Any]] | None = None

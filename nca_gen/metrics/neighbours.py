@@ -21,6 +21,7 @@ HELD = 16  # blocks of queries that meet each block of references at one reading
 
 ABOUT = About(
     kinds=("images", "volumes"),
+    alike="shape",
     reads=frozenset({"real", "train"}),
     protocol=(
         "Distance of each sample to the nearest of the given training patches (root mean square over pixels and "

@@ -24,6 +24,7 @@ REPEATS, DIRECTIONS = 4, 128
 TAPS = np.array([1, 4, 6, 4, 1]) / 16
 
 ABOUT = About(
+    alike="shape",
     protocol=(
         f"Sliced Wasserstein distance x 1000 (Karras et al. 2018) between {PATCH}x{PATCH} patches of each level of a "
         f"Laplacian pyramid (levels of at least {SMALLEST} pixels a side, named by it), {PATCHES} random patches a set "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import PyTree
 
 from nca_gen import build, judge
@@ -150,7 +151,7 @@ def compare(
     ``workdir``, if given, gets scores.json and a report. Raises UserError where sets of different kinds meet.
     """
     paths = {"generated": samples, "real": reference, "train": train}
-    opened = {role: path and sets.open(path) for role, path in paths.items()}
+    opened = {role: path and sets.open(path, wanted=wanted(specs or ())) for role, path in paths.items()}
     kinds = {role: sets.kind(some) for role, some in opened.items() if some is not None}
     if len(set(kinds.values())) > 1:
         raise UserError("these are of different kinds: " + ", ".join(f"{paths[r]} holds {k}" for r, k in kinds.items()))
@@ -174,13 +175,21 @@ def compare(
     return files.written(page)
 
 
+def wanted(specs: Sequence[str]) -> str:
+    """What the metrics ``specs`` score, where that tells images from slides."""
+    kinds = [set(judge.request(spec).about.kinds) & {"images", "slides"} for spec in specs]
+    common = set.intersection(*kinds) if kinds else set()
+    return next(iter(common)) if len(common) == 1 else ""
+
+
 def gallery(opened: Mapping[str, Any], page: Page, folder: Path) -> dict[str, Page]:
     """The pages of sets of images: ``page`` with some of them, and the nearest training images."""
     captions = {"samples": ("generated", "**Generated**."), "real": ("real", "**Real**.")}
     figures, pages = [], {}
     for name, (role, caption) in captions.items():
         if opened[role] is not None:
-            pictures.grid(folder / f"{name}.png", opened[role][:SHOWN])
+            some = np.sort(judge.drawn(len(opened[role]), SHOWN, page.facts["seed"]))
+            pictures.grid(folder / f"{name}.png", opened[role][some])
             figures.append(Figure(f"{name}.png", caption))
     samples, train = opened["generated"], opened["train"]
     if train is not None and train.shape[1:] == samples.shape[1:]:

@@ -106,6 +106,7 @@ def row(plan: Study, seed: int, path: str, workdir: Path, name: str) -> dict[str
     facts = judge.judge(plan.metrics, generated, data.real, data.train, seed, data.kind)
     training = files.read(Path(path))
     facts |= {
+        "notes": data.notes() | facts["notes"],
         "name": Path(path).resolve().name,
         "model": config.model.name,
         "picture": f"{name}.png",

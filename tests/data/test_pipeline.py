@@ -204,3 +204,25 @@ def test_a_patch_of_the_wrong_number_of_axes_is_one_clear_line():
         take(1, volumes((9, 8, 10)))
     with pytest.raises(UserError, match=r"patch=\(8, 8, 8\) has 3 axes; these are images with 2: give 2 numbers$"):
         pipeline.patches(SOURCE, patch=(8, 8, 8), n=1, seed=0)
+
+
+def test_evaluation_patches_are_never_the_same_twice():
+    """All there are of images that a patch fills or nearly fills; of larger ones every place, once, and no sooner."""
+    whole = examples(*[(8, 8)] * 3, (12, 15))  # into the last one patch fits, and not two
+    found = pipeline.examples(whole, patch=(8, 8), n=50, seed=0)
+    assert sorted(found["label"][:, 0]) == [0, 1, 2, 3]
+    alike = pipeline.examples(whole, patch=(8, 8), n=3, seed=0)["image"]
+    np.testing.assert_array_equal(alike, found["image"][:3])  # a smaller draw is the beginning of a larger one
+    mixed = examples((8, 8), (16, 10), labelled=False)  # 1, and 9 x 3 places
+    x = pipeline.patches(mixed, patch=(8, 8), n=100, seed=0)
+    assert len(x) == len(np.unique(x, axis=0)) == 28
+    small = pipeline.patches(mixed, patch=(8, 8), n=20, seed=0)
+    assert len(np.unique(small, axis=0)) == 20
+
+
+def test_evaluation_patches_are_drawn_evenly_and_by_the_seed():
+    """Of images in the order of their classes any may come first."""
+    whole = examples(*[(4, 4)] * 20)
+    draws = [pipeline.examples(whole, patch=(4, 4), n=5, seed=seed)["label"][:, 0] for seed in range(200)]
+    often = np.bincount(np.concatenate(draws), minlength=20)  # binomial, of mean 50 and deviation 6
+    assert 25 < often.min() <= often.max() < 75
