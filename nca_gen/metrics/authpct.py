@@ -40,6 +40,18 @@ def authentic(
     return values[:, 0] > squared_radii[indices[:, 0]]
 
 
+def ratios(
+    features: Float[np.ndarray, "N D"], train: Float[np.ndarray, "T D"], squared_radii: Float64[np.ndarray, " T"]
+) -> Float64[np.ndarray, " N"]:
+    """Squared distance to the nearest training image over that of its own neighbour: far below 1 is a copy.
+
+    Beside a training image that has a copy itself it is 0, or infinite.
+    """
+    values, indices = nearest(features, train)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(values[:, 0] == 0, 0.0, values[:, 0] / squared_radii[indices[:, 0]])
+
+
 def score(
     generated: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"], train: Float[np.ndarray, "T D"], seed: int
 ) -> dict[str, float]:

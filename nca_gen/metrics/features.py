@@ -28,7 +28,7 @@ from nca_gen.errors import UserError, unknown
 from nca_gen.io import cache as disk
 from nca_gen.io import images as pixels
 from nca_gen.io import weights as published
-from nca_gen.nn import dinov2, inception, port, resize, resnet, vgg
+from nca_gen.nn import clip, dinov2, inception, port, resize, resnet, vgg
 
 SEED = 0  # of random weights
 NUMBERS = 2**27  # of a batch of images, 0.5 GB in float32: of larger images fewer are taken at a time
@@ -71,6 +71,8 @@ _inception = partial(
 
 # Of ImageNet, in 255 grey levels.
 MEAN, DEVIATION = np.array([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]], np.float32)
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+CLIP_DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 _imagenet = partial(
     Extractor,
@@ -81,8 +83,8 @@ _imagenet = partial(
 )
 
 
-def _endings(stem: str) -> tuple[str, ...]:
-    return tuple(stem + end for end in (".pth", ".safetensors", ".npz"))
+def _endings(stem: str, *ends: str) -> tuple[str, ...]:
+    return tuple(stem + end for end in ends or (".pth", ".safetensors", ".npz"))
 
 
 def _torchvision(stem: str, **how: Any) -> Extractor:
@@ -114,12 +116,28 @@ EXTRACTORS: dict[str, Extractor] = {
         resize="bicubic to 299, antialiased, of Pillow in float32 per channel, clipped, not rounded",
     ),
     "inception-stylegan": _inception(),  # samples at the same places, by other means
+    "inception-torchmetrics": _inception(
+        inputs=lambda x: (resize.smooth(x, inception.SIZE) - 128) / 128,
+        resize="bilinear to 299, with half pixel, antialiased: the default of torchmetrics from 1.9 on",
+    ),
     "inception-random": _inception(files=(), url="", licence=""),
     "vgg16": _torchvision("vgg16-397923af", network=vgg.VGG16, layers=("fc2",), ignore=("classifier.6.*",)),
     "resnet34": _torchvision("resnet34-b627a593", network=resnet.resnet34, layers=("pool",)),
     "resnet50": _torchvision("resnet50-0676ba61", network=resnet.resnet50, layers=("pool",)),
     "dinov2-vits14": _dinov2("vits14", dinov2.vit_s14),
     "dinov2-vitb14": _dinov2("vitb14", dinov2.vit_b14),
+    "clip-vitl14-336": Extractor(
+        network=clip.vit_l14,
+        layers=("embedding",),
+        size=336,
+        inputs=lambda x: (resize.bicubic(x, 336) / 255 - CLIP_MEAN) / CLIP_DEVIATION,
+        resize="bicubic to 336, with half pixel, no antialiasing",
+        normalisation="(x / 255 - mean) / deviation of CLIP's channels",
+        files=_endings("clip-vit-large-patch14-336", ".safetensors", ".bin", ".npz"),
+        url="https://huggingface.co/openai/clip-vit-large-patch14-336 (pytorch_model.bin, under that name)",
+        licence="MIT",
+        ignore=("text_model.*", "text_projection.weight", "logit_scale", "*.position_ids"),
+    ),
 }
 
 

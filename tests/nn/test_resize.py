@@ -15,6 +15,9 @@ FLOATS = PIXELS.astype(np.float32)
 TF1 = [[37, 94.3333, 55], [159.3333, 130.7778, 177.2222], [196, 82, 118.2222]]
 HALF = [[65.5556, 99.8333, 88.5556], [182, 135, 201.3333], [175.2222, 78.8333, 134.3889]]
 CLEAN = [[84.3705, 104.583, 86.8746], [156.8495, 127.3584, 172.5927], [160.1348, 76.6455, 130.4383]]
+SMOOTH = [[85.1714, 103.0714, 90.3714], [152.7111, 127, 165.2222], [154.9714, 83.5, 126.3286]]  # torch 2.14.1
+CUBIC = [[59.368, 104.4277, 83.5814], [182.9028, 122.25, 203.5787], [177.2412, 59.6325, 131.1971]]  # the same
+CUBIC_LARGER = [28.1566, 56.358, 93.0023, 95.3911, 72.8059, 48.0104, 31.3129]  # its first row at 7 x 7
 LARGER = [255, 248.6616, 233.7791, 255, 255, 150.6678, 83.4137]  # clean-fid's first row of the second at 7 x 7
 
 
@@ -44,6 +47,19 @@ def test_the_digits_of_peers():
         np.testing.assert_allclose(found[0, ..., 0], digits, atol=1e-3)
     np.testing.assert_allclose(resize.clean(PIXELS, 3)[0, ..., 0], CLEAN, atol=1e-3)
     np.testing.assert_allclose(resize.clean(PIXELS, 7)[0, 0, :, 1], LARGER, atol=1e-3)
+
+
+def ways(x, size):
+    return resize.smooth(x, size), resize.bicubic(x, size), resize.half_pixel(x, size)
+
+
+def test_the_digits_of_torch():
+    """Antialiased bilinear, as torchmetrics 1.9 resizes before its Inception, and bicubic, as CMMD before CLIP."""
+    small, large = (jax.device_get(jax.jit(lambda x, n=n: ways(x, n))(FLOATS)) for n in (3, 7))
+    for got, digits in zip(small, (SMOOTH, CUBIC), strict=False):
+        np.testing.assert_allclose(got[0, ..., 0], digits, atol=1e-3)
+    np.testing.assert_allclose(large[1][0, 0, :, 0], CUBIC_LARGER, atol=1e-3)
+    np.testing.assert_allclose(large[0], large[2], atol=1e-3)  # nothing is taken away, so there is nothing to smooth
 
 
 def test_bilinear_keeps_channels_and_images_apart():
