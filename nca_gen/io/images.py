@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,18 @@ def read(path: str | Path) -> Image:
     return decode(_bytes(path), path)
 
 
+def sized(path: str | Path) -> tuple[Image, space.Sizes]:
+    """The image in a file, and how large a pixel is, () where it does not say. Raises :class:`Unreadable`."""
+    return measured(_bytes(path), path)
+
+
 def decode(data: bytes, path: str | Path = "image") -> Image:
     """The image in the bytes of a PNG, JPEG or TIFF file; ``path`` is its name in errors."""
     return measured(data, path)[0]
 
 
 def measured(data: bytes, path: str | Path = "image") -> tuple[Image, space.Sizes]:
-    """The image in the bytes of a file, and how large a pixel is, () where it does not say."""
+    """The same as :func:`sized` of the bytes of a file; ``path`` is its name in errors."""
     return _decoded(data, path, _tiff, _png)
 
 
@@ -76,19 +81,31 @@ def checked(image: Shaped[np.ndarray, "*S"], path: str | Path, bounded: bool = T
     if not np.isfinite([low, high]).all():
         raise Unreadable(path, f"it holds NaN or infinite {'voxels' if image.ndim == 4 else 'pixels'}")
     if bounded and (low < -1 or high > 1):
-        raise Unreadable(path, f"float pixels reach from {low:.4g} to {high:.4g}: scale or clip them to [-1, 1]")
+        ends = f"float pixels reach from {low:.4g} to {high:.4g}"
+        raise Unreadable(path, f"{ends}: scale or clip them to [-1, 1], or set --config.data.window")
     return image
 
 
-def shallow(dtype: Any, high: int | float) -> str:
-    """What has to be said of a set of unsigned integers that ends at ``high``, far below what its type holds."""
-    top = 8 * np.dtype(dtype).itemsize
-    if np.dtype(dtype).kind != "u" or not high or (bits := int(high).bit_length()) > {8: 4, 16: 14}.get(top, 0):
-        return ""
-    return (
-        f"pixels are of {top} bits and end at {high:g}, which takes {bits}: they are nearly black as they are read; "
-        f"multiply them by {(2**top - 1) // (2**bits - 1)}, or read a folder with config.data.window=0,{2**bits - 1}"
-    )
+def windowed(image: Image, low: int | float, high: int | float) -> Image:
+    """``low`` .. ``high`` stretched to all that an unsigned type holds, of floats to -1 .. 127/128; what lies beyond is
+    cut off."""
+    part = np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
+    if image.dtype.kind == "f":
+        return part * np.float32(255 / 128) - np.float32(1)
+    return np.rint(part * np.iinfo(image.dtype).max).astype(image.dtype)
+
+
+def doubts(dtype: Any, low: int | float, high: int | float) -> Iterator[str]:
+    """What has to be said of pixels that reach from ``low`` to ``high``, where their type means more than that."""
+    kind, top = np.dtype(dtype).kind, 8 * np.dtype(dtype).itemsize
+    if kind == "u" and 0 < (bits := int(high).bit_length()) <= {8: 4, 16: 14}.get(top, 0):
+        factor, most = (2**top - 1) // (2**bits - 1), 2**bits - 1
+        yield (
+            f"pixels are of {top} bits and end at {high:g}, which takes {bits}: they are nearly black as they are "
+            f"read; multiply them by {factor}, or train with --config.data.window=0,{most}"
+        )
+    if kind == "f" and low >= 0:
+        yield f"float pixels from {low:.4g} to {high:.4g} are taken as grey to white: store 2v - 1 if 0 is black"
 
 
 def _bytes(path: str | Path) -> bytes:

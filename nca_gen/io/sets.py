@@ -226,17 +226,15 @@ def _notes(path: Path, shape: tuple[int, ...], dtype: np.dtype, low: float, high
         yield "one channel: feature networks see it three times"
     if dtype == np.uint16:
         yield "16-bit pixels are rounded to 8 bits for feature networks; other metrics see all 16"
-    if dark := images.shallow(dtype, high):
-        yield dark
     if dtype.kind != "f":
+        yield from images.doubts(dtype, low, high)
         return
     if not np.isfinite([low, high]).all():
         raise UserError(f"{path} holds NaN or infinite pixels")
     if low < -1 or high > 1:
         raise UserError(f"float pixels of {path} reach from {low:.4g} to {high:.4g}: scale or clip them to [-1, 1]")
     yield "float pixels are rounded to 8 bits for feature networks; other metrics see them as they are"
-    if low >= 0:
-        yield f"float pixels from {low:.4g} to {high:.4g} are taken as grey to white: store 2v - 1 if 0 is black"
+    yield from images.doubts(dtype, low, high)
 
 
 def _look(path: Path) -> Look:

@@ -68,6 +68,11 @@ def _microscopic(sizes: Iterable[int | float]) -> Sizes:
     return sizes if all(0 < size < COARSEST for size in sizes) else ()
 
 
+def scaled(sizes: Sequence[int | float], stored: Sequence[int], sides: Sequence[int]) -> Sizes:
+    """Sizes after the ``stored`` pixels of each axis have become ``sides``."""
+    return tuple(size * n / side for size, n, side in zip(sizes, stored, sides, strict=False))
+
+
 def alike(one: Sequence[int | float], other: Sequence[int | float]) -> bool:
     """Whether two sizes are the same, as far as they are known."""
     return not (one and other) or all(abs(a / b - 1) <= CLOSE for a, b in zip(one, other, strict=True))

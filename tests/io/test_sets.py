@@ -176,7 +176,7 @@ def test_arrays_in_any_order_of_bytes(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("high", "dtype", "words"),
     [
-        (4080, np.uint16, "of 16 bits and end at 4080, which takes 12: .* multiply them by 16, or .*window=0,4095"),
+        (4080, np.uint16, "of 16 bits and end at 4080, which takes 12: .* multiply them by 16, or train with --config.data.window=0,4095"),
         (1, np.uint8, "of 8 bits and end at 1, which takes 1: .* multiply them by 255"),
         (40000, np.uint16, ""),
         (200, np.uint8, ""),
