@@ -12,14 +12,17 @@ import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Ge, Interval
 from jaxtyping import Bool, Shaped
 
 from nca_gen.data import table
 from nca_gen.data.source import Box, Example, Source, Splits, clipped, complain
 from nca_gen.errors import UserError
-from nca_gen.io import images, slides
+from nca_gen.io import images, slides, space
+from nca_gen.ranges import Count, Natural
 
 CELLS = 16  # places a side at which a region is looked at, to tell how much of it is tissue
 CHROMA = 16 / 256  # difference of the colours of a pixel, of their range, from which it is stained
@@ -44,6 +47,11 @@ class View:
         scale = 1.0 if self.level else self.scale
         return int(full.height / scale), int(full.width / scale), self.slide.channels
 
+    @property
+    def mpp(self) -> space.Sizes:
+        """How large a pixel is, () where the slide does not say."""
+        return (self.slide.mpp * self.scale,) * 2 if self.slide.mpp else ()
+
     def __getitem__(self, box: tuple[slice, slice]) -> Shaped[np.ndarray, "h w C"]:
         """The part in two slices."""
         y, x = box
@@ -61,11 +69,12 @@ class View:
 
 def splits(
     path: str = "",
-    level: int = 0,
-    mpp: int | float = 0.0,
-    region: int = 512,
-    tissue: int | float = 0.5,
-    context_factor: int = 1,
+    level: Natural = 0,
+    mpp: Annotated[int | float, Ge(0)] = 0.0,
+    region: Count = 512,
+    tissue: Annotated[int | float, Interval(ge=0, le=1)] = 0.5,
+    context_factor: Count = 1,
+    labels: tuple[str, ...] = (),
     split_seed: int = 0,
     strict: bool = False,
 ) -> Splits:
@@ -75,6 +84,7 @@ def splits(
     ``region``: side of a region, in pixels of what is read: patches lie within. ``tissue``: least share of it that is
     stained; slides of one channel have no stain, and all their regions are taken. ``context_factor``: see
     :meth:`nca_gen.data.source.Source.read`; the context of a patch goes beyond its region, up to the slide's edge.
+    ``labels``: the columns of labels.csv that are labels, () for all that hold numbers.
     Slides that cannot be used are named and left out (``strict``: UserError). Raises UserError for a missing or empty
     folder, a wrong labels.csv, and slides of different channels or depth.
     """
@@ -82,27 +92,31 @@ def splits(
         raise UserError(f"config.data.tissue={tissue} is a share, from 0 to 1")
     if region < CELLS:
         raise UserError(f"config.data.region={region} is less than {CELLS} pixels")
-    root, names = table.below(path, slides.EVERY, f"slides ({', '.join(slides.EVERY)})")
-    rows = table.read(root, names, split_seed, patient)
+    files = table.below(path, slides.EVERY, f"slides ({', '.join(slides.EVERY)})")
+    root, rows = files.root, table.read(files, split_seed, labels, patient)
     look = partial(_look, root, level, mpp, region, tissue)
-    looks, lost = table.probe(rows, names, look, "reading slides")
+    looks, lost = table.probe(rows, files.names, look, "reading slides")
     complain(lost, strict)
-    kinds = {name: f"{view.slide.channels} channels of {view.slide.dtype}" for name, (view, _) in looks.items()}
-    table.uniform(root, kinds)
-    labels = table.labels(rows, [*looks])
+    views = {name: look.view for name, look in looks.items()}
+    table.uniform(root, {name: f"{v.slide.channels} channels of {v.slide.dtype}" for name, v in views.items()})
+    apart = space.within([*views], [view.mpp for view in views.values()])
+    dark = images.doubts(next(iter(views.values())).slide.dtype, 0, max(look.high for look in looks.values()))
+    rows = rows._replace(notes=[*rows.notes, *apart, *dark])
+    numbers = table.labels(rows, [*looks])
 
     def source(names: list[str], lost: list[tuple[str, str]]) -> Source:
-        places = np.concatenate([np.insert(looks[name][1], 0, i, 1) for i, name in enumerate(names)])
-        shape = (region, region, looks[names[0]][0].slide.channels)
+        places = np.concatenate([np.insert(looks[name].corners, 0, i, 1) for i, name in enumerate(names)])
+        shape = (region, region, views[names[0]].slide.channels)
 
         def about(i: int) -> Example:
             slide, top, left = places[i].tolist()
             name = names[slide]
-            return {"name": f"{name}@{top},{left}", "patient": rows.patient[name]} | labels[name]
+            size = {"mpp": view.mpp} if (view := views[name]).mpp else {}
+            return {"name": f"{name}@{top},{left}", "patient": rows.patient[name]} | numbers[name] | size
 
         def read(i: int, field: str, box: Box, k: int) -> np.ndarray:
             slide, *corner = places[i].tolist()
-            view, where = looks[names[slide]][0], [(at + a, at + b) for at, (a, b) in zip(corner, box, strict=True)]
+            view, where = views[names[slide]], [(at + a, at + b) for at, (a, b) in zip(corner, box, strict=True)]
             inside = all(a >= 0 and b <= side for (a, b), side in zip(where, view.shape, strict=False))
             if k > 1 and inside:
                 return view.reduced(where, k)
@@ -133,22 +147,30 @@ def stained(pixels: Shaped[np.ndarray, "h w C"]) -> Bool[np.ndarray, "h w"]:
     return colours.max(-1) - colours.min(-1) >= CHROMA * (np.iinfo(pixels.dtype).max + 1)
 
 
-def _look(
-    root: Path, level: int, mpp: int | float, region: int, tissue: int | float, name: str
-) -> tuple[View, np.ndarray]:
-    """A slide at the size that is read, and the corners of its regions ``[n, 2]``. Raises Unreadable if it has none."""
+class Look(NamedTuple):
+    """A slide at the size that is read, the corners of its regions ``[n, 2]``, and its greatest value, about."""
+
+    view: View
+    corners: np.ndarray
+    high: int
+
+
+def _look(root: Path, level: int, mpp: int | float, region: int, tissue: int | float, name: str) -> Look:
+    """What is to be known of a slide. Raises Unreadable if it has no regions of tissue."""
     path = root / name
     view = _view(slides.open_slide(path), level, mpp)
     rows, columns = (side // region for side in view.shape[:2])
     if not rows * columns:
         raise images.Unreadable(path, f"{view.shape[0]} x {view.shape[1]} pixels have no region of {region}")
     glance = (0, 0, rows * region * view.scale, columns * region * view.scale)
-    seen = stained(slides.window(view.slide, glance, (rows * CELLS, columns * CELLS), "box"))
+    pixels = slides.window(view.slide, glance, (rows * CELLS, columns * CELLS), "box")
+    seen, high = stained(pixels), int(pixels.max())
     share = seen.reshape(rows, CELLS, columns, CELLS).mean((1, 3))
     corners = np.argwhere(share >= tissue) * region
     if not len(corners):
-        raise images.Unreadable(path, f"no region of it has {tissue:.0%} tissue")
-    return view, corners
+        dark = "".join(f" ({doubt})" for doubt in images.doubts(pixels.dtype, 0, high))
+        raise images.Unreadable(path, f"no region of it has {tissue:.0%} tissue{dark}")
+    return Look(view, corners, high)
 
 
 def _view(slide: slides.Slide, level: int, mpp: int | float) -> View:

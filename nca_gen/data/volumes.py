@@ -1,7 +1,7 @@
 """A folder of volumes ``[D, H, W, C]``: NIfTI, numpy files, and sub folders of B-scans, each of which is one volume.
 
 Labels, patients and splits come from an optional ``labels.csv``, see :mod:`nca_gen.data.table`; ``filename`` there is
-a file or a sub folder. Voxels come in the order in which they are stored (see :mod:`nca_gen.io.volumes`).
+a file or a sub folder. D, H and W are the axes of the body, where a file says so (see :mod:`nca_gen.io.volumes`).
 
 Grey levels: with ``window`` = (low, high) those of every volume; with ``percentiles`` = (low, high) of each volume its
 own; else uint8 goes by its depth, floats that all lie within [-1, 1] are taken as they are, and of any other set each
@@ -12,18 +12,20 @@ lies beyond is cut off. The two values stand beside every example as ``window``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Len
 from jaxtyping import Float32, Int32, Num
 
 from nca_gen.data import table
 from nca_gen.data.source import Box, Example, Source, Splits, clipped, complain, fits, remember
 from nca_gen.errors import UserError
-from nca_gen.io import images, volumes
+from nca_gen.io import images, space, volumes
+from nca_gen.ranges import Count, Gigabytes
 
 SAMPLE = 2**24  # voxels of which percentiles are taken, evenly spread, where a volume has more
 PACKED = (".gz", ".npz")  # endings of volumes of which no part can be read
@@ -31,12 +33,13 @@ ENDINGS = f"volumes ({', '.join(volumes.SUFFIXES)}) or sub folders of B-scans ({
 
 
 class Look(NamedTuple):
-    """What is known of a volume: shape and type as stored, and the values that become -1 and 127/128."""
+    """What is known of a volume: shape, type and voxels as stored, and the values that become -1 and 127/128."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     low: int | float
     high: int | float
+    mpp: space.Sizes
 
 
 class Scale(NamedTuple):
@@ -48,6 +51,10 @@ class Scale(NamedTuple):
     def sides(self, shape: Sequence[int]) -> tuple[int, ...]:
         """D, H, W of an example whose stored volume has ``shape``."""
         return self.resize or tuple(n // k for n, k in zip(shape, self.reduce, strict=False))
+
+    def microns(self, shape: Sequence[int], mpp: space.Sizes) -> space.Sizes:
+        """How large a voxel of an example is, whose stored volume has ``shape`` and voxels of ``mpp``."""
+        return space.scaled(mpp, [n // k * k for n, k in zip(shape, self.reduce, strict=False)], self.sides(shape))
 
     def fitted(self, voxels: Num[np.ndarray, "D H W C"]) -> Num[np.ndarray, "d h w C"]:
         """Grey levels on the grid of the example."""
@@ -74,22 +81,23 @@ class View:
 
 def splits(
     path: str = "",
-    reduce: tuple[int, ...] = (1, 1, 1),
-    resize: tuple[int, ...] | None = None,
+    reduce: Annotated[tuple[Count, ...], Len(3, 3)] = (1, 1, 1),
+    resize: Annotated[tuple[Count, ...], Len(3, 3)] | None = None,
     window: tuple[int | float, ...] = (),
     percentiles: tuple[int | float, ...] = (),
     label_maps: str = "",
-    context_factor: int = 1,
+    labels: tuple[str, ...] = (),
+    context_factor: Count = 1,
     split_seed: int = 0,
     strict: bool = False,
-    memory_gb: int | float = 2.0,
+    memory_gb: Gigabytes = 2.0,
 ) -> Splits:
     """The three splits of the folder ``path``, by patient.
 
     ``reduce``: blocks of so many voxels along D, H and W become one (area mean). ``resize``: (depth, height, width) to
     which a volume is then brought (bicubic). ``label_maps``: a folder of volumes of the same names, whose classes
-    become the field ``label_map`` (int32 ``[D, H, W, 1]``). ``context_factor``: see
-    :meth:`nca_gen.data.source.Source.read`.
+    become the field ``label_map`` (int32 ``[D, H, W, 1]``). ``labels``: the columns of labels.csv that are labels, ()
+    for all that hold numbers. ``context_factor``: see :meth:`nca_gen.data.source.Source.read`.
 
     Every volume is read once here, so that a damaged one is known before the first step: it is named and skipped
     (``strict``: UserError). Where a ``window`` is given, volumes in ``.npy``, ``.nii`` and folders are not: their heads
@@ -102,24 +110,28 @@ def splits(
             raise UserError(f"config.data.{field}={ends} must be two numbers, the lower first")
     if len(reduce) != 3 or (resize and len(resize) != 3):
         raise UserError(f"config.data.reduce={reduce} and resize={resize} need 3 numbers: depth, height and width")
-    root, names = _names(path)
-    rows, scale = table.read(root, names, split_seed), Scale(tuple(reduce), tuple(resize) if resize else None)
+    files, scale = _files(path), Scale(tuple(reduce), tuple(resize) if resize else None)
+    root, names, _ = files
+    rows = table.read(files, split_seed, labels)
     map_of = table.beside(label_maps, volumes.SUFFIXES) if label_maps else None
     known, lost = table.probe(
         rows, names, lambda name: _look(root / name, window, percentiles, map_of and map_of(name)), "reading volumes", 2
     )
     complain(lost, strict)
     table.uniform(root, {name: f"{x.shape[-1]} channels" for name, x in known.items()})
-    labels, shown = table.labels(rows, [*known]), _levels(known, bool(window or percentiles))
+    numbers, shown = table.labels(rows, [*known]), _levels(known, bool(window or percentiles))
+    rows = rows._replace(notes=[*rows.notes, *_notes(known, shown, map_of)])
     shapes = {name: (*scale.sides(x.shape), x.shape[-1]) for name, x in known.items()}
     resident = fits(shapes.values(), 4 + 4 * bool(map_of), memory_gb)
 
     def about(name: str) -> Example:
         ends = {"window": (known[name].low, known[name].high)} if shown is _stretched else {}
-        return {"name": name, "patient": rows.patient[name]} | ends | labels[name]
+        size = scale.microns(known[name].shape, known[name].mpp)
+        return {"name": name, "patient": rows.patient[name]} | ends | numbers[name] | ({"mpp": size} if size else {})
 
     def load(name: str) -> Example:
-        image = shown(scale.fitted(volumes.read(root / name)), known[name])
+        voxels = images.checked(volumes.read(root / name), root / name, bounded=False)
+        image = shown(scale.fitted(voxels), known[name])
         maps = {"label_map": scale.mapped(volumes.read(map_of(name)))} if map_of else {}
         return about(name) | {"image": np.array(image)} | maps
 
@@ -130,12 +142,14 @@ def splits(
 
         def part(box: tuple[slice, ...]) -> np.ndarray:
             voxels = stored[tuple(slice(s.start * k, s.stop * k) for s, k in zip(box, scale.reduce, strict=True))]
-            return shown(scale.fitted(voxels), known[name]) if field == "image" else scale.mapped(voxels)
+            if field != "image":
+                return scale.mapped(voxels)
+            return shown(scale.fitted(images.checked(voxels, root / name, bounded=False)), known[name])
 
         return View(shapes[name], part)
 
     def read(name: str, field: str, box: Box, k: int) -> np.ndarray:
-        whole = scale.resize or name.endswith(PACKED)
+        whole = scale.resize or name.lower().endswith(PACKED)
         return images.reduce(clipped(get(name)[field] if whole else view(name, field), box), k)
 
     def source(names: list[str], lost: list[tuple[str, str]]) -> Source:
@@ -150,7 +164,7 @@ def splits(
             lambda i: about(names[i]),
         )
 
-    return table.splits(rows, [*known], lost, source)
+    return table.splits(rows, [*known], lost, source, map_of)
 
 
 def _levels(looks: Mapping[str, Look], windowed: bool) -> Callable[[np.ndarray, Look], np.ndarray]:
@@ -158,8 +172,12 @@ def _levels(looks: Mapping[str, Look], windowed: bool) -> Callable[[np.ndarray, 
     if not windowed and all(x.dtype == np.uint8 for x in looks.values()):
         return lambda voxels, _: voxels
     if not windowed and all(x.dtype.kind == "f" and x.low >= -1 and x.high <= 1 for x in looks.values()):
-        return lambda voxels, _: voxels.astype(np.float32)
+        return _plain
     return _stretched
+
+
+def _plain(voxels: Num[np.ndarray, "D H W C"], _: Look) -> Float32[np.ndarray, "D H W C"]:
+    return voxels.astype(np.float32)
 
 
 def _stretched(voxels: Num[np.ndarray, "D H W C"], look: Look) -> Float32[np.ndarray, "D H W C"]:
@@ -175,7 +193,18 @@ def _look(path: Path, window: Sequence[int | float], percentiles: Sequence[int |
     low, high = window or _ends(volume, percentiles)
     if not np.isfinite([low, high]).all():
         raise images.Unreadable(path, "it holds NaN or infinite voxels")
-    return Look(tuple(volume.shape), np.dtype(volume.dtype), low, high)
+    return Look(tuple(volume.shape), np.dtype(volume.dtype), low, high, volumes.microns(path))
+
+
+def _notes(looks: Mapping[str, Look], shown: Callable, map_of: Callable[[str], Path] | None) -> Iterator[str]:
+    """What has to be said of the voxels of a folder, and of label maps that may lie elsewhere."""
+    yield from space.within([*looks], [x.mpp for x in looks.values()])
+    if shown is _plain and min(x.low for x in looks.values()) >= 0:
+        yield volumes.FROM_ZERO
+    for name, look in looks.items() if map_of else ():
+        if not space.alike(look.mpp, other := volumes.microns(map_of(name))):
+            yield f"{name} has {space.words(look.mpp)} a voxel, and its label map {space.words(other)}"
+            return
 
 
 def _ends(volume: volumes.Stored, percentiles: Sequence[int | float]) -> tuple[float, float]:
@@ -189,11 +218,14 @@ def _ends(volume: volumes.Stored, percentiles: Sequence[int | float]) -> tuple[f
     return float(ends[:, 0].min()), float(ends[:, 1].max())
 
 
-def _names(path: str) -> tuple[Path, list[str]]:
-    """The folder and its volumes, in natural order: files, and sub folders that have images and no folders in them."""
-    root, files = table.below(path, (*volumes.SUFFIXES, *volumes.SCANS), ENDINGS)
+def _files(path: str) -> table.Files:
+    """The volumes of a folder, in natural order: files, and sub folders that have images and no folders in them."""
+    root, files, notes = table.below(path, (*volumes.SUFFIXES, *volumes.SCANS), ENDINGS)
     whole = [name for name in files if name.lower().endswith(volumes.SUFFIXES)]
-    folders = {Path(name).parent.as_posix() for name in set(files).difference(whole)} - {"."}
+    scans = sorted(set(files).difference(whole), key=images.natural)
+    folders = {Path(name).parent.as_posix() for name in scans} - {"."}
     if not whole and not folders:
         raise UserError(f"no volume in {root}: put {ENDINGS} there")
-    return root, sorted([*whole, *folders], key=images.natural)
+    if loose := [name for name in scans if "/" not in name]:
+        notes = [*notes, f"passed over: {len(loose)} images that lie in no sub folder ({loose[0]})"]
+    return table.Files(root, sorted([*whole, *folders], key=images.natural), notes)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nca_gen.data import folder
 from nca_gen.errors import UserError
@@ -203,3 +204,71 @@ def test_label_maps_that_do_not_fit(tmp_path, capsys):
     assert "5.png: a label map of 8 x 8 x 1 for an image of 8 x 9" in lines
     with pytest.raises(UserError, match="put label maps"):
         folder.splits(str(tmp_path / "images"), label_maps=str(tmp_path / "nowhere"))
+
+
+def saved(root, *stored, mpp=()):
+    """Three TIFF files or more."""
+    root.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(stored):
+        images.write(root / f"{i}.tif", image, mpp)
+    return str(root)
+
+
+def test_floats_are_finite_and_within_one(tmp_path, capsys):
+    """What is not is named and left out, in training as by check; all of it is refused."""
+    flat = [np.full((8, 8, 1), v, np.float32) for v in (np.nan, 1000, *np.linspace(-1, 1, 9))]
+    found = folder.splits(saved(tmp_path, *flat))
+    assert sum(map(len, found.values())) == 9
+    lines = capsys.readouterr().err
+    assert "0.tif: it holds NaN or infinite pixels" in lines
+    assert "1.tif: float pixels reach from 1000 to 1000: scale or clip them to [-1, 1], or set --config" in lines
+    with pytest.raises(UserError, match="not one image"):
+        folder.splits(saved(tmp_path / "x", *flat[1:2] * 3))
+
+
+def test_a_window_of_values(tmp_path):
+    """To all of an unsigned type and no other; of floats as of volumes. What lies beyond is cut off."""
+    ramp = np.linspace(-1500, 1500, 64, dtype=np.float32).reshape(8, 8, 1)
+    found = folder.splits(saved(tmp_path / "f", *[ramp] * 3), window=(-1000, 1000))["train"][0]["image"]
+    np.testing.assert_allclose(found, -1 + 255 / 128 * (np.clip(ramp, -1000, 1000) + 1000) / 2000, atol=1e-6)
+    twelve = np.arange(64, dtype=np.uint16).reshape(8, 8, 1) * 65
+    found = folder.splits(saved(tmp_path / "u", *[twelve] * 3), window=(0, 4095))
+    assert found["train"][0]["image"].dtype == np.uint16
+    np.testing.assert_array_equal(
+        found["train"][0]["image"],
+        np.arange(64).reshape(8, 8, 1) * 1040 + np.rint(np.arange(64).reshape(8, 8, 1) * (65 * 65535 / 4095 - 1040)),
+    )
+    assert found.notes == ()
+    with pytest.raises(UserError, match="two numbers, the lower first"):
+        folder.splits(str(tmp_path / "u"), window=(4095, 0))
+
+
+def test_values_that_may_not_mean_what_they_are_taken_for(tmp_path):
+    grey = np.arange(64).reshape(8, 8, 1)
+    told = folder.splits(saved(tmp_path / "u", *[(grey * 64).astype(np.uint16)] * 3)).notes
+    assert "end at 4032, which takes 12: they are nearly black" in told[0]
+    told = folder.splits(saved(tmp_path / "f", *[grey.astype(np.float32) / 63] * 3)).notes
+    assert told == ("float pixels from 0 to 1 are taken as grey to white: store 2v - 1 if 0 is black",)
+
+
+def test_how_large_a_pixel_of_an_example_is(tmp_path):
+    stored = [np.full((10, 8, 1), 99, np.uint8)] * 3
+    found = folder.splits(saved(tmp_path, *stored, mpp=(0.5, 0.25)), reduce=2, resize=(10, 8))
+    for source in found.values():
+        assert source[0]["mpp"] == source.head(0)["mpp"] == pytest.approx((0.5, 0.25))
+    images.write(tmp_path / "0.tif", stored[0], (1.0, 1.0))
+    assert "0.tif has 1 µm a pixel, 1.tif has 0.5 x 0.25 µm" in folder.splits(str(tmp_path)).notes[0]
+
+
+def test_photographs_are_upright(tmp_path):
+    """Those of a camera that lay on its side, with their label maps as they lie."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("x", "maps"):
+        (tmp_path / name).mkdir()
+    for i in range(3):
+        Image.fromarray(np.zeros((4, 9, 3), np.uint8)).save(tmp_path / "x" / f"{i}.jpg", exif=exif)
+        Image.fromarray(np.eye(9, 4) > 0).save(tmp_path / "maps" / f"{i}.png")
+    example = folder.splits(str(tmp_path / "x"), label_maps=str(tmp_path / "maps"))["train"][0]
+    assert example["image"].shape == (9, 4, 3)
+    np.testing.assert_array_equal(example["label_map"][..., 0], np.eye(9, 4))

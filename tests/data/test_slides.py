@@ -119,6 +119,32 @@ def test_microns_a_pixel(tmp_path):
         slides.splits(str(tmp_path), mpp=0.2, strict=True)
 
 
+def test_several_magnifications_are_told(tmp_path, capsys):
+    """Of one level; at one number of micrometres a pixel all are alike. An example says how large its pixels are."""
+    for i, dots in enumerate((20000, 20000, 40000)):
+        tiff(tmp_path / f"{i}.tif", tissue(), resolution=(dots, dots), resolutionunit="CENTIMETER")
+    found = slides.splits(str(tmp_path), level=1, region=32)
+    assert "0.tif has 1 µm a pixel, 2.tif has 0.5 µm" in found.notes[0]
+    assert found.notes[0] in capsys.readouterr().err
+    sizes = {source.head(i)["name"][:1]: source.head(i)["mpp"] for source, i in examples(found)}
+    assert sizes == {"0": (1.0, 1.0), "1": (1.0, 1.0), "2": (0.5, 0.5)}
+    found = slides.splits(str(tmp_path), mpp=1.0, region=32)
+    assert found.notes == ()
+    assert {source.head(i)["mpp"] for source, i in examples(found)} == {(1.0, 1.0)}
+
+
+def test_few_bits_in_many_are_told(tmp_path):
+    """Slides of 12 bits in 16: nothing in them is stained as 16 bits would be."""
+    for i in range(3):
+        grey = (tissue()[..., 0].astype(np.uint16) * 16)[:, 96:]
+        tifffile.imwrite(tmp_path / f"{i}.tif", grey, tile=(64, 64))
+    assert "end at" in slides.splits(str(tmp_path), region=32).notes[0]
+    for i in range(3):
+        tifffile.imwrite(tmp_path / f"{i}.tif", tissue().astype(np.uint16) * 16, tile=(64, 64), photometric="rgb")
+    with pytest.raises(UserError, match=r"no region of it has 50% tissue \(pixels are of 16 bits and end at"):
+        slides.splits(str(tmp_path), region=32, strict=True)
+
+
 def test_aperio_and_ome_say_their_microns(tmp_path):
     tiff(tmp_path / "a.svs", tissue(64, 128), 1, description="Aperio Image|AppMag = 20|MPP = 0.4990|x = 1")
     xml = '<OME><Image><Pixels PhysicalSizeX="0.25" PhysicalSizeXUnit="{}"/></Image></OME>'

@@ -171,6 +171,48 @@ def test_what_cannot_be_used_is_named(tmp_path, capsys):
     assert "0.nii.gz: it holds NaN or infinite voxels" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".npy"])
+@pytest.mark.parametrize("memory_gb", [1.0, 0.0])
+def test_missing_voxels_behind_a_window_are_named_when_they_are_read(tmp_path, suffix, memory_gb):
+    """Heads say nothing of them: not before the first step, but before the network sees them."""
+    for i in range(3):
+        voxels = np.zeros(SHAPE, np.float32)
+        voxels[3, 4, 5] = np.nan
+        files.write(tmp_path / f"{i}{suffix}", voxels)
+    source = volumes.splits(str(tmp_path), window=(0, 1), memory_gb=memory_gb)["train"]
+    with pytest.raises(UserError, match=rf"\d{suffix}: it holds NaN or infinite voxels"):
+        source.read(0, [(2, 5), (3, 6), (4, 7)])
+
+
+def test_how_large_a_voxel_of_an_example_is(tmp_path, capsys):
+    """After it was reduced and resized; of several sizes two volumes are named, in training and by check."""
+    for i in range(3):
+        files.write(tmp_path / f"{i}.nii.gz", np.zeros(SHAPE, np.uint8), (3000, 700, 700) if i < 2 else ())
+    examples = everything(volumes.splits(str(tmp_path), reduce=(1, 2, 2), resize=(3, 8, 5)))
+    assert examples["0.nii.gz"]["mpp"] == pytest.approx((6000, 700, 1400))
+    assert "mpp" not in examples["2.nii.gz"]
+    assert not capsys.readouterr().err
+    files.write(tmp_path / "2.nii.gz", np.zeros(SHAPE, np.uint8), (1000, 700, 700))
+    told = volumes.splits(str(tmp_path)).notes
+    assert "0.nii.gz has 3000 x 700 x 700 µm a pixel, 2.nii.gz has 1000 x 700 x 700 µm" in told[0]
+    assert told[0] in capsys.readouterr().err
+
+
+def test_label_maps_of_another_grid_are_told(tmp_path):
+    for name, size in (("x", (1000, 500, 500)), ("maps", (1000, 500, 700))):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            files.write(tmp_path / name / f"{i}.nii.gz", np.zeros(SHAPE, np.uint8), size)
+    told = volumes.splits(str(tmp_path / "x"), label_maps=str(tmp_path / "maps")).notes
+    assert told == ("0.nii.gz has 1000 x 500 x 500 µm a voxel, and its label map 1000 x 500 x 700 µm",)
+
+
+def test_floats_from_zero_are_told(tmp_path):
+    for i in range(3):
+        files.write(tmp_path / f"{i}.npy", RNG.uniform(0, 1, SHAPE).astype(np.float32))
+    assert volumes.splits(str(tmp_path)).notes == (files.FROM_ZERO,)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
