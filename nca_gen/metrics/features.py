@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,11 +22,12 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
 
-from nca_gen import devices
+from nca_gen import devices, screen
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import cache as disk
 from nca_gen.io import images as pixels
 from nca_gen.io import weights as published
+from nca_gen.io import write
 from nca_gen.nn import clip, dinov2, inception, port, resize, resnet, vgg
 
 SEED = 0  # of random weights
@@ -179,6 +179,12 @@ def extract(
     return outputs
 
 
+def watched(what: str, name: str, images: Any, **how: Any) -> dict[str, Float[np.ndarray, "N _"]]:
+    """:func:`extract` under a progress bar that says ``what`` the images are; ``how`` as there."""
+    with screen.bar(f"{name}: {what}", len(images), "images") as bar:
+        return extract(name, images, progress=bar.reach, **how)
+
+
 def loaded(
     name: str, weights: str | Path | None = None, layers: tuple[str, ...] = ()
 ) -> Callable[[UInt8[np.ndarray, "B H W 3"]], dict[str, Float[Array, "B _"]]]:
@@ -201,7 +207,7 @@ def cached(
     A file that cannot be read is made anew. Reads the images twice the first time, once afterwards.
     """
     facts = protocol(name, weights) | {"layers": [*(how.get("layers") or _row(name).layers)]}
-    key = hashlib.sha256(json.dumps([facts, len(images), images.shape[1:]]).encode())
+    key = hashlib.sha256(write.notation([facts, len(images), images.shape[1:]]).encode())
     for start in range(0, len(images), 32):
         key.update(rgb(images[start : start + 32]).tobytes())
     path = Path(folder, f"{name}-{key.hexdigest()[:16]}.npz")

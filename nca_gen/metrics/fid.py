@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
 from scipy.linalg.lapack import dpstrf
 
 from nca_gen.errors import UserError
+from nca_gen.io import cache
 from nca_gen.metrics.about import About
 from nca_gen.metrics.distances import blocks
 from nca_gen.metrics.notes import check, note
@@ -51,6 +53,13 @@ def merge(a: Stats, b: Stats) -> Stats:
     n, delta = a.n + b.n, b.mean - a.mean
     scatter = a.scatter + b.scatter + np.outer(delta, delta) * (a.n * b.n / n)
     return Stats(n, a.mean + delta * (b.n / n), scatter)
+
+
+def kept(facts: Sequence[Any], make: Callable[[], Stats]) -> Stats:
+    """What ``make`` returns, kept on disk under ``facts`` of JSON that say what it is of."""
+    path = cache.folder("features") / f"moments-{cache.key(*facts)}.npz"
+    stored = cache.arrays(path, lambda: {name: np.asarray(x) for name, x in make()._asdict().items()})
+    return Stats(int(stored["n"]), stored["mean"], stored["scatter"])
 
 
 def published(mean: Float[np.ndarray, " D"], covariance: Float[np.ndarray, "D D"], n: int, ddof: int = 1) -> Stats:

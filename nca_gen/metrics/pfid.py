@@ -131,9 +131,12 @@ def _in_8_bits(image: Shaped[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]
     return image if image.dtype == np.uint8 else pixels.from_float(pixels.to_float(image))
 
 
-def statistics(some: sets.Lazy, *, name: str, layer: str, **how: Any) -> fid.Stats:
-    """FID statistics of :func:`patches`, with the extractor ``name``; ``how`` as :func:`features.extract` has it."""
-    return fid.statistics(features.extract(name, some, layers=(layer,), **how)[layer])
+def statistics(some: sets.Lazy, *, name: str, layer: str, what: str = "patches", **how: Any) -> fid.Stats:
+    """FID statistics of :func:`patches`, with the extractor ``name``; ``how`` as :func:`features.extract` has it.
+
+    A progress bar says ``what`` they are.
+    """
+    return fid.statistics(features.watched(what, name, some, layers=(layer,), **how)[layer])
 
 
 def distance(real: fid.Stats, generated: fid.Stats, ddof: int) -> dict[str, float]:
@@ -157,6 +160,8 @@ def score(
 ) -> dict[str, float]:
     """Patch FID of ``generated`` against ``real`` slides or images (see ``ABOUT``); ``train`` is not read.
 
+    What is known of the real patches is kept on disk.
+
     ``patch`` is the side of a patch as features see it (None: as published). Raises UserError for an unknown protocol,
     no slides, and slides that are smaller than a patch.
     """
@@ -175,4 +180,7 @@ def score(
         )
     cut = partial(patches, n=n, patch=patch, largest=largest, protocol=protocol, seed=seed)
     read = partial(statistics, name=extractor, layer=layer, weights=weights, batch=batch)
-    return distance(read(cut(real)), read(cut(generated)), how.ddof)
+    some = cut(real)
+    facts = (features.protocol(extractor, weights), layer, some.digest)
+    of_real = fid.kept(facts, lambda: read(some, what="patches of real slides"))
+    return distance(of_real, read(cut(generated), what="patches of generated slides"), how.ddof)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from feature_sets import features
 
-from nca_gen.metrics import drift, fid, kid, slice_fid, total_variation
+from nca_gen.metrics import cmmd, drift, fid, frd, kid, slice_fid, total_variation
 from nca_gen.metrics import features as networks
 from nca_gen.metrics.notes import collecting
 
@@ -32,16 +32,20 @@ def corners(name, images, layers, **_):
     [
         (fid, [features(seed, n, 8) for seed, n in enumerate((20, 13, 30))], False),
         (kid, [features(seed, n, 8) for seed, n in enumerate((20, 13, 30))], True),
+        (cmmd, [features(seed, n, 8) for seed, n in enumerate((20, 13, 30))], True),
+        (frd, [RNG.uniform(-1, 1, (n, 9, 9, 1)).astype(np.float32) for n in (3, 2, 4)], True),
         (drift, [pictures(n) for n in (4, 3, 5)], True),
         (drift, [volumes(n) for n in (2, 1, 3)], True),
         (total_variation, [volumes(n) for n in (2, 1, 3)], True),
         (slice_fid, [volumes(n) for n in (2, 1, 3)], False),
     ],
-    ids=["fid", "kid", "drift", "drift of volumes", "total_variation", "slice_fid"],
+    ids=["fid", "kid", "cmmd", "frd", "drift", "drift of volumes", "total_variation", "slice_fid"],
 )
-def test_merged_statistics_are_those_of_all(metric, sets, exact, monkeypatch):
+def test_merged_statistics_are_those_of_all(metric, sets, exact, monkeypatch, tmp_path):
     """To the last bit where they are kept image by image, else to rounding."""
     monkeypatch.setattr(networks, "extract", corners)
+    monkeypatch.setattr(networks, "protocol", lambda *_: {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     one, other, real = sets
     merged = metric.merge(metric.statistics(one), metric.statistics(other))
     whole = metric.statistics(np.concatenate([one, other]))

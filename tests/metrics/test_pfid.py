@@ -24,11 +24,17 @@ def tissue(n, height, width):
     return np.clip((waves + 2) * 51, 0, 255).astype(np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """An empty one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def simple(monkeypatch):
     """Six numbers of an image instead of a network: mean and deviation of its colours."""
 
-    def extract(name, some, *, layers, weights=None, batch=32):
+    def extract(name, some, *, layers, weights=None, batch=32, progress=None):
         assert (name, layers) == ("inception", ("2048",))
         found = []
         for i in range(0, len(some), batch):
@@ -37,6 +43,7 @@ def simple(monkeypatch):
         return {"2048": np.concatenate(found).astype(np.float32)}
 
     monkeypatch.setattr(features, "extract", extract)
+    monkeypatch.setattr(features, "protocol", lambda name, weights=None: {"extractor": name})
     return extract
 
 
@@ -163,6 +170,19 @@ def test_ddof_of_each_protocol(simple):
         expected = fid.distance(fid.statistics(y), fid.statistics(x), ddof)["fid"]
         got = pfid.score(a, b, None, 5, protocol=protocol, n=20, patch=32)["pfid"]
         assert got == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_is_known_of_real_patches_is_kept(simple, monkeypatch):
+    """Features of the real patches are taken once; of other patches, a layer or a network anew."""
+    a, b = (images.to_float(tissue(2, 80, 80)) for _ in range(2))
+    seen, extract = [], features.extract
+    monkeypatch.setattr(features, "extract", lambda *x, **how: seen.append(len(x[1])) or extract(*x, **how))
+    first, again = (pfid.score(a, b, None, 5, n=20, patch=32) for _ in range(2))
+    assert first == again
+    assert seen == [20, 20, 20]
+    pfid.score(a, b, None, 6, n=20, patch=32)
+    pfid.score(a, b, None, 5, n=10, patch=32)
+    assert seen[3:] == [20, 20, 10, 10]
 
 
 def test_sets_of_unlike_sizes_share_the_smallest_side(simple):

@@ -14,16 +14,23 @@ RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(0, 256, (3, 4, 5, 6)).astype(np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """An empty one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def simple(monkeypatch):
     """Four numbers of a plane instead of a network."""
 
-    def extract(name, images, *, layers, weights=None, batch=32):
+    def extract(name, images, *, layers, weights=None, batch=32, progress=None):
         x = images[:].astype(np.float64)
         edge = x[:, 0].mean((1, 2)), x[:, :, 0].mean((1, 2))
         return {layers[0]: np.stack([x.mean((1, 2, 3)), x.std((1, 2, 3)), *edge], 1).astype(np.float32)}
 
     monkeypatch.setattr(features, "extract", extract)
+    monkeypatch.setattr(features, "protocol", lambda name, weights=None: {"extractor": name})
     return extract
 
 
@@ -87,8 +94,28 @@ def test_sizes(tmp_path, simple):
     with collecting() as notes:
         slice_fid.score(x[:, :, :, :5], x, None, 0)
     assert any("4 x 5 x 5 and real ones 4 x 5 x 6" in note for note in notes)
-    mixed = folder(tmp_path / "x", [VOXELS[0], VOXELS[1, :3]])
-    with pytest.raises(UserError, match="volumes differ in size"):
-        slice_fid.score(mixed, mixed, None, 0)
     with pytest.raises(UserError, match="0 generated and 3 real"):
         slice_fid.score(x[:0], x, None, 0)
+
+
+def test_volumes_of_several_sizes_by_plane(tmp_path, simple):
+    """Statistics of planes of all sizes are those of each size merged, and a note says so."""
+    uneven = [VOXELS[0], VOXELS[1, :3], VOXELS[2]]
+    mixed, x = folder(tmp_path / "x", uneven), [v[..., None] / np.float32(128) - 1 for v in uneven]
+    with collecting() as notes:
+        assert max(slice_fid.score(mixed, mixed, None, 0).values()) == pytest.approx(0, abs=1e-9)
+    assert any("3 x 5 x 6, 4 x 5 x 6" in note for note in notes)
+    got = slice_fid.statistics(mixed)
+    assert [got[name].n for name in slice_fid.AXES] == [4 + 3 + 4, 3 * 5, 3 * 6]
+    rows = [simple("", slice_fid.slices(v[None], 1), layers=("2048",))["2048"] for v in x]
+    whole = fid.statistics(np.concatenate(rows))
+    np.testing.assert_allclose(got["inter_h"].mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(got["inter_h"].scatter, whole.scatter, rtol=1e-9, atol=1e-9)
+
+
+def test_what_is_known_of_real_slices_is_kept(simple, monkeypatch):
+    x, y = (RNG.uniform(-1, 1, (2, 9, 8, 7, 1)).astype(np.float32) for _ in range(2))
+    seen, extract = [], features.extract
+    monkeypatch.setattr(features, "extract", lambda *a, **how: seen.append(len(a)) or extract(*a, **how))
+    assert slice_fid.score(x, y, None, 0) == slice_fid.score(x, y, None, 0)
+    assert len(seen) == 3 + 3 + 3
