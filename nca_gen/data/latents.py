@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from jaxtyping import Float32
 
 from nca_gen import build
 from nca_gen.contracts import Autoencoder, Published
-from nca_gen.data.source import SPLITS, Example, Source, Splits, fits
+from nca_gen.data.source import SPLITS, Example, Source, Splits, digest, fits
 from nca_gen.errors import UserError
 from nca_gen.io import npy, weights
 from nca_gen.io.images import Unreadable
@@ -53,16 +53,20 @@ def splits(path: str | Path = "", strict: bool = False, memory_gb: Gigabytes = 2
         if len(at) != facts["counts"][split]:
             raise UserError(f"{folder(path)} holds {len(at)} of {facts['counts'][split]} rows of {split}: {AGAIN}")
 
+        def about(i: int) -> Example:
+            s, row = at[i]
+            columns = {field: values[row] for field, values in shards[s].items() if field != "arr_0"}
+            return columns | {field: str(columns[field]) for field in ("name", "patient")}
+
         def load(i: int) -> Example:
             s, row = at[i]
-            columns = {field: values[row] for field, values in shards[s].items()}
-            moments = np.array(columns.pop("arr_0"))
+            moments = np.array(shards[s]["arr_0"][row])
             moments[:, 0] = (moments[:, 0] - mean) / std
             moments[:, 1] -= 2 * np.log(std)
-            text = {field: str(columns.pop(field)) for field in ("name", "patient")}
-            return {"image": moments[0, 0], "moments": moments} | text | columns
+            return {"image": moments[0, 0], "moments": moments} | about(i)
 
-        return Source(load, [shape] * len(at), resident)
+        paths = [folder(path) / name for name in facts["shards"][split]]
+        return Source(load, [shape] * len(at), resident, about=about, digest=lambda: content(paths))
 
     labels = tuple(facts.get("labels", ()))
     return Splits({split: source(split) for split in SPLITS}, labels, decoder(path), lambda: originals(path))
@@ -163,6 +167,15 @@ def index(path: str | Path) -> dict[str, Any]:
     if "scale" not in facts:
         raise UserError(f"{file.parent} is not finished: {AGAIN}")
     return facts
+
+
+def content(paths: Sequence[Path]) -> str:
+    """What names the rows of some shards, by the check sums that they hold."""
+    members = []
+    for path in paths:
+        with zipfile.ZipFile(path) as archive:
+            members += [(item.filename, item.CRC, item.file_size) for item in archive.infolist()]
+    return digest(str(members))
 
 
 def shard(path: Path, resident: bool = True) -> dict[str, np.ndarray]:

@@ -7,7 +7,6 @@ that tests make; so all of that is checked.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from nca_gen.data import records
-from nca_gen.data.source import Splits
+from nca_gen.data.source import Splits, people
 from nca_gen.errors import UserError
-from nca_gen.io import images
+from nca_gen.io import images, tables
 from nca_gen.ranges import Count, Gigabytes, Natural
 
 LABELS = ("NOR", "AMD", "WAMD", "DR", "CSC", "PED", "MEM", "FLD", "EXU", "CNV", "RVO")
@@ -59,6 +58,11 @@ class OctMl(records.Builder):
         fold, _, column = self.variant
         root = Path(dl_manager.manual_dir)
         train, val = (table(root / f"{name}_{fold}.csv", column) for name in ("train", "val"))
+        who = people([patient for _, patient, _ in (*train, *val)])
+        train, val = (
+            [(name, person, labels) for (name, _, labels), person in zip(rows, some, strict=True)]
+            for rows, some in ((train, who[: len(train)]), (val, who[len(train) :]))
+        )
         for i, what in enumerate(("image", "patient")):
             if both := {row[i] for row in train} & {row[i] for row in val}:
                 raise UserError(f"the {what} {min(both)} is in train_{fold}.csv and in val_{fold}.csv; keep it in one")
@@ -84,16 +88,12 @@ def table(path: Path, patient: str = "patient_name") -> list[Row]:
     """
     if not path.is_file():
         raise UserError(f"no {path}: {OctMl.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        if missing := [c for c in ("filename", *LABELS, patient) if c not in (reader.fieldnames or ())]:
-            raise UserError(f"{path} has no column {missing[0]!r}; it needs filename, {', '.join(LABELS)}, {patient}")
-        rows = list(reader)
     known: dict[str, Row] = {}
-    for row in rows:
-        name, given = row["filename"], [row[label] for label in LABELS]
+    for line, row in tables.rows(path, ("filename", *LABELS, patient)):
+        name, given = tables.slashes(row["filename"]), [row[label] for label in LABELS]
         if not row[patient] or any(value not in ("0", "1", "0.0", "1.0") for value in given):
-            raise UserError(f"{path}: {name} needs a {patient} and 0 or 1 for each label, it has {given}")
+            where = f"{path}, line {line}: {name}"
+            raise UserError(f"{where} needs a {patient} and 0 or 1 for each label, it has {given}")
         if name in known:
             raise UserError(f"{path} has two rows for {name}")
         known[name] = (name, row[patient], [int(float(value)) for value in given])

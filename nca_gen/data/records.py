@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import struct
 import sys
@@ -14,11 +15,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from nca_gen import screen
-from nca_gen.data.source import SPLITS, Example, Source, Splits, complain, digest, fits, remember
+from nca_gen.data.source import SPLITS, Example, Source, Splits, complain, digest, fits, known, remember
 from nca_gen.errors import UserError
 from nca_gen.io import cache as caches
-from nca_gen.io import images
+from nca_gen.io import images, walk, write
 
+FILES = "files.txt"  # beside the records: what names the files that they were built of
 Item = tuple[str, str, Callable[[], images.Image]]  # name, patient, how to get the image
 
 
@@ -36,10 +38,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def examples(
         self, split: str, items: Sequence[Item], labels: np.ndarray | None = None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(key, example) of every item that can be read; name and reason of the others go into the metadata."""
+        """(key, example) of every item that can be read; name and reason of the others go into the metadata, as does
+        what names the content of all."""
         import PIL.Image
 
-        unreadable = self.info.metadata["unreadable"][split]
+        unreadable, key = self.info.metadata["unreadable"][split], hashlib.sha256()
         for i, (name, patient, load) in enumerate(screen.track(items, f"reading {split}")):
             try:
                 image = load()
@@ -48,10 +51,12 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             except images.Unreadable as error:
                 unreadable.append([name, error.reason])
                 continue
-            example = {"image": PIL.Image.fromarray(image), "name": name, "patient": patient}
-            yield name, example | ({} if labels is None else {"label": labels[i]})
+            label = {} if labels is None else {"label": labels[i]}
+            key.update(f"{name} {image.shape} {label}".encode() + image.tobytes())
+            yield name, {"image": PIL.Image.fromarray(image), "name": name, "patient": patient} | label
         if len(unreadable) == len(items):
             raise UserError(f"no image for the split {split!r} can be read: {unreadable[:3]}")
+        self.info.metadata["digest"][split] = key.hexdigest()
 
 
 def info(builder: Any, shape: tuple[int | None, ...], labels: int = 0, **about: Any) -> tfds.core.DatasetInfo:
@@ -64,7 +69,7 @@ def info(builder: Any, shape: tuple[int | None, ...], labels: int = 0, **about: 
     if labels:
         features["label"] = tfds.features.Tensor(shape=(labels,), dtype=np.int32)
     features = tfds.features.FeaturesDict(features)
-    metadata = tfds.core.MetadataDict(unreadable={split: [] for split in SPLITS})
+    metadata = tfds.core.MetadataDict(unreadable={split: [] for split in SPLITS}, digest={})
     return tfds.core.DatasetInfo(builder=builder, features=features, metadata=metadata, **about)
 
 
@@ -82,7 +87,7 @@ def splits(
 
     ``labels`` are the names of the label columns; ``context_factor``: see :meth:`nca_gen.data.source.Source.read`.
     They are kept below ``cache`` (default ``~/.cache/nca_gen``) in a folder named by a hash of ``path`` and
-    ``variant``: delete it when the files have changed. Let one process build before several start.
+    ``variant``. Let one process build before several start. It is said where the files have changed since.
     """
     root = Path(path).expanduser().resolve()
     home = Path(cache or caches.folder()).expanduser()
@@ -93,6 +98,7 @@ def splits(
         raise UserError(f"no files in {path!r} (config.data.path): {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     if not built:
         _build(data, root)
+    _compare(home / FILES, root)
     unreadable = {split: [tuple(item) for item in data.info.metadata["unreadable"][split]] for split in SPLITS}
     complain([item for split in SPLITS for item in unreadable[split]], strict)
 
@@ -100,18 +106,43 @@ def splits(
     shapes = {split: _shapes(data.info.features["image"].shape, records[split]) for split in SPLITS}
     resident = fits((shape for split in SPLITS for shape in shapes[split]), 1, memory_gb)
 
-    def load(key: tuple[str, int]) -> Example:
+    def about(key: tuple[str, int]) -> Example:
         record = records[key[0]][key[1]]
-        text = {field: record[field].decode() for field in ("name", "patient")}
-        return record | text | {"image": images.decode(record["image"], text["name"])}
+        return known(record) | {field: record[field].decode() for field in ("name", "patient")}
 
-    get = remember(load, memory_gb)
+    def load(key: tuple[str, int]) -> Example:
+        text = about(key)
+        return text | {"image": images.decode(records[key[0]][key[1]]["image"], text["name"])}
+
+    get, keys = remember(load, memory_gb), data.info.metadata.get("digest", {})
 
     def source(split: str) -> Source:
-        lost = unreadable[split]
-        return Source(lambda i: get((split, i)), shapes[split], resident, lost, context_factor=context_factor)
+        return Source(
+            lambda i: get((split, i)),
+            shapes[split],
+            resident,
+            unreadable[split],
+            context_factor=context_factor,
+            about=(lambda i: about((split, i))) if labels else None,
+            digest=lambda: keys.get(split, ""),
+        )
 
     return Splits({split: source(split) for split in SPLITS}, tuple(labels))
+
+
+def _compare(note: Path, root: Path) -> None:
+    """Says where the files below ``root``, if there are still some, are no longer those that ``note`` names.
+
+    Without a note, as what was built before has none, they are taken for those, and noted.
+    """
+    here = walk.glance(root) if root.is_dir() else ""
+    if here and not note.is_file():
+        with contextlib.suppress(UserError):  # in a place that others may only read
+            write.text(note, here)
+    elif here and note.read_text() != here:
+        print(
+            f"note: {root} has changed since {note.parent} was built of it; delete that to build anew", file=sys.stderr
+        )
 
 
 def _build(data: Builder, root: Path) -> None:

@@ -157,7 +157,7 @@ def _none(labels: Sequence[str]) -> tuple[str, ...]:
 
 def _rows(path: Path, names: Sequence[str]) -> tuple[dict[str, dict[str, str]], dict[str, str], list[tuple[str, str]]]:
     """Of the table at ``path``: rows by file in natural order, where each stands, and the rows without a file."""
-    table = tables.rows(path, "filename", NAMES)
+    table = tables.rows(path, ("filename",), NAMES)
     rows, lines, lost = {}, {}, []
     for (line, row), found in zip(table, tables.matched([row["filename"] for _, row in table], names), strict=True):
         if len(found) != 1:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nca_gen.data.source import SPLITS, Source, Splits
+from nca_gen.data.source import SPLITS, Source, Splits, content
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.ranges import Count, Natural
@@ -59,8 +59,9 @@ def _source(name: str, split: str, strips: list[images.Image], context_factor: i
     for strip in strips:
         strip.flags.writeable = False
     beside = {"name": f"{name}/{split}", "patient": name}
+    examples = [{"image": strip} | beside for strip in strips]
     shapes = [strip.shape for strip in strips]
-    return Source(lambda i: {"image": strips[i]} | beside, shapes, context_factor=context_factor)
+    return Source(lambda i: {**examples[i]}, shapes, context_factor=context_factor, digest=lambda: content(examples))
 
 
 def _shipped() -> images.Image:

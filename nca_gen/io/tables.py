@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from nca_gen.errors import UserError
@@ -42,11 +43,11 @@ def column(head: str, known: Mapping[str, str]) -> str:
     return known.get(re.sub(r"[\s-]+", "_", name), head.strip())
 
 
-def rows(path: Path, needs: str, known: Mapping[str, str]) -> list[Row]:
+def rows(path: Path, needs: Sequence[str], known: Mapping[str, str] = MappingProxyType({})) -> list[Row]:
     """All rows that are not empty of a table with commas, semicolons, tabs or bars, whose columns are :func:`column`.
 
-    Raises UserError, which names the line, for a table without the column ``needs``, for two columns of one name and
-    for a row with more cells than the head.
+    Raises UserError, which names the line, for a table without the columns that it ``needs``, for two columns of one
+    name and for a row with more cells than the head.
     """
     lines = text(path).splitlines(keepends=True)
     said = re.fullmatch(r"sep=(.)\s*", lines[0]) if lines else None  # as Excel writes it
@@ -56,10 +57,11 @@ def rows(path: Path, needs: str, known: Mapping[str, str]) -> list[Row]:
         cells = next(csv.reader(lines[start:], delimiter=delimiter, skipinitialspace=True), [])
         return [column(cell, known) for cell in cells]
 
-    delimiter = said[1] if said else next((d for d in DELIMITERS if needs in head(d)), ",")
+    delimiter = said[1] if said else next((d for d in DELIMITERS if needs[0] in head(d)), ",")
     names = head(delimiter)
-    if needs not in names:
-        raise UserError(f"{path} needs a column {needs!r}, it has {names or 'nothing'}")
+    if missing := [name for name in needs if name not in names]:
+        wanted = ", ".join(map(repr, needs))
+        raise UserError(f"{path} has no column {missing[0]!r}: it needs a column {wanted}, and has {names or 'none'}")
     if twice := [name for name, n in Counter(names).items() if name and n > 1]:
         raise UserError(f"{path} has two columns that name {twice[0]!r}: keep one")
     reader, found = csv.reader(lines[start:], delimiter=delimiter, skipinitialspace=True), []
@@ -89,7 +91,7 @@ def matched(given: Sequence[str], names: Sequence[str]) -> list[list[str]]:
         return _folded(name).removesuffix(max((e for e in endings if _folded(name).endswith(e)), key=len, default=""))
 
     found: list[list[str]] = [[] for _ in given]
-    for form in (str, _slashes, _folded, bare):
+    for form in (str, slashes, _folded, bare):
         whole, by_end = {}, defaultdict(list)
         for name in names:
             parts = form(name).split("/")
@@ -111,14 +113,14 @@ def _meant(name: str, whole: Mapping[str, list[str]], by_end: Mapping[str, list[
     return next((whole[end] for end in ends if end in whole), [])
 
 
-def _slashes(name: str) -> str:
+def slashes(name: str) -> str:
     """A path as it is written on this machine, relative, without blanks around it."""
     return re.sub(r"^(\./+)+|/+$", "", name.strip().replace("\\", "/"))
 
 
 def _folded(name: str) -> str:
     """What does not depend on how letters are composed, nor on their case."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", _slashes(name)).casefold())
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", slashes(name)).casefold())
 
 
 def _ending(name: str) -> str:

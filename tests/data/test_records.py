@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -210,3 +211,55 @@ print("tensorflow" in sys.modules)
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
     assert out.stdout.strip() == "False"
+
+
+def test_content_is_named_wherever_the_files_lie(places, tmp_path):
+    """When it is built; of records of before nothing is known."""
+    root, where = places
+    write_celeba(root)
+    digests = {split: source.digest() for split, source in celeba.splits(**where, size=(8, 8)).items()}
+    assert len(set(digests.values())) == 3
+    moved = tmp_path / "moved"
+    shutil.copytree(root, moved)
+    opened = celeba.splits(str(moved), cache=where["cache"], size=(8, 8))
+    assert {split: source.digest() for split, source in opened.items()} == digests
+    images.write(moved / "img_align_celeba/000009.jpg", noise(218, 178, 3))  # of test
+    opened = celeba.splits(str(moved), cache=str(tmp_path / "other"), size=(8, 8))
+    assert [split for split, source in opened.items() if source.digest() != digests[split]] == ["test"]
+    for file in (tmp_path / "cache").glob("*/celeba/1.0.0/metadata.json"):
+        file.write_text(json.dumps({"unreadable": json.loads(file.read_text())["unreadable"]}))
+    assert {source.digest() for source in celeba.splits(**where, size=(8, 8)).values()} == {""}
+
+
+def test_files_that_have_changed_since_are_told(places, capfd):
+    """Records are those of then: a file more, a file of another size, or of other bytes at its ends."""
+    root, where = places
+    write_celeba(root)
+    image, more = root / "img_align_celeba/000003.jpg", root / "more.txt"
+    whole = image.read_bytes()
+
+    def told():
+        celeba.splits(**where, size=(8, 8))
+        return "has changed since" in capfd.readouterr().err
+
+    assert [told(), told()] == [False, False]
+    for file, data in ((more, b"x"), (image, whole + b"x"), (image, whole[:-2] + b"xx")):
+        file.write_bytes(data)
+        assert told()
+        more.unlink(missing_ok=True)
+        image.write_bytes(whole)
+        assert not told()
+
+
+def test_labels_are_known_without_pixels(places):
+    root, where = places
+    data = {f"{s}_images": noise(2, 28, 28, 3) for s in ("train", "val", "test")}
+    np.savez(
+        root / "retinamnist.npz", **data, **{f"{s}_labels": np.uint8([[1], [4]]) for s in ("train", "val", "test")}
+    )
+    source = retinamnist.splits(**where)["val"]
+    assert [(source.head(i)["name"], source.head(i)["label"].tolist()) for i in (0, 1)] == [
+        ("val/0", [1]),
+        ("val/1", [4]),
+    ]
+    assert "image" not in source.head(0)

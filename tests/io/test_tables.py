@@ -14,7 +14,7 @@ PLAIN = "filename,grade,note\na.png,1,Ü\nb.png,2,\n"
 def table(path, data):
     file = path / "t.csv"
     file.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return tables.rows(file, "filename", KNOWN)
+    return tables.rows(file, ("filename",), KNOWN)
 
 
 @pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
@@ -40,8 +40,8 @@ def test_what_spreadsheets_add_changes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "needs a column 'filename', it has nothing"),
-        ("name,grade\n", r"needs a column 'filename', it has \['name', 'grade'\]"),
+        ("", "no column 'filename': it needs a column 'filename', and has none"),
+        ("name,grade\n", r"no column 'filename': .* has \['name', 'grade'\]"),
         ("filename,grade,grade\n", "two columns that name 'grade'"),
         ("filename,file name\n", "two columns that name 'filename'"),
         ("filename,grade\na.png,1\nb.png,Smith, J,2\n", "line 3, has 4 cells, and the head has 2"),
