@@ -64,7 +64,7 @@ def markdown(text: str) -> str:
 def rows(section: str, name: str = "") -> Iterator[str]:
     """A line of the table for each field of ``section``."""
     for field, (default, kind) in build.known(section, name).items():
-        shown = "(to be stated)" if default is build.empty else f"`{default!r}`"
+        shown = "(to be stated)" if default is ranges.EMPTY else f"`{default!r}`"
         type_ = ranges.name(kind).replace("|", "\\|")
         yield f"| `{field}` | {type_} | {shown} | {ranges.span(kind)} |\n"
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from inspect import Parameter, signature
+from inspect import signature
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from nca_gen import ranges
 from nca_gen import sections as own
@@ -37,7 +38,6 @@ FIXED = {  # sections without one
     },
 }
 BESIDE = {"sample": own.Drawing, "data": own.Patches, "evals": own.Turn}  # fields that these have too
-empty = Parameter.empty
 GIVEN = {"model": ("timesteps",), "task": ("model", "learner", "process", "codec"), "generate": ("parts",)}  # by us
 ASKED = (("learner", "optimizer"), ("codec", "codec"), ("process", "diffusion"), ("process", "generate"))  # by a task
 USUAL = {"diffusion": "discrete", "generate": "sample"}  # names
@@ -82,28 +82,15 @@ def entry(section: str, name: str = "") -> Callable:
     return vars(import_module(f"nca_gen.{path}"))[member]
 
 
-class Field(NamedTuple):
-    """A field of a section: its default, ``empty`` where it has to be stated, and its kind (:mod:`nca_gen.ranges`)."""
-
-    default: Any
-    kind: Any
-
-
 def makes(section: str, name: str = "") -> list[Callable]:
     """What takes the fields of ``section``."""
     return [entry(section, name), *([BESIDE[section]] if section in BESIDE else [])]
 
 
-def known(section: str, name: str = "") -> dict[str, Field]:
+def known(section: str, name: str = "") -> dict[str, ranges.Field]:
     """The fields of ``section``."""
-    found = {}
-    for make in makes(section, name):
-        kinds = ranges.kinds(make)
-        for field, parameter in signature(make).parameters.items():
-            if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
-                default = parameter.default
-                found[field] = Field(default, kinds.get(field, Any if default is empty else ranges.of(default)))
-    return {field: of for field, of in found.items() if field not in GIVEN.get(section, ())}
+    fields = {field: of for make in makes(section, name) for field, of in ranges.arguments(make).items()}
+    return {field: of for field, of in fields.items() if field not in GIVEN.get(section, ())}
 
 
 def defaults(section: str, name: str = "") -> dict[str, Any]:
@@ -120,7 +107,7 @@ def whole(path: str, stated: Any, section: str, name: str) -> dict[str, Any]:
     for field in stated:
         if field not in fields:
             raise unknown("field", f"config.{path}.{field}", (f"config.{path}.{known}" for known in fields))
-    return {k: v for k, v in fields.items() if v is not empty} | dict(stated)
+    return {k: v for k, v in fields.items() if v is not ranges.EMPTY} | dict(stated)
 
 
 def sections(config: Any, verb: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -211,8 +198,9 @@ def codec(config: Any) -> Any:
 
 
 def learner(config: Any) -> Any:
-    """How parameters move."""
-    return made(config, "optimizer")
+    """How parameters move; a cosine of -1 steps is as long as training."""
+    found = made(config, "optimizer")
+    return replace(found, cosine_steps=config.train.steps) if found.cosine_steps < 0 else found
 
 
 def task(config: Any) -> Any:

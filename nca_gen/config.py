@@ -171,9 +171,9 @@ def override(config: Any, rest: Sequence[str], flags: tuple[str, ...] = (), verb
     return config.lock()
 
 
-def said(config: Any) -> Iterator[tuple[str, Any, build.Field]]:
+def said(config: Any) -> Iterator[tuple[str, Any, ranges.Field]]:
     """Path, value and field of all that ``config``, whole, says, but for its parts."""
-    yield "config.seed", config["seed"], build.Field(0, ranges.Seed)
+    yield "config.seed", config["seed"], ranges.Field(0, ranges.Seed)
     named = {(section, ""): config[section] for section in config if section not in ("seed", "parts", "evals")}
     named |= {("evals", f".{key}"): fields for key, fields in config.get("evals", {}).items()}
     for (section, key), fields in named.items():
@@ -187,6 +187,16 @@ def check(config: Any) -> None:
     """Raises UserError for the first field of ``config``, whole, that cannot have its value: with what it can be."""
     for path, value, field in said(config.to_dict()):
         ranges.check(path, value, field.kind, field.default)
+
+
+def notes(config: Any) -> Iterator[str]:
+    """What ``config`` says of training, and perhaps does not mean."""
+    end, steps = config.get("optimizer", {}).get("cosine_steps", 0), config.train.steps
+    if 0 < end < steps:
+        yield (
+            f"the learning rate is 0 from step {end} on, where its cosine ends, and training takes {steps} steps: set "
+            "config.optimizer.cosine_steps=-1 for a cosine as long as training"
+        )
 
 
 def _overrides(rest: Sequence[str], flags: tuple[str, ...]) -> Iterator[tuple[str, str | None]]:

@@ -12,11 +12,11 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from functools import cache
-from inspect import Parameter
+from inspect import Parameter, signature
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MaxLen, MinLen
 
@@ -38,6 +38,7 @@ Axes = Annotated[int, Interval(ge=1, le=3)]
 Gigabytes = Annotated[int | float, Ge(0)]
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]  # all that the generators of numpy, grain and jax tell apart
 
+EMPTY = Parameter.empty
 RULES: dict[type, tuple[Callable[[Any, Any], bool], str]] = {
     Ge: (operator.ge, "at least"),
     Gt: (operator.gt, "more than"),
@@ -51,6 +52,23 @@ LARGEST = {int: 2**31 - 1, float: 3.4028234663852886e38}  # of int32 and float32
 PLAIN = (bool, str, NoneType, Path, Mapping)  # of other classes anything is taken: they are not written in a config
 Bounds = dict[type, Any]
 """The limit of each rule that holds."""
+
+
+class Field(NamedTuple):
+    """An argument of a config: its default, ``EMPTY`` where it has to be stated, and its kind."""
+
+    default: Any
+    kind: Any
+
+
+def arguments(make: Callable) -> dict[str, Field]:
+    """The arguments of ``make`` that have a name."""
+    found, known = {}, kinds(make)
+    for field, parameter in signature(make).parameters.items():
+        if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
+            default = parameter.default
+            found[field] = Field(default, known.get(field, Any if default is EMPTY else of(default)))
+    return found
 
 
 @cache
@@ -130,7 +148,7 @@ def check_fields(one: Any, path: str) -> None:
 
 def unlike(path: str, value: Any, kind: Any, like: Any = None) -> UserError:
     """The error for a ``value`` that is not of the kind of the field at ``path``, such as ``like``."""
-    hint = "" if like in (None, Parameter.empty) else f", like {like!r}"
+    hint = "" if like in (None, EMPTY) else f", like {like!r}"
     return UserError(f"{path} is of type {name(kind).partition('[')[0]}{hint}; got {value!r}")
 
 

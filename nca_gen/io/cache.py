@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ def folder(*names: str) -> Path:
 
 def key(*facts: Any) -> str:
     """16 digits that stand for ``facts`` of JSON."""
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    return hashlib.sha256(write.notation(facts).encode()).hexdigest()[:16]
 
 
 def arrays(path: Path, make: Callable[[], Arrays]) -> Arrays:

@@ -6,7 +6,6 @@ a shard holds chunks, which are what a read decodes. Nothing here holds more tha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +100,7 @@ def describe(
     shown = COLOURS if channels == 3 else dict.fromkeys(labels, "FFFFFF")
     omero = {"channels": [{"label": k, "color": v, "window": window, "active": True} for k, v in shown.items()]}
     ome = {"version": "0.5", "multiscales": [image], "omero": omero}
-    text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}, indent=2)
+    text = files.notation({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}, indent=2)
     Path(group).mkdir(parents=True, exist_ok=True)
     files.text(Path(group, "zarr.json"), text)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 from nca_gen.errors import UserError
 
@@ -46,3 +50,24 @@ def data(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes the bytes ``content`` to ``path``, whole or not at all."""
     with whole(path) as draft:
         draft.write_bytes(content)
+
+
+def facts(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes ``value`` to ``path`` as :func:`notation`, whole or not at all."""
+    text(path, notation(value, indent=2) + "\n")
+
+
+def notation(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
+    """``value`` as JSON that every reader takes: it has no word for what is not finite, which is null."""
+    return json.dumps(_plain(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` in types of JSON; numbers of numpy become Python's."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value) if math.isfinite(value) else None

@@ -23,6 +23,7 @@ from nca_gen.contracts import Pipeline
 from nca_gen.errors import UserError
 from nca_gen.io import images, write
 from nca_gen.metrics import neighbours
+from nca_gen.pipelines import files
 
 COMPARED = 64  # pixels a side at which images are compared, or a little more
 PROTOCOL = (
@@ -109,6 +110,8 @@ def rounds(
     *,
     batch: int,
     tries: int,
+    dtype: Any = np.uint8,
+    mpp: Sequence[int | float] = (),
     deal: tuple[int, int] = (0, 1),
     meet: Callable[[], Any] = lambda: None,
     bar: screen.Bar = screen.SILENT,
@@ -116,8 +119,9 @@ def rounds(
     """Draws, measures and writes ``n`` pictures into ``folder``: their distances, and how many each round met near.
 
     ``drawn(pictures, attempt)`` are images in [-1, 1], ``measured(images)`` their distances; below ``threshold`` is too
-    near. Process ``deal[0]`` of ``deal[1]`` does its share of each round's batches; all ``meet`` at the end of a round.
-    What is there already is not drawn again. ``bar`` shows each round, of what this process still has to draw in it.
+    near. Files hold values of ``dtype``, and state ``mpp``, the micrometres of a pixel. Process ``deal[0]`` of
+    ``deal[1]`` does its share of each round's batches; all ``meet`` at the end of a round. What is there already is not
+    drawn again. ``bar`` shows each round, of what this process still has to draw in it.
     """
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     best, todo, near = np.full(n, -np.inf), np.arange(n), []
@@ -128,13 +132,12 @@ def rounds(
         share = [(path, some) for path, some in parts[deal[0] :: deal[1]] if not path.is_file()]
         bar.begin(f"round {attempt + 1}", sum(len(some) for _, some in share))
         for path, some in share:
-            stored = images.from_float(drawn(some, attempt))
+            stored = images.from_float(drawn(some, attempt), dtype)
             distance = measured(images.to_float(stored))
             for i, image, d in zip(some, stored, distance, strict=True):
                 if d > best[i]:  # the furthest try stays
-                    with write.whole(folder / name(i)) as draft:
-                        images.write(draft, image)
-            write.text(path, json.dumps(distance.tolist()))
+                    files.image(folder / name(i, dtype, image.shape[-1]), image, mpp)
+            write.facts(path, distance.tolist())
             bar.advance(len(some))
         meet()
         distance = np.concatenate([json.loads(path.read_text()) for path, _ in parts])
@@ -144,6 +147,6 @@ def rounds(
     return best, near
 
 
-def name(picture: int | np.integer) -> str:
-    """The file of a picture."""
-    return f"{picture:06d}.png"
+def name(picture: int | np.integer, dtype: Any = np.uint8, channels: int = 3) -> str:
+    """The file of a picture of ``channels`` of ``dtype``."""
+    return f"{picture:06d}{files.suffix(dtype, channels)}"

@@ -9,12 +9,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -44,10 +44,10 @@ class Needs(NamedTuple):
     seconds: float | None = None  # without the pyramid and the file
 
 
-def disk(job: Job) -> int:
-    """Bytes that the work takes at its peak if nothing can be compressed."""
+def disk(job: Job, dtype: Any = np.uint8) -> int:
+    """Bytes that the work takes at its peak, of pixels of ``dtype``, if nothing can be compressed."""
     cells = 4 * math.prod(job.extent) * job.model.reads * (4 if job.multistep else 2)
-    picture = math.prod(job.size) * job.channels
+    picture = math.prod(job.size) * job.channels * np.dtype(dtype).itemsize
     return max(cells + picture, math.ceil(picture * 4 / 3 * 1.01) * 2)
 
 
@@ -136,7 +136,9 @@ class Pipeline:
 
     ``tile``: pixels a side, at the most; it is halved until a pass takes ``memory_gb`` or less. ``calls``: denoising
     steps a pass; 0 takes as many as are cheap. ``format``: "tiff" (a pyramid that viewers of slides open), "zarr"
-    (OME-Zarr) or "both". ``dry_run``: only says what it would take. ``torus``: the picture has no edge.
+    (OME-Zarr) or "both". ``dry_run``: only says what it would take. ``torus``: the picture has no edge. ``dtype``: of
+    its pixels; floats are written as uint16, which slides hold. ``mpp``: micrometres of a pixel, for both axes or for
+    each. Where these are left open, training fills in what its data have.
     """
 
     parts: Parts
@@ -146,6 +148,13 @@ class Pipeline:
     format: Annotated[str, OneOf(FORMATS)] = "tiff"
     memory_gb: Annotated[float | int, Gt(0)] = 1.5
     torus: bool = False
+    dtype: files.Depth = ""
+    mpp: files.Microns = ()
+
+    @property
+    def pixels(self) -> np.dtype:
+        """The type of the pixels."""
+        return np.dtype(np.uint8 if self.dtype in ("", "uint8") else np.uint16)
 
     @cached_property
     def part(self) -> Part:
@@ -189,7 +198,7 @@ class Pipeline:
     def draw(
         self, key: Key[Array, " n"], size: tuple[int, ...], cond: Condition = None
     ) -> Iterator[Float[np.ndarray, "H W C"]]:
-        """A picture of ``size`` for each key, of pixels that were 8 bits deep, made on disk in a temporary folder.
+        """A picture of ``size`` for each key, of pixels that were as deep as in a file, made in a temporary folder.
 
         Each is in memory when it is yielded; for one that is larger there is :meth:`write`.
         """
@@ -197,7 +206,8 @@ class Pipeline:
             some = slice(i, i + 1)
             row = sampling.rows(cond, some)
             with TemporaryDirectory() as scratch:
-                levels = run(self.fitting(size, row), self.part.params, key[some], Path(scratch), cond=row)
+                job = self.fitting(size, row)
+                levels = run(job, self.part.params, key[some], Path(scratch), self.pixels, row)
                 yield images.to_float(np.moveaxis(levels[0].read().result(), 0, -1))
 
     def write(self, folder: Path) -> list[str]:
@@ -212,7 +222,8 @@ class Pipeline:
         cond = sampling.conditions(self.part.task.model, config.sample.labels, 1)
 
         whole = self.maker(size, cond)(tile=max(size))
-        name = f"{size[0]}x{size[1]}_{identity(whole, params, config.seed, cond)}"
+        mpp, depth = files.sides(self.mpp, 2), "" if self.pixels == np.uint8 else f"_{self.pixels}"
+        name = f"{size[0]}x{size[1]}_{identity(whole, params, config.seed, cond)}{depth}"
         ends, work = [folder / f"{name}{suffix}" for suffix in ends], folder / f"{name}.part"
         if all(end.exists() for end in ends):
             shutil.rmtree(work, ignore_errors=True)
@@ -226,7 +237,7 @@ class Pipeline:
             todo = self.fitting(size, cond)
         there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.is_dir() else 0
         folder.mkdir(parents=True, exist_ok=True)
-        free, needs = shutil.disk_usage(folder).free + there, Needs(disk(todo), memory(todo))
+        free, needs = shutil.disk_usage(folder).free + there, Needs(disk(todo, self.pixels), memory(todo))
         if needs.disk > free:
             raise UserError(
                 f"{size[0]} x {size[1]} pixels need {needs.disk / 1e9:.2f} GB of disk on the way, and "
@@ -236,18 +247,23 @@ class Pipeline:
             return lines(todo, needs._replace(seconds=seconds(todo, params, key, folder, cond)), free)
         work.mkdir(exist_ok=True)
         if not plan.is_file():
-            write.text(plan, json.dumps({"sides": todo.sides, "calls": todo.calls}))
+            write.facts(plan, {"sides": todo.sides, "calls": todo.calls})
         start = time.perf_counter()
         with screen.bar(unit="pixels") as bar:
-            levels = run(todo, params, key, work, cond=cond, bar=bar)
-            finish(todo, levels, work, ends, bar)
+            levels = run(todo, params, key, work, self.pixels, cond, bar)
+            finish(todo, levels, work, ends, bar, mpp)
         took = screen.duration(time.perf_counter() - start)
         sizes = [f"{end}: {end.stat().st_size / 1e9:.2f} GB" if end.is_file() else str(end) for end in ends]
         return [*lines(todo, needs, free), f"took {took} since it was last started", *sizes]
 
 
 def finish(
-    job: Job, levels: tuple[huge.Store, ...], work: Path, ends: list[Path], bar: screen.Bar = screen.SILENT
+    job: Job,
+    levels: tuple[huge.Store, ...],
+    work: Path,
+    ends: list[Path],
+    bar: screen.Bar = screen.SILENT,
+    mpp: Sequence[int | float] = (),
 ) -> None:
     """Puts the pyramid that ``work`` holds into the files ``ends``, a picture to look at beside them, and tidies up."""
     last = next((level for level in levels if max(level.shape) <= 1024), levels[-1])
@@ -256,8 +272,9 @@ def finish(
     for end in (end for end in ends if not end.exists()):
         if end.suffix == ".tiff":
             bar.begin("tiff", sum(math.prod(level.shape[1:]) for level in levels))
-            huge.tiff(end, levels, bar.advance)
+            huge.tiff(end, levels, bar.advance, mpp)
         else:
-            huge.describe(work / PICTURE, len(levels), job.channels, work.stem)
+            dtype = levels[0].dtype.numpy_dtype
+            huge.describe(work / PICTURE, len(levels), job.channels, work.stem, dtype, mpp)
             (work / PICTURE).rename(end)
     shutil.rmtree(work)

@@ -21,6 +21,7 @@ import jax
 from jaxtyping import PyTree
 
 from nca_gen.errors import UserError
+from nca_gen.io import write
 from nca_gen.runtime import mesh
 from nca_gen.runtime.log import say
 
@@ -255,7 +256,7 @@ def _seal(root: Path) -> None:
     """Seals what is about to be committed. orbax calls this on the first host, when all hosts have written their files
     and before the rename that commits them."""
     for path in root.glob("*.orbax-checkpoint-tmp"):
-        (path / SEAL).write_text(json.dumps(_files(path)))
+        (path / SEAL).write_text(write.notation(_files(path)))
 
 
 def _broken(root: Path) -> str | None:

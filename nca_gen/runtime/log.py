@@ -107,7 +107,7 @@ class Log:
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto import event_pb2
 
-            disk.text(path, "".join(json.dumps(line) + "\n" for line in standing))
+            disk.text(path, "".join(disk.notation(line) + "\n" for line in standing))
             with disk.refusals(path):
                 self.lines = path.open("a")
                 # Named after the second it is opened in: a second one in the same second needs a name of its own.
@@ -145,9 +145,8 @@ class Log:
         if jax.process_index():
             return
         metrics = metrics | {"images_per_second": self.rate * self.batch, "memory_mb": memory_mb()}
-        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}  # JSON has no NaN
         with disk.refusals(self.workdir / "metrics.jsonl"):
-            self.lines.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
+            self.lines.write(disk.notation({"step": step, "time": time.time(), **metrics}) + "\n")
             self.lines.flush()
             self.scalars(step, metrics)
         if not sys.stdout.isatty():

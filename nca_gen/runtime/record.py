@@ -12,13 +12,14 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from nca_gen import config as configs
+from nca_gen.data.source import Source
 from nca_gen.errors import UserError
 from nca_gen.io import write
 from nca_gen.runtime.log import say
@@ -26,7 +27,7 @@ from nca_gen.runtime.run import config_file
 
 # What may change when a run is resumed: how long, how often, on what, from where; not what is learned, nor from what.
 FREE = ("train", "sample", "generate", "held", "evals", "expand", "encode", "study", "bench", "mesh")
-PLACES = ("data.path", "data.cache", "data.memory_gb", "data.strict")
+PLACES = ("data.path", "data.label_maps", "data.cache", "data.memory_gb", "data.strict", "optimizer.cosine_steps")
 PACKAGES = ("nca_gen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections")
 
 
@@ -56,7 +57,7 @@ def alone(workdir: Path) -> Iterator[None]:
 
 def flat(config: Any) -> dict[str, Any]:
     """Dotted path -> value, as JSON has it, of a config or of the dict of one."""
-    items = json.loads(json.dumps(config if isinstance(config, dict) else config.to_dict()))
+    items = json.loads(write.notation(config if isinstance(config, dict) else config.to_dict()))
 
     def walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict) and value:
@@ -76,7 +77,7 @@ def free(name: str) -> bool:
 def config_hash(config: Any) -> str:
     """Names what must stay when a run is resumed: equal for configs that may resume each other's run."""
     fixed = {k: v for k, v in flat(config).items() if not free(k)}
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(write.notation(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_config(workdir: Path, config: Any) -> bool:
@@ -91,10 +92,12 @@ def check_config(workdir: Path, config: Any) -> bool:
         stored = json.loads(path.read_text())
     except ValueError as e:
         raise UserError(f"{path} is damaged ({e}); delete it to resume with the config given") from e
-    # One of before lacks the defaults that have become fields since; one of today is whole.
-    then, now = flat(configs.saved(path) if "eval" in stored else stored), flat(config)
+    # It lacks the fields that there are only since, which had their defaults; of modules not found here it is as it is.
+    with contextlib.suppress(UserError):
+        stored = configs.saved(path)
+    then, now = flat(stored), flat(config)
     for name in sorted(then.keys() | now.keys()):
-        old, new = (json.dumps(c[name]) if name in c else "absent" for c in (then, now))
+        old, new = (write.notation(c[name]) if name in c else "absent" for c in (then, now))
         if old != new and not free(name):
             raise UserError(f"{workdir} was begun with config.{name}={old}, not {new}; choose another --workdir")
         if old != new:
@@ -102,10 +105,32 @@ def check_config(workdir: Path, config: Any) -> bool:
     return True
 
 
+def check_data(workdir: Path, splits: Mapping[str, Source], begun: bool) -> None:
+    """Raises UserError where a run that was ``begun`` would go on with other images than those of ``data.json``, and
+    writes that file. Images are the same wherever they lie; of what says nothing of its content only the number is
+    compared."""
+    path = workdir / "data.json"
+    now = {split: {"examples": len(source), "digest": source.digest()} for split, source in splits.items()}
+    try:
+        then = json.loads(path.read_text()) if begun and path.is_file() else {}
+    except ValueError:
+        then = {}  # it was no more than a note
+    for split in sorted(then.keys() & now.keys()):
+        old, new = then[split], now[split]
+        if old["examples"] != new["examples"] or (old["digest"] and new["digest"] and old["digest"] != new["digest"]):
+            counts = f"{old['examples']} then, {new['examples']} now"
+            raise UserError(
+                f"{workdir} was begun with other images or labels of {split} ({counts}): point --config.data.path at those, "
+                "or choose another --workdir"
+            )
+    if jax.process_index() == 0 and (now != then):
+        write.facts(path, now)
+
+
 def save_config(workdir: Path, config: Any) -> None:
     """Writes ``config.json``."""
     if jax.process_index() == 0:
-        write.text(config_file(workdir), json.dumps(config.to_dict(), indent=2) + "\n")
+        write.facts(config_file(workdir), config.to_dict())
 
 
 def save_environment(workdir: Path, parameters: int) -> None:
@@ -141,7 +166,7 @@ def save_environment(workdir: Path, parameters: int) -> None:
         "commit": commit(Path(__file__).parent),
         "starts": [*starts, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")],
     }
-    write.text(path, json.dumps(environment, indent=2) + "\n")
+    write.facts(path, environment)
 
 
 def commit(folder: Path) -> str | None:

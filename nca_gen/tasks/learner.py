@@ -23,7 +23,8 @@ class Learner:
 
     ``clip`` bounds the global gradient norm; 0 is off. ``muon``, not 0, is the peak rate at which kernels learn under
     Muon (Jordan et al. 2024: momentum, orthogonalised); all else keeps Adam at ``lr``, with Nesterov's momentum.
-    Raises UserError for a cosine that would end before the warm-up.
+    ``cosine_steps`` 0: no cosine; in a config -1: as many as training takes. Raises UserError for a cosine that would
+    end before the warm-up.
     """
 
     lr: Positive = 1e-4
@@ -38,7 +39,7 @@ class Learner:
     muon: Weight = 0.0
 
     def __post_init__(self):
-        if self.cosine_steps and self.cosine_steps <= self.warmup:
+        if 0 < self.cosine_steps <= self.warmup:
             raise UserError(
                 f"optimizer.cosine_steps={self.cosine_steps} ends before the warm-up of {self.warmup} steps: "
                 "make it longer, or optimizer.warmup shorter"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json as json_
 import os
 import platform
 import sys
@@ -62,11 +61,11 @@ def bench(config: Any, workdir: str | Path | None = None, json: bool = False) ->
         for part in parts:
             facts |= part(config, plan)
         if workdir:
-            write.text(Path(workdir, "bench.json"), json_.dumps(facts, indent=2))
+            write.facts(Path(workdir, "bench.json"), facts)
             if "hole" in facts:
                 write.text(Path(workdir, "hole.html"), bench_tables.page(facts, PICTURE))
                 say(f"the curve is {Path(workdir, 'hole.html')}")
         say(f"{facts['machine']}, {facts['date']}")
     if json:
-        print(json_.dumps(facts, indent=2))
+        print(write.notation(facts, indent=2))
     return facts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from ml_collections import ConfigDict
 from nca_gen import build
 from nca_gen.contracts import Automaton, Local, Part
 from nca_gen.errors import UserError
+from nca_gen.io import write
 from nca_gen.pipelines import inpaint
 from nca_gen.pipelines.sampling import Settings
 from nca_gen.runtime.log import say
@@ -68,7 +68,7 @@ def theirs(config: Any, plan: Bench, kind: str) -> Worker:
 
 def spec(config: Any, plan: Bench, kind: str, **changes: Any) -> str:
     """What a worker is given."""
-    return json.dumps({"kind": kind, "config": changed(config, **changes).to_dict(), "batch": plan.batch})
+    return write.notation({"kind": kind, "config": changed(config, **changes).to_dict(), "batch": plan.batch})
 
 
 def changed(config: Any, **changes: Any) -> ConfigDict:
@@ -111,7 +111,7 @@ def script(python: str, path: str, case: Row) -> Worker:
     """A worker that is the script of a peer. Raises UserError where there is none."""
     if not Path(path).is_file():
         raise UserError(f"config.bench names {path}, which is not there: run this in a checkout, or leave the peer out")
-    return Worker([python, path, json.dumps(case)])
+    return Worker([python, path, write.notation(case)])
 
 
 # Parts.

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 from nca_gen import arrays, build, devices
 from nca_gen.config import tuples
 from nca_gen.contracts import Automaton
+from nca_gen.io import write
 from nca_gen.metrics import features, fid
 from nca_gen.verbs.bench_harness import Row
 from nca_gen.verbs.describe import call_gflop, examples
@@ -180,4 +181,4 @@ def answers(kind: str, config: Any, batch: int, requests: Iterable[str]) -> Iter
 if __name__ == "__main__":
     spec = json.loads(sys.argv[1])
     for answer in answers(spec["kind"], ConfigDict(tuples(spec["config"])), spec["batch"], sys.stdin):
-        print(json.dumps(answer), flush=True)
+        print(write.notation(answer), flush=True)

@@ -6,7 +6,6 @@ Of examples too large to be decoded (slides, volumes beyond memory) some are rea
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from argparse import Namespace
 from collections import Counter, defaultdict
@@ -20,6 +19,7 @@ from nca_gen import build, screen
 from nca_gen.data import labels, pipeline
 from nca_gen.data.source import Box, Example, Source, Splits, digest
 from nca_gen.errors import UserError
+from nca_gen.io import write
 
 LISTED = 5  # names given for each problem
 CLASSES = 20  # a label with more values than this is a measurement: its range is shown, not its counts
@@ -55,7 +55,7 @@ def main(config: Any, args: Namespace) -> None:
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
         report = check(config)
     if args.json:
-        print(json.dumps(report, indent=2))
+        print(write.notation(report, indent=2))
 
 
 def check(config: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ has added; all rows see the same folds, steps and seeds. Validation is on photog
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +63,7 @@ def classify(config: Any, workdir: str | Path) -> dict[str, Any]:
     facts |= table(results, folds, plan, config.task.labels == "multi")
     lines = markdown(facts)
     if jax.process_index() == 0:
-        write.text(workdir / "table.json", json.dumps(facts, indent=2))
+        write.facts(workdir / "table.json", facts)
         write.text(workdir / "table.md", "\n".join(lines) + "\n")
         write.text(workdir / "table.html", page(facts))
     for line in lines:

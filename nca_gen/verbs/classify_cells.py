@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -151,7 +150,7 @@ def settings(config: Any, plan: Classify, row: str, augment: str, fold: Fold, ad
         "val": [example["name"] for example in fold.val],
         "added": [[s.path.name, s.path.stat().st_size, s.label.tolist()] for s in added],
     }
-    sees = {name: f"{len(some)}, {digest(json.dumps(some))}" for name, some in content.items()}
+    sees = {name: f"{len(some)}, {digest(write.notation(some))}" for name, some in content.items()}
     with own.unlocked():
         del own.classify
         own.task.augment, own.data.flips, own.evals = augment, "none", {}
@@ -185,7 +184,7 @@ def cell(config: Any, workdir: Path, fold: Fold, added: Sequence[Synthetic], kee
         "truth": truth.tolist(),
     }
     if jax.process_index() == 0:
-        write.text(path, json.dumps(result))
+        write.facts(path, result)
         if not keep:
             shutil.rmtree(checkpoint.folder(workdir))
     return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_
 from argparse import Namespace
 from functools import partial
 from math import prod
@@ -14,6 +13,7 @@ from jax.extend.core import jaxprs_in_params
 
 from nca_gen import arrays, build, screen
 from nca_gen.contracts import Autoencoder, Classifier, Denoiser, Local
+from nca_gen.io import write
 from nca_gen.runtime import run
 from nca_gen.tasks.denoise import FIELDS
 
@@ -99,7 +99,7 @@ def describe(config: Any, json: bool = False) -> dict[str, Any]:
     """Prints :func:`facts` as a table, or as JSON."""
     known = facts(config)
     if json:
-        print(json_.dumps(known, indent=2))
+        print(write.notation(known, indent=2))
         return known
     rows = [*known["parameters"].items(), ("all", known["trainable"])]
     screen.table(("module", "trainable"), rows, known["model"])

@@ -74,7 +74,7 @@ def encode(config: Any, workdir: str | Path) -> Path:
         mesh.anywhere(False)  # all have written
         if jax.process_index() == 0:
             scale = spread([root / name for name in shards["train"]])
-            write.text(root / latents.INDEX, json.dumps(facts | {"scale": scale}, indent=1))
+            write.facts(root / latents.INDEX, facts | {"scale": scale})
     counts = ", ".join(f"{n} {split}" for split, n in facts["counts"].items())
     shape = "x".join(map(str, facts["shape"]))
     say(f"latents of {shape} ({counts}) are in {root}; use them with --config.data.path={root}")
@@ -121,21 +121,21 @@ def names(split: str, n: int, size: int) -> list[str]:
 
 def claim(root: Path, facts: dict[str, Any]) -> bool:
     """Whether ``root`` holds these latents already, all of them. Raises UserError where it holds others."""
-    file, facts = root / latents.INDEX, json.loads(json.dumps(facts))
+    file, facts = root / latents.INDEX, json.loads(write.notation(facts))
     try:
         there = json.loads(file.read_text()) if file.is_file() else {}
     except ValueError:
         there = {}  # its shards are whole all the same
     for name in ("origin", "config", "flips", "counts", "shards"):
         if there and there.get(name) != facts[name]:
-            old, new = (json.dumps(some.get(name)) for some in (there, facts))
+            old, new = (write.notation(some.get(name)) for some in (there, facts))
             what = "" if name in ("config", "shards") else f": {old}, not {new}"
             raise UserError(f"{root} holds latents of another {name}{what}; move it away, or delete it, to encode anew")
     mesh.anywhere(False)  # all have looked
     if not there and jax.process_index() == 0:
         with write.refusals(root):
             root.mkdir(parents=True, exist_ok=True)
-        write.text(file, json.dumps(facts, indent=1))
+        write.facts(file, facts)
     whole = all((root / name).is_file() for names in facts["shards"].values() for name in names)
     return "scale" in there and whole
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -96,7 +95,7 @@ def ask(parts: Parts, splits: Splits, workdir: str | Path, names: Sequence[str])
         page = below(evaluator(pipeline, data, folder / sub), sub)
         if files.contains(page):
             facts = files.written(page) | {"step": part.step, "split": data.split}
-            write.text(folder / f"{name}.json", json.dumps(facts, indent=2))
+            write.facts(folder / f"{name}.json", facts)
             pages[name] = page
     report.write(workdir)
     return pages
@@ -122,7 +121,7 @@ def main(config: Any, args: Namespace) -> None:
         else:
             facts = everything(config, args.workdir)
     if args.json:
-        print(json.dumps(facts, indent=2))
+        print(write.notation(facts, indent=2))
 
 
 def everything(config: Any, workdir: str | Path) -> dict[str, Any]:
@@ -166,7 +165,7 @@ def compare(
         folder.mkdir(parents=True, exist_ok=True)
         pages = {"scores": page, **(gallery(opened, page, folder) if kind == "images" else {})}
         for name, shown in pages.items():
-            write.text(folder / f"{name}.json", json.dumps(files.written(shown), indent=2))
+            write.facts(folder / f"{name}.json", files.written(shown))
         page = pages["scores"]
         report.write(workdir)
         lines.append(f"the report is {Path(workdir, 'report.html')}")

@@ -65,8 +65,10 @@ def expand(config: Any, workdir: str | Path) -> Path:
         "expand": which(plan._asdict()),
         "data": [config.data.name, which(config.data)],
     }
-    begin(folder, settings)
     train, new = ([example["image"] for example in splits[name]] for name in ("train", "val"))
+    like, mpp = train[0], splits["train"].head(0).get("mpp", ())
+    settings |= {} if like.dtype == np.uint8 else {"dtype": str(like.dtype)}  # pictures are as deep as photographs
+    begin(folder, settings)
     references, threshold = rounds.yardstick(train, new, plan.quantile)
 
     def drawn(pictures: np.ndarray, attempt: int) -> np.ndarray:
@@ -85,6 +87,8 @@ def expand(config: Any, workdir: str | Path) -> Path:
             threshold,
             batch=batch,
             tries=plan.tries,
+            dtype=like.dtype,
+            mpp=mpp,
             deal=(jax.process_index(), jax.process_count()),
             meet=lambda: mesh.anywhere(False),
             bar=bar,
@@ -93,7 +97,9 @@ def expand(config: Any, workdir: str | Path) -> Path:
         return folder
 
     names = columns(splits, labels.shape[1], classes)
-    index(folder, fold, patients * plan.times, *(np.tile(x, (plan.times, 1)) for x in (labels, table)), names)
+    pictures = [rounds.name(i, like.dtype, like.shape[-1]) for i in range(n)]
+    every, told = (np.tile(x, (plan.times, 1)) for x in (labels, table))
+    index(folder, fold, pictures, patients * plan.times, every, told, names)
     facts = {
         "settings": settings,
         "pictures": n,
@@ -105,7 +111,7 @@ def expand(config: Any, workdir: str | Path) -> Path:
         "kept_though_near": near[-1],
         "distance": {f"{q:g}": float(np.quantile(distance, q)) for q in (0, 0.01, 0.5, 1)},
     }
-    write.text(folder / "expand.json", json.dumps(facts, indent=2))
+    write.facts(folder / "expand.json", facts)
     for line in lines(facts):
         say(line)
     say(f"the expanded set is {folder}, listed in {folder.parent / f'train_syn_{fold}.csv'}")
@@ -142,12 +148,22 @@ def which(section: Any) -> dict[str, Any]:
 
 def begin(folder: Path, settings: dict[str, Any]) -> None:
     """Notes in ``folder`` what is drawn there. Raises UserError where that is something else."""
-    text, path = json.dumps(settings, indent=2), folder / "settings.json"
-    if path.is_file() and path.read_text() != text:
+    text, path = write.notation(settings, indent=2), folder / "settings.json"
+    if path.is_file() and not agree(json.loads(path.read_text()), json.loads(text)):
         raise UserError(f"{folder} was begun with other settings, see {path}: choose another --config.expand.name")
     if not jax.process_index():
         folder.mkdir(parents=True, exist_ok=True)
         write.text(path, text)
+
+
+def agree(then: Any, now: Any) -> bool:
+    """Whether two notes say the same. A field that came later is not in both, and where it is empty it says nothing."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        both = then.keys() & now.keys()
+        return all(agree(then[k], now[k]) for k in both) and not any((then | now)[k] for k in then.keys() ^ now.keys())
+    if isinstance(then, list) and isinstance(now, list):
+        return len(then) == len(now) and all(map(agree, then, now))
+    return then == now
 
 
 def columns(splits: Splits, width: int, classes: int) -> list[str]:
@@ -158,10 +174,16 @@ def columns(splits: Splits, width: int, classes: int) -> list[str]:
 
 
 def index(
-    folder: Path, fold: int, patients: list[str], labels: np.ndarray, cond: np.ndarray, names: Sequence[str]
+    folder: Path,
+    fold: int,
+    pictures: Sequence[str],
+    patients: Sequence[str],
+    labels: np.ndarray,
+    cond: np.ndarray,
+    names: Sequence[str],
 ) -> None:
-    """Writes the two tables of the pictures in ``folder``."""
-    files = [f"images/{rounds.name(i)}" for i in range(len(patients))]
+    """Writes the two tables of the ``pictures`` in ``folder``."""
+    files = [f"images/{picture}" for picture in pictures]
     text = table([f"{folder.name}/{file}" for file in files], patients, cond, names)
     write.text(folder.parent / f"train_syn_{fold}.csv", text)
     head = ["filename", "patient_id", *(names if labels.shape[1] > 1 else ["grade"])]

@@ -58,7 +58,7 @@ def study(config: Any, workdir: str | Path) -> dict[str, Any]:
     names = [f"{i}_{Path(path).resolve().name}" for i, path in enumerate(plan.runs)]
     rows = [row(plan, config.seed, path, workdir, name) for path, name in zip(plan.runs, names, strict=True)]
     facts = {"rows": rows}
-    write.text(workdir / "study.json", json.dumps(facts, indent=2))
+    write.facts(workdir / "study.json", facts)
     write.text(workdir / "study.html", page(facts, workdir))
     for line in table(facts):
         say(line)
@@ -95,7 +95,7 @@ def row(plan: Study, seed: int, path: str, workdir: Path, name: str) -> dict[str
     parts = runs.parts(config, path)
     part, before = parts["model"], files.read_object(workdir / f"{name}.json")
     settings = {"step": part.step, "metrics": list(plan.metrics), "sample": config.sample.to_dict(), "seed": seed}
-    settings = json.loads(json.dumps(settings | config.held.to_dict() | {"run": str(path)}))
+    settings = json.loads(write.notation(settings | config.held.to_dict() | {"run": str(path)}))
     if before.get("settings") == settings and (workdir / f"{name}.png").is_file():
         return before
 
@@ -116,7 +116,7 @@ def row(plan: Study, seed: int, path: str, workdir: Path, name: str) -> dict[str
         "images_per_second": rate,
         "settings": settings,
     }
-    write.text(workdir / f"{name}.json", json.dumps(facts, indent=2))
+    write.facts(workdir / f"{name}.json", facts)
     return facts
 
 
@@ -155,7 +155,7 @@ def cells(facts: dict[str, Any]) -> list[list[Any]]:
     """What stands in the table for each run: its costs and its scores, NaN for one that it lacks."""
     names = headings(facts)
     return [
-        [about.get(field) for field in COLUMNS] + [about["scores"].get(name, float("nan")) for name in names]
+        [about.get(field) for field in COLUMNS] + [files.real(about["scores"].get(name)) for name in names]
         for about in facts["rows"]
     ]
 
