@@ -124,7 +124,7 @@ def judge(
             views[role, r.extractor] = _features(r.extractor, role, sets[role], layers=layers)
         return views[role, r.extractor][r.layer]
 
-    scores, protocol = {}, {r.label: r.about.protocol for r in requests}
+    scores, protocol = {}, {r.label: r.about.terms for r in requests}
     notes = {role: list(images.notes) for role, images in present.items() if _noted(images)}
     if sizes := _sizes(requests, present):
         notes["size"] = [sizes]

@@ -16,6 +16,9 @@ from nca_gen.metrics.notes import check
 ABOUT = About(
     features="inception:2048",
     reads=frozenset({"real", "train"}),
+    reference="Alaa et al. 2022, ICML, arXiv 2102.08921, in percent as in Jiralerspong et al. 2023, arXiv 2302.04440",
+    range="0 to 100",
+    least={"train": 2},
     protocol=(
         "Percentage of generated images that are farther from their nearest training image than that one is from its "
         "own nearest training image, by Euclidean distance of features; authpct_real is the same for held-out real "

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from nca_gen.metrics.about import About
-from nca_gen.metrics.distances import blocks
+from nca_gen.metrics.distances import blocks, unit
 from nca_gen.metrics.notes import check
 
 SIGMA, SCALE = 10.0, 1000.0
@@ -30,8 +30,7 @@ ABOUT = About(
 def statistics(features: Float[np.ndarray, "N D"], name: str = "given") -> Float64[np.ndarray, "N D"]:
     """The features as vectors of length 1. Raises UserError for none, and for those that are not finite."""
     check("cmmd", 1, **{name: features})
-    rows = features.astype(np.float64)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit(features)
 
 
 def merge(one: Float64[np.ndarray, "N D"], other: Float64[np.ndarray, "M D"]) -> Float64[np.ndarray, "K D"]:

@@ -29,7 +29,7 @@ ABOUT = About(
     reads=frozenset({"real", "train"}),
     reference="Meehan, Chaudhuri & Dasgupta 2020, AISTATS, arXiv 2004.05675",
     range="any number; copies of training images alone give - sqrt(3 n m / (n + m + 1)) of a cell's n and m images",
-    least=LEAST,
+    least={"generated": LEAST, "real": LEAST, "train": LEAST},
     protocol=(
         f"C_T: features on their first {WIDTH} principal components, of the training images, in cells by k-means of "
         f"these (option cells; unless it says otherwise {CELLS}, or fewer so that {USUAL} generated and real images a "

@@ -12,6 +12,9 @@ from nca_gen.metrics.notes import check, note
 
 ABOUT = About(
     features="inception:2048",
+    reference="Naeem et al. 2020, ICML, arXiv 2002.09797",
+    range="coverage 0 to 1, density from 0",
+    least={"real": 6},
     protocol=(
         "Around every real image lies a ball, whose radius is the distance to its k-th nearest real neighbour (k = 5 "
         "unless the option says otherwise), the surface excluded. Coverage, the headline: share of balls that hold a "

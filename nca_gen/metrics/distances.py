@@ -27,6 +27,13 @@ def blocks(n: int, size: int | None = None) -> Iterator[slice]:
     return (slice(i, min(i + size, n)) for i in range(0, n, size))
 
 
+def unit(features: Float[np.ndarray, "N D"]) -> Float64[np.ndarray, "N D"]:
+    """Every row at length 1, but for those that are all 0."""
+    rows = features.astype(np.float64)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(length > 0, length, 1.0)
+
+
 def pairs(
     a: Float[np.ndarray, "N D"],
     b: Float[np.ndarray, "M D"],

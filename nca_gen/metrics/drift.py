@@ -13,6 +13,8 @@ from nca_gen.metrics.about import About
 ABOUT = About(
     kinds=("images", "volumes"),
     alike="channels",
+    reference="the Wasserstein-2 distance of normal distributions in one dimension (Givens & Shortt 1984)",
+    range="0 to 2",
     protocol=(
         "Absolute difference between generated and real images in the mean and the standard deviation of each channel "
         "over all images and pixels, for pixels in [-1, 1] (0.01 is 1.28 of 256 grey levels); the headline is the mean "

@@ -18,6 +18,9 @@ from nca_gen.metrics.notes import check, note
 ABOUT = About(
     features="inception:2048",
     elsewhere="frechet",
+    reference="Heusel et al. 2017, NeurIPS, arXiv 1706.08500",
+    range="from 0",
+    least={"generated": 2, "real": 2},
     protocol=(
         "Frechet distance |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) of the normal distributions with the means and "
         "covariances (ddof 1 unless the option says 0) of the features of generated and real images, in float64. Lower "

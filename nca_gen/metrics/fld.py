@@ -26,6 +26,9 @@ CELLS = 2**18  # numbers of a block while fitting: what a core's cache holds
 ABOUT = About(
     features="inception:2048",
     reads=frozenset({"real", "train"}),
+    reference="Jiralerspong et al. 2023, NeurIPS, arXiv 2302.04440",
+    range="any number",
+    least={"real": 2, "train": 2},
     protocol=(
         "Features scaled by the mean and standard deviation (ddof 1) of held-out real images; a mixture of isotropic "
         f"normal distributions around the generated images (at most {CENTRES:,}), the variances fitted to the training "

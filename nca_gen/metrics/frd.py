@@ -33,7 +33,7 @@ ABOUT = About(
     kinds=("images", "volumes"),
     reference="Konz, Osuala et al. 2026, Medical Image Analysis 110, 103943",
     range="any number, smaller for nearer sets; frd_squared from 0",
-    least=2,
+    least={"generated": 2, "real": 2},
     protocol=(
         "log of the Frechet distance between the normal distributions of radiomic features of generated and real "
         "images: 77 features (first order 18, GLCM 22, GLRLM 16, GLSZM 16, NGTDM 5; bins of 5, shift 300) of the image "

@@ -15,6 +15,9 @@ ABOUT = About(
     features="inception:logits_unbiased",
     reads=frozenset(),
     elsewhere="class_score",
+    reference="Salimans et al. 2016, NeurIPS, arXiv 1606.03498",
+    range="1 to the number of classes, 1,008",
+    least={"generated": 10},
     protocol=(
         "exp of the mean Kullback-Leibler divergence of p(class | image) from p(class), softmax of the logits in "
         "float64, mean over splits (10 unless the option says otherwise) of the images in the order of "

@@ -13,6 +13,9 @@ DRAWS = 2020  # the seed of torch-fidelity: the same draws, whatever the seed of
 ABOUT = About(
     features="inception:2048",
     elsewhere="kernel_mmd",
+    reference="Binkowski et al. 2018, ICLR, arXiv 1801.01401",
+    range="from a little below 0",
+    least={"generated": 2, "real": 2},
     protocol=(
         "Unbiased squared maximum mean discrepancy of the features under the kernel (x.y / D + 1)^3, in float64, mean "
         "over subsets without replacement (100 of 1,000 images unless the options say otherwise) drawn with "

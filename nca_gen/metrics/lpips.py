@@ -98,6 +98,9 @@ def _paths(net: str, weights: str | Path | None) -> list[Path]:
 ABOUT = About(
     reads=frozenset(),
     network=protocol,
+    reference="Zhang et al. 2018, CVPR, arXiv 1801.03924",
+    range="from 0, about 1 at the most",
+    least={"generated": 2},
     protocol=(
         "Diversity: LPIPS (version 0.1, AlexNet unless the option net says otherwise) between consecutive images in an "
         "order shuffled by the seed, N - 1 pairs, images at their own size; the mean, the population standard "

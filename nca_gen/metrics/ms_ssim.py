@@ -27,6 +27,9 @@ TAPS /= TAPS.sum()
 PAIRS = 1000
 
 ABOUT = About(
+    reference="Wang et al. 2003, Asilomar; of pairs by Odena et al. 2017, ICML, arXiv 1610.09585",
+    range="0 to 1",
+    least={"generated": 2, "real": 2},
     protocol=(
         "Multi-scale structural similarity (Wang et al. 2003: weights .0448 .2856 .3001 .2363 .1333, Gaussian window "
         "of 11 x 11 with sigma 1.5, borders as in torchmetrics, K .01 and .03, 2 x 2 means between scales, negative "

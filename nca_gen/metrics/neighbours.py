@@ -23,6 +23,8 @@ ABOUT = About(
     kinds=("images", "volumes"),
     alike="shape",
     reads=frozenset({"real", "train"}),
+    reference="the ratio is our own",
+    range="from 0",
     protocol=(
         "Distance of each sample to the nearest of the given training patches (root mean square over pixels and "
         "channels, pixels in [-1, 1], patches not shifted or flipped), median over samples divided by the same median "

@@ -26,6 +26,8 @@ ABOUT = About(
     extracts="inception:2048",
     kinds=("slides", "images"),
     elsewhere="patch_frechet",
+    reference="of urcdm Cechnicka et al. 2024, MICCAI; of anyres Chai et al. 2022, ECCV, arXiv 2204.07156",
+    range="from 0",
     protocol=(
         "FID (torch-fidelity's features unless the option extractor says another) between patches of generated and of "
         "real slides or large images, in 8 bits. Patch i of both sets has the same random size, and the same place as "

@@ -14,6 +14,9 @@ from nca_gen.metrics.notes import check, note
 
 ABOUT = About(
     features="vgg16:fc2",
+    reference="Kynkaanniemi et al. 2019, NeurIPS, arXiv 1904.06991",
+    range="0 to 1",
+    least={"generated": 4, "real": 4},
     protocol=(
         "Precision: share of generated images inside of at least one ball around a real one, whose radius is the "
         "distance to its k-th nearest real neighbour (k = 3 unless the option says otherwise), the surface included; "

@@ -22,6 +22,8 @@ ABOUT = About(
     extracts="inception:2048",
     kinds=("volumes",),
     elsewhere="slice_frechet",
+    reference="Huang et al. 2024, MICCAI (CA-LDM), table 1",
+    range="from 0",
     protocol=(
         "FID (torch-fidelity's features unless the option extractor says another, ddof 1) between all slices of "
         "generated and of real volumes [D, H, W]: slice_fid_intra of the H x W slices, one for every D (the published "

@@ -25,6 +25,8 @@ TAPS = np.array([1, 4, 6, 4, 1]) / 16
 
 ABOUT = About(
     alike="shape",
+    reference="Karras et al. 2018, ICLR, arXiv 1710.10196, section 5, but for the number of patches",
+    range="from 0",
     protocol=(
         f"Sliced Wasserstein distance x 1000 (Karras et al. 2018) between {PATCH}x{PATCH} patches of each level of a "
         f"Laplacian pyramid (levels of at least {SMALLEST} pixels a side, named by it), {PATCHES} random patches a set "

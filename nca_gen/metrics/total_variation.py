@@ -19,6 +19,8 @@ NORMS = ("l1", "l2")
 
 ABOUT = About(
     kinds=("volumes",),
+    reference="Rudin, Osher & Fatemi 1992, Physica D 60; of volumes in Huang et al. 2024, MICCAI (CA-LDM), table 1",
+    range="from 0",
     protocol=(
         "Total variation of a whole volume, mean over volumes: the sum over voxels and channels of the anisotropic L1 "
         "norm |d/dD| + |d/dH| + |d/dW| of forward differences (option norm=l2: of the isotropic root of the sum of "

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from nca_gen.metrics.about import About
-from nca_gen.metrics.distances import blocks
+from nca_gen.metrics.distances import blocks, unit
 from nca_gen.metrics.notes import check, note
 
 ABOUT = About(
@@ -42,13 +42,6 @@ def statistics(features: Float[np.ndarray, "N D"], name: str = "given") -> Float
     return np.linalg.eigvalsh(small / n)
 
 
-def unit(features: Float[np.ndarray, "N D"]) -> Float64[np.ndarray, "N D"]:
-    """Every row at length 1, but for those that are all 0."""
-    rows = features.astype(np.float64)
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(length > 0, length, 1.0)
-
-
 def effective(eigenvalues: Float64[np.ndarray, " K"], q: float = 1.0) -> float:
     """exp of their entropy of order ``q`` (Renyi; 1 is Shannon's, inf that of the largest alone)."""
     p = eigenvalues[eigenvalues > 1e-12]
@@ -67,6 +60,7 @@ def score(
 ) -> dict[str, float]:
     """``vendi`` and ``vendi_real`` (see ``ABOUT``); ``train`` is not read. ``q``: a number from 0, or "inf"."""
     del train
+    check("vendi", 1, generated=generated, real=real)
     n, order = len(generated), float(q)
     if len(real) < n:
         note(f"vendi: {n} generated against {len(real)} real images: vendi_real is of fewer, and lower for that alone")

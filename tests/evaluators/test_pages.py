@@ -62,7 +62,7 @@ def test_scores_are_those_of_the_metrics(tmp_path):
     assert page.scores.keys() == expected.keys()
     assert page.scores["drift"] == pytest.approx(expected["drift"], rel=1e-5)
     assert page.scores["neighbours_generated"] == pytest.approx(expected["neighbours_generated"], rel=1e-5)
-    assert page.facts["protocol"] == {"drift": drift.ABOUT.protocol, "neighbours": neighbours.ABOUT.protocol}
+    assert page.facts["protocol"] == {"drift": drift.ABOUT.terms, "neighbours": neighbours.ABOUT.terms}
     assert page.facts["counts"] == {"real": 8, "generated": 8, "train": 12}
     assert page.facts["sampler"] == "ddim, 4 steps, clip none"
     assert page.facts["images_per_second"] == pytest.approx(8 / page.facts["seconds"])

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import re
+from importlib import import_module
+from pkgutil import iter_modules
+
 import numpy as np
 import pytest
 from feature_sets import features
 
+from nca_gen import build, metrics
 from nca_gen.errors import UserError
-from nca_gen.metrics import authpct, density_coverage, fid, fld, inception_score, kid, notes, precision_recall
+from nca_gen.metrics import (
+    authpct,
+    cmmd,
+    copying,
+    density_coverage,
+    fid,
+    fld,
+    inception_score,
+    kid,
+    notes,
+    precision_recall,
+    vendi,
+)
 
-MODULES = [authpct, density_coverage, fid, fld, inception_score, kid, precision_recall]
+MODULES = [authpct, cmmd, copying, density_coverage, fid, fld, inception_score, kid, precision_recall, vendi]
+ALL = [
+    module.name
+    for module in iter_modules(metrics.__path__)
+    if "ABOUT" in vars(import_module(f"nca_gen.metrics.{module.name}"))
+]
 
 
 def name(module):
@@ -35,7 +57,7 @@ def test_a_note_that_nobody_collects_is_a_warning():
 
 @pytest.mark.parametrize("module", MODULES, ids=name)
 def test_a_module_says_what_it_measures_and_reads(module):
-    assert any(f"{word} is better" in module.ABOUT.protocol for word in ("Lower", "Higher"))
+    assert any(f"{word} is better" in module.ABOUT.protocol for word in ("Lower", "Higher", "Near 0"))
     assert ":" in module.ABOUT.features
     assert {"real", "train"} >= module.ABOUT.reads
 
@@ -71,16 +93,29 @@ def test_an_empty_set_is_an_error(module, empty):
             module.score(*sets.values(), 0)
 
 
-@pytest.mark.parametrize(
-    ("module", "fewest"), [(precision_recall, 4), (density_coverage, 6), (inception_score, 10), (kid, 2), (fid, 2)]
-)
-def test_fewer_images_than_a_metric_needs(module, fewest):
-    """One less than enough is an error, enough is a number."""
+@pytest.mark.parametrize("module", MODULES, ids=name)
+def test_fewer_images_than_a_metric_needs(module):
+    """As many as it says are enough; one less of any of its sets is an error."""
+    least = module.ABOUT.least
+    roles = [role for role in ("generated", "real", "train") if role == "generated" or role in module.ABOUT.reads]
+    enough = {role: features(i, least.get(role, 1), 8) for i, role in enumerate(roles)}
 
-    def few(n):
-        return features(0, n, 8), features(1, n, 8), None, 0
+    def score(**sets):
+        return module.score(sets["generated"], sets.get("real"), sets.get("train"), 0)
 
     with notes.collecting():
-        assert np.isfinite(module.score(*few(fewest))[name(module)])
-        with pytest.raises(UserError, match=f"at least {fewest} "):
-            module.score(*few(fewest - 1))
+        assert np.isfinite(score(**enough)[name(module)])
+        for role in roles:
+            with pytest.raises(UserError, match=f"at least {least.get(role, 1)} "):
+                score(**enough | {role: enough[role][1:]})
+
+
+@pytest.mark.parametrize("metric", ALL)
+def test_every_metric_says_whose_it_is_its_range_and_direction(metric):
+    about = build.metric(metric).ABOUT
+    assert re.search(r"(lower|higher|near 1|near 0) is better", about.protocol, re.IGNORECASE)
+    assert "source" not in about.reference.lower()
+    assert about.reference
+    assert about.range
+    assert set(about.least) <= {"generated"} | about.reads
+    assert about.terms.startswith(about.protocol)

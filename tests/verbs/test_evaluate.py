@@ -161,7 +161,7 @@ def test_scores_are_told_with_their_protocol(done):
     *_, scores, folder = done
     facts = json.loads((folder / "scores.json").read_text())
     assert facts["scores"] == scores
-    assert facts["protocol"] == {m.__name__.split(".")[-1]: m.ABOUT.protocol for m in (swd, drift, neighbours)}
+    assert facts["protocol"] == {m.__name__.split(".")[-1]: m.ABOUT.terms for m in (swd, drift, neighbours)}
     assert facts["counts"] == {"real": 8, "generated": 8, "train": 12}
     assert (facts["step"], facts["split"], facts["seed"]) == (20, "test", 3)
     assert facts["sampler"] == "dpm_solver_pp, 2 steps, clip static"
