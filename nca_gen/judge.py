@@ -20,8 +20,10 @@ from nca_gen import build, screen
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import cache, space
 from nca_gen.io import sets as files
+from nca_gen.metrics import classes as by_class
 from nca_gen.metrics import features
 from nca_gen.metrics.about import About
+from nca_gen.metrics.classes import Classes
 from nca_gen.metrics.notes import collecting
 
 # The arguments of ``score`` that are no options of a spec.
@@ -97,13 +99,14 @@ def judge(
     train: Any | None,
     seed: int,
     kind: str = "images",
+    classes: Classes | None = None,
 ) -> dict[str, Any]:
     """The scores, and all that has to be known about them, for JSON.
 
     ``generated``, held-out ``real`` and ``train`` are sets of one ``kind`` (:mod:`nca_gen.io.sets`). Where a metric
     compares features with those of ``real``, its headline is also given against as many of ``train``, the same for all
     metrics (:func:`drawn`; ``<label>_train``): a generator that copies is much nearer to those. Features of real sets
-    are kept on disk.
+    are kept on disk. With ``classes`` the headline of each such metric is given for every class by itself too.
     Raises UserError before any work is done where a metric cannot be computed.
     """
     requests = [request(spec) for spec in specs]
@@ -124,7 +127,7 @@ def judge(
             views[role, r.extractor] = _features(r.extractor, role, sets[role], layers=layers)
         return views[role, r.extractor][r.layer]
 
-    scores, protocol = {}, {r.label: r.about.terms for r in requests}
+    scores, each, protocol = {}, {}, {r.label: r.about.terms for r in requests}
     notes = {role: list(images.notes) for role, images in present.items() if _noted(images)}
     if sizes := _sizes(requests, present):
         notes["size"] = [sizes]
@@ -140,6 +143,9 @@ def judge(
                 values |= {f"{r.name}_train": against[r.name]}
                 subset = f"{len(some)} of the {len(train)} training images, drawn by the seed"
                 protocol[r.label] += f" {r.label}_train is against {subset}."
+            if classes and not r.whole:
+                some = {"generated": view(r, "generated")} | others
+                each[r.label] = by_class.scores(r.metric, r.name, some, classes, seed=seed, **r.options)
         scores |= {r.label + part.removeprefix(r.name): value for part, value in values.items()}
         if caveats:
             notes[r.label] = list(dict.fromkeys(caveats))
@@ -152,7 +158,7 @@ def judge(
         "notes": notes,
         "counts": {role: len(sets[role]) for role in present},
         "seed": seed,
-    }
+    } | ({"classes": {"counts": classes.counts(), "scores": each}} if classes and each else {})
 
 
 def _sizes(requests: Sequence[Request], sets: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import pytest
 from nca_gen import judge
 from nca_gen.errors import UserError
 from nca_gen.io.images import from_float
-from nca_gen.metrics import features, fid
+from nca_gen.metrics import classes, features, fid
 
 
 class Means(nn.Module):
@@ -176,3 +176,18 @@ def test_an_interval_stands_in_one_line():
     lines = judge.table(facts)
     assert len(lines) == 2
     assert lines[0].split() == ["precision", "0.5", "95", "%:", "0.4", "to", "0.6"]
+
+
+def test_scores_of_features_are_given_for_each_class(networks):
+    """The second class is a copy of its real images; what reads the images themselves has no rows."""
+    generated, real = images(12, 0), images(12, 1, 0.4)
+    generated[6:] = real[6:]
+    label = np.repeat([0, 1], 6)[:, None]
+    known = classes.of({"generated": label, "real": label}, ["grade"])
+    facts = judge.judge(["fid", "drift"], generated, real, None, 0, classes=known)
+    assert facts["classes"]["counts"]["grade 1"] == {"generated": 6, "real": 6}
+    assert facts["classes"]["scores"].keys() == {"fid"}
+    rows = facts["classes"]["scores"]["fid"]
+    assert rows["grade 1"] == pytest.approx(0, abs=1e-6)
+    assert rows["grade 0"] > facts["scores"]["fid"]
+    assert "classes" not in judge.judge(["drift"], generated, real, None, 0, classes=known)

@@ -214,6 +214,22 @@ def labels(table: Table, known: Sequence[str]) -> dict[str, dict[str, np.ndarray
     return {name: {"label": row} if columns else {} for name, row in zip(known, values, strict=True)}
 
 
+def numbered(root: Path, names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The label columns of a folder's labels.csv and, of the files ``names`` there, the numbers [N, L] in them.
+
+    Of no column where there is no table, or one that does not know them all or cannot be used.
+    """
+    nothing = (), np.zeros((len(names), 0), np.int32)
+    try:
+        if not root.is_dir() or not _path(root):
+            return nothing
+        rows = read(Files(root, [*names], []))
+        found = labels(rows, names) if set(names) <= rows.rows.keys() and rows.columns else {}
+    except UserError:
+        return nothing
+    return (rows.columns, np.stack([found[name]["label"] for name in names])) if found else nothing
+
+
 # Splits.
 
 

@@ -17,6 +17,7 @@ from nca_gen import arrays, screen
 from nca_gen.contracts import Condition, Pipeline
 from nca_gen.data import pipeline as batches
 from nca_gen.data.source import Source, Splits
+from nca_gen.metrics.classes import Classes
 
 METRICS = ("swd", "drift", "neighbours")  # of images, where a config says nothing
 
@@ -112,10 +113,28 @@ class Held:
         return self.pixels["image"]
 
     @cached_property
+    def trained(self) -> dict[str, np.ndarray]:
+        """Patches of training images, and their labels."""
+        source, n = self.splits.pixels["train"], self.config.held.train
+        fields = batches.examples(source, patch=self.sides, n=n, seed=self.seed)
+        return {name: fields[name] for name in ("image", "label") if name in fields}
+
+    @property
     def train(self) -> Float[np.ndarray, "m *T C"]:
         """Patches of training images."""
-        source, n = self.splits.pixels["train"], self.config.held.train
-        return batches.patches(source, patch=self.sides, n=n, seed=self.seed)
+        return self.trained["image"]
+
+    @property
+    def classes(self) -> Classes | None:
+        """Of the samples, the real and the training patches; None where the model is not told of any."""
+        if self.conditions is None or "label" not in self.conditions:
+            return None
+        told, real = (np.asarray(tree["label"]) > 0 for tree in (self.cond, self.conditions))
+        members = {"generated": told, "real": real}
+        if "label" in self.trained:
+            members["train"] = np.asarray(arrays.multi_hot(jnp.asarray(self.trained["label"]), told.shape[1])) > 0
+        known = tuple(self.splits.labels)
+        return Classes(known if len(known) == told.shape[1] else tuple(map(str, range(told.shape[1]))), members)
 
     def notes(self, roles: Sequence[str] = ("real", "train")) -> dict[str, list[str]]:
         """What stands beside scores of sets, of ``roles``, that are smaller than was asked for."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nca_gen import arrays, judge
-from nca_gen.contracts import Figure, Page, Pipeline
+from nca_gen import arrays, judge, screen
+from nca_gen.contracts import Figure, Page, Pipeline, Table
+from nca_gen.data import table
 from nca_gen.evaluators import pictures
 from nca_gen.evaluators.held import METRICS, Held
+from nca_gen.io.sets import Lazy
+from nca_gen.io.volumes import Volumes
+from nca_gen.metrics.classes import Classes
+from nca_gen.metrics.classes import of as by_label
 from nca_gen.pipelines.sampling import Settings
 
+MOST = 100  # folders that are taken for classes
 MORE = ("guidance", "heredity", "growth", "dtype")  # settings of samplers, beside their steps and clipping
 
 
@@ -22,7 +28,8 @@ def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequen
     part = pipeline.parts["model"]
     sample = part.config.sample
     drawn = data.samples(pipeline)
-    facts = judge.judge(metrics, np.clip(drawn.images, -1.0, 1.0), data.real, data.train, data.seed, data.kind)
+    clipped = np.clip(drawn.images, -1.0, 1.0)
+    facts = judge.judge(metrics, clipped, data.real, data.train, data.seed, data.kind, data.classes)
     pictures.grid(folder / "samples.png", drawn.images[: sample.n])
     pictures.grid(folder / "real.png", data.real[: sample.n])
     figures = [
@@ -39,7 +46,39 @@ def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequen
         figures.append(Figure("large.png", f"Generated, larger than a training patch ({patch}).", "wide"))
     scores = facts.pop("scores")
     facts |= {"sampler": sampler(sample), "notes": data.notes() | facts["notes"]} | drawn.facts
-    return Page("Samples", scores, figures, facts=facts, lines=judge.table(facts | {"scores": scores}))
+    tables = by_class(facts)
+    lines = judge.table(facts | {"scores": scores}) + [x for t in tables for x in screen.aligned(t.columns, t.rows)]
+    return Page("Samples", scores, figures, tables, facts, lines)
+
+
+def classes(paths: Mapping[str, str | None], opened: Mapping[str, Any]) -> Classes | None:
+    """The classes of sets of files, by role: the label columns of a labels.csv in each, else the folders of files.
+
+    None where generated and real images are not labelled alike, or are of one class.
+    """
+    named = {role: some.names for role, some in opened.items() if isinstance(some, Lazy | Volumes) and some.names}
+    if not {"generated", "real"} <= named.keys():
+        return None
+    known = {role: table.numbered(Path(paths[role] or "").expanduser(), names) for role, names in named.items()}
+    columns, _ = known["real"]
+    if columns and known["generated"][0] == columns:
+        return by_label({role: values for role, (these, values) in known.items() if these == columns}, columns)
+    folders = {role: np.array([Path(name).parent.name for name in names]) for role, names in named.items()}
+    every = np.unique(folders["real"])
+    if not 1 < len(every) <= MOST or not np.array_equal(every, np.unique(folders["generated"])):
+        return None
+    return Classes(tuple(every.tolist()), {role: names[:, None] == every for role, names in folders.items()})
+
+
+def by_class(facts: Mapping[str, Any]) -> list[Table]:
+    """A row for each class: how many images have it, and its scores; nothing where no classes are known."""
+    if "classes" not in facts:
+        return []
+    counts, scores = facts["classes"]["counts"], facts["classes"]["scores"]
+    roles = [*next(iter(counts.values()))]
+    rows = [[name, *n.values(), *(scores[label][name] for label in scores)] for name, n in counts.items()]
+    intro = "Each class by itself, of its own images; n/a where there are too few. Compare at equal numbers only."
+    return [Table("Class by class", ["Class", *roles, *scores], rows, intro)]
 
 
 def sampler(sample: Any) -> str:

@@ -18,7 +18,7 @@ from nca_gen import build, judge
 from nca_gen.contracts import Figure, Page, Part, Parts
 from nca_gen.data.source import Splits
 from nca_gen.errors import UserError
-from nca_gen.evaluators import nearest, pictures
+from nca_gen.evaluators import nearest, pictures, scores
 from nca_gen.evaluators.held import METRICS, Held
 from nca_gen.io import sets, write
 from nca_gen.report import files, report
@@ -156,10 +156,10 @@ def compare(
         raise UserError("these are of different kinds: " + ", ".join(f"{paths[r]} holds {k}" for r, k in kinds.items()))
     kind = kinds["generated"]
     specs = specs or USUAL[kind] + (("neighbours",) if train and kind == "images" else ())
-    facts = judge.judge(specs, **opened, seed=0, kind=kind)
+    facts = judge.judge(specs, **opened, seed=0, kind=kind, classes=scores.classes(paths, opened))
     lines = judge.table(facts)
     facts |= {"step": 0, "sets": {role: path for role, path in paths.items() if path}}
-    page = Page("Samples", facts.pop("scores"), facts=facts)
+    page = Page("Samples", facts.pop("scores"), tables=scores.by_class(facts), facts=facts)
     if workdir:
         folder = run.evaluation(workdir, 0)
         folder.mkdir(parents=True, exist_ok=True)

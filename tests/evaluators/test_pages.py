@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ from nca_gen.data import pipeline as batches
 from nca_gen.data.source import Source, Splits, of
 from nca_gen.errors import UserError
 from nca_gen.evaluators import films, grades, growth, heredity, nearest, samplers, scores, sweep
-from nca_gen.io import images
+from nca_gen.io import images, sets
 from nca_gen.metrics import drift, neighbours, total_variation
 from nca_gen.report import files
 
@@ -73,6 +74,48 @@ def test_scores_are_those_of_the_metrics(tmp_path):
     captions = [figure.caption for figure in page.figures]
     assert captions[0] == "**Generated** at step 1,234."
     assert "(16 \N{MULTIPLICATION SIGN} 16)" in captions[2]
+
+
+def test_classes_of_samples_are_those_that_they_were_asked_for():
+    """Those of the real patches; of training patches what their labels say."""
+    _, data = asked()
+    held, trained = data.classes, real("train", 12)["label"][:, 0]
+    assert held.names == ("0", "1", "2")
+    np.testing.assert_array_equal(held.members["generated"], labels() > 0)
+    np.testing.assert_array_equal(held.members["real"], labels() > 0)
+    np.testing.assert_array_equal(held.members["train"], np.eye(3)[trained] > 0)
+
+
+def test_a_table_of_classes():
+    counts = {"DME": {"generated": 3, "real": 4}, "CNV": {"generated": 1, "real": 2}}
+    (table,) = scores.by_class({"classes": {"counts": counts, "scores": {"fid": {"DME": 2.5, "CNV": None}}}})
+    assert table.columns == ["Class", "generated", "real", "fid"]
+    assert table.rows == [["DME", 3, 4, 2.5], ["CNV", 1, 2, None]]
+    assert scores.by_class({}) == []
+
+
+def test_classes_of_files_are_labels_or_folders(tmp_path):
+    """A column of labels.csv in both; without one, folders of the same names; else none."""
+    paths = {role: str(tmp_path / role) for role in ("generated", "real")}
+    for role in paths:
+        for i, name in enumerate(("a/1.png", "a/2.png", "b/3.png")):
+            (tmp_path / role / name).parent.mkdir(parents=True, exist_ok=True)
+            images.write(tmp_path / role / name, np.full((4, 4, 3), 50 * i, np.uint8))
+
+    def found():
+        return scores.classes(paths, {role: sets.open(path) for role, path in paths.items()})
+
+    assert (found().names, found().members["real"].tolist()) == (
+        ("a", "b"),
+        [[True, False], [True, False], [False, True]],
+    )
+    for path in paths.values():
+        (Path(path) / "labels.csv").write_text("filename,grade\na/1.png,2\na/2.png,0\nb/3.png,2\n")
+    assert (found().names, found().members["real"][:, 1].tolist()) == (("grade 0", "grade 2"), [True, False, True])
+    (Path(paths["generated"]) / "labels.csv").write_text("filename,grade\na/1.png,DME\n")
+    assert found().names == ("a", "b")
+    (Path(paths["generated"]) / "b" / "3.png").unlink()
+    assert found() is None
 
 
 def test_one_metric_and_nothing_large(tmp_path):
