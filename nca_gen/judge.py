@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from nca_gen import build, screen
 from nca_gen.errors import UserError, unknown
-from nca_gen.io import cache, space
+from nca_gen.io import cache, codec, space
 from nca_gen.io import sets as files
 from nca_gen.metrics import classes as by_class
 from nca_gen.metrics import features
@@ -133,6 +133,9 @@ def judge(
         notes["size"] = [sizes]
     if apart := list(space.between({role: files.mpp(images) for role, images in present.items()})):
         notes["resolution"] = apart
+    codecs = {role: name for role, images in present.items() if (name := files.codec(images))}
+    if len({codec.lossy(name) for name in codecs.values()}) > 1:
+        notes["files"] = ["of some sets pixels are those of a lossy codec: networks tell it from others by that alone"]
     for r in requests:
         with collecting() as caveats:
             others = {role: view(r, role) if role in r.about.reads else None for role in ("real", "train")}
@@ -157,6 +160,7 @@ def judge(
         "networks": networks,
         "notes": notes,
         "counts": {role: len(sets[role]) for role in present},
+        "files": codecs,
         "seed": seed,
     } | ({"classes": {"counts": classes.counts(), "scores": each}} if classes and each else {})
 
@@ -233,6 +237,8 @@ def table(facts: dict[str, Any]) -> list[str]:
     lines = screen.aligned([], rows)
     counts = ", ".join(f"{n} {role}" for role, n in facts["counts"].items())
     lines.append(f"({counts}; seed {facts['seed']})")
+    if facts.get("files"):
+        lines.append("files: " + ", ".join(f"{role} {name}" for role, name in facts["files"].items()))
     for name, row in facts["networks"].items():
         lines.append(f"{name}: " + "; ".join(f"{k} {v}" for k, v in row.items() if isinstance(v, str)))
     return lines + [f"note: {label}: {note}" for label, notes in facts["notes"].items() for note in notes]

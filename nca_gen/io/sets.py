@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from nca_gen.errors import UserError
+from nca_gen.io import codec as codecs
 from nca_gen.io import images, npy, slides, space, volumes, walk
 
 BLOCK = 2**22  # numbers of a set that are held at a time
@@ -57,6 +58,7 @@ class Lazy:
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     mpp: tuple[space.Sizes, ...] = ()  # of each, where they are known
+    codec: str = ""  # of the files, :func:`nca_gen.io.codec.summary`
 
     def __len__(self) -> int:
         """The number of images."""
@@ -81,6 +83,7 @@ class Look(NamedTuple):
     high: float
     sha256: bytes
     mpp: space.Sizes = ()
+    codec: str = ""
 
 
 def open(
@@ -136,6 +139,13 @@ def mpp(images: Any) -> tuple[space.Sizes, ...]:
     if isinstance(images, slides.Slides):
         return tuple((slide.mpp,) if slide.mpp else () for slide in images.slides)
     return images.mpp if isinstance(images, Lazy | volumes.Volumes) else ()
+
+
+def codec(images: Any) -> str:
+    """How the files of a set hold their pixels, as far as that is known: codec and quality."""
+    if isinstance(images, slides.Slides):
+        return codecs.summary(map(codecs.of_file, images.names))
+    return images.codec if isinstance(images, Lazy) else ""
 
 
 def digest(images: Any) -> str:
@@ -214,7 +224,15 @@ def _images(folder: Path, names: tuple[str, ...], looks: Sequence[Look], notes: 
             return np.stack([*pool.map(images.read, paths)])
 
     key = hashlib.sha256(b"".join(x.sha256 for x in looks)).hexdigest()
-    return Lazy(read, (len(names), *first.shape), key, names, tuple(notes), tuple(x.mpp for x in looks))
+    return Lazy(
+        read,
+        (len(names), *first.shape),
+        key,
+        names,
+        tuple(notes),
+        tuple(x.mpp for x in looks),
+        codecs.summary(x.codec for x in looks),
+    )
 
 
 def _notes(path: Path, shape: tuple[int, ...], dtype: np.dtype, low: float, high: float) -> Iterator[str]:
@@ -245,7 +263,7 @@ def _look(path: Path) -> Look:
         raise images.Unreadable(path, (error.strerror or str(error)).lower()) from None
     image, mpp = images.measured(data, path)
     ends = _ends([images.checked(image, path, bounded=False)])
-    return Look(image.shape, image.dtype, _alpha(data), *ends, hashlib.sha256(data).digest(), mpp)
+    return Look(image.shape, image.dtype, _alpha(data), *ends, hashlib.sha256(data).digest(), mpp, codecs.of(data))
 
 
 def _alpha(data: bytes) -> bool:
