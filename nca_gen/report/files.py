@@ -19,6 +19,7 @@ from nca_gen.report.embed import MIME
 
 STRIP = "_strip"  # the end of the name of the strip beside a film
 FILMS = (".webp", ".gif")
+DOWNSTREAM = "downstream"  # the file and the page of what samples are worth
 
 Columns = dict[str, dict[int | float, Any]]  # name -> {step: value}, by ascending step
 
@@ -32,12 +33,16 @@ class Evaluation(NamedTuple):
 
 
 class Run(NamedTuple):
-    """All that a workdir holds; evaluations from the oldest to the newest."""
+    """All that a workdir holds; evaluations from the oldest to the newest.
+
+    ``downstream``: what its samples were worth to a task for which they were made, once that is known.
+    """
 
     config: dict[str, Any]
     environment: dict[str, Any]
     log: Columns
     evaluations: list[Evaluation]
+    downstream: Evaluation | None = None
 
     def newest(self) -> dict[str, Evaluation]:
         """The newest evaluation of every evaluator that left a page, in the order in which they are read."""
@@ -50,7 +55,10 @@ def read(folder: Path) -> Run:
     folders = [p for p in folder.glob("eval/*") if p.name.isdecimal() and p.is_dir()]
     evaluations = [Evaluation(int(p.name), p, pages(p)) for p in folders]
     config, environment = (read_object(folder / f"{name}.json") for name in ("config", "environment"))
-    return Run(config, environment, read_log(folder / "metrics.jsonl"), sorted(evaluations, key=lambda e: e.step))
+    page = parsed(DOWNSTREAM, read_object(folder / f"{DOWNSTREAM}.json"))
+    downstream = Evaluation(0, folder, {DOWNSTREAM: page}) if contains(page) else None
+    log = read_log(folder / "metrics.jsonl")
+    return Run(config, environment, log, sorted(evaluations, key=lambda e: e.step), downstream)
 
 
 def read_object(path: Path) -> dict[str, Any]:

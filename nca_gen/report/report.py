@@ -21,7 +21,7 @@ from nca_gen import screen
 from nca_gen.contracts import Page
 from nca_gen.io import write as disk
 from nca_gen.report import embed, views, words
-from nca_gen.report.files import Evaluation, Run, at, computing, dictionary, finite, loose, read, series
+from nca_gen.report.files import DOWNSTREAM, Evaluation, Run, at, computing, dictionary, finite, loose, read, series
 from nca_gen.report.views import Section, end, headlines
 from nca_gen.report.words import number
 
@@ -58,7 +58,7 @@ def write(workdir: str | os.PathLike[str]) -> Path:
     path = Path(workdir, "report.html")
     run = read(Path(workdir))
     names = [str(name) for section in ("model", "data") if (name := at(run.config, section, "name"))]
-    sections = [*evaluations(run), *curves(run), speed(run), environment(run)]
+    sections = [*downstream(run), *evaluations(run), *curves(run), speed(run), environment(run)]
     shown = {"sections": sections, "oversized": oversized(run), "command": typed(run), "config": whole(run)}
     html = template("run.html").render(title=" · ".join(names) or "A run", head=head(run), **shown)
     disk.text(path, html)
@@ -127,6 +127,9 @@ def head(run: Run) -> Head:
         f"({screen.duration(seconds)} of computing)" if seconds else "",
     ]
     lead = [" ".join(filter(None, summary)) + "."]
+    worth = headlines(run.downstream.pages[DOWNSTREAM]) if run.downstream else []
+    if worth:
+        lead.append("Its samples, put to use: " + ", ".join(f"{s.name} {number(s.value)}" for s in worth) + ".")
     for name, e in scored.items():
         values = ", ".join(f"{s.name} {number(s.value)}" for s in headlines(e.pages[name]))
         lead.append(f"Scores at step {number(e.step)}: {values}.")
@@ -134,7 +137,8 @@ def head(run: Run) -> Head:
         often = interval(run.config)
         when = f"every {number(often)} steps and at the end" if often else "at the end"
         lead.append(f"Not evaluated yet: samples and scores come {when}.")
-    tiles = [Tile(f"{goal}steps", number(done))]
+    tiles = [Tile(s.name, number(s.value), s.arrow) for s in worth]
+    tiles += [Tile(f"{goal}steps", number(done))]
     tiles += [Tile("parameters", number(parameters))] if finite(parameters) else []
     tiles += [Tile("loss", number(end(losses)))] if len(losses) else []
     tiles += [Tile(s.name, number(s.value), s.arrow) for name, e in scored.items() for s in headlines(e.pages[name])]
@@ -165,6 +169,15 @@ def comparison(sets: dict[str, Any], page: Page) -> Head:
 # Sections, from top to bottom.
 
 
+def downstream(run: Run) -> list[Section]:
+    """What the samples are worth to another task: distances between sets do not tell, so it is read first."""
+    if not (done := run.downstream):
+        return []
+    page, scores = done.pages[DOWNSTREAM], views.scores(DOWNSTREAM, [done])
+    shown = views.section(page, done.folder)
+    return [shown._replace(steps=[""], lines=scores.lines) if scores else shown]
+
+
 def evaluations(run: Run) -> list[Section]:
     """The newest page of every evaluator; of those with scores the first picture over training; pictures of no page."""
     sections, explained = [], {}
@@ -172,6 +185,7 @@ def evaluations(run: Run) -> list[Section]:
         page = e.pages[name]
         scores = views.scores(name, run.evaluations)
         section = views.section(page, e.folder)
+        section = section._replace(charts=[*section.charts, *views.courses(name, run.evaluations)])
         parts = [section._replace(notes={}, terms={}), past(run, page, e), scores] if scores else [section]
         for part in parts:
             fresh = {term: text for term, text in part.terms.items() if explained.get(term) != text}

@@ -200,8 +200,9 @@ def measured(page: Page, name: str) -> tuple[str, str]:
 
 
 def circumstances(facts: Mapping[str, Any]) -> str:
-    """How many images were compared, and what they depend on."""
-    words = [f"{number(count)} {kind} images" for kind, count in dictionary(facts, "counts").items()]
+    """How many images were compared, of which files, and what they depend on."""
+    files = {kind: f" ({plain(name)})" for kind, name in dictionary(facts, "files").items()}
+    words = [f"{number(n)} {kind} images{files.get(kind, '')}" for kind, n in dictionary(facts, "counts").items()]
     known = {"split": "{} split", "sampler": "sampler {}", "seed": "seed {}"}
     return ", ".join(words + [form.format(facts[k]) for k, form in known.items() if k in facts])
 
@@ -224,6 +225,15 @@ def terms(facts: Mapping[str, Any]) -> dict[str, str]:
 def prose(facts: Mapping[str, Any]) -> dict[str, str]:
     """Values in words; empty ones are left out."""
     return {str(k): plain(private(v)) for k, v in facts.items() if v not in ("", None, [], {})}
+
+
+def courses(name: str, evaluations: Sequence[Evaluation]) -> list[Chart]:
+    """Of the numbers that the pages of an evaluator have under "course", a chart over the steps of training each."""
+    course: Columns = {}
+    for e in evaluations:
+        for title, value in dictionary(e.pages[name].facts, "course").items() if name in e.pages else ():
+            course.setdefault(title, {})[e.step] = value
+    return [*filter(None, (chart(course, title, title, dots=True) for title in course))]
 
 
 # Curves.

@@ -7,7 +7,7 @@ has added; all rows see the same folds, steps and seeds. Validation is on photog
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import jax
 from nca_gen import build
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import write
+from nca_gen.report import files, report
 from nca_gen.runtime import mesh, record
 from nca_gen.runtime.log import say
 from nca_gen.sections import Classify
-from nca_gen.verbs.classify_cells import cell, divided, listed, settings
-from nca_gen.verbs.classify_tables import BASELINE, markdown, page, table
+from nca_gen.verbs.classify_cells import Fold, cell, divided, listed, settings
+from nca_gen.verbs.classify_tables import BASELINE, downstream, markdown, page, table
 
 POOLS = ("image", "eye", "patient")
 
@@ -32,6 +33,8 @@ def main(config: Any, args: Namespace) -> None:
 
 def classify(config: Any, workdir: str | Path) -> dict[str, Any]:
     """Trains what is missing of the table and prints it; writes ``table.json``, ``table.md``, ``table.html``.
+
+    The report of each run whose samples it used begins with what they were worth.
 
     Every cell is a run of its own below ``workdir``/cells, resumed like any run; its result stays, so that a classify
     that was killed goes on. Raises UserError for folds that cannot be made, expansions that do not fit, and whatever
@@ -66,18 +69,34 @@ def classify(config: Any, workdir: str | Path) -> dict[str, Any]:
         write.facts(workdir / "table.json", facts)
         write.text(workdir / "table.md", "\n".join(lines) + "\n")
         write.text(workdir / "table.html", page(facts))
+        for row, home in used({row: folder for row, (_, folder) in rows.items() if folder}, folds):
+            write.facts(home / f"{files.DOWNSTREAM}.json", files.written(downstream(facts, row)))
+            report.write(home)
     for line in lines:
         say(line)
     say(f"the page is {workdir / 'table.html'}")
     return facts
 
 
+def run_of(folder: str) -> Path | None:
+    """The run that a folder of its samples lies in, below "expanded"."""
+    parts = Path(folder).absolute().parts
+    return Path(*parts[: parts.index("expanded")]) if "expanded" in parts[1:] else None
+
+
+def used(expansions: Mapping[str, str], folds: Sequence[Fold]) -> list[tuple[str, Path]]:
+    """The runs whose samples a table used, each with the name of its row."""
+    places = {
+        (row, run_of(path.replace("{fold}", str(fold.fold)))) for row, path in expansions.items() for fold in folds
+    }
+    return sorted((row, home) for row, home in places if home and (home / "config.json").is_file())
+
+
 def names(expansions: Sequence[str]) -> dict[str, str]:
     """A short name for every folder: of the run that a folder "expanded" lies in, else its own."""
     folders = {}
     for folder in expansions:
-        parts = Path(folder).absolute().parts
-        name = parts[parts.index("expanded") - 1] if "expanded" in parts[1:] else parts[-1]
+        name = (run_of(folder) or Path(folder).absolute()).name
         folders[name.replace("{fold}", "").strip("_-.") or name] = folder
     if len(folders) < len(expansions) or folders.keys() & {"none", BASELINE}:
         raise UserError(f"config.classify.expansions={expansions}: give folders, or runs, of different names")

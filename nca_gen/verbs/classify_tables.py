@@ -145,6 +145,26 @@ def page(facts: dict[str, Any]) -> str:
     return report.render(title, pages, over="nca_gen · classification")
 
 
+def downstream(facts: dict[str, Any], row: str) -> Page:
+    """What the samples of ``row`` are worth, for the report of the run that they are of."""
+    about, name = facts["rows"][row], facts["model"]["name"]
+    test, trained = about.get("patients") or {}, f"{name} on {facts['data']['name']}"
+    gain = {"map_gain": test.get("difference"), "map_gain_low": test.get("low"), "map_gain_high": test.get("high")}
+    scores = {"map": about["figures"]["map"]["mean"]} | (gain if row != facts["baseline"] else {})
+    protocol = (
+        f"Mean average precision of {trained}, trained with these samples beside photographs ({row}), on photographs "
+        f"of other patients. Higher is better. map_gain is that less what training without them gives "
+        f"({facts['baseline']}), with its interval over patients."
+    )
+    return Page(
+        "What the samples are worth",
+        {k: v for k, v in scores.items() if v is not None},
+        tables=[Table("", *words(facts))],
+        facts={"protocol": {"map": protocol} | facts["protocol"], "notes": {"classes": facts["notes"]}},
+        intro=f"Percent. Distances between sets of images do not tell this: it is what {trained} makes of them.",
+    )
+
+
 def percent(figure: dict[str, Any]) -> str:
     """Mean and deviation in percent."""
     if figure["mean"] is None:

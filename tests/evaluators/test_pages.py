@@ -159,6 +159,9 @@ def test_samples_and_their_neighbours(tmp_path):
     near(above, drawn[order])
     np.testing.assert_array_equal(images.to_float(below), train[distance.argmin(1)[order]])
     assert "samples at step 1,234" in page.figures[0].caption
+    near_median, nearest_of_all = nearest.course(np.array([0.1, 0.5, 0.3]), np.array([0.1, 0.2, 0.9])).values()
+    assert (near_median, nearest_of_all) == pytest.approx((0.3 / 0.2, 0.1 / 0.2))
+    assert page.facts["course"].keys() == nearest.course(np.ones(1), np.ones(1)).keys()
 
 
 def test_a_row_of_samples_a_class(tmp_path):

@@ -235,6 +235,51 @@ def test_samplers_that_are_something_else(workdir, junk):
     read(workdir)
 
 
+def test_what_samples_are_worth_comes_first(workdir):
+    """Before the scores: in the head, among the figures, and as a section with its interval and its table."""
+    dump(workdir / "eval" / "00001000" / "scores.json", scores(1000, swd=1.0))
+    table = Table("", ["augmentation", "mAP"], [["geca", "71.00 ± 0.50"]])
+    values = {"map": 0.71, "map_gain": 0.03, "map_gain_low": 0.01, "map_gain_high": 0.05}
+    protocol = {"map": "Of a classifier. Higher is better."}
+    show(
+        workdir,
+        "downstream",
+        contracts.Page("What the samples are worth", values, tables=[table], facts={"protocol": protocol}),
+    )
+    html, page = read(workdir)
+    assert "Its samples, put to use: map 0.71. Scores at step 1,000: swd 1" in page.text
+    for word in (
+        "0.71 ↑ map 1,000 steps",
+        "gain 0.03 (0.01 to 0.05)",
+        "geca 71.00 ± 0.50",
+        "Of a classifier. Higher is better.",
+    ):
+        assert word in page.text
+    assert html.index("<h2>What the samples are worth") < html.index("<h2>Scores")
+    dump(workdir / "downstream.json", [1])
+    assert "put to use" not in read(workdir)[1].text
+
+
+def test_numbers_of_pages_are_drawn_over_training(workdir):
+    """Nearness to the training images, of three evaluations; one value is no curve."""
+    for step, near in ((200, 1.1), (600, 0.9), (1000, 0.4)):
+        facts = {"course": {"Distance": near, "once": 1.0} if step == 200 else {"Distance": near}}
+        picture = [Figure("neighbours.png", "", "strip")]
+        show(workdir / "eval" / f"{step:08d}", "nearest", contracts.Page("Nearest", figures=picture, facts=facts))
+    html, page = read(workdir)
+    drawn = html.split("<h2>Nearest")[1].split("</section>")[0]
+    assert drawn.count("<circle") == 3
+    assert 'aria-label="Distance"' in drawn
+    assert "Distance 0.4" in page.text
+    assert "once" not in page.text
+
+
+def test_files_are_named_beside_their_counts(workdir):
+    facts = scores(1000, swd=1.0) | {"files": {"real": "JPEG quality 75, 4:2:0"}}
+    dump(workdir / "eval" / "00001000" / "scores.json", facts)
+    assert "61 real images (JPEG quality 75, 4:2:0), 67 generated images, test split" in read(workdir)[1].text
+
+
 def test_summary_curves_and_speed(workdir):
     html, page = read(workdir)
     for said in (

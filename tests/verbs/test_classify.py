@@ -222,6 +222,22 @@ def test_the_table_counts(folds):
     assert lines[0].split("|")[1].strip() == "augmentation"
     assert [cell.strip() for cell in lines[2].split("|")][1:8] == ["none", *["100.00 ± 0.00"] * 6]
     json.dumps(facts, allow_nan=False)
+    about = {"model": {"name": "resnet34"}, "data": {"name": "deepdrid"}}
+    worth = classify_tables.downstream(facts | about, "none")
+    assert worth.scores["map"] == 1.0
+    assert worth.scores["map_gain"] == best["patients"]["difference"]
+    assert worth.scores["map_gain_low"] <= worth.scores["map_gain"] <= worth.scores["map_gain_high"]
+    assert list(classify_tables.downstream(facts | about, "geometric").scores) == ["map"]
+
+
+def test_the_runs_whose_samples_were_used(folds, tmp_path):
+    """A run for all folds, a run for each, and a folder that is of no run."""
+    for name in ("geca", "dit_0", "dit_1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    given = {"geca": "geca/expanded/0001", "dit": "dit_{fold}/expanded", "other": "other/expanded", "plain": "plain"}
+    used = classify.used({row: str(tmp_path / folder) for row, folder in given.items()}, folds)
+    assert used == [("dit", tmp_path / "dit_0"), ("dit", tmp_path / "dit_1"), ("geca", tmp_path / "geca")]
 
 
 @pytest.mark.slow
