@@ -355,6 +355,16 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class Transfer(Task, Protocol):
+    """A task that can begin with the weights of another run."""
+
+    def begin(self, state: Any, params: PyTree) -> Any:
+        """The ``state`` before the first step, with ``params`` of an :meth:`eval_params` for its own: what is trained,
+        and where averages begin."""
+        ...
+
+
+@runtime_checkable
 class Pipeline(Protocol):
     """How trained parts generate: ``Pipeline(parts, **config.generate)``, a frozen dataclass of a module of
     :mod:`nca_gen.pipelines`. How samples are drawn stands in ``parts["model"].config``."""

@@ -19,7 +19,8 @@ class Train(NamedTuple):
     ``log_every``, ``checkpoint_every``: in steps, and at the end; 0 is at the end alone. The newest ``keep``
     checkpoints stay. ``on_divergence``: "stop" or "rollback", at the most ``max_rollbacks`` times, to the last good
     checkpoint. ``divergence``: a loss above so many times the median of the last 20 lines is one; 0 is off, and only
-    what is not finite is.
+    what is not finite is. ``init``: a trained part of the same shapes (a workdir, or whatever else
+    :func:`nca_gen.runtime.run.open_run` opens), with whose weights training begins; "" begins with random ones.
     """
 
     steps: Count
@@ -30,6 +31,7 @@ class Train(NamedTuple):
     on_divergence: Annotated[str, OneOf(("stop", "rollback"))] = "stop"
     max_rollbacks: Natural = 3
     divergence: Literal[0] | Annotated[float, Gt(1)] = 0.0
+    init: str = ""
 
 
 class Drawing(NamedTuple):

@@ -16,7 +16,7 @@ from nca_gen.contracts import (
     Metric,
     Pipeline,
     Process,
-    Task,
+    Transfer,
 )
 from nca_gen.diffusion import continuous, discrete
 from nca_gen.diffusion.codec import Codec
@@ -44,7 +44,7 @@ heir: Heir = geca.Model()
 automata: list[Automaton] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model()]
 autoencoder: Autoencoder = vae_kl.Model()
 processes: list[Process] = [discrete.Process(), continuous.Process()]
-tasks: list[Task] = [
+tasks: list[Transfer] = [
     denoise.Task(diff_nca.Model(), Learner(), discrete.Process(), Codec()),
     autoencode.Task(vae_kl.Model(), Learner()),
     classify.Task(resnet34.Model(classes=2), Learner()),

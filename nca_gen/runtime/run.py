@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from nca_gen import build
 from nca_gen import config as configs
-from nca_gen.contracts import Part, Parts
+from nca_gen.contracts import Part, Parts, Transfer
 from nca_gen.data import latents
 from nca_gen.errors import UserError
 from nca_gen.runtime import checkpoint
+from nca_gen.runtime.log import say
 
 
 def config_file(workdir: str | os.PathLike) -> Path:
@@ -74,8 +77,45 @@ def exported(root: Path) -> Part:
 
 def beside(config: Any, workdir: str | os.PathLike) -> Parts:
     """The parts of ``config.parts``. A path that begins with a dot is seen from ``workdir``, others from here."""
-    paths = {name: str(path) for name, path in config.get("parts", {}).items()}
-    return {name: open_run(Path(workdir, path) if path.startswith(".") else path) for name, path in paths.items()}
+    return {name: open_run(seen(str(path), workdir)) for name, path in config.get("parts", {}).items()}
+
+
+def first(config: Any, workdir: str | os.PathLike, task: Any) -> Part | None:
+    """The trained part ``config.train.init``, with whose weights ``task`` begins; None where these are random.
+
+    They are those that generate: averaged where the part has an average. A path that begins with a dot is seen from
+    ``workdir``. Raises UserError for weights of other shapes.
+    """
+    if not (path := config.train.get("init", "")):
+        return None
+    found = open_run(seen(path, workdir))
+    if not isinstance(task, Transfer):
+        raise UserError(f"config.train.init={path}: this task cannot begin with weights, see contracts.Transfer")
+    key = jax.random.key(config.seed, impl="threefry2x32")
+    here = checkpoint.leaves(jax.eval_shape(lambda: task.eval_params(task.init(key))))
+    there = checkpoint.leaves(found.params)
+    for leaf in [*here, *there]:
+        shapes = [tuple(some[leaf][0]) if leaf in some else "absent" for some in (there, here)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"config.train.init={path} is of another model: {leaf} is {shapes[0]} there and {shapes[1]} here; give "
+                "a run of the same config.model"
+            )
+    step = f", step {found.step}" if found.step else ""
+    say(f"training begins with the {len(here)} arrays that {path}{step}, generates with; all else begins anew")
+    return found
+
+
+def begin(task: Transfer, state: PyTree, first: Part) -> PyTree:
+    """``state``, before its first step, with the weights of ``first``, where and in the precision that it has them."""
+    own = task.eval_params(state)
+    params = jax.tree.map(lambda x, old: jax.device_put(jnp.asarray(x, old.dtype), old.sharding), first.params, own)
+    return jax.jit(task.begin, out_shardings=jax.tree.map(lambda x: x.sharding, state))(state, params)
+
+
+def seen(path: str, workdir: str | os.PathLike) -> str | Path:
+    """``path`` as it is seen from ``workdir``, if it begins with a dot."""
+    return Path(workdir, path) if path.startswith(".") else path
 
 
 def parts(config: Any, workdir: str | os.PathLike) -> Parts:

@@ -186,6 +186,10 @@ class Task:
         metrics = {"adversarial": fooled, "critic": error, "adversarial_weight": weight}
         return cotangent + weight * push, rivals, metrics
 
+    def begin(self, state: State, params: PyTree) -> State:
+        """``state`` with ``params``, of which the average begins too."""
+        return state._replace(params=params, ema=jax.tree.map(jnp.copy, params))
+
     def eval_params(self, state: State) -> PyTree:
         """The averaged parameters of the autoencoder."""
         return state.ema

@@ -135,6 +135,10 @@ class Task:
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate}
         return State(state.step + 1, params, statistics, optimizer, state.key), metrics
 
+    def begin(self, state: State, params: PyTree) -> State:
+        """``state`` with the parameters and statistics ``params``."""
+        return state._replace(**params)
+
     def eval_params(self, state: State) -> PyTree:
         """Parameters and statistics, which both are needed to tell a class."""
         return {"params": state.params, "statistics": state.statistics}

@@ -171,6 +171,10 @@ class Task:
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate}
         return State(state.step + 1, params, ema, optimizer, state.key), metrics
 
+    def begin(self, state: State, params: PyTree) -> State:
+        """``state`` with ``params``, of which the average begins too."""
+        return state._replace(params=params, ema=jax.tree.map(jnp.copy, params))
+
     def eval_params(self, state: State) -> PyTree:
         """The averaged parameters, which are the ones that sample."""
         return state.ema

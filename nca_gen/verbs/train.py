@@ -6,36 +6,16 @@ import os
 import signal
 from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jaxtyping import PyTree
 
-from nca_gen import build, devices, ranges
-from nca_gen.contracts import Parts
-from nca_gen.data import labels
-from nca_gen.errors import UserError
-from nca_gen.runtime import ahead, checkpoint, feed, log, mesh, record, run
-from nca_gen.runtime.cadence import due, stop_signals
-from nca_gen.sections import Mesh, Train
-
-
-class Course(NamedTuple):
-    """What a rollback does not change."""
-
-    config: Any
-    plan: Train
-    workdir: Path
-    task: Any
-    splits: Any
-    parts: Parts
-    evaluate: Callable | None
-    grid: Any
-    program: ahead.Program
-    saved: Any
-    curve: log.Log
-    signals: list[signal.Signals]
+from nca_gen import devices
+from nca_gen.runtime import checkpoint, feed, log, mesh
+from nca_gen.runtime import course as courses
+from nca_gen.runtime.cadence import due
+from nca_gen.runtime.course import Course
 
 
 def main(config: Any, args: Namespace) -> None:
@@ -53,60 +33,36 @@ def train(
     and when the loss diverges; with ``on_divergence="rollback"`` only after ``max_rollbacks`` returns to the last good
     checkpoint, each followed by other keys and another order of the data.
     """
-    plan, layout = Train(**build.fields(config, "train")), Mesh(**build.fields(config, "mesh"))
-    workdir, patch = Path(workdir).absolute(), tuple(config.data.patch)
-    ranges.check_fields(plan, "config.train")
-    grid = mesh.opened(layout, plan.batch, patch[0])
-    task, splits = task or build.task(config), splits or build.splits(config)
-    for note in labels.check(splits, task.model):
-        log.say(f"note: {note}")
-    parts = jax.device_put(run.beside(config, workdir), devices.replicated(grid))
-    with (
-        record.alone(workdir),
-        stop_signals() as signals,
-        log.Log(workdir, plan.steps, plan.batch, plan.divergence) as curve,
-    ):
-        begun = bool(checkpoint.steps(workdir))
-        known = begun and record.check_config(workdir, config)
-        log.say(f"training to step {plan.steps} on {grid.size} {jax.default_backend()} device(s) in {workdir}")
-        key = jax.random.key(config.seed, impl="threefry2x32")
-        batch = feed.shapes(splits["train"], patch, plan.batch, grid)
-        program = ahead.compiled(task, key, batch, parts, grid, fresh=not begun)
-        record.save_environment(workdir, ahead.size(jax.eval_shape(task.eval_params, program.state)))
-        rollbacks, retried, mark = 0, None, record.config_hash(config)
-        with checkpoint.manager(workdir, plan.keep) as saved:
-            course = Course(config, plan, workdir, task, splits, parts, evaluate, grid, program, saved, curve, signals)
-            while True:
-                state, meta = checkpoint.restore_latest(saved, program.state) or (program.init(), {"step": 0})
-                if meta.get("config", mark) != mark and not known:
-                    raise UserError(f"{workdir} was begun with another config; choose another --workdir")
-                record.save_config(workdir, config)
-                if rollbacks > meta.get("rollbacks", 0):
-                    state = jax.jit(checkpoint.rekeyed, out_shardings=devices.replicated(grid))(state, rollbacks)
-                elif meta["step"]:
-                    log.say(f"resuming at step {meta['step']}")
-                rollbacks = max(rollbacks, meta.get("rollbacks", 0))
-                try:
-                    state, step, halted = follow(course, state, meta["step"], rollbacks, mark)
-                    break
-                except log.DivergedError as why:
-                    saved.wait_until_finished()
-                    good = saved.latest_step()
-                    if plan.on_divergence == "stop" or rollbacks >= plan.max_rollbacks:
-                        raise log.hopeless(why, rollbacks, good or 0) from why
-                    if good is not None and good == retried:  # it led here twice: the harm was done before it
-                        checkpoint.drop(saved, good)
-                    rollbacks, retried = rollbacks + 1, saved.latest_step()
-                    log.say(f"{why}: back to step {retried or 0}, rollback {rollbacks} of {plan.max_rollbacks}")
+    with courses.opened(config, workdir, task, splits, evaluate) as course:
+        plan, saved, rollbacks, retried = course.plan, course.saved, 0, None
+        while True:
+            state, meta = courses.begun(course)
+            if rollbacks > meta.get("rollbacks", 0):
+                state = jax.jit(checkpoint.rekeyed, out_shardings=devices.replicated(course.grid))(state, rollbacks)
+            elif meta["step"]:
+                log.say(f"resuming at step {meta['step']}")
+            rollbacks = max(rollbacks, meta.get("rollbacks", 0))
+            try:
+                state, step, halted = follow(course, state, meta["step"], rollbacks)
+                break
+            except log.DivergedError as why:
+                saved.wait_until_finished()
+                good = saved.latest_step()
+                if plan.on_divergence == "stop" or rollbacks >= plan.max_rollbacks:
+                    raise log.hopeless(why, rollbacks, good or 0) from why
+                if good is not None and good == retried:  # it led here twice: the harm was done before it
+                    checkpoint.drop(saved, good)
+                rollbacks, retried = rollbacks + 1, saved.latest_step()
+                log.say(f"{why}: back to step {retried or 0}, rollback {rollbacks} of {plan.max_rollbacks}")
     if halted:
         log.say(f"stopped at step {step} of {plan.steps}; the same command goes on from there")
-        raise SystemExit(128 + (signals or [signal.SIGTERM])[0])
-    log.say(f"trained to step {step}; the results are in {workdir}")
+        raise SystemExit(128 + (course.signals or [signal.SIGTERM])[0])
+    log.say(f"trained to step {step}; the results are in {course.workdir}")
     return state
 
 
-def follow(course: Course, state: PyTree, step: int, rollbacks: int, mark: str) -> tuple[PyTree, int, bool]:
-    """Trains from ``state`` at ``step`` until done or halted: state, step, whether halted. ``mark``: of the config."""
+def follow(course: Course, state: PyTree, step: int, rollbacks: int) -> tuple[PyTree, int, bool]:
+    """Trains from ``state`` at ``step`` until done or halted: state, step, whether halted."""
     plan, curve = course.plan, course.curve
     batches = feed.batches(course.config, course.splits["train"], course.grid, step, rollbacks)
     advance, logged, before, window = course.program.step, step, None, []  # window: metrics since the last line
@@ -123,7 +79,7 @@ def follow(course: Course, state: PyTree, step: int, rollbacks: int, mark: str) 
             window, logged = [], step
         if keep and step:
             with curve.pause():
-                checkpoint.save(course.saved, step, state, rollbacks=rollbacks, config=mark)
+                checkpoint.save(course.saved, step, state, rollbacks=rollbacks, config=course.mark)
         if step and not halt:
             with curve.pause():
                 before = evaluated(course, state, step, before)

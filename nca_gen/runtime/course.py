@@ -1,0 +1,97 @@
+"""A run of training from its config to where its loop begins: opened, checked, and begun or resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import PyTree
+
+from nca_gen import build, devices, ranges
+from nca_gen import config as configs
+from nca_gen.contracts import Part, Parts
+from nca_gen.data import labels
+from nca_gen.errors import UserError
+from nca_gen.pipelines import files
+from nca_gen.runtime import ahead, checkpoint, feed, log, mesh, record, run
+from nca_gen.runtime.cadence import stop_signals
+from nca_gen.sections import Mesh, Train
+
+
+class Course(NamedTuple):
+    """What a rollback does not change."""
+
+    config: Any
+    plan: Train
+    workdir: Path
+    task: Any
+    splits: Any
+    parts: Parts
+    evaluate: Callable | None
+    grid: Any
+    program: ahead.Program
+    saved: Any
+    curve: log.Log
+    signals: list[signal.Signals]
+    first: Part | None  # whose weights training begins with
+    mark: str  # of the config
+    known: bool  # whether that was compared with the one that the run was begun with
+
+
+@contextmanager
+def opened(
+    config: Any, workdir: str | os.PathLike, task: Any = None, splits: Any = None, evaluate: Callable | None = None
+) -> Iterator[Course]:
+    """All that training needs, checked, while its program is compiled; ``workdir`` is held against other runs.
+
+    ``task``, ``splits`` and ``evaluate`` stand in for those that ``config`` names. Raises UserError for what a user can
+    mend.
+    """
+    plan, layout = Train(**build.fields(config, "train")), Mesh(**build.fields(config, "mesh"))
+    workdir, patch = Path(workdir).absolute(), tuple(config.data.patch)
+    ranges.check_fields(plan, "config.train")
+    grid = mesh.opened(layout, plan.batch, patch[0])
+    task, splits = task or build.task(config), splits or build.splits(config)
+    config = files.learned(config, splits["train"])
+    for note in chain(configs.notes(config), labels.check(splits, task.model)):
+        log.say(f"note: {note}")
+    parts = jax.device_put(run.beside(config, workdir), devices.replicated(grid))
+    with (
+        record.alone(workdir),
+        stop_signals() as signals,
+        log.Log(workdir, plan.steps, plan.batch, plan.divergence) as curve,
+    ):
+        begun = bool(checkpoint.steps(workdir))
+        known = begun and record.check_config(workdir, config)
+        record.check_data(workdir, splits, begun)
+        log.say(f"training to step {plan.steps} on {grid.size} {jax.default_backend()} device(s) in {workdir}")
+        key = jax.random.key(config.seed, impl="threefry2x32")
+        batch = feed.shapes(splits["train"], patch, plan.batch, grid)
+        first = None if begun else run.first(config, workdir, task)
+        program = ahead.compiled(task, key, batch, parts, grid, fresh=not begun)
+        record.save_environment(workdir, ahead.size(jax.eval_shape(task.eval_params, program.state)))
+        with checkpoint.manager(workdir, plan.keep) as saved:
+            yield Course(
+                *(config, plan, workdir, task, splits, parts, evaluate, grid, program, saved, curve, signals),
+                *(first, record.config_hash(config), known),
+            )
+
+
+def begun(course: Course) -> tuple[PyTree, dict[str, Any]]:
+    """The newest good state of the run and its JSON {step, ...}; before the first step that which training begins with.
+
+    Raises UserError for a run that was begun with another config.
+    """
+    state, meta = checkpoint.restore_latest(course.saved, course.program.state) or (course.program.init(), {"step": 0})
+    if meta.get("config", course.mark) != course.mark and not course.known:
+        raise UserError(f"{course.workdir} was begun with another config; choose another --workdir")
+    if course.first and not meta["step"]:
+        state = run.begin(course.task, state, course.first)
+    record.save_config(course.workdir, course.config)
+    return state, meta

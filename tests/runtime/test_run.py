@@ -1,0 +1,84 @@
+"""Training that begins with the weights of another run: what is taken, what is not, and what is refused."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from nca_gen.contracts import Part
+from nca_gen.diffusion import discrete
+from nca_gen.diffusion.codec import Codec
+from nca_gen.errors import UserError
+from nca_gen.models import diff_nca, resnet34
+from nca_gen.runtime import run
+from nca_gen.tasks import classify, denoise
+from nca_gen.tasks.learner import Learner
+
+KEY = jax.random.key(0)
+
+
+def task(hidden=4):
+    model = diff_nca.Model(channels=8, hidden=hidden, steps=2)
+    return denoise.Task(model, Learner(), discrete.Process(), Codec())
+
+
+def asked(path="runs/a"):
+    return ConfigDict({"seed": 0, "train": {"init": path}})
+
+
+def test_it_begins_with_what_the_other_generates_with():
+    """Weights and average are those of the other run; steps, moments and keys are its own; nothing is shared."""
+    state = task().init(KEY)
+    other = jax.tree.map(lambda x: np.full(x.shape, 3.0, np.float64), state.params)
+    begun = run.begin(task(), state, Part(None, task(), other))
+    for found in (begun.params, begun.ema, task().eval_params(begun)):
+        chex.assert_trees_all_equal(found, jax.tree.map(jnp.float32, other))
+    rest = lambda s: (s.step, s.optimizer, jax.random.key_data(s.key))
+    chex.assert_trees_all_equal(rest(begun), rest(state))
+    places = [x.unsafe_buffer_pointer() for x in jax.tree.leaves((begun.params, begun.ema))]
+    assert len({*places}) == len(places)  # a state that is donated must not hold one buffer twice
+
+
+def test_a_classifier_takes_statistics_along():
+    one = classify.Task(resnet34.Model(classes=2, width=1), Learner())
+    shapes = jax.eval_shape(one.init, KEY)
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes._replace(key=jnp.zeros(())))
+    other = jax.tree.map(jnp.ones_like, one.eval_params(state))
+    chex.assert_trees_all_equal(one.eval_params(one.begin(state, other)), other)
+
+
+def test_another_shape_is_refused_in_one_line(monkeypatch):
+    other = task(hidden=8)
+    part = Part(None, other, jax.eval_shape(other.model.init, KEY), step=7)
+    monkeypatch.setattr(run, "open_run", lambda path: part)
+    line = r"config.train.init=runs/a is of another model: image/fc0/bias is \(8,\) there and \(4,\) here; give a run of"
+    with pytest.raises(UserError, match=line):
+        run.first(asked(), "w", task())
+    assert run.first(asked(), "w", other) is part
+    assert run.first(asked(""), "w", task()) is None
+
+
+def test_what_was_taken_is_said(monkeypatch, capsys):
+    part = Part(None, task(), jax.eval_shape(task().model.init, KEY), step=7)
+    monkeypatch.setattr(run, "open_run", lambda path: part)
+    run.first(asked(), "w", task())
+    assert capsys.readouterr().out == (
+        "training begins with the 29 arrays that runs/a, step 7, generates with; all else begins anew\n"
+    )
+
+
+def test_a_task_that_cannot_begin_so_says_it(monkeypatch):
+    monkeypatch.setattr(run, "open_run", lambda path: None)
+    with pytest.raises(UserError, match="this task cannot begin with weights"):
+        run.first(asked(), "w", object())
+
+
+def test_a_path_with_a_dot_is_seen_from_the_workdir(monkeypatch):
+    seen = []
+    monkeypatch.setattr(run, "open_run", lambda path: seen.append(str(path)))
+    for path in ("../other", "runs/a"):
+        with pytest.raises(UserError, match="cannot begin"):
+            run.first(asked(path), "runs/b", object())
+    assert seen == ["runs/b/../other", "runs/a"]
