@@ -106,24 +106,24 @@ def check_config(workdir: Path, config: Any) -> bool:
 
 
 def check_data(workdir: Path, splits: Mapping[str, Source], begun: bool) -> None:
-    """Raises UserError where a run that was ``begun`` would go on with other images than those of ``data.json``, and
-    writes that file. Images are the same wherever they lie; of what says nothing of its content only the number is
-    compared."""
+    """Raises UserError where a run that was ``begun`` would go on with other images than it began with.
+
+    ``data.json`` says which these were: how many a split, and what names their content, wherever they lie. Where there
+    is no such file, or nothing names the content, those of now are taken for those.
+    """
     path = workdir / "data.json"
     now = {split: {"examples": len(source), "digest": source.digest()} for split, source in splits.items()}
-    try:
-        then = json.loads(path.read_text()) if begun and path.is_file() else {}
-    except ValueError:
-        then = {}  # it was no more than a note
+    then = json.loads(path.read_text()) if begun and path.is_file() else {}
     for split in sorted(then.keys() & now.keys()):
         old, new = then[split], now[split]
-        if old["examples"] != new["examples"] or (old["digest"] and new["digest"] and old["digest"] != new["digest"]):
+        new["digest"] = new["digest"] or old["digest"]
+        if old["examples"] != new["examples"] or (old["digest"] and old["digest"] != new["digest"]):
             counts = f"{old['examples']} then, {new['examples']} now"
             raise UserError(
-                f"{workdir} was begun with other images or labels of {split} ({counts}): point --config.data.path at those, "
-                "or choose another --workdir"
+                f"{workdir} was begun with other images or labels of {split} ({counts}): point --config.data.path at "
+                "those, or choose another --workdir"
             )
-    if jax.process_index() == 0 and (now != then):
+    if jax.process_index() == 0:
         write.facts(path, now)
 
 

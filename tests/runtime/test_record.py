@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 import toy
 from ml_collections import ConfigDict
 
+from nca_gen.data.source import Source, of
 from nca_gen.errors import UserError
 from nca_gen.runtime import record
 
@@ -103,3 +105,27 @@ def test_data_may_have_moved(tmp_path, capsys):
     assert capsys.readouterr().out == 'config.data.path: "/here" before, "/there" from here on\n'
     assert record.config_hash(moved) == record.config_hash(toy.config())
     assert not record.check_config(tmp_path / "elsewhere", moved)
+
+
+def images(*values):
+    return {"train": of([{"image": np.full((2, 2, 1), value, np.uint8), "name": f"{value}"} for value in values])}
+
+
+def test_a_run_goes_on_with_its_own_images_alone(tmp_path):
+    """By their content and order; what they are called makes no difference, nor what cannot be known."""
+    record.check_data(tmp_path, images(1, 2, 3), False)
+    record.check_data(tmp_path, images(1, 2, 3), True)
+    for others, counts in ((images(1, 2), "3 then, 2 now"), (images(1, 2, 4), "3 then, 3 now"), (images(1, 3, 2), "3")):
+        with pytest.raises(UserError, match=rf"begun with other images or labels of train \({counts}"):
+            record.check_data(tmp_path, others, True)
+    unknown = Source(lambda i: {}, [(2, 2, 1)] * 3)
+    record.check_data(tmp_path, {"train": unknown}, True)  # a data set that names nothing
+    with pytest.raises(UserError, match="other images"):  # which does not make one forget
+        record.check_data(tmp_path, images(1, 2, 4), True)
+    record.check_data(tmp_path, images(1, 2, 4), False)  # a run that is not begun has none
+
+
+def test_a_run_of_before_takes_the_images_that_it_finds(tmp_path):
+    record.check_data(tmp_path, images(1, 2), True)
+    with pytest.raises(UserError, match="other images"):
+        record.check_data(tmp_path, images(1, 5), True)
