@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from nca_gen import build, ranges  # noqa: E402  (of this checkout)
+from nca_gen.judge import FIXED  # noqa: E402
+from nca_gen.metrics.features import EXTRACTORS  # noqa: E402
 
 PAGE = ROOT / "configs" / "README.md"
 HEAD = """# Pages and their fields
@@ -104,6 +106,28 @@ def rendered() -> str:
                 text += table(f"### name = `{name}`", section, name)
         else:
             text += table(f"## config.{section}", section)
+    return text + metrics()
+
+
+def metrics() -> str:
+    """The names that ``--metrics`` and ``metrics`` of an evaluator can have, and what each says of itself."""
+    text = (
+        "\n## Metrics\n\nOf `--metrics` and of `metrics` of an evaluator: `NAME[@EXTRACTOR][:OPTION=VALUE]...`. How "
+        "each is measured stands beside\nits number. Extractors: "
+        + ", ".join(f"`{name}`" for name in EXTRACTORS)
+        + ".\n\n| name | features | of | better | range | needs at least | options | source |\n"
+        + "|---|---|---|---|---|---|---|---|\n"
+    )
+    for name in (m.name for m in iter_modules(import_module("nca_gen.metrics").__path__)):
+        module = import_module(f"nca_gen.metrics.{name}")
+        if (about := vars(module).get("ABOUT")) is None:
+            continue
+        way = re.search(r"(lower|higher|near [01]) is better", about.protocol, re.IGNORECASE)
+        fewest = ", ".join(f"{n} {role}" for role, n in about.least.items())
+        given = (field for field in inspect.signature(module.score).parameters if field not in FIXED)
+        cells = [f"`{name}`", f"`{about.extracts or about.features}`" if about.extracts or about.features else ""]
+        cells += [", ".join(about.kinds), way[1].lower(), about.range, fewest, ", ".join(f"`{f}`" for f in given)]
+        text += f"| {' | '.join([*cells, about.reference])} |\n"
     return text
 
 
