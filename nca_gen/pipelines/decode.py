@@ -26,9 +26,15 @@ def decoded(model: Any, params: PyTree, key: Key[Array, " B"], places: tuple[int
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Samples of the part "model", an autoencoder."""
+    """Samples of the part "model", an autoencoder.
+
+    ``dtype``: of their values in files; ``mpp``: micrometres of a pixel, for all axes or for each. Where these are left
+    open, training fills in what its data have.
+    """
 
     parts: Parts
+    dtype: files.Depth = ""
+    mpp: files.Microns = ()
 
     @cached_property
     def part(self) -> Part:
@@ -73,5 +79,5 @@ class Pipeline:
             for i, image in zip(
                 some, self.draw(arrays.keys(self.part.config.seed, len(some), some.start), size), strict=True
             ):
-                files.write(folder / f"{i:05d}", image)
+                files.write(folder / f"{i:05d}", image, self.dtype, self.mpp)
         return files.beside(folder, sample.n, 1, self.kind)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import MaxLen
 from jaxtyping import Float
 
-from nca_gen.io import images, volumes
+from nca_gen.data.source import Splits
+from nca_gen.errors import UserError
+from nca_gen.io import images, space, volumes
 from nca_gen.io import write as disk
+from nca_gen.ranges import OneOf, Positive
 
 SUFFIXES = {"images": (".png", ".tif"), "volumes": (".nii.gz",)}
 SHOWN = 64  # samples in a grid, at the most
+Depth = Annotated[str, OneOf(("", "uint8", "uint16", "float32"))]
+Microns = Annotated[tuple[Positive, ...], MaxLen(3)]
 
 
 def kind(axes: int) -> str:
@@ -20,27 +27,60 @@ def kind(axes: int) -> str:
     return "images" if axes == 2 else "volumes"
 
 
-def write(stem: Path, sample: Float[np.ndarray, "*T C"], dtype: Any = np.uint8) -> Path:
-    """``sample`` in [-1, 1] as a file that begins with ``stem``, in values of ``dtype``; whole or not at all.
+def write(
+    stem: Path, sample: Float[np.ndarray, "*T C"], dtype: Any = np.uint8, mpp: Sequence[int | float] = ()
+) -> Path:
+    """``sample`` in [-1, 1] as a file that begins with ``stem``, in values of ``dtype`` ("" is uint8); whole or not at
+    all.
 
-    A volume is ``stem``.nii.gz, and ``stem``.png its three middle planes.
+    A volume is ``stem``.nii.gz, of uint8 or float32 (all other types mean a stretch of their own), and ``stem``.png its
+    three middle planes. ``mpp``: how large a pixel is, in micrometres, for all axes or for each.
     """
-    stored = images.from_float(sample, dtype)
+    dtype, sizes = np.dtype(dtype or np.uint8), sides(mpp, sample.ndim - 1)
     if sample.ndim == 4:
+        stored = images.from_float(np.clip(sample, -1, 1), np.uint8 if dtype == np.uint8 else np.float32)
         image(stem.with_name(f"{stem.name}.png"), volumes.planes(stored))
         path = stem.with_name(f"{stem.name}.nii.gz")
         with disk.whole(path) as draft:
-            volumes.write(draft, stored)
+            volumes.write(draft, stored, sizes)
         return path
-    suffix = ".png" if stored.dtype != np.float32 and stored.shape[-1] in (1, 3) else ".tif"
-    return image(stem.with_name(f"{stem.name}{suffix}"), stored)
+    stored = images.from_float(np.clip(sample, -1, 1) if dtype.kind == "f" else sample, dtype)
+    return image(stem.with_name(f"{stem.name}{suffix(dtype, stored.shape[-1])}"), stored, sizes)
 
 
-def image(path: Path, stored: np.ndarray) -> Path:
+def image(path: Path, stored: np.ndarray, mpp: Sequence[int | float] = ()) -> Path:
     """Writes an image as it is stored, whole or not at all; returns ``path``."""
     with disk.whole(path) as draft:
-        images.write(draft, stored)
+        images.write(draft, stored, mpp)
     return path
+
+
+def suffix(dtype: Any, channels: int) -> str:
+    """Of the file of an image: PNG, or TIFF where PNG cannot hold it."""
+    return ".png" if np.dtype(dtype) != np.float32 and channels in (1, 3) else ".tif"
+
+
+def sides(mpp: Sequence[int | float], axes: int) -> space.Sizes:
+    """How large a pixel of so many axes is, from one number for all or one for each. Raises UserError for others."""
+    if len(mpp) not in (0, 1, axes):
+        raise UserError(f"config.generate.mpp={tuple(mpp)} has {len(mpp)} numbers: give one, or {axes}, one an axis")
+    return tuple(map(float, mpp)) * (axes if len(mpp) == 1 else 1)
+
+
+def learned(config: Any, splits: Splits) -> Any:
+    """``config`` whose ``generate`` says in which type and at which size of a pixel the training images come, where it
+    leaves that open; latents say neither."""
+    fields = config.get("generate", {})
+    unsaid = [field for field in ("dtype", "mpp") if field in fields and not fields[field]]
+    if not unsaid or splits.origin:
+        return config
+    source = splits["train"]
+    example = source.read(0, [(0, 1)] * source.ndim)
+    known = {"dtype": str(example["image"].dtype), "mpp": tuple(example.get("mpp", ()))}
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.generate.update({field: known[field] for field in unsaid})
+    return config
 
 
 def missing(folder: Path, n: int, batch: int, kind: str) -> list[range]:
@@ -57,8 +97,8 @@ def beside(folder: Path, n: int, rows: int, kind: str) -> list[str]:
     """
     columns = min(n, SHOWN) // rows if rows > 1 else 0
     shown = [row + rows * i for row in range(rows) for i in range(columns)] or range(min(n, SHOWN))
-    suffix = ".tif" if (folder / f"{0:05d}.tif").is_file() else ".png"
-    pictures = np.stack([images.read(folder / f"{i:05d}{suffix}") for i in shown])
+    ending = ".tif" if (folder / f"{0:05d}.tif").is_file() else ".png"
+    pictures = np.stack([images.read(folder / f"{i:05d}{ending}") for i in shown])
     grid = folder.with_name(f"{folder.name}.png")
     image(grid, images.grid(pictures, columns or None))
     noun = "pictures" if kind == "images" else "volumes"

@@ -26,7 +26,7 @@ from nca_gen.diffusion import guidance, heredity, inpaint, samplers
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import noised
 from nca_gen.errors import UserError, chosen
-from nca_gen.io import images
+from nca_gen.io import images, space
 from nca_gen.pipelines import files, sampling
 from nca_gen.pipelines.sampling import Settings
 from nca_gen.ranges import Count, Natural, OneOf
@@ -231,21 +231,26 @@ def of_pixels(part: Part, name: str) -> Part:
     return part
 
 
-def stored(part: Part, path: str) -> Num[np.ndarray, "H W C"]:
-    """The image to work on, as it is in its file. Raises UserError where there is none, or of other channels."""
+def stored(part: Part, path: str) -> tuple[Num[np.ndarray, "H W C"], space.Sizes]:
+    """The image to work on, as it is in its file, and how large a pixel of it is.
+
+    Raises UserError where there is none, or of other channels, or of values that are no pixels.
+    """
     if not path:
         raise UserError("which image? Give --config.generate.image=FILE (PNG, JPEG or TIFF)")
-    image = images.read(path)
+    image, mpp = images.sized(path)
+    images.checked(image, path)
     channels = part.task.codec.colours(part.task.model.reads, image.ndim - 1)
     if image.shape[-1] != channels:
         raise UserError(f"{path} has {image.shape[-1]} channels; this model paints {channels}")
-    return image
+    return image, mpp
 
 
 def holes(mask: str, box: Sequence[int], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """Pixels to paint: the bright ones of the image ``mask``, and those of ``box`` = (top, left, height, width).
+    """Pixels to paint: the white ones of the image ``mask``, and those of ``box`` = (top, left, height, width).
 
-    Raises UserError where there is neither, a mask of another size, or a box that is not within the image.
+    Raises UserError where there is neither, a mask of another size or of other values, or none of them is white, and
+    for a box that is not within the image.
     """
     if not mask and not any(box):
         raise UserError(
@@ -253,10 +258,12 @@ def holes(mask: str, box: Sequence[int], size: tuple[int, int]) -> Bool[np.ndarr
         )
     hole = np.zeros(size, bool)
     if mask:
-        bright = images.to_float(images.read(mask)).mean(-1) >= 0
+        bright = white(images.read(mask), mask)
         if bright.shape != size:
             sides = [" x ".join(map(str, shape)) for shape in (bright.shape, size)]
             raise UserError(f"the mask {mask} is {sides[0]} pixels, the image {sides[1]}; save it at the image's size")
+        if not bright.any():
+            raise UserError(f"the mask {mask} has no white pixel, so nothing would be painted")
         hole |= bright
     if any(box):
         top, left, height, width = box
@@ -269,6 +276,20 @@ def holes(mask: str, box: Sequence[int], size: tuple[int, int]) -> Bool[np.ndarr
     return hole
 
 
+def white(mask: Num[np.ndarray, "H W C"], path: str) -> Bool[np.ndarray, "H W"]:
+    """The pixels of ``mask`` that are nearer to white than to black. White is the most that its type holds, or 1.
+
+    Raises UserError for values between these, such as those of label maps, and for such as no picture has.
+    """
+    images.checked(mask, path, bounded=False)
+    low, high = float(mask.min()), float(mask.max())
+    black, top = (-1 if low < 0 else 0, 1) if mask.dtype.kind == "f" else (0, int(np.iinfo(mask.dtype).max))
+    if low < black or high > top or 1 < high < top / 2:
+        most = f"{top} or 1" if mask.dtype.kind != "f" else "1"
+        raise UserError(f"the mask {path} has values from {low:g} to {high:g}: give 0 for what is kept, and {most}")
+    return mask.mean(-1) >= (black + (top if high > 1 else 1)) / 2
+
+
 def compared(folder: Path, pictures: Sequence[Float[np.ndarray, "H W C"]]) -> Path:
     """Writes ``pictures`` of one size side by side into ``folder``; returns the file."""
     return files.image(folder / "comparison.png", images.strip(np.stack(pictures)))
@@ -278,8 +299,9 @@ def compared(folder: Path, pictures: Sequence[Float[np.ndarray, "H W C"]]) -> Pa
 class Pipeline:
     """``samples`` fillings of the hole in ``image`` by the part "model".
 
-    The hole: the bright pixels of the image ``mask``, and the ``box`` (top, left, height, width). ``known``: how the
-    network is shown the other pixels, "noised" to the level of the hole or "clean". ``torus``: the picture has no edge.
+    The hole: the white pixels of the image ``mask`` (255, or 1), and the ``box`` (top, left, height, width). ``known``:
+    how the network is shown the other pixels, "noised" to the level of the hole or "clean". ``torus``: the picture has
+    no edge.
     """
 
     parts: Parts
@@ -310,7 +332,7 @@ class Pipeline:
         self, key: Key[Array, " n"], size: tuple[int, ...] = (), cond: Condition = None
     ) -> Iterator[Float[np.ndarray, "H W C"]]:
         """A filling for each key. ``size`` is that of the image. Raises UserError for what :func:`fill` refuses."""
-        image = stored(self.part, self.image)
+        image, _ = stored(self.part, self.image)
         hole = holes(self.mask, self.box, image.shape[:2])
         settings, batch = Settings.of(self.part.config.sample), self.part.config.sample.batch
         todo = fillings(self.part, key, images.to_float(image), hole, settings, cond, batch=batch, known=self.known)
@@ -323,7 +345,7 @@ class Pipeline:
         Beside them the input, the input without its hole (grey), and all of these in one picture, comparison.png.
         """
         config, task = self.part.config, self.part.task
-        image = stored(self.part, self.image)
+        image, mpp = stored(self.part, self.image)
         pixels, hole = images.to_float(image), holes(self.mask, self.box, image.shape[:2])
         cond = sampling.conditions(task.model, config.sample.labels, self.samples)
         begun = time.perf_counter()
@@ -333,7 +355,7 @@ class Pipeline:
         seconds = time.perf_counter() - begun
         shown = {"input": pixels, "masked": np.where(hole[..., None], np.float32(0), pixels)} | filled
         for name, picture in shown.items():
-            files.write(folder / name, picture, image.dtype)
+            files.write(folder / name, picture, image.dtype, mpp)
         comparison = compared(folder, list(shown.values()))
         whole = Settings.of(config.sample).heredity != "none"
         cells = sites(task.model, task.codec, pixels, hole, whole).windows.index.size if hole.any() else 0

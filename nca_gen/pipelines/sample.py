@@ -17,10 +17,16 @@ from nca_gen.pipelines import files, sampling
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Samples of the part "model", any denoiser. ``torus``: samples without an edge, of cells that know a border."""
+    """Samples of the part "model", any denoiser. ``torus``: samples without an edge, of cells that know a border.
+
+    ``dtype``: of their values in files; ``mpp``: micrometres of a pixel, for all axes or for each. Where these are left
+    open, training fills in what its data have.
+    """
 
     parts: Parts
     torus: bool = False
+    dtype: files.Depth = ""
+    mpp: files.Microns = ()
 
     @cached_property
     def part(self) -> Part:
@@ -67,6 +73,6 @@ class Pipeline:
                 sampling.rows(cond, slice(some.start, some.stop)),
             )
             for i, sample in zip(some, self.draw(key, size, row), strict=True):
-                files.write(folder / f"{i:05d}", sample)
+                files.write(folder / f"{i:05d}", sample, self.dtype, self.mpp)
         classes = 1 if cond is None else min(n, len(labels) or cond["label"].shape[1])
         return files.beside(folder, n, classes, self.kind)

@@ -101,11 +101,11 @@ class Pipeline:
         self, key: Key[Array, " n"], size: tuple[int, ...] = (), cond: Condition = None
     ) -> Iterator[Float[np.ndarray, "H W C"]]:
         """An enlargement for each key. ``size`` is ``factor`` times that of the image."""
-        image, settings = images.to_float(inpaint.stored(self.part, self.image)), Settings.of(self.part.config.sample)
+        image, settings = inpaint.stored(self.part, self.image)[0], Settings.of(self.part.config.sample)
         for i in range(len(key)):
             some = slice(i, i + 1)
             row = sampling.rows(cond, some)
-            yield enlarge(self.part, key[some], image, self.factor, settings, row, known=self.known)
+            yield enlarge(self.part, key[some], images.to_float(image), self.factor, settings, row, known=self.known)
 
     def write(self, folder: Path) -> list[str]:
         """``samples`` enlargements as files in ``folder``; of a model of classes with ``config.sample.labels`` in turn.
@@ -113,15 +113,15 @@ class Pipeline:
         Beside them the input, and in comparison.png, side by side, the input to the nearest pixel and the enlargements.
         """
         config, begun = self.part.config, time.perf_counter()
-        stored = inpaint.stored(self.part, self.image)
+        stored, mpp = inpaint.stored(self.part, self.image)
         cond = sampling.conditions(self.part.task.model, config.sample.labels, self.samples)
         size = tuple(self.factor * n for n in stored.shape[:2])
         drawn = screen.track(self.draw(arrays.keys(config.seed, self.samples), size, cond), "enlarging", self.samples)
         large = list(drawn)
         seconds = time.perf_counter() - begun
-        files.write(folder / "input", images.to_float(stored), stored.dtype)
+        files.write(folder / "input", images.to_float(stored), stored.dtype, mpp)
         for i, picture in enumerate(large):
-            files.write(folder / f"{i:05d}", picture, stored.dtype)
+            files.write(folder / f"{i:05d}", picture, stored.dtype, [size / self.factor for size in mpp])
         nearest = images.to_float(stored).repeat(self.factor, 0).repeat(self.factor, 1)
         comparison = inpaint.compared(folder, [nearest, *large])
         sides = " x ".join(map(str, nearest.shape[:2]))

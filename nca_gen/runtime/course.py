@@ -58,7 +58,7 @@ def opened(
     ranges.check_fields(plan, "config.train")
     grid = mesh.opened(layout, plan.batch, patch[0])
     task, splits = task or build.task(config), splits or build.splits(config)
-    config = files.learned(config, splits["train"])
+    config = files.learned(config, splits)
     for note in chain(configs.notes(config), labels.check(splits, task.model)):
         log.say(f"note: {note}")
     parts = jax.device_put(run.beside(config, workdir), devices.replicated(grid))

@@ -439,7 +439,7 @@ def run(
 ) -> tuple[huge.Store, ...]:
     """Makes the picture of ``key`` and its pyramid in ``folder``, or what is missing of them; returns the levels.
 
-    ``dtype``: of the pixels, uint8 or float32. A folder belongs to one job, key, params and ``cond``.
+    ``dtype``: of the pixels, uint8, uint16 or float32. A folder belongs to one job, key, params and ``cond``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     disk, journal = stores(job, folder, dtype), Journal(folder / "journal")

@@ -49,4 +49,8 @@ def title(config: Any, pipeline: Pipeline, step: int) -> Iterator[str]:
                 yield words if field == "clip" else field + words
     if asked.get("torus", False):
         yield "torus"
+    if (dtype := asked.get("dtype", "")) not in ("", "uint8"):
+        yield dtype
+    if mpp := asked.get("mpp", ()):
+        yield "mpp" + "x".join(f"{size:g}" for size in (mpp if len(set(mpp)) > 1 else mpp[:1]))
     yield f"seed{config.seed}"

@@ -60,6 +60,17 @@ def test_the_first_try_that_is_far_enough_is_kept_and_else_the_furthest(tmp_path
     assert near[0] > near[-1] >= 1
 
 
+@pytest.mark.parametrize(("dtype", "suffix"), [(np.uint16, ".png"), (np.float32, ".tif")])
+def test_pictures_are_as_deep_as_photographs(tmp_path, dtype, suffix):
+    """So that a classifier takes both, and as large in the world."""
+    run(tmp_path, dtype=dtype, mpp=(0.5, 0.5))
+    assert expand.name(0, dtype) == f"000000{suffix}"
+    image, mpp = images.sized(tmp_path / expand.name(0, dtype))
+    assert (image.dtype, mpp) == (dtype, pytest.approx((0.5, 0.5)))
+    assert images.from_float(images.to_float(image))[0, 0, 0] in shade(0, np.arange(TRIES))
+    assert expand.name(3, np.uint8, 5) == "000003.tif"
+
+
 def test_nothing_is_drawn_twice(tmp_path):
     first = run(tmp_path)
     before = content(tmp_path)
@@ -124,11 +135,11 @@ import os, signal, sys
 sys.path[:0] = [{here!r}, {tests!r}]
 import test_expand as t
 write, count = t.images.write, [0]
-def killed(path, image):
+def killed(path, image, mpp):
     count[0] += 1
     if count[0] > {after}:
         os.kill(os.getpid(), signal.SIGKILL)
-    write(path, image)
+    write(path, image, mpp)
 t.images.write = killed
 t.run(t.Path({folder!r}))
 """

@@ -249,6 +249,20 @@ def test_the_command(tmp_path):
 
 
 @pytest.mark.slow
+def test_pixels_of_16_bits_that_are_so_large(tmp_path):
+    """What floats are learned from is written so, too; another depth is another file."""
+    paint(tmp_path, format="both", dtype="float32", mpp=(0.25,))
+    expected = whole(LOCAL, (40, 33), steps=4)
+    for path in [*tmp_path.glob("*.tiff"), *tmp_path.glob("*.zarr")]:
+        slide = slides.open_slide(path)
+        assert (slide.dtype, slide.mpp) == (np.uint16, 0.25)
+        seen = slide.read(slide.levels[0], 0, 0, 40, 33)
+        assert np.abs(seen.astype(int) - images.from_float(expected, np.uint16)).max() <= 1
+    paint(tmp_path)
+    assert len(list(tmp_path.glob("*.tiff"))) == 2
+
+
+@pytest.mark.slow
 def test_a_dry_run_says_what_it_takes(tmp_path):
     said = "\n".join(paint(tmp_path, dry_run=True))
     for words in ("1.32 k pixels", "9 tiles", "halo 4 pixels", "% more cells", "GB, disk 0.00 GB", "pixels/s"):

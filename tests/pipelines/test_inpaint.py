@@ -18,7 +18,7 @@ from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import x0_of
 from nca_gen.errors import UserError
 from nca_gen.io import images
-from nca_gen.pipelines import inpaint, sampling
+from nca_gen.pipelines import inpaint, sampling, upscale
 from nca_gen.tiling import windows
 from nca_gen.verbs.describe import matmul_flop
 
@@ -317,6 +317,60 @@ def test_refusals(tmp_path, stored, asked, words):
     with pytest.raises(UserError, match=words) as refused:
         pipeline(tmp_path, **asked).write(tmp_path)
     assert "\n" not in str(refused.value)
+
+
+HALF = np.eye(21, 17)[..., None]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        HALF.astype(np.uint8),  # as tools of segmentation write it
+        (HALF * 255).astype(np.uint8),
+        np.repeat((HALF * 255).astype(np.uint8), 3, -1),
+        (HALF * 200 + 20).astype(np.uint8),  # of a JPEG
+        HALF.astype(np.uint16),
+        (HALF * 65535).astype(np.uint16),
+        HALF.astype(np.float32),
+        (2 * HALF - 1).astype(np.float32),
+    ],
+)
+def test_white_is_the_most_or_one(tmp_path, mask):
+    images.write(tmp_path / "mask.tif", mask)
+    np.testing.assert_array_equal(inpaint.holes(str(tmp_path / "mask.tif"), (0, 0, 0, 0), (21, 17)), HALF[..., 0] > 0)
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        ((HALF * 3).astype(np.uint8), "values from 0 to 3: give 0 for what is kept, and 255 or 1"),  # a label map
+        ((HALF * 255).astype(np.uint16), "values from 0 to 255: give 0 for what is kept, and 65535 or 1"),
+        ((HALF * 255).astype(np.float32), "values from 0 to 255: give 0 for what is kept, and 1"),
+        (np.where(HALF, np.nan, 0).astype(np.float32), "it holds NaN"),
+        ((HALF * 0).astype(np.uint8), "has no white pixel, so nothing would be painted"),
+        (HALF.astype(np.float32) * 0, "has no white pixel"),
+    ],
+)
+def test_masks_that_say_nothing(tmp_path, mask, words):
+    images.write(tmp_path / "mask.tif", mask)
+    with pytest.raises(UserError, match=words):
+        inpaint.holes(str(tmp_path / "mask.tif"), (0, 0, 0, 0), (21, 17))
+
+
+def test_the_size_of_a_pixel_is_that_of_the_image(tmp_path, monkeypatch):
+    """Of fillings; of enlargements a part of it. Nothing is drawn here."""
+    image = np.zeros((21, 17, 3), np.uint16)
+    images.write(tmp_path / "in.tif", image, (0.5, 0.25))
+    whole = inpaint.Pipeline({"model": part(LOCAL)}, str(tmp_path / "in.tif"), box=(3, 3, 4, 4), samples=1)
+    monkeypatch.setattr(inpaint.Pipeline, "draw", lambda *_: iter([images.to_float(image)]))
+    whole.write(tmp_path)
+    larger = upscale.Pipeline({"model": part(LOCAL)}, str(tmp_path / "in.tif"), samples=1)
+    monkeypatch.setattr(upscale.Pipeline, "draw", lambda *_: iter([images.to_float(image.repeat(2, 0).repeat(2, 1))]))
+    (tmp_path / "up").mkdir()
+    larger.write(tmp_path / "up")
+    for name, mpp in (("00000.png", (0.5, 0.25)), ("input.png", (0.5, 0.25)), ("up/00000.png", (0.25, 0.125))):
+        stored, found = images.sized(tmp_path / name)
+        assert (stored.dtype, found) == (np.uint16, pytest.approx(mpp))
 
 
 def test_an_image_of_other_channels_is_refused(tmp_path, stored):

@@ -8,10 +8,11 @@ import tiny
 
 from nca_gen import arrays
 from nca_gen.contracts import Pipeline
+from nca_gen.data.source import Splits, of
 from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
-from nca_gen.io import images, volumes
-from nca_gen.pipelines import sample, sampling
+from nca_gen.io import images, sets, volumes
+from nca_gen.pipelines import files, sample, sampling
 
 VOLUMES = tiny.diff(norm="cell", ndim=3, steps=2, image_channels=1)
 HOW = {"n": 3, "batch": 2, "size": (6, 7, 8), "steps": 2}
@@ -41,6 +42,58 @@ def test_volumes_are_files(folder):
         assert np.abs(stored.astype(int) - images.from_float(x)).max() <= 1
         np.testing.assert_array_equal(images.read(folder / f"{i:05d}.png"), volumes.planes(stored))
     assert images.read(folder.with_suffix(".png")).shape[-1] == 1
+
+
+GREY = np.linspace(-1.2, 1.2, 6 * 7 * 8, dtype=np.float32).reshape(6, 7, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "suffix", "top"),
+    [("", ".png", 128), ("uint8", ".png", 128), ("uint16", ".png", 2**15), ("float32", ".tif", 0)],
+)
+def test_images_are_as_deep_as_asked(tmp_path, dtype, suffix, top):
+    """All levels of integers; floats between -1 and 1, as they are read again. Files state how large a pixel is."""
+    path = files.write(tmp_path / "x", GREY[0], dtype, (0.5, 0.25))
+    assert path == tmp_path / f"x{suffix}"
+    stored, mpp = images.sized(path)
+    bounded = np.clip(GREY[0], -1, 1)
+    expected = np.clip(np.rint((bounded + 1) * top), 0, 2 * top - 1) if top else bounded
+    np.testing.assert_array_equal(stored, expected.astype(dtype or "uint8"))
+    assert mpp == pytest.approx((0.5, 0.25))
+    assert files.write(tmp_path / "y", np.repeat(GREY[0], 4, -1), dtype).suffix == ".tif"
+
+
+@pytest.mark.parametrize(("dtype", "held"), [("", "uint8"), ("uint16", "float32"), ("float32", "float32")])
+def test_volumes_are_as_deep_as_asked(tmp_path, dtype, held):
+    """Types that scoring takes as they are; others it would stretch."""
+    path = files.write(tmp_path / "x", GREY, dtype, (700,))
+    stored = volumes.read(path)
+    assert stored.dtype == held
+    bounded = np.clip(GREY, -1, 127 / 128 if held == "uint8" else 1)
+    np.testing.assert_allclose(images.to_float(stored), bounded, atol=1 / 255 if held == "uint8" else 0)
+    assert volumes.microns(path) == pytest.approx((700, 700, 700))
+    np.testing.assert_array_equal(sets.open(path)[0], images.to_float(stored))
+
+
+def test_sizes_of_a_pixel():
+    assert files.sides((), 3) == ()
+    assert files.sides((2,), 3) == (2.0, 2.0, 2.0)
+    assert files.sides((1, 2), 2) == (1.0, 2.0)
+    with pytest.raises(UserError, match=r"mpp=.* has 2 numbers: give one, or 3"):
+        files.sides((1, 2), 3)
+
+
+def test_what_training_data_say_is_filled_in():
+    """Where it is left open, and of images alone."""
+    image = {"image": np.zeros((9, 8, 1), np.uint16), "name": "x", "patient": "x", "mpp": (0.5, 0.25)}
+    config, splits = tiny.config(), Splits({"train": of([image])})
+    found = files.learned(config, splits).generate
+    assert (found.dtype, tuple(found.mpp)) == ("uint16", (0.5, 0.25))
+    assert (config.generate.dtype, config.generate.mpp) == ("", ())
+    config.generate.dtype, config.generate.mpp = "uint8", (1.0,)
+    assert files.learned(config, splits) is config
+    latents = Splits({"train": of([image])}, origin=lambda: splits)
+    assert files.learned(tiny.config(), latents).generate.dtype == ""
 
 
 def test_only_what_is_missing_is_drawn(folder, monkeypatch):

@@ -96,6 +96,30 @@ def test_the_expanded_set_trains_as_a_folder(expanded):
 
 
 @pytest.mark.slow
+def test_sixteen_bits_in_and_out(workdir, data, tmp_path):
+    """The expanded set is of one kind with the photographs, in depth, channels and size of a pixel."""
+    for i in range(24):
+        deep = images.read(data / f"{i}.png").astype(np.uint16) * 257
+        images.write(tmp_path / f"{i}.png", deep, (0.5, 0.5))
+    (tmp_path / "labels.csv").write_bytes((data / "labels.csv").read_bytes())
+    made = verb.expand(config(tmp_path, **{"expand.name": "deep", "expand.times": 1}), workdir)
+    real, new = (folder.splits(str(root))["train"][0] for root in (tmp_path, made))
+    assert real["image"].dtype == new["image"].dtype == np.uint16
+    assert real["image"].shape == new["image"].shape
+    assert new["mpp"] == pytest.approx(real["mpp"])
+
+
+def test_settings_of_before_are_those_of_now():
+    """A field that came later says nothing where it is empty."""
+    then = {"sample": {"steps": 2}, "data": ["folder", {"reduce": 1}]}
+    now = {"sample": {"steps": 2}, "data": ["folder", {"reduce": 1, "window": [], "labels": []}]}
+    assert verb.agree(then, now)
+    assert not verb.agree(then, {**now, "dtype": "uint16"})
+    assert not verb.agree(then, {**now, "data": ["folder", {"reduce": 1, "window": [0, 4095]}]})
+    assert not verb.agree(then, {**now, "sample": {"steps": 3}})
+
+
+@pytest.mark.slow
 def test_what_is_missing_is_drawn_the_same(expanded, workdir, data, monkeypatch):
     before = content(workdir / "expanded")
     (expanded / "images" / "parts" / "0_00001.json").unlink()

@@ -75,8 +75,8 @@ def test_a_file_cut_short_by_a_kill_is_never_left(workdir, monkeypatch):
     config = tiny.config(**{"sample.n": 4, "seed": 4})
     write = images.write
 
-    def killed(path, image):
-        write(path, image)
+    def killed(path, image, mpp):
+        write(path, image, mpp)
         if "00003" in path.name:
             path.write_bytes(path.read_bytes()[:40])
             raise KeyboardInterrupt
@@ -133,6 +133,8 @@ def test_with_another_model(workdir):
     ("name", "one", "other"),
     [
         ("sample", {"sample.size": (16, 16)}, {"sample.size": (16, 20)}),
+        ("sample", {"generate.dtype": "uint8"}, {"generate.dtype": "uint16"}),
+        ("gigapixel", {"generate.mpp": "0.25,0.5"}, {"generate.mpp": "0.25"}),
         ("gigapixel", {"sample.size": (16, 16)}, {"sample.size": (16, 20)}),
         ("inpaint", {"generate.known": "noised"}, {"generate.known": "clean"}),
         ("inpaint", {"generate.box": (1, 2, 3, 4)}, {"generate.box": (1, 2, 3, 5)}),
