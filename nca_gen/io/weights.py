@@ -13,7 +13,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,10 @@ def digest(path: str | Path) -> str:
 def read(path: str | Path) -> State:
     """The tensors of a file by name, on the host, in their own precision (bfloat16 and float8 as float32).
 
-    Knows torch's formats (the zip of today, the pickles before 1.6), safetensors and npz, by content. Of a checkpoint
-    that holds more, what its ``state_dict`` holds. Raises UserError for a file that is none of them or is damaged, for
-    a pickle that asks for anything but tensors, and for a tensor of a type that has no numbers here, by its name.
+    Knows torch's formats (the zip of today, the pickles before 1.6, TorchScript), safetensors and npz, by content. Of a
+    checkpoint that holds more, what its ``state_dict`` holds, or the one dict of tensors in it; of a TorchScript
+    program what its modules hold, and none of its code. Raises UserError for a file that is none of them or is damaged,
+    for a pickle that asks for anything but tensors, and for a tensor of a type that has no numbers here, by its name.
     """
     with _opened(path) as file:
         start = file.read(16)
@@ -155,8 +156,6 @@ def _zipped(file: Any, path: str | Path) -> State:
             with np.load(file, allow_pickle=False) as arrays:
                 return {name: _plain(_member(arrays, name, path)) for name in arrays}
         root = pickled.removesuffix("data.pkl")
-        if f"{root}constants.pkl" in names:
-            raise UserError(f"{path} is a TorchScript program; give its state_dict(), saved by torch.save")
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
             raise UserError(f"{path} was written on a big-endian machine; save it as safetensors")
 
@@ -198,7 +197,15 @@ def _legacy(file: Any, path: str | Path) -> State:
 
 
 def _state(loaded: Any, path: str | Path) -> State:
-    tensors = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {"it": loaded}
+    if isinstance(loaded, _Module):
+        tensors = dict(loaded.tensors())
+        if not tensors:
+            raise UserError(
+                f"{path} is a TorchScript program that is frozen: its weights have no names; save the state_dict() of "
+                "the network that it was made of"
+            )
+    else:
+        tensors = _dict(loaded, path) if isinstance(loaded, Mapping) else {"it": loaded}
     arrays = {name: tensor.data if isinstance(tensor, _Parameter) else tensor for name, tensor in tensors.items()}
     for name, tensor in arrays.items():
         if not isinstance(tensor, np.ndarray):
@@ -208,10 +215,38 @@ def _state(loaded: Any, path: str | Path) -> State:
     return {str(name): _plain(tensor) for name, tensor in arrays.items()}
 
 
+def _dict(loaded: Mapping, path: str | Path) -> Mapping:
+    """The dict of tensors that a checkpoint is, or that lies in it. Raises UserError where there are several."""
+    if "state_dict" in loaded:
+        return loaded["state_dict"]
+    numbers = lambda some: isinstance(some, Mapping) and {*map(type, some.values())} & {np.ndarray, _Parameter}
+    inner = [name for name, some in loaded.items() if numbers(some)]
+    if numbers(loaded) or not inner:
+        return loaded
+    if len(inner) > 1:
+        raise UserError(f"{path} holds {', '.join(map(str, inner))}: save the one that is wanted alone")
+    return loaded[inner[0]]
+
+
 def _plain(tensor: np.ndarray) -> np.ndarray:
     """In the order of bytes of this machine; floats that numpy does not know as float32."""
     foreign = tensor.dtype.isbuiltin == 2
     return np.asarray(tensor, np.float32 if foreign else tensor.dtype.newbyteorder("="), order="C")
+
+
+class _Module:
+    """A module of a TorchScript program: what it holds by name, and nothing that it does."""
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.holds = state
+
+    def tensors(self, start: str = "") -> Iterator[tuple[str, np.ndarray]]:
+        """The tensors by the names that they have in a state dict."""
+        for name, value in self.holds.items():
+            if isinstance(value, _Module):
+                yield from value.tensors(f"{start}{name}.")
+            elif isinstance(value, np.ndarray):
+                yield start + name, value
 
 
 class _Parameter:
@@ -255,18 +290,22 @@ NAMES = {
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("torch.nn.parameter", "Parameter"): _Parameter,
 }
+NAMES |= {("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")}
+NAMES[("torch.jit._pickle", "restore_type_tag")] = lambda value, _: value
 NAMES |= {("torch", f"{name}Storage"): np.dtype(dtype) for name, dtype in DTYPES.items()}
 NAMES |= {("torch", name): np.dtype(dtype) for name, dtype in UNTYPED.items()}
 
 
 class _Restricted(pickle.Unpickler):
-    """Knows ``NAMES`` and no other; ``storage`` gives the numbers of a tensor."""
+    """Knows ``NAMES``, and modules of a program, and no other; ``storage`` gives the numbers of a tensor."""
 
     def __init__(self, file: Any, path: str | Path, storage: Callable[..., np.ndarray]):
         super().__init__(file, encoding="utf-8")
         self.path, self.storage = path, storage
 
     def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] == "__torch__":
+            return _Module
         if (module, name) not in NAMES:
             raise UserError(
                 f"refused {self.path}: it asks to run {module}.{name}, and weights need no code; save net.state_dict() "

@@ -59,8 +59,8 @@ class Model:
 
     def ported(self) -> dict[str, Any]:
         """Variables from ``weights``, all but the head. Raises UserError for those of another network."""
-        state = {k: v for k, v in published.read(self.weights).items() if k not in HEAD}
-        return port.variables(state, resnet.resnet34(0, self.width), EXAMPLE)
+        network = resnet.resnet34(0, self.width)
+        return port.variables(published.read(self.weights), network, EXAMPLE, (*port.COUNTERS, *HEAD))
 
     def apply(
         self, params: dict, statistics: dict, x: Float[Array, "B H W C"], train: bool = False

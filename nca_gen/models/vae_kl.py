@@ -18,6 +18,7 @@ from nca_gen.nn import port
 from nca_gen.nn.autoencoder_kl import AutoencoderKL, renamed
 from nca_gen.ranges import Count, OneOf
 
+BESIDE = ("loss.*", "model_ema.*")  # of training, in a file of CompVis
 Latent = Float[Array, "B h w L"]
 Image = Float[Array, "B H W C"]
 
@@ -74,15 +75,17 @@ class Model:
         return self.network.apply({"params": params}, z, method="decode")
 
     def load(self, path: str | Path) -> dict[str, Any]:
-        """Parameters from a file with diffusers' names, of today or before.
+        """Parameters from a file with diffusers' names, of today or before, or with those of CompVis.
 
         Raises UserError for a file that cannot be read, or holds another network.
         """
         state = renamed(weights.read(path))
         try:
-            return port.variables(state, self.network, self.network.example())["params"]
+            return port.variables(state, self.network, self.network.example(), (*port.COUNTERS, *BESIDE))["params"]
         except UserError as error:
-            raise UserError(f"{path}: {error}; give a KL autoencoder of diffusers, and its config.model") from None
+            raise UserError(
+                f"{path}: {error}; give a KL autoencoder of diffusers or CompVis, and its config.model"
+            ) from None
 
     def state(self, params: dict) -> dict[str, Any]:
         """``params`` by diffusers' names, for :func:`nca_gen.io.weights.write`."""

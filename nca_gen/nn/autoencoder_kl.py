@@ -22,6 +22,20 @@ LOGVAR = (-30.0, 20.0)
 QUIET = -6.0  # log-variance before training: unit noise would drown a signal that is not there yet
 FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of diffusers before 0.18
 FORMERLY = re.compile(rf"(.*attentions\.\d+)\.({'|'.join(FORMER)})\.(weight|bias)")
+COMPVIS = {  # names of Rombach et al.'s own code; the levels of its decoder count from the last
+    r"\bdown\.(\d+)\.block\.": r"down_blocks.\1.resnets.",
+    r"\bdown\.(\d+)\.downsample\.": r"down_blocks.\1.downsamplers.0.",
+    r"\bup\.(\d+)\.block\.": r"up_blocks.\1.resnets.",
+    r"\bup\.(\d+)\.upsample\.": r"up_blocks.\1.upsamplers.0.",
+    r"\bmid\.block_1\.": "mid_block.resnets.0.",
+    r"\bmid\.block_2\.": "mid_block.resnets.1.",
+    r"\bmid\.attn_1\.norm\.": "mid_block.attentions.0.group_norm.",
+    r"\bmid\.attn_1\.proj_out\.": "mid_block.attentions.0.to_out.0.",
+    r"\bmid\.attn_1\.([qkv])\.": r"mid_block.attentions.0.to_\1.",
+    r"\bnin_shortcut\.": "conv_shortcut.",
+    r"coder\.norm_out\.": "coder.conv_norm_out.",
+}
+LEVEL = re.compile(r"(?<=\bdecoder\.up\.)\d+")
 
 
 class Norm(nn.Module):
@@ -228,11 +242,16 @@ class AutoencoderKL(nn.Module):
 
 
 def renamed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """``state`` with the attention as diffusers has it today: older files have other names, or 1 x 1 convolutions."""
-    return {_name(name): _flat(name, x) for name, x in state.items()}
+    """``state`` by the names that diffusers has today; older files, and those of CompVis, have others, and attention
+    as 1 x 1 convolutions."""
+    last = max((int(level) for name in state for level in LEVEL.findall(name)), default=0)
+    names = {LEVEL.sub(lambda level: str(last - int(level[0])), name): name for name in state}
+    return {_name(name): _flat(_name(name), state[former]) for name, former in names.items()}
 
 
 def _name(name: str) -> str:
+    for theirs, ours in COMPVIS.items():
+        name = re.sub(theirs, ours, name)
     match = FORMERLY.fullmatch(name)
     return f"{match[1]}.{FORMER[match[2]]}.{match[3]}" if match else name
 

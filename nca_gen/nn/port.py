@@ -25,13 +25,15 @@ def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[st
     """The variables of ``module`` (``params``, ``batch_stats``) from the tensors of a torch network, in float32.
 
     ``example`` is an input, or its ``ShapeDtypeStruct``. Raises UserError for the first tensor that is missing, has
-    another shape, or that nobody asks for and no pattern in ``ignore`` names.
+    another shape, or that nobody asks for and no pattern in ``ignore`` names. A beginning that the names of the whole
+    network have ("module.", "first_stage_model.") is left out, and what lies beside it is of other networks.
     """
     filled: dict[str, Any] = {}
-    names = set()
-    for path, leaf, shape in _leaves(module, example):
+    leaves = [*_leaves(module, example)]
+    names = {_name(path) for path, _, _ in leaves}
+    state = _below(state, names)
+    for path, leaf, shape in leaves:
         name = _name(path)
-        names.add(name)
         if name not in state:
             raise UserError(f"the weights lack {name} {_torch_shape(leaf, shape)}: they are of another network")
         tensor = np.asarray(state[name], np.float32)
@@ -48,6 +50,18 @@ def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[st
         if name not in names and not any(fnmatchcase(name, pattern) for pattern in ignore):
             raise UserError(f"the weights are of another network: {name} {state[name].shape} has no place in it")
     return filled
+
+
+def _below(state: State, names: set[str]) -> State:
+    """``state`` without what stands before all ``names``. Raises UserError where it has the network more than once."""
+    longest = max(names, key=len)
+    starts = [name.removesuffix(longest) for name in state if name.endswith(f".{longest}")]
+    starts = [start for start in starts if all(start + name in state for name in names)]
+    if names <= state.keys() or not starts:
+        return state
+    if len(starts) > 1:
+        raise UserError(f"the weights hold this network as {' and as '.join(starts)}: save one of them alone")
+    return {name.removeprefix(starts[0]): tensor for name, tensor in state.items() if name.startswith(starts[0])}
 
 
 def state(variables: dict[str, Any]) -> State:

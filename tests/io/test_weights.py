@@ -286,11 +286,42 @@ def test_what_is_no_weights(tmp_path):
         weights.read(page)
     with pytest.raises(UserError, match=r"cannot read weights .*nothing\.pth: no such file"):
         weights.read(tmp_path / "nothing.pth")
-    with zipfile.ZipFile(page, "w") as archive:
-        archive.writestr("net/data.pkl", b"")
-        archive.writestr("net/constants.pkl", b"")
-    with pytest.raises(UserError, match="TorchScript"):
-        weights.read(page)
+    with pytest.raises(UserError, match=r"TorchScript program that is frozen.*save the state_dict\(\)"):
+        weights.read(new_file(page, module("Net", training=b"\x89")))
+
+
+def module(kind, **holds):
+    """A module of a TorchScript program: an object of a class of its own, with a dict of what it holds."""
+    return f"c__torch__.net\n{kind}\n".encode() + b")\x81}(" + b"".join(text(k) + v for k, v in holds.items()) + b"ub"
+
+
+def test_a_torchscript_program_is_read_and_not_run(tmp_path):
+    """Tensors by the names of a state dict; lists, numbers and flags of a program are no weights."""
+    sizes = b"ctorch.jit._pickle\nbuild_intlist\n" + several(b"](" + number(1) + number(2) + b"e") + b"R"
+    tagged = b"ctorch.jit._pickle\nrestore_type_tag\n" + several(b"](" + text("a") + b"e", text("List[str]")) + b"R"
+    conv = module("Conv", weight=tensor(storage("0", 12), (3, 4), (4, 1)), bias=b"N", training=b"\x89", sizes=sizes)
+    body = module(
+        "Net",
+        scale=tensor(storage("1", 3, "Long"), (3,), (1,)),
+        names=tagged,
+        k=number(7),
+        blocks=module("S", conv=conv),
+    )
+    found = weights.read(new_file(tmp_path / "net.pt", body, k0=A, k1=B))
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "scale": B.tolist(),
+        "blocks.conv.weight": A.reshape(3, 4).tolist(),
+    }
+
+
+@FILES
+def test_the_one_dict_of_tensors_in_a_checkpoint(write, tmp_path):
+    """By whatever name; of several none is the one that is meant."""
+    one = mapping(x=tensor(storage("0", 12), (12,), (1,)))
+    path = write(tmp_path / "run.pt", mapping(epoch=number(3), net=one, optimizer=mapping(lr=number(1))), k0=A)
+    np.testing.assert_array_equal(weights.read(path)["x"], A)
+    with pytest.raises(UserError, match=r"run.pt holds net, ema: save the one that is wanted alone"):
+        weights.read(write(tmp_path / "run.pt", mapping(net=one, ema=one), k0=A))
 
 
 def test_digest_is_checked_against_the_name(tmp_path):

@@ -60,6 +60,41 @@ def test_a_file_and_back(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, SMALL.load(tmp_path / "a.safetensors"), params())
 
 
+def compvis(levels, layers):
+    """Names in Rombach et al.'s code, and in diffusers; the decoder's levels count from the last, with a block more."""
+    both = {f"{side}.norm_out": f"{side}.conv_norm_out" for side in ("encoder", "decoder")}
+    for side in ("encoder", "decoder"):
+        both |= {f"{side}.mid.block_{i + 1}": f"{side}.mid_block.resnets.{i}" for i in (0, 1)}
+        attention = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+        both |= {f"{side}.mid.attn_1.{k}": f"{side}.mid_block.attentions.0.{v}" for k, v in attention.items()}
+    for i in range(levels):
+        both |= {f"encoder.down.{i}.block.{j}": f"encoder.down_blocks.{i}.resnets.{j}" for j in range(layers)}
+        up = levels - 1 - i
+        both |= {f"decoder.up.{i}.block.{j}": f"decoder.up_blocks.{up}.resnets.{j}" for j in range(layers + 1)}
+        both[f"encoder.down.{i}.downsample.conv"] = f"encoder.down_blocks.{i}.downsamplers.0.conv"
+        both[f"decoder.up.{i}.upsample.conv"] = f"decoder.up_blocks.{up}.upsamplers.0.conv"
+    return both
+
+
+@pytest.mark.parametrize("start", ["", "first_stage_model."])
+def test_a_file_of_compvis(start, tmp_path):
+    """The same numbers by the names of the paper's own code, attention as convolutions, the loss beside; also within a
+    whole diffusion model."""
+    expected, both = params(), {theirs: ours for ours, theirs in compvis(2, SMALL.layers).items()}
+    state = {}
+    for name, tensor in SMALL.state(expected).items():
+        start_of = max((ours for ours in both if name.startswith(f"{ours}.")), key=len, default="")
+        former = name.replace(start_of, both.get(start_of, ""), 1).replace("conv_shortcut", "nin_shortcut")
+        attends = ".attn_1." in former and tensor.ndim == 2
+        state[start + former] = tensor[..., None, None] if attends else tensor
+    assert not {name.removeprefix(start) for name in state} & {
+        name for name in SMALL.state(expected) if "block" in name
+    }
+    beside = "loss.logvar" if not start else "model.diffusion_model.out.2.bias"
+    weights.write(tmp_path / "model.safetensors", state | {beside: np.zeros(1, np.float32)})
+    jax.tree.map(np.testing.assert_array_equal, SMALL.load(tmp_path / "model.safetensors"), expected)
+
+
 def test_wrong_files(tmp_path):
     with pytest.raises(UserError, match=r"cannot read weights .*no such file"):
         SMALL.load(tmp_path / "none.safetensors")

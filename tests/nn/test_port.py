@@ -85,3 +85,28 @@ def test_what_may_be_left_out_is_named():
     with pytest.raises(UserError, match=r"aux\.fc\.bias"):
         port.variables(s | {"aux.fc.bias": np.ones(2)}, Net(), EXAMPLE)
     port.variables(s | {"aux.fc.bias": np.ones(2)}, Net(), EXAMPLE, ignore=("aux.*", *port.COUNTERS))
+
+
+def started(start, **beside):
+    return {start + name: tensor for name, tensor in state().items()} | beside
+
+
+@pytest.mark.parametrize("start", ["module.", "model.", "_orig_mod.module.", "first_stage_model.", "a.b_c.0."])
+def test_what_stands_before_every_name_is_left_out(start):
+    """Of DataParallel, torch.compile, Lightning, a network in a larger one: what lies beside is of other networks."""
+    found = port.variables(started(start, **{"other.weight": np.ones(3), "step": np.ones(())}), Net(), EXAMPLE)
+    jax.tree.map(np.testing.assert_array_equal, found, port.variables(state(), Net(), EXAMPLE))
+
+
+def test_a_network_that_is_there_twice():
+    """As student and teacher: only a reader knows which one is meant. Where the bare names are there, these are."""
+    with pytest.raises(UserError, match=r"hold this network as student\. and as teacher\.: save one of them alone"):
+        port.variables(started("student.") | started("teacher."), Net(), EXAMPLE)
+    assert port.variables(state() | started("ema."), Net(), EXAMPLE, ("ema.*",))
+
+
+def test_a_beginning_that_only_some_names_have_is_none():
+    some = started("module.")
+    del some["module.bn.bias"]
+    with pytest.raises(UserError, match="the weights lack"):
+        port.variables(some, Net(), EXAMPLE)

@@ -45,11 +45,16 @@ def test_a_whole_network_is_refused(new, tmp_path):
         weights.read(tmp_path / "net.pth")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_torchscript_is_named(tmp_path):
-    torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "net.pt")
-    with pytest.raises(UserError, match="TorchScript"):
-        weights.read(tmp_path / "net.pt")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # that torch.jit will go
+@pytest.mark.parametrize("made", [torch.jit.script, lambda net: torch.jit.trace(net, torch.zeros(1, 2, 4, 4))])
+def test_torchscript(made, tmp_path):
+    """The program's own state dict, and a frozen one has none."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.ReLU()))
+    torch.jit.save(made(net.eval()), tmp_path / "net.pt")
+    same(dict(sorted(weights.read(tmp_path / "net.pt").items())), dict(sorted(net.state_dict().items())))
+    torch.jit.save(torch.jit.freeze(torch.jit.script(net)), tmp_path / "frozen.pt")
+    with pytest.raises(UserError, match="TorchScript program that is frozen"):
+        weights.read(tmp_path / "frozen.pt")
 
 
 def test_safetensors(tmp_path):
