@@ -82,7 +82,7 @@ def request(spec: str) -> Request:
         options[option] = _value(value)
     if about.extracts:
         options |= {"extractor": extractor, "layer": layer}
-    return Request(label, name, metric, about, extractor, layer, options, not about.features)
+    return Request(label, name, metric, about, extractor, layer, options, not (about.features or about.rows))
 
 
 def _value(text: str) -> Any:
@@ -122,10 +122,13 @@ def judge(
         """What the metric sees of a set: the images, or features, which are taken once for all metrics."""
         if r.whole or sets[role] is None:
             return sets[role]
-        if (role, r.extractor) not in views:
+        key = role, r.extractor or r.label
+        if key not in views and not r.extractor:
+            views[key] = {r.layer: r.metric.rows(sets[role], role, **r.options)}
+        elif key not in views:
             layers = sorted({other.layer for other in requests if other.extractor == r.extractor and not other.whole})
-            views[role, r.extractor] = _features(r.extractor, role, sets[role], layers=layers)
-        return views[role, r.extractor][r.layer]
+            views[key] = _features(r.extractor, role, sets[role], layers=layers)
+        return views[key][r.layer]
 
     scores, each, protocol = {}, {}, {r.label: r.about.terms for r in requests}
     notes = {role: list(images.notes) for role, images in present.items() if _noted(images)}
@@ -235,6 +238,8 @@ def table(facts: dict[str, Any]) -> list[str]:
             low, high = (scores.get(name + end) for end in ENDS)
             rows.append([name, f"{value:.5g}", "" if low is None else f"95 %: {low:.5g} to {high:.5g}"])
     lines = screen.aligned([], rows)
+    for name, row in facts.get("classes", {}).get("scores", {}).items():
+        lines += screen.aligned([f"{name} by class", ""], [[k, value] for k, value in row.items()])
     counts = ", ".join(f"{n} {role}" for role, n in facts["counts"].items())
     lines.append(f"({counts}; seed {facts['seed']})")
     if facts.get("files"):

@@ -191,3 +191,14 @@ def test_scores_of_features_are_given_for_each_class(networks):
     assert rows["grade 1"] == pytest.approx(0, abs=1e-6)
     assert rows["grade 0"] > facts["scores"]["fid"]
     assert "classes" not in judge.judge(["drift"], generated, real, None, 0, classes=known)
+
+
+def test_a_metric_that_takes_features_by_itself_is_scored_by_class_too(networks):
+    """Of each image once, for all classes and against training images."""
+    generated, real, train = (images(8, seed).repeat(2, 1).repeat(2, 2) for seed in range(3))
+    generated[4:] = real[4:]
+    known = classes.Classes(("a", "b"), dict.fromkeys(("generated", "real"), np.eye(2, dtype=bool).repeat(4, 0)))
+    facts = judge.judge(["frd"], generated, real, train, 0, classes=known)
+    assert facts["classes"]["scores"]["frd"]["b"] < 0 < facts["classes"]["scores"]["frd"]["a"]
+    assert facts["scores"]["frd_train"] > facts["scores"]["frd"]
+    assert any(line.split() == ["frd", "by", "class"] for line in judge.table(facts))

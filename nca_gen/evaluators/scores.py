@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nca_gen import arrays, judge, screen
+from nca_gen import arrays, judge
 from nca_gen.contracts import Figure, Page, Pipeline, Table
 from nca_gen.data import table
 from nca_gen.evaluators import pictures
@@ -46,9 +46,7 @@ def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequen
         figures.append(Figure("large.png", f"Generated, larger than a training patch ({patch}).", "wide"))
     scores = facts.pop("scores")
     facts |= {"sampler": sampler(sample), "notes": data.notes() | facts["notes"]} | drawn.facts
-    tables = by_class(facts)
-    lines = judge.table(facts | {"scores": scores}) + [x for t in tables for x in screen.aligned(t.columns, t.rows)]
-    return Page("Samples", scores, figures, tables, facts, lines)
+    return Page("Samples", scores, figures, by_class(facts), facts, judge.table(facts | {"scores": scores}))
 
 
 def classes(paths: Mapping[str, str | None], opened: Mapping[str, Any]) -> Classes | None:

@@ -13,6 +13,7 @@ class About(NamedTuple):
     better in these words, which the report turns into an arrow: "lower / higher / near 1 / near 0 is better".
     ``features``: ``"<extractor>:<layer>"`` of the features that it compares by default; "" where it reads the images
     themselves. ``extracts``: the same, where it reads the images and takes features of parts of them by itself.
+    ``rows``: it takes features of images by itself, by ``rows(images, role, **options)``, and ``score`` reads these.
     ``reference``: whose it is. ``range``: the values that it can take. ``least``: the fewest images of a set, by its
     role, where more than one is needed: with fewer ``score`` raises UserError. ``yardstick``: real images are that
     alone, and its headline is one of the generated images.
@@ -34,6 +35,7 @@ class About(NamedTuple):
     range: str = ""
     least: Mapping[str, int] = {}
     yardstick: bool = False
+    rows: bool = False
     network: Callable[..., dict[str, Any]] | None = None
 
     @property

@@ -31,6 +31,7 @@ VERSION = 1  # of what is kept on disk
 
 ABOUT = About(
     kinds=("images", "volumes"),
+    rows=True,
     reference="Konz, Osuala et al. 2026, Medical Image Analysis 110, 103943",
     range="any number, smaller for nearer sets; frd_squared from 0",
     least={"generated": 2, "real": 2},
@@ -172,6 +173,21 @@ def scaled(
     return x[:, use], y[:, use]
 
 
+def rows(
+    images: Any, role: str, protocol: str = "paper", spacing: float | Sequence[float] | None = None
+) -> Float64[np.ndarray, "N D"]:
+    """:func:`statistics`, and those of images that were not generated are kept on disk.
+
+    Raises UserError for an unknown protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise unknown("protocol of frd", protocol, PROTOCOLS)
+    if role == "generated":
+        return statistics(images, protocol, spacing, role)
+    path = cache.folder("features") / f"frd-{cache.key(VERSION, sets.digest(images), protocol, spacing)}.npz"
+    return cache.arrays(path, lambda: {"features": statistics(images, protocol, spacing, role)})["features"]
+
+
 def score(
     generated: Any,
     real: Any,
@@ -181,13 +197,14 @@ def score(
     protocol: str = "paper",
     spacing: float | Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """Frechet radiomic distance of ``generated`` to ``real`` (see ``ABOUT``); features of the latter are kept on disk.
+    """Frechet radiomic distance of ``generated`` to ``real`` (see ``ABOUT``), images or their :func:`rows`.
 
     Raises UserError for an unknown protocol, and images of too few pixels or other channels.
     """
     del train, seed
-    if protocol not in PROTOCOLS:
-        raise unknown("protocol of frd", protocol, PROTOCOLS)
-    path = cache.folder("features") / f"frd-{cache.key(VERSION, sets.digest(real), protocol, spacing)}.npz"
-    kept = cache.arrays(path, lambda: {"features": statistics(real, protocol, spacing, "real")})
-    return distance(kept["features"], statistics(generated, protocol, spacing, "generated"), protocol)
+    sides = {"real": real, "generated": generated}
+    seen = {
+        role: x if isinstance(x, np.ndarray) and x.ndim == 2 else rows(x, role, protocol, spacing)
+        for role, x in sides.items()
+    }
+    return distance(seen["real"], seen["generated"], protocol)
