@@ -54,7 +54,7 @@ def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[st
 
 def _below(state: State, names: set[str]) -> State:
     """``state`` without what stands before all ``names``. Raises UserError where it has the network more than once."""
-    longest = max(names, key=len)
+    longest = max(names, key=len, default="")  # of a network without any tensor
     starts = [name.removesuffix(longest) for name in state if name.endswith(f".{longest}")]
     starts = [start for start in starts if all(start + name in state for name in names)]
     if names <= state.keys() or not starts:
