@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.linalg
 from feature_sets import features, logits, pair
 
 from nca_gen.metrics import density_coverage, fid, fld, inception_score, kid, precision_recall
@@ -14,6 +15,13 @@ from nca_gen.metrics.notes import collecting
 
 torch = pytest.importorskip("torch", reason="the peers need PyTorch, the package does not")
 POLYNOMIAL = {"kid_kernel": "poly", "kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None}
+
+
+@pytest.fixture(autouse=True)
+def sqrtm(monkeypatch):
+    """The peers ask scipy for a root as it was until 1.17: with ``disp=False`` an estimate of the error comes, too."""
+    root = scipy.linalg.sqrtm
+    monkeypatch.setattr(scipy.linalg, "sqrtm", lambda a, disp=True: root(a) if disp else (root(a), 0.0))
 
 
 @pytest.fixture(scope="module")
