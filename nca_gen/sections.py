@@ -63,7 +63,10 @@ class Turn(NamedTuple):
 
 
 class Held(NamedTuple):
-    """``config.held``: what samples are held against: ``n`` patches of ``split``, and ``train`` of training."""
+    """``config.held``: what samples are held against: ``n`` patches of ``split``, and ``train`` of training.
+
+    Drawn by ``config.seed`` without replacement, so at most as many as there are; ``n`` samples are drawn all the same.
+    """
 
     split: Split = "test"
     n: Count = 256

@@ -83,7 +83,8 @@ def matched(given: Sequence[str], names: Sequence[str]) -> list[list[str]]:
     """Which of the files ``names`` each of the names ``given`` may mean: one, none or several.
 
     Tried in turn, until there is one: as it is written; with slashes of one kind and no blanks around; with letters
-    composed and in one case; without the ending. Each time also as the end of a file's path, or ending in a whole one.
+    composed and in one case; without the ending. Each time also as the end of a file's path, or ending in a whole one
+    behind what stands before all such names.
     """
     endings = {_ending(name.lower()) for name in names}
 
@@ -92,25 +93,31 @@ def matched(given: Sequence[str], names: Sequence[str]) -> list[list[str]]:
 
     found: list[list[str]] = [[] for _ in given]
     for form in (str, slashes, _folded, bare):
+        if all(found):
+            break
         whole, by_end = {}, defaultdict(list)
         for name in names:
             parts = form(name).split("/")
             whole.setdefault(form(name), []).append(name)
             for start in range(1, len(parts)):
                 by_end["/".join(parts[start:])].append(name)
-        for i, name in enumerate(given):
-            if not found[i] and form(name):
-                found[i] = _meant(form(name), whole, by_end)
+        longer = {}  # by index: what stands before the whole path of a file, and the file
+        for i, name in enumerate(map(form, given)):
+            if not found[i] and name:
+                found[i] = whole.get(name) or by_end.get(name, [])
+                if not found[i] and (end := _end(name, whole)):
+                    longer[i] = name.removesuffix(end), whole[end]
+        if len({before for before, _ in longer.values()}) == 1:  # of several the folders may be others
+            for i, (_, files) in longer.items():
+                found[i] = files
     return found
 
 
-def _meant(name: str, whole: Mapping[str, list[str]], by_end: Mapping[str, list[str]]) -> list[str]:
-    """The files of that name; those whose path ends in it; those whose path is the longest end of it."""
-    if found := whole.get(name) or by_end.get(name):
-        return found
+def _end(name: str, whole: Mapping[str, list[str]]) -> str:
+    """The longest end of a path that is the whole path of a file; "" if none is."""
     parts = name.split("/")
     ends = ("/".join(parts[start:]) for start in range(1, len(parts)))
-    return next((whole[end] for end in ends if end in whole), [])
+    return next((end for end in ends if end in whole), "")
 
 
 def slashes(name: str) -> str:

@@ -113,7 +113,10 @@ def check_data(workdir: Path, splits: Mapping[str, Source], begun: bool) -> None
     """
     path = workdir / "data.json"
     now = {split: {"examples": len(source), "digest": source.digest()} for split, source in splits.items()}
-    then = json.loads(path.read_text()) if begun and path.is_file() else {}
+    try:
+        then = json.loads(path.read_text()) if begun and path.is_file() else {}
+    except ValueError as e:
+        raise UserError(f"{path} is damaged ({e}); delete it to go on with the images of now") from e
     for split in sorted(then.keys() & now.keys()):
         old, new = then[split], now[split]
         new["digest"] = new["digest"] or old["digest"]

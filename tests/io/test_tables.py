@@ -88,3 +88,10 @@ def test_the_nearer_spelling_wins():
     files = ["A.png", "a.png", "x/a.png"]
     found = tables.matched(["a.png", "A.png", "./a.png", "X/A.PNG"], files)
     assert found == [["a.png"], ["A.png"], ["a.png"], ["x/a.png"]]
+
+
+def test_a_name_of_another_folder_is_not_guessed():
+    """What stands before a whole path is that of all names, or they may be of other folders."""
+    files = ["1.png", "2.png", "c/3.png"]
+    assert tables.matched(["/set/1.png", "/set/2.png", "/set/c/3.png"], files) == [["1.png"], ["2.png"], ["c/3.png"]]
+    assert tables.matched(["a/1.png", "b/2.png"], files) == [[], []]

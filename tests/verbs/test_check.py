@@ -6,6 +6,7 @@ from argparse import Namespace
 import ml_collections
 import numpy as np
 import pytest
+import tiny
 
 from nca_gen.data.source import Source
 from nca_gen.errors import UserError
@@ -217,3 +218,23 @@ def test_of_large_examples_some_are_read_and_of_each_a_part(monkeypatch):
         "patients in both train and test (1): p",
         "patients in both val and test (1): p",
     ]
+
+
+def test_what_is_told_of_files_and_labels_is_a_problem(tmp_path):
+    """Of a folder for a model of three grades: files passed over, patients of two spellings, a label that is none."""
+    for i in range(24):
+        images.write(tmp_path / f"{i}.png", noise(16, 16, 3))
+    (tmp_path / "scan.dcm").touch()
+    rows = [f"{i}.png,{('P{}', 'p{} ')[i % 2].format(i // 4)},{i % 4},{'fm'[i % 2]}" for i in range(24)]
+    (tmp_path / "labels.csv").write_text("filename,patient_id,grade,sex\n" + "\n".join(rows))
+    settings = tiny.conditional().to_dict()
+    settings["data"] = {"name": "folder", "path": str(tmp_path), "patch": (16, 16)}
+    report = check.check(ml_collections.ConfigDict(settings))
+    assert report["problems"][:4] == [
+        "passed over: 1 of *.dcm (scan.dcm)",
+        "columns of labels.csv without a number are no labels (1): sex",
+        "patients in several spellings are one (6): 'p0' = 'P0', 'p1' = 'P1', 'p2' = 'P2' and 3 more",
+        f"{tmp_path}/labels.csv, line 5 (3.png): 'grade' is 3; with config.model.classes=3 a grade is a whole number "
+        "from 0 to 2",
+    ]
+    assert sum(split["patients"] for split in report["splits"].values()) == 6

@@ -225,3 +225,23 @@ def test_sets_of_two_kinds_do_not_meet(folders, tmp_path):
     np.save(tmp_path / "volumes.npy", np.zeros((2, 4, 8, 8, 1), np.uint8))
     with pytest.raises(UserError, match=r"different kinds: .*a holds images, .*volumes.npy holds volumes"):
         verb.compare(str(root / "a"), str(tmp_path / "volumes.npy"), None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("specs", "kind"),
+    [((), ""), (("swd", "drift"), "images"), (("pfid",), ""), (("total_variation",), ""), (("swd", "pfid"), "images")],
+)
+def test_metrics_tell_what_a_tiled_file_is(specs, kind):
+    assert verb.wanted(specs) == kind
+
+
+def test_pictures_of_a_set_are_drawn_from_all_of_it(tmp_path):
+    """Of 40 images in the order of their shade, not the first ones, and each once."""
+    shades = np.linspace(-0.9, 0.9, 40, dtype=np.float32)
+    opened = {"generated": np.broadcast_to(shades[:, None, None, None], (40, 16, 16, 1)), "real": None, "train": None}
+    page = verb.gallery(opened, Page("Samples", facts={"seed": 0}), tmp_path)["scores"]
+    assert [figure.file for figure in page.figures] == ["samples.png"]
+    shown = cells(tmp_path / "samples.png", 4, 4)[:, :, 0, 0, 0].ravel().astype(int)
+    assert len(set(shown)) == 16
+    assert [*shown] == sorted(shown)
+    assert shown[-1] > images.from_float(shades)[30]
