@@ -127,9 +127,10 @@ class Held:
     @property
     def classes(self) -> Classes | None:
         """Of the samples, the real and the training patches; None where the model is not told of any."""
-        if self.conditions is None or "label" not in self.conditions:
+        samples, patches = self.cond, self.conditions
+        if samples is None or patches is None or "label" not in patches:
             return None
-        told, real = (np.asarray(tree["label"]) > 0 for tree in (self.cond, self.conditions))
+        told, real = (np.asarray(tree["label"]) > 0 for tree in (samples, patches))
         members = {"generated": told, "real": real}
         if "label" in self.trained:
             members["train"] = np.asarray(arrays.multi_hot(jnp.asarray(self.trained["label"]), told.shape[1])) > 0

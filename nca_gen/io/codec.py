@@ -9,6 +9,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,12 +81,12 @@ def of_file(path: str | Path) -> str:
         return ""
 
 
-def _tiff(file: io.BufferedIOBase | io.BufferedReader) -> str:
+def _tiff(file: Any) -> str:
     import tifffile
 
     try:
         with tifffile.TiffFile(file) as tiff:
-            page = tiff.pages[0].aspage()
+            page: Any = tiff.pages[0]
             name = page.compression.name.replace("ADOBE_", "").replace("_", " ")
             if name != "JPEG":
                 return f"TIFF, {name.lower()}" if name != "NONE" else "TIFF"

@@ -65,8 +65,8 @@ def groups(volumes: Any) -> list[Any]:
 
 
 def _some(volumes: Volumes, at: list[int]) -> Volumes:
-    names, shapes = ([of[i] for i in at] for of in (volumes.names, volumes.shapes))
-    return Volumes(lambda i: volumes.read(at[i]), tuple(shapes), f"{volumes.digest} {at}", tuple(names))
+    shapes, names = tuple(volumes.shapes[i] for i in at), tuple(volumes.names[i] for i in at)
+    return Volumes(lambda i: volumes.read(at[i]), shapes, f"{volumes.digest} {at}", names)
 
 
 def plane(volumes: Any, axis: int, *, name: str, layer: str, what: str = "slices", **how: Any) -> fid.Stats:

@@ -70,8 +70,8 @@ class Vision(nn.Module):
         b, d, patch, part = len(x), self.width, (PATCH, PATCH), "vision_model"
         places = (x.shape[1] // PATCH) * (x.shape[2] // PATCH)
         token = self.param(f"{part}.embeddings.class_embedding", nn.initializers.normal(0.02), (d,))
-        how = {"use_bias": False, "precision": Precision.HIGHEST}
-        x = nn.Conv(d, patch, patch, "VALID", name=f"{part}.embeddings.patch_embedding", **how)(x).reshape(b, places, d)
+        conv = partial(nn.Conv, d, patch, patch, "VALID", use_bias=False, precision=Precision.HIGHEST)
+        x = conv(name=f"{part}.embeddings.patch_embedding")(x).reshape(b, places, d)
         x = jnp.concatenate([jnp.broadcast_to(token, (b, 1, d)), x], 1)
         x = x + Embedding((places + 1, d), name=f"{part}.embeddings.position_embedding")()
         x = Norm(name=f"{part}.pre_layrnorm")(x)
