@@ -19,7 +19,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 from annotated_types import Len
-from jaxtyping import Float32, Int32, Num
+from jaxtyping import Float32, Int32, Num, UInt8
 
 from nca_gen.data import table
 from nca_gen.data.source import Box, Example, Source, Splits, clipped, complain, fits, remember
@@ -170,10 +170,14 @@ def splits(
 def _levels(looks: Mapping[str, Look], windowed: bool) -> Callable[[np.ndarray, Look], np.ndarray]:
     """How voxels become what an example holds; see the head of this file."""
     if not windowed and all(x.dtype == np.uint8 for x in looks.values()):
-        return lambda voxels, _: voxels
+        return _stored
     if not windowed and all(x.dtype.kind == "f" and x.low >= -1 and x.high <= 1 for x in looks.values()):
         return _plain
     return _stretched
+
+
+def _stored(voxels: Num[np.ndarray, "D H W C"], _: Look) -> UInt8[np.ndarray, "D H W C"]:
+    return voxels
 
 
 def _plain(voxels: Num[np.ndarray, "D H W C"], _: Look) -> Float32[np.ndarray, "D H W C"]:
@@ -201,6 +205,8 @@ def _notes(looks: Mapping[str, Look], shown: Callable, map_of: Callable[[str], P
     yield from space.within([*looks], [x.mpp for x in looks.values()])
     if shown is _plain and min(x.low for x in looks.values()) >= 0:
         yield volumes.FROM_ZERO
+    if shown is _stored:
+        yield from images.doubts(np.uint8, 0, max(x.high for x in looks.values()))
     for name, look in looks.items() if map_of else ():
         if not space.alike(look.mpp, other := volumes.microns(map_of(name))):
             yield f"{name} has {space.words(look.mpp)} a voxel, and its label map {space.words(other)}"

@@ -3,7 +3,7 @@
 Images, slides and volumes read their colours here. Kept as they are: grey whose zero is black, RGB, and any number of
 channels of which nothing is said. Converted: grey whose zero is white, palettes, CMYK (by its inks alone, without a
 profile), luma and chroma (Y, Cb, Cr) where the codec has not done so. Samples of few bits are stretched to all of their
-type, alpha is dropped and nothing is blended with it. All else (L*a*b*, raw sensors, ...) is refused by its name.
+type, alpha is dropped and nothing is blended with it (colours that were multiplied by it are divided). All else (L*a*b*, raw sensors, ...) is refused by its name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Samples = Shaped[np.ndarray, "*S N"]
 Pixels = Shaped[np.ndarray, "*S C"]
 Convert = Callable[[Samples], Pixels]
 JPEG2000 = (33003, 33004, 33005, 34712)  # compressions; 33003 is Aperio's of luma and chroma, whatever the page says
-CONVERTING = (6, 7, 22610, 34892, 34933, 34934, 33007, 50001, 50002, 52546)  # codecs that give RGB of luma and chroma
+CONVERTING = (6, 7, 22610, 34892, 34933, 34934, 33005, 33007, 50001, 50002, 52546)  # codecs that give RGB anyway
 REC601 = (0.299, 0.587, 0.114)  # parts of red, green and blue in luma
 REFUSED = {
     8: "CIE L*a*b*",
@@ -45,12 +45,12 @@ def of(page: Any) -> Meaning:
     """The meaning of the samples of a page of tifffile. Raises ValueError, which names the colours, for a refusal."""
     said = int(page.photometric) if 262 in page.tags or page.compression == 6 else 1
     luma = page.compression == 33003 or (said == 6 and page.compression not in CONVERTING)
-    alpha = bool(set(page.extrasamples[-1:]) & {1, 2})  # associated or not
-    n = page.samplesperpixel - alpha
+    alpha = int(next(iter(page.extrasamples[-1:]), 0))
+    n = page.samplesperpixel - (alpha in ALPHA)
     if said in REFUSED or (said not in CONVERSIONS and not luma):
         raise ValueError(f"its colours are {REFUSED.get(said, f'of an unknown kind, {said}')}; save it as RGB")
     channels, make = (3, _luma) if luma else CONVERSIONS[said]
-    convert = make(page) if n == page.samplesperpixel else partial(_without_alpha, make(page))
+    convert = partial(ALPHA[alpha], make(page)) if alpha in ALPHA else make(page)
     dtype = np.uint8 if said == 3 or page.dtype == bool else page.dtype
     return Meaning(channels or n, np.dtype(dtype), convert)
 
@@ -117,7 +117,7 @@ def _palette(page: Any) -> Convert:
 
 def _inks(page: Any) -> Convert:
     _unsigned(page, "inks")
-    n = page.samplesperpixel - bool(set(page.extrasamples[-1:]) & {1, 2})
+    n = page.samplesperpixel - (int(next(iter(page.extrasamples[-1:]), 0)) in ALPHA)
     if n != 4 or page.tags.valueof(332, 1) != 1:
         raise ValueError(f"its colours are {n} inks, and not CMYK; save it as RGB")
     return lambda samples: of_inks(full(samples, page.bitspersample))
@@ -145,8 +145,21 @@ def _decoder_converts(page: Any) -> bool:
     return coarse or b"colr\1\0\0\0\0\0\x12" in data[:head]
 
 
-def _without_alpha(convert: Convert, samples: Samples) -> Pixels:
+def _beside_alpha(convert: Convert, samples: Samples) -> Pixels:
     return convert(samples[..., :-1])
+
+
+def _divided(convert: Convert, samples: Samples) -> Pixels:
+    """Colours that were multiplied by their alpha; where that is 0 nothing is known, and they are 0."""
+    if samples.dtype.kind != "u":
+        return convert(samples[..., :-1])
+    alpha, top = samples[..., -1:].astype(np.uint64), np.iinfo(samples.dtype).max
+    colours = (samples[..., :-1].astype(np.uint64) * top + alpha // 2) // np.maximum(alpha, 1)
+    return convert(np.minimum(colours, top).astype(samples.dtype))
+
+
+ALPHA: dict[int, Callable[[Convert, Samples], Pixels]] = {1: _divided, 2: _beside_alpha}
+"""By the last extra sample of TIFF: associated alpha, and alpha beside the colours."""
 
 
 CONVERSIONS: dict[int, tuple[int, Callable[[Any], Convert]]] = {

@@ -203,6 +203,8 @@ def stored(path: str | Path) -> Stored:
     volume = _array(path) if Path(path).suffix.lower() in npy.SUFFIXES else _nifti(path)
     if len(volume.shape) == 3:
         volume = volume[..., None]
+    if volume.dtype == bool:
+        volume = volume.view(np.uint8)
     if len(volume.shape) != 4 or 0 in volume.shape or volume.dtype.kind not in "uif":
         raise images.Unreadable(path, f"{volume.dtype} of shape {volume.shape} is no volume: it needs [D, H, W(, C)]")
     return volume
@@ -303,6 +305,8 @@ def of(names: Sequence[str], load: Callable[[int], Volume], looks: Sequence[Look
     notes = [*notes, *space.within(names, [x.mpp for x in looks])]
     if plain and min(x.low for x in looks) >= 0:
         notes.append(FROM_ZERO)
+    if depth:
+        notes.extend(images.doubts(np.uint8, 0, max(x.high for x in looks)))
     if not (depth or plain):
         notes.append("each volume is stretched from its least to its greatest value (they are not all uint8)")
     key = hashlib.sha256(b"".join(x.sha256 for x in looks)).hexdigest()

@@ -207,6 +207,13 @@ def test_label_maps_of_another_grid_are_told(tmp_path):
     assert told == ("0.nii.gz has 1000 x 500 x 500 µm a voxel, and its label map 1000 x 500 x 700 µm",)
 
 
+def test_few_bits_are_told(tmp_path):
+    for i in range(3):
+        files.write(tmp_path / f"{i}.npy", RNG.integers(0, 9, SHAPE).astype(np.uint8))
+    assert "of 8 bits and end at 8" in volumes.splits(str(tmp_path)).notes[0]
+    assert volumes.splits(str(tmp_path), window=(0, 8)).notes == ()
+
+
 def test_floats_from_zero_are_told(tmp_path):
     for i in range(3):
         files.write(tmp_path / f"{i}.npy", RNG.uniform(0, 1, SHAPE).astype(np.float32))

@@ -21,6 +21,7 @@ def noise(shape, top=256, dtype=np.uint8):
 
 GREY, RGB, INKS = noise((48, 40)), noise((48, 40, 3)), noise((48, 40, 4))
 DEEP = noise((48, 40), 65536, np.uint16)
+ALPHA = noise((48, 40, 1)) // 2 + 128
 PALETTE = noise((3, 256), 65536, np.uint16)
 LUMA = np.asarray(Image.fromarray(RGB).convert("YCbCr"))
 OF_LUMA, OF_INKS = (np.asarray(Image.fromarray(x, m).convert("RGB")) for x, m in ((LUMA, "YCbCr"), (INKS, "CMYK")))
@@ -47,7 +48,13 @@ TABLE = {
     "luma, deflated": (LUMA, {"photometric": "ycbcr", "compression": "zlib"}, OF_LUMA, 1),
     "two channels": (RGB[..., :2], {"planarconfig": "contig", "photometric": "minisblack"}, RGB[..., :2], 0),
     "five channels": (np.dstack([RGB, RGB[..., :2]]), {"planarconfig": "contig", "photometric": "minisblack"}, None, 0),
-    "grey and alpha": (RGB[..., :2], {"photometric": "minisblack", "extrasamples": ["assocalpha"]}, RGB[..., :1], 0),
+    "grey and alpha": (RGB[..., :2], {"photometric": "minisblack", "extrasamples": ["unassalpha"]}, RGB[..., :1], 0),
+    "multiplied by alpha": (
+        np.dstack([np.rint(RGB // 16 * 17 * (ALPHA / 255)), ALPHA]).astype(np.uint8),
+        {"photometric": "rgb", "extrasamples": ["assocalpha"]},
+        RGB // 16 * 17,
+        2,
+    ),
 }
 
 

@@ -187,6 +187,13 @@ def test_axes_of_one_in_arrays(tmp_path):
         volumes.read(tmp_path / "x.npy")
 
 
+def test_masks_are_read_and_told(tmp_path):
+    """Of truth values; what is 0 and 1 would be nearly black."""
+    np.save(tmp_path / "x.npy", VOXELS[0] > 99)
+    np.testing.assert_array_equal(volumes.read(tmp_path / "x.npy")[..., 0], VOXELS[0] > 99)
+    assert "of 8 bits and end at 1" in sets.open(folder(tmp_path / "y", VOXELS % 2)).notes[0]
+
+
 def test_capitals_are_as_good(tmp_path):
     for suffix in (".NPY", ".NII.GZ", ".Nii"):
         volumes.write(tmp_path / f"x{suffix.lower()}", VOXELS[0])
