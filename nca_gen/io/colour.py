@@ -3,7 +3,8 @@
 Images, slides and volumes read their colours here. Kept as they are: grey whose zero is black, RGB, and any number of
 channels of which nothing is said. Converted: grey whose zero is white, palettes, CMYK (by its inks alone, without a
 profile), luma and chroma (Y, Cb, Cr) where the codec has not done so. Samples of few bits are stretched to all of their
-type, alpha is dropped and nothing is blended with it (colours that were multiplied by it are divided). All else (L*a*b*, raw sensors, ...) is refused by its name.
+type. Alpha is dropped and nothing is blended with it; colours that were multiplied by it are divided. All else (L*a*b*,
+raw sensors, ...) is refused by its name.
 """
 
 from __future__ import annotations

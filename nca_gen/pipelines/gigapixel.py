@@ -206,8 +206,8 @@ class Pipeline:
             some = slice(i, i + 1)
             row = sampling.rows(cond, some)
             with TemporaryDirectory() as scratch:
-                job = self.fitting(size, row)
-                levels = run(job, self.part.params, key[some], Path(scratch), self.pixels, row)
+                todo = self.fitting(size, row)
+                levels = run(todo, self.part.params, key[some], Path(scratch), self.pixels, row)
                 yield images.to_float(np.moveaxis(levels[0].read().result(), 0, -1))
 
     def write(self, folder: Path) -> list[str]:
@@ -254,7 +254,13 @@ class Pipeline:
             finish(todo, levels, work, ends, bar, mpp)
         took = screen.duration(time.perf_counter() - start)
         sizes = [f"{end}: {end.stat().st_size / 1e9:.2f} GB" if end.is_file() else str(end) for end in ends]
-        return [*lines(todo, needs, free), f"took {took} since it was last started", *sizes]
+        unseen = todo.channels not in (1, 3) and any(end.suffix == ".tiff" for end in ends)
+        more = (
+            [f"viewers of slides show 1 or 3 channels of a TIFF; for {todo.channels} take format=zarr"]
+            if unseen
+            else []
+        )
+        return [*lines(todo, needs, free), *more, f"took {took} since it was last started", *sizes]
 
 
 def finish(
