@@ -7,10 +7,12 @@ A *key* in this package is a typed threefry key array of shape ``[B]``: one stre
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int, Integer, Key, Num, UInt32
 
 from nca_gen.errors import UserError
@@ -48,29 +50,39 @@ def threefry(
     ``jax.random`` counts along the array: its bits move when the array is cut.
     """
     # Written out: jax.extend.random.threefry2x32_p has the same bits, but on a CPU (jax 0.10.2) 50 draws in a scan took
-    # five times as long to compile and to run, because nothing is fused with it, and under vmap it fails.
-    ks = (k0, k1, k0 ^ k1 ^ jnp.uint32(0x1BD11BDA))
+    # five times as long to compile and to run, because nothing is fused with it, and under vmap it fails. And of lax,
+    # on words of one shape: to trace the operators of jnp took a third of the time to trace all of sampling.
+    shape = jnp.broadcast_shapes(*map(jnp.shape, (k0, k1, c0, c1)))
+    k0, k1, k2, x0, x1 = (jnp.broadcast_to(word, shape) for word in (k0, k1, k0 ^ k1 ^ jnp.uint32(0x1BD11BDA), c0, c1))
+    ks = k0, k1, k2
     rotations = ((13, 15, 26, 6), (17, 29, 16, 24))
-    x0, x1 = c0 + ks[0], c1 + ks[1]
+    word = cache(partial(lax.full_like, x0))
+    x0, x1 = lax.add(x0, k0), lax.add(x1, k1)
     for i in range(5):
         for r in rotations[i % 2]:
-            x0 = x0 + x1
-            x1 = ((x1 << r) | (x1 >> (32 - r))) ^ x0
-        x0 = x0 + ks[(i + 1) % 3]
-        x1 = x1 + ks[(i + 2) % 3] + jnp.uint32(i + 1)
+            x0 = lax.add(x0, x1)
+            turned = lax.bitwise_or(lax.shift_left(x1, word(r)), lax.shift_right_logical(x1, word(32 - r)))
+            x1 = lax.bitwise_xor(turned, x0)
+        x0 = lax.add(x0, ks[(i + 1) % 3])
+        x1 = lax.add(lax.add(x1, ks[(i + 2) % 3]), word(i + 1))
         # 20 rounds in one piece are too much for the vectoriser of jax 0.11 on CPU, which never ends.
-        x0, x1 = jax.lax.optimization_barrier((x0, x1))
+        x0, x1 = lax.optimization_barrier((x0, x1))
     return x0, x1
 
 
 def cell_bits(
-    key: Key[Array, " B"], step: int | Int[Array, ""], at: Coords, channels: int
-) -> tuple[UInt32[Array, "B *S C"], UInt32[Array, "B *S C"]]:
-    """Two random words per sample, cell and channel: a hash of (key, step, coordinates, channel)."""
+    key: Key[Array, " B"], step: int | Int[Array, "..."], at: Coords, channels: int
+) -> tuple[UInt32[Array, "... C"], UInt32[Array, "... C"]]:
+    """Two random words [B, *S, C] per sample, cell and channel: a hash of (key, step, coordinates, channel).
+
+    Those of several steps, of any shape, come along axes before these.
+    """
     n = len(at)
     words = jax.random.key_data(key)
     k0, k1 = (words[:, i].reshape(-1, *[1] * (n + 1)) for i in (0, 1))
-    k0, k1 = threefry(k0, k1, jnp.asarray(step).astype(jnp.uint32), jnp.arange(channels, dtype=jnp.uint32))
+    step = jnp.asarray(step).astype(jnp.uint32)
+    step = step.reshape(*step.shape, *[1] * (n + 2))
+    k0, k1 = threefry(k0, k1, step, jnp.arange(channels, dtype=jnp.uint32))
     axes = [jnp.asarray(c).astype(jnp.uint32)[..., None] for c in at]
     axes = [jnp.uint32(0)] * (n % 2) + axes  # an even number of words: two enter per call
     for c0, c1 in zip(axes[::2], axes[1::2], strict=True):
@@ -79,14 +91,16 @@ def cell_bits(
 
 
 def cell_uniform(
-    key: Key[Array, " B"], step: int | Int[Array, ""], at: Coords, channels: int
-) -> Float[Array, "B *S C"]:
+    key: Key[Array, " B"], step: int | Int[Array, "..."], at: Coords, channels: int
+) -> Float[Array, "... C"]:
     """Uniform in [0, 1) with 24 bits, keyed by coordinates (see :func:`cell_bits`)."""
     bits, _ = cell_bits(key, step, at, channels)
     return (bits >> 8).astype(jnp.float32) * 2.0**-24
 
 
-def cell_normal(key: Key[Array, " B"], step: int | Int[Array, ""], at: Coords, channels: int) -> Float[Array, "B *S C"]:
+def cell_normal(
+    key: Key[Array, " B"], step: int | Int[Array, "..."], at: Coords, channels: int
+) -> Float[Array, "... C"]:
     """Standard normal, keyed by coordinates; Box-Muller on the two words of a cell."""
     b0, b1 = cell_bits(key, step, at, channels)
     radius2 = -2.0 * jnp.log(((b0 >> 8).astype(jnp.float32) + 0.5) * 2.0**-24)

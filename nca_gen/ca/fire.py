@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key
 
@@ -21,5 +20,5 @@ def fires(key: Key[Array, " B"], n: int, at: arrays.Coords, rate: float) -> Fire
     """
     if rate >= 1:
         return lambda age: jnp.ones((), bool)
-    masks = jax.vmap(lambda age: arrays.cell_uniform(key, age, at, 1) < rate)(jnp.arange(n))
+    masks = arrays.cell_uniform(key, jnp.arange(n), at, 1) < rate
     return lambda age: masks[age]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -16,10 +17,12 @@ def in_strips(f: Callable[..., Array], cells: int, *fields: Array) -> Float[Arra
     last strip ends at the border, and may go over a few columns of its neighbour again. No gradient is taken through
     strips.
     """
+    if not cells or max(math.prod(field.shape[:-1]) for field in fields) <= cells:
+        return f(*fields)  # at once, or it would be traced twice
     whole = jax.eval_shape(f, *fields)
     columns = whole.shape[-2]
     most = max(1, cells * columns // (whole.size // whole.shape[-1]))
-    if not cells or most >= columns:
+    if most >= columns:
         return f(*fields)
     n = -(-columns // most)
     width = -(-columns // n)  # of equal strips less is done twice than of the widest

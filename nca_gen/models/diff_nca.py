@@ -25,7 +25,7 @@ from nca_gen.ca.rollout import Rule, rollout, trajectory
 from nca_gen.ca.seed import Cells, seed
 from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError
-from nca_gen.nn import fast
+from nca_gen.nn import fast, modules
 from nca_gen.nn.embeddings import scalar_features
 from nca_gen.nn.norm import SLOPE, normed
 from nca_gen.nn.weight_norm import WeightNorm
@@ -68,7 +68,7 @@ def mlp(x: Float[Array, "*S I"], layers: tuple[Linear, Linear]) -> Float[Array, 
     return last(jax.nn.silu(first(x)))
 
 
-class Side(nn.Module):
+class Side(modules.Module):
     """Parameters of the automaton in one space: ``c`` state, ``h`` hidden, ``e`` embedding channels."""
 
     c: int

@@ -19,12 +19,13 @@ from jaxtyping import Array, Float, Key, Num
 from nca_gen import ranges
 from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError
+from nca_gen.nn import modules
 from nca_gen.nn.attention import SelfAttention
 from nca_gen.nn.embeddings import Conditioning
 from nca_gen.ranges import Count, Natural, OneOf
 
-Dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
-Zero = partial(nn.Dense, kernel_init=nn.initializers.zeros)
+Dense = partial(modules.Dense, kernel_init=nn.initializers.xavier_uniform())
+Zero = partial(modules.Dense, kernel_init=nn.initializers.zeros)
 
 
 def sines(place: Num[Array, " n"], width: int) -> Float[Array, "n {width}"]:

@@ -24,7 +24,7 @@ from nca_gen.ca.rollout import Rule, rollout, trajectory
 from nca_gen.ca.seed import Cells
 from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError
-from nca_gen.nn import fast
+from nca_gen.nn import fast, modules
 from nca_gen.nn.embeddings import Conditioning
 from nca_gen.nn.local_attention import BORDERS
 from nca_gen.nn.weights import Attentive, Linear, Modulation
@@ -104,7 +104,7 @@ class Genes(NamedTuple):
     hidden: Float[Array, "B *S K"] | None
 
 
-class Affine(nn.Module):
+class Affine(modules.Module):
     """Declares an affine map; called without input, returns its :class:`Linear`."""
 
     inputs: int
@@ -118,7 +118,7 @@ class Affine(nn.Module):
         return Linear(kernel, self.param("bias", nn.initializers.zeros, (self.outputs,)))
 
 
-class Kernel(nn.Module):
+class Kernel(modules.Module):
     """Declares a linear map without bias."""
 
     inputs: int
@@ -130,7 +130,7 @@ class Kernel(nn.Module):
         return self.param("kernel", nn.initializers.xavier_uniform(), (self.inputs, self.outputs))
 
 
-class Scale(nn.Module):
+class Scale(modules.Module):
     """Declares scale and bias of a LayerNorm."""
 
     width: int

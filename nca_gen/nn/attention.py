@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nca_gen.nn import modules
+
 QUERIES = 256  # of one image at a time: their weights still fit the caches of a CPU
 
 
@@ -76,7 +78,7 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         d, last = x.shape[-1], nn.initializers.zeros if self.zero else self.kernel_init
-        qkv = nn.Dense(3 * d, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")(x)
+        qkv = modules.Dense(3 * d, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, self.heads, -1), 2, 0)
         y = attention(q, k, v).reshape(x.shape)
-        return nn.Dense(d, kernel_init=last, dtype=self.dtype, name="proj")(y)
+        return modules.Dense(d, kernel_init=last, dtype=self.dtype, name="proj")(y)

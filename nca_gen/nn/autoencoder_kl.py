@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nca_gen import arrays
+from nca_gen.nn import modules
 
 LOGVAR = (-30.0, 20.0)
 QUIET = -6.0  # log-variance before training: unit noise would drown a signal that is not there yet
@@ -38,7 +39,7 @@ COMPVIS = {  # names of Rombach et al.'s own code; the levels of its decoder cou
 LEVEL = re.compile(r"(?<=\bdecoder\.up\.)\d+")
 
 
-class Norm(nn.Module):
+class Norm(modules.Module):
     """GroupNorm in float32, whatever goes through. Fewer channels than ``groups`` can share have as many as divide."""
 
     groups: int
@@ -63,7 +64,7 @@ def quiet(key: Any, shape: tuple[int], dtype: Any) -> Float[Array, " n"]:
 
 def conv(width: int, taps: int, dtype: Any, name: str | None = None, **more: Any) -> nn.Conv:
     """A convolution of ``taps`` x ``taps`` that keeps the size."""
-    return nn.Conv(width, (taps, taps), **{"padding": taps // 2} | more, dtype=dtype, name=name)
+    return modules.Conv(width, (taps, taps), **{"padding": taps // 2} | more, dtype=dtype, name=name)
 
 
 class Resnet(nn.Module):
@@ -92,7 +93,7 @@ class Attention(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         B, H, W, C = x.shape
         rows = Norm(self.groups, name="group_norm")(x).reshape(B, H * W, C)
-        affine = partial(nn.Dense, C, dtype=self.dtype)
+        affine = partial(modules.Dense, C, dtype=self.dtype)
         q, k, v = (affine(name=name)(rows) for name in ("to_q", "to_k", "to_v"))
         logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32) * C**-0.5
         gathered = jnp.einsum("bqk,bkc->bqc", nn.softmax(logits).astype(v.dtype), v)

@@ -10,19 +10,20 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nca_gen.nn import modules
 from nca_gen.nn.attention import SelfAttention
 
 GROUPS = 32
 
 spread = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # as torch's layers start
-Norm = partial(nn.GroupNorm, GROUPS, epsilon=1e-5)
+Norm = partial(modules.GroupNorm, GROUPS, epsilon=1e-5)
 
 
 def conv(x: Array, width: int, taps: int = 3, *, stride: int = 1, zero: bool = False, **how: Any) -> nn.Conv:
     """A convolution for fields like ``x``, whose border is padded with zeros; ``zero``: starts as the zero map."""
     n = x.ndim - 2
     start = nn.initializers.zeros if zero else spread
-    return nn.Conv(width, (taps,) * n, stride, taps // 2, kernel_init=start, **how)
+    return modules.Conv(width, (taps,) * n, stride, taps // 2, kernel_init=start, **how)
 
 
 def doubled(x: Float[Array, "B *S C"]) -> Float[Array, "B *T C"]:
@@ -46,7 +47,7 @@ class Residual(nn.Module):
         how = {"dtype": self.dtype}
         y = nn.silu(Norm(**how, name="norm0")(x))
         y = conv(x, self.width, **how, name="conv0")(y)
-        c = nn.Dense(self.width, kernel_init=spread, **how, name="condition")(c)
+        c = modules.Dense(self.width, kernel_init=spread, **how, name="condition")(c)
         y = y + c.reshape(len(c), *[1] * (x.ndim - 2), -1)
         y = nn.silu(Norm(**how, name="norm1")(y))
         y = conv(x, self.width, zero=True, **how, name="conv1")(y)

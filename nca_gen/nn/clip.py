@@ -12,13 +12,15 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array, Float
 
+from nca_gen.nn import modules
+
 PATCH, HEAD = 14, 64
 
-Dense = partial(nn.Dense, precision=Precision.HIGHEST)
-Norm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
+Dense = partial(modules.Dense, precision=Precision.HIGHEST)
+Norm = partial(modules.LayerNorm, epsilon=1e-5, use_fast_variance=False)
 
 
-class Embedding(nn.Module):
+class Embedding(modules.Module):
     """A table of vectors, as torch names it."""
 
     shape: tuple[int, ...]
@@ -58,7 +60,7 @@ class Block(nn.Module):
         return x + MLP(name="mlp")(Norm(name="layer_norm2")(x))
 
 
-class Vision(nn.Module):
+class Vision(modules.Module):
     """Images ``[B, size, size, 3]``, normalised, to ``embedding`` ``[B, features]``, the space shared with texts."""
 
     width: int
@@ -70,7 +72,7 @@ class Vision(nn.Module):
         b, d, patch, part = len(x), self.width, (PATCH, PATCH), "vision_model"
         places = (x.shape[1] // PATCH) * (x.shape[2] // PATCH)
         token = self.param(f"{part}.embeddings.class_embedding", nn.initializers.normal(0.02), (d,))
-        conv = partial(nn.Conv, d, patch, patch, "VALID", use_bias=False, precision=Precision.HIGHEST)
+        conv = partial(modules.Conv, d, patch, patch, "VALID", use_bias=False, precision=Precision.HIGHEST)
         x = conv(name=f"{part}.embeddings.patch_embedding")(x).reshape(b, places, d)
         x = jnp.concatenate([jnp.broadcast_to(token, (b, 1, d)), x], 1)
         x = x + Embedding((places + 1, d), name=f"{part}.embeddings.position_embedding")()

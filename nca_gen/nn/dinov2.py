@@ -14,7 +14,7 @@ import numpy as np
 from jax.lax import Precision
 from jaxtyping import Array, Float
 
-from nca_gen.nn import resize
+from nca_gen.nn import modules, resize
 
 PATCH, GRID, DEPTH, HEAD = 14, 37, 12, 64
 SURPLUS = 0.1  # the tenth of a patch
@@ -34,8 +34,8 @@ def positions(grid: Float[Array, "37*37 D"], rows: int, columns: int) -> Float[A
     return resampled.reshape(rows * columns, -1)
 
 
-Dense = partial(nn.Dense, precision=Precision.HIGHEST)
-Norm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+Dense = partial(modules.Dense, precision=Precision.HIGHEST)
+Norm = partial(modules.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
 class Attention(nn.Module):
@@ -59,7 +59,7 @@ class MLP(nn.Module):
         return Dense(x.shape[-1], name="fc2")(y)
 
 
-class LayerScale(nn.Module):
+class LayerScale(modules.Module):
     """A factor for every feature (Touvron et al. 2021, arXiv 2103.17239)."""
 
     @nn.compact
@@ -77,7 +77,7 @@ class Block(nn.Module):
         return x
 
 
-class DINOv2(nn.Module):
+class DINOv2(modules.Module):
     """Images ``[B, H, W, 3]``, normalised, H and W multiples of 14, to ``cls`` ``[B, D]``, the class token at the end.
 
     The mask token of the published files is left out: only training reads it.
@@ -92,7 +92,7 @@ class DINOv2(nn.Module):
         token = self.param("cls_token", small, (1, 1, d))
         places = self.param("pos_embed", small, (1, 1 + GRID**2, d))
         size = (PATCH, PATCH)
-        x = nn.Conv(d, size, size, "VALID", precision=Precision.HIGHEST, name="patch_embed.proj")(x)
+        x = modules.Conv(d, size, size, "VALID", precision=Precision.HIGHEST, name="patch_embed.proj")(x)
         x = x.reshape(b, -1, d) + positions(places[0, 1:], h // PATCH, w // PATCH)
         x = jnp.concatenate([jnp.broadcast_to(token + places[:, :1], (b, 1, d)), x], 1)
         for i in range(DEPTH):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from nca_gen.errors import UserError
+from nca_gen.nn import modules
 
 
 def scalar_features(scalars: Float[Array, "*S K"]) -> Float[Array, "*S K*K"]:
@@ -38,8 +39,8 @@ class TimeEmbedding(nn.Module):
     @nn.compact
     def __call__(self, t: Num[Array, " b"]) -> Float[Array, "b {self.width}"]:
         small = nn.initializers.normal(0.02)
-        x = nn.Dense(self.width, kernel_init=small, name="fc0")(timestep_features(t, self.features))
-        return nn.Dense(self.width, kernel_init=small, name="fc1")(nn.silu(x))
+        x = modules.Dense(self.width, kernel_init=small, name="fc0")(timestep_features(t, self.features))
+        return modules.Dense(self.width, kernel_init=small, name="fc1")(nn.silu(x))
 
 
 class LabelEmbedding(nn.Module):
@@ -53,8 +54,8 @@ class LabelEmbedding(nn.Module):
     @nn.compact
     def __call__(self, labels: Float[Array, "B n"]) -> Float[Array, "B {self.width}"]:
         xavier = nn.initializers.xavier_uniform()
-        x = nn.Dense(self.width, kernel_init=xavier, name="fc0")(labels)
-        return nn.Dense(self.width, kernel_init=xavier, name="fc1")(x)
+        x = modules.Dense(self.width, kernel_init=xavier, name="fc0")(labels)
+        return modules.Dense(self.width, kernel_init=xavier, name="fc1")(x)
 
 
 class Conditioning(nn.Module):

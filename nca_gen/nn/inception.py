@@ -16,11 +16,13 @@ import numpy as np
 from jax.lax import Precision
 from jaxtyping import Array, Float
 
+from nca_gen.nn import modules
+
 LAYERS = ("64", "192", "768", "2048", "logits_unbiased", "logits")  # means over space, by width; class logits
 SIZE, CLASSES, EPSILON = 299, 1008, 1e-3
 
 
-class Leaves(nn.Module):
+class Leaves(modules.Module):
     """Tensors of one shape by their names: parameters, and running statistics."""
 
     shape: tuple[int, ...]
@@ -169,7 +171,7 @@ class BlockE(nn.Module):
         return jnp.concatenate([nn.relu(one), *three, *double, pool], -1)
 
 
-class Dense(nn.Module):
+class Dense(modules.Module):
     """Kernel and bias of an affine map."""
 
     features: int

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nca_gen.nn import modules
+
 normal = nn.initializers.normal(0.02)
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(modules.Module):
     """By the batch's own mean and variance, always: a discriminator is looked at in training alone."""
 
     @nn.compact
@@ -35,7 +37,7 @@ class PatchDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w 1"]:
-        conv = partial(nn.Conv, kernel_size=(4, 4), padding=1, kernel_init=normal)
+        conv = partial(modules.Conv, kernel_size=(4, 4), padding=1, kernel_init=normal)
         x = nn.leaky_relu(conv(self.width, strides=2, name="main.0")(x), 0.2)
         for i in range(1, self.layers + 1):
             place = 3 * i - 1

@@ -14,15 +14,17 @@ import flax.linen as nn
 from jax.lax import Precision
 from jaxtyping import Array, Float
 
+from nca_gen.nn import modules
+
 STAGES = (3, 4, 6, 3)  # blocks, of both
 
 Conv = partial(
-    nn.Conv,
+    modules.Conv,
     use_bias=False,
     precision=Precision.HIGHEST,
     kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
 )
-Norm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
+Norm = partial(modules.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
 
 
 class Block(nn.Module):
@@ -85,7 +87,7 @@ class ResNet(nn.Module):
         out["pool"] = x = x.mean((1, 2))
         if self.classes:
             spread = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-            out["logits"] = nn.Dense(self.classes, precision=Precision.HIGHEST, kernel_init=spread, name="fc")(x)
+            out["logits"] = modules.Dense(self.classes, precision=Precision.HIGHEST, kernel_init=spread, name="fc")(x)
         return out
 
 

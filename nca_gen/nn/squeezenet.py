@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array, Float
 
+from nca_gen.nn import modules
+
 # Where torchvision's sequence has the fire modules, and how many channels each squeezes to and expands to (twice).
 FIRES = {3: (16, 64), 4: (16, 64), 6: (32, 128), 7: (32, 128)} | {
     9: (48, 192),
@@ -29,7 +31,7 @@ class Fire(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W _"]) -> Float[Array, "B H W _"]:
         def conv(width: int, taps: int, name: str, x: Array) -> Array:
-            return nn.relu(nn.Conv(width, (taps, taps), precision=Precision.HIGHEST, name=name)(x))
+            return nn.relu(modules.Conv(width, (taps, taps), precision=Precision.HIGHEST, name=name)(x))
 
         x = conv(self.squeeze, 1, "squeeze", x)
         return jnp.concatenate([conv(self.expand, taps, f"expand{taps}x{taps}", x) for taps in (1, 3)], -1)
@@ -40,7 +42,7 @@ class SqueezeNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W 3"]) -> dict[str, Float[Array, "B _ _ _"]]:
-        conv = nn.Conv(64, (3, 3), 2, padding="VALID", precision=Precision.HIGHEST, name="features.0")
+        conv = modules.Conv(64, (3, 3), 2, padding="VALID", precision=Precision.HIGHEST, name="features.0")
         x = nn.relu(conv(x))
         seen = [x]
         for place, (squeeze, expand) in FIRES.items():

@@ -9,6 +9,8 @@ import flax.linen as nn
 from jax.lax import Precision
 from jaxtyping import Array, Float
 
+from nca_gen.nn import modules
+
 FEATURES = 4096
 # Width of every block, and where torchvision's sequence has its convolutions.
 BLOCKS = ((64, (0, 2)), (128, (5, 7)), (256, (10, 12, 14)), (512, (17, 19, 21)), (512, (24, 26, 28)))
@@ -30,11 +32,11 @@ class VGG16(nn.Module):
             x = nn.max_pool(x, (2, 2), (2, 2)) if block > 1 else x
             for place in places:
                 name = f"features.{place}"
-                x = nn.relu(nn.Conv(width, (3, 3), padding=1, precision=Precision.HIGHEST, name=name)(x))
+                x = nn.relu(modules.Conv(width, (3, 3), padding=1, precision=Precision.HIGHEST, name=name)(x))
             out[f"relu{block}_{len(places)}"] = x
         if self.head:
             x = nn.max_pool(x, (2, 2), (2, 2)).transpose(0, 3, 1, 2).reshape(len(x), -1)  # in torch's order
             for place in (0, 3):
-                x = nn.relu(nn.Dense(FEATURES, precision=Precision.HIGHEST, name=f"classifier.{place}")(x))
+                x = nn.relu(modules.Dense(FEATURES, precision=Precision.HIGHEST, name=f"classifier.{place}")(x))
             out["fc2"] = x
         return out

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from nca_gen.nn import modules
 from nca_gen.nn.weights import Linear
 
 
@@ -23,7 +24,7 @@ def length(v: Float[Array, "... Cout"]) -> Float[Array, " Cout"]:
     return jnp.sqrt(jnp.sum(v * v, axis=tuple(range(v.ndim - 1))))
 
 
-class WeightNorm(nn.Module):
+class WeightNorm(modules.Module):
     """Declares v, g and bias; called without input, returns the :class:`Linear` they stand for.
 
     Computed once per rollout, not once per step. Starts as torch's convolution does, uniform in

@@ -1,0 +1,46 @@
+"""Modules that take their parameters as they are: drawn once, as flax draws them, and never traced again."""
+
+import flax
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from nca_gen.nn import modules
+
+X = tiny.images(0, 2, 4, 4, 32)
+LAYERS = {"Dense": (5,), "Conv": (5, (3, 3)), "GroupNorm": (), "LayerNorm": (), "BatchNorm": (True,)}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_of_the_same_shapes_and_names(name):
+    ours, theirs = (
+        jax.eval_shape(nn.Sequential([getattr(of, name)(*LAYERS[name])]).init, jax.random.key(0), X)
+        for of in (modules, nn)
+    )
+    assert ours == theirs
+    assert list(ours["params"]) == ["layers_0"]
+
+
+def test_a_start_is_drawn_once_and_is_that_of_flax():
+    drawn = []
+
+    def start(key, shape, dtype=np.float32):
+        drawn.append(shape)
+        return jax.random.normal(key, shape, dtype)
+
+    class Pair(nn.Module):
+        layer: type
+
+        @nn.compact
+        def __call__(self, x):
+            return self.layer(3, kernel_init=start)(x)
+
+    ours, theirs = (Pair(of.Dense).init(jax.random.key(0), X[0, 0]) for of in (modules, nn))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert drawn == [(32, 3)] * 2
+    Pair(modules.Dense).apply(ours, X[0, 0])
+    assert drawn == [(32, 3)] * 2
+    with pytest.raises(flax.errors.ScopeParamNotFoundError):
+        Pair(modules.Dense).apply({"params": {"Dense_0": {"kernel": ours["params"]["Dense_0"]["kernel"]}}}, X[0, 0])
