@@ -141,7 +141,7 @@ def judge(
         notes["files"] = ["of some sets pixels are those of a lossy codec: networks tell it from others by that alone"]
     for r in requests:
         with collecting() as caveats:
-            others = {role: view(r, role) if role in r.about.reads else None for role in ("real", "train")}
+            others: dict[str, Any] = {k: view(r, k) if k in r.about.reads else None for k in ("real", "train")}
             values = r.metric.score(view(r, "generated"), **others, seed=seed, **r.options)
             if not (r.whole or r.about.yardstick) and r.about.reads == frozenset({"real"}) and train is not None:
                 some = view(r, "train")[drawn(len(train), len(others["real"]), seed)]
