@@ -16,7 +16,8 @@ from jaxtyping import Float, Num
 
 from nca_gen import build, screen
 from nca_gen.data import folds as by_patient
-from nca_gen.data.source import Example, Splits, digest
+from nca_gen.data import labels as conditions
+from nca_gen.data.source import Example, Splits, digest, people
 from nca_gen.data.source import of as source
 from nca_gen.errors import UserError
 from nca_gen.io import images, write
@@ -75,6 +76,8 @@ def divided(config: Any, plan: Classify) -> list[Fold]:
 
     numbers = [config.data.fold] if own and plan.folds == 1 else range(plan.folds)
     every = [opened(number) for number in numbers] if own else [build.splits(config)]
+    for splits in every:
+        conditions.check(splits, build.model(config))
     if own or plan.folds == 1:
         pairs = [(whole(splits["train"]), whole(splits[config.held.split])) for splits in every]
     else:
@@ -113,9 +116,10 @@ def listed(folder: str, fold: Fold) -> list[Synthetic]:
         head, *rows = [row for row in csv.reader(file) if row] or [[]]
     if head[:1] != ["filename"] or "patient_name" not in head or head.index("patient_name") != width + 1:
         raise UserError(f"{path} needs the columns filename, {width} labels, patient_name; it has {', '.join(head)}")
-    away, made = {example["patient"] for example in fold.val}, []
-    for row in rows:
-        file, label, patient = path.parent / row[0], row[1 : width + 1], row[width + 1]
+    away, made = [*dict.fromkeys(example["patient"] for example in fold.val)], []
+    who = people([*away, *(row[width + 1] for row in rows)])[len(away) :]  # as the validation fold spells them
+    for row, patient in zip(rows, who, strict=True):
+        file, label = path.parent / row[0], row[1 : width + 1]
         if set(label) - {"0", "1"} or not file.is_file():
             raise UserError(f"{path}: {row[0]} is missing, or its labels {label} are not 0 and 1; expand anew")
         if not patient or patient in away:
