@@ -107,6 +107,9 @@ def open(
     if root.is_file() and root.suffix.lower() in npy.SUFFIXES:
         return _array(root)
     names, notes = ([root.name], []) if root.is_file() else _files(root)
+    if beside := _pictures(names):
+        names = [name for name in names if name not in beside]
+        notes = [*notes, f"passed over: {len(beside)} pictures beside volumes of the same name ({min(beside)})"]
     folder = root.parent if root.is_file() else root
     kind = _one_kind(folder, names, wanted)
     look = {"images": _look, "volumes": volumes.look, "slides": slides.open_slide}[kind]
@@ -285,6 +288,12 @@ def _files(root: Path) -> tuple[list[str], list[str]]:
         also = "".join(f" ({sentence})" for sentence in files.said)
         raise UserError(f"no image, volume or slide in {root}: put files there, of {', '.join(wanted)}{also}")
     return files.names, files.said
+
+
+def _pictures(names: Iterable[str]) -> set[str]:
+    """The images beside a volume of the same name, as we write them: they show it."""
+    stems = {name.partition(".")[0] for name in names if name.lower().endswith(volumes.SUFFIXES)}
+    return {name for name in names if name.lower().endswith(images.SUFFIXES) and name.partition(".")[0] in stems}
 
 
 def _one_kind(folder: Path, names: Iterable[str], wanted: str) -> str:

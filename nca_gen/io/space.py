@@ -50,7 +50,7 @@ def of_header(header: Any) -> Sizes:
     unit, sides = header.get_xyzt_units()[0], [float(side) for side in header.get_zooms()[:3]]
     if len(sides) < 3 or min(sides) <= 0 or (unit == "unknown" and set(sides) == {1.0}):
         return ()
-    return tuple(side * MILLIMETRES.get(unit, 1e3) for side in sides)
+    return tuple(float(f"{side * MILLIMETRES.get(unit, 1e3):.7g}") for side in sides)  # of float32
 
 
 def of_axes(axes: Sequence[Mapping[str, Any]], transformations: Iterable[Mapping[str, Any]]) -> Sizes:

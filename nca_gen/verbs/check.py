@@ -19,7 +19,7 @@ from nca_gen import build, screen
 from nca_gen.data import labels, pipeline
 from nca_gen.data.source import Box, Example, Source, Splits, digest
 from nca_gen.errors import UserError
-from nca_gen.io import write
+from nca_gen.io import images, write
 
 LISTED = 5  # names given for each problem
 CLASSES = 20  # a label with more values than this is a measurement: its range is shown, not its counts
@@ -48,6 +48,7 @@ class Row(NamedTuple):
     label: tuple[float, ...]
     window: tuple[float, ...]
     look: Look | None
+    fault: str = ""  # for which it cannot be read
 
 
 def main(config: Any, args: Namespace) -> None:
@@ -94,6 +95,7 @@ def inspect(
     problems = [
         *notes,
         *_unreadable(splits),
+        *_faults(rows, kind),
         *_axes(splits, patch),
         *_odd(rows, patch, kind),
         *_duplicates(rows, kind),
@@ -111,14 +113,18 @@ def _sample(source: Source) -> range:
 
 def _row(split: str, source: Source, i: int, read: bool) -> Row:
     """What is known of example ``i``; its pixels if they are to be ``read``."""
-    if source.window is None:
-        example = source[i]
-    else:
-        example = source.read(i, _middle(source.shapes[i])) if read else source.head(i)
+    fault = ""
+    try:
+        if source.window is None:
+            example = source[i]
+        else:
+            example = source.read(i, _middle(source.shapes[i])) if read else source.head(i)
+    except images.Unreadable as error:  # of which the head alone was known
+        example, fault = source.head(i), error.reason
     label, window = tuple(np.ravel(example.get("label", ())).tolist()), tuple(example.get("window", ()))
-    look = _look(example, source.fields) if read else None
-    shape = tuple(source.shapes[i] if source.window else example["image"].shape)
-    return Row(split, example["name"], example["patient"], shape, label, window, look)
+    look = _look(example, source.fields) if read and not fault else None
+    shape = tuple(source.shapes[i] if source.window or fault else example["image"].shape)
+    return Row(split, example["name"], example["patient"], shape, label, window, look, fault)
 
 
 def _middle(shape: Sequence[int]) -> Box:
@@ -184,6 +190,12 @@ def _unreadable(splits: Mapping[str, Source]) -> list[str]:
         for split, source in splits.items()
         if source.unreadable
     ]
+
+
+def _faults(rows: Sequence[Row], kind: str) -> list[str]:
+    """Examples that are refused when a patch of them is read, which stops training."""
+    some = [f"{row.name} ({row.fault})" for row in rows if row.fault]
+    return [f"{kind} that stop training when they are read ({len(some)}): {_some(some)}"] if some else []
 
 
 def _axes(splits: Mapping[str, Source], patch: Sequence[int] | None) -> list[str]:

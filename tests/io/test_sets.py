@@ -176,7 +176,11 @@ def test_arrays_in_any_order_of_bytes(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("high", "dtype", "words"),
     [
-        (4080, np.uint16, "of 16 bits and end at 4080, which takes 12: .* multiply them by 16, or train with --config.data.window=0,4095"),
+        (
+            4080,
+            np.uint16,
+            "of 16 bits and end at 4080, which takes 12: .* by 16, or train with --config.data.window=0,4095",
+        ),
         (1, np.uint8, "of 8 bits and end at 1, which takes 1: .* multiply them by 255"),
         (40000, np.uint16, ""),
         (200, np.uint8, ""),
@@ -233,6 +237,19 @@ def test_float_arrays_are_taken_as_they_are_with_notes(tmp_path):
     assert "rounded to 8 bits" in found.notes[0]
     np.save(tmp_path / "x.npy", np.abs(x))
     assert "store 2v - 1 if 0 is black" in sets.open(tmp_path / "x.npy").notes[1]
+
+
+def test_pictures_of_volumes_are_passed_over(tmp_path):
+    """A folder of generated volumes can be scored as it is written."""
+    for i in range(2):
+        volumes.write(tmp_path / f"0000{i}.nii.gz", PIXELS[i : i + 4, ..., 0])
+        images.write(tmp_path / f"0000{i}.png", PIXELS[i])
+    found = sets.open(tmp_path)
+    assert (sets.kind(found), len(found)) == ("volumes", 2)
+    assert found.notes == ("passed over: 2 pictures beside volumes of the same name (00000.png)",)
+    images.write(tmp_path / "other.png", PIXELS[0])
+    with pytest.raises(UserError, match="mixes"):
+        sets.open(tmp_path)
 
 
 def test_kinds_by_their_files(tmp_path):

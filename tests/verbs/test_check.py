@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tiny
 
+from nca_gen.data import volumes as data
 from nca_gen.data.source import Source
 from nca_gen.errors import UserError
-from nca_gen.io import images
+from nca_gen.io import images, volumes
 from nca_gen.verbs import check
 
 RNG = np.random.default_rng(0)
@@ -238,3 +239,14 @@ def test_what_is_told_of_files_and_labels_is_a_problem(tmp_path):
         "from 0 to 2",
     ]
     assert sum(split["patients"] for split in report["splits"].values()) == 6
+
+
+def test_what_stops_training_is_a_problem(tmp_path):
+    """Voxels that are no numbers, of a volume whose head alone was read; the others are looked at all the same."""
+    for i in range(4):
+        voxels = np.full((6, 6, 6), np.nan if i == 1 else 0.1 * i, np.float32)
+        volumes.write(tmp_path / f"{i}.nii", voxels)
+    for gb in (0.0, 1.0):
+        splits = data.splits(str(tmp_path), window=(0, 1), memory_gb=gb)
+        told = check.inspect(splits)["problems"]
+        assert "volumes that stop training when they are read (1): 1.nii (it holds NaN or infinite voxels)" in told
