@@ -74,10 +74,14 @@ def free(name: str) -> bool:
     return name.split(".")[0] in FREE or name in PLACES
 
 
+def fixed(config: Any) -> dict[str, Any]:
+    """The fields that must stay when a run is resumed, by their dotted paths."""
+    return {name: value for name, value in flat(config).items() if not free(name)}
+
+
 def config_hash(config: Any) -> str:
     """Names what must stay when a run is resumed: equal for configs that may resume each other's run."""
-    fixed = {k: v for k, v in flat(config).items() if not free(k)}
-    return hashlib.sha256(write.notation(fixed, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(write.notation(fixed(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_config(workdir: Path, config: Any) -> bool:

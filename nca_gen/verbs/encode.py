@@ -19,7 +19,7 @@ from nca_gen.data import flips, latents
 from nca_gen.data.source import SPLITS, Example, Source
 from nca_gen.errors import UserError
 from nca_gen.io import images, weights, write
-from nca_gen.runtime import mesh, run
+from nca_gen.runtime import mesh, record, run
 from nca_gen.runtime.log import say
 from nca_gen.sections import Encode
 
@@ -38,7 +38,7 @@ def encode(config: Any, workdir: str | Path) -> Path:
     Images are encoded in pieces of ``config.data.patch``, from the first corner; what is left at the edges is not. A
     shard is written whole or not at all, and those that are there stay: the same command again goes on. Each process
     takes every n-th shard. Raises UserError where there is nothing to encode with, where the patch does not fit, and
-    where the folder holds the latents of another autoencoder, or of other data.
+    where the folder holds the latents of another autoencoder, or of other data; images that have moved are not.
     """
     if "encode" not in config:
         raise UserError("--mode=encode is for autoencoders, and this config is of none: train one first, see configs/")
@@ -58,6 +58,7 @@ def encode(config: Any, workdir: str | Path) -> Path:
         "variants": len(variants),
         "counts": {split: len(some) for split, some in tiles.items()},
         "labels": [*sources.labels],
+        "images": {split: sources[split].digest() for split in SPLITS},
         "shards": shards,
     }
     finished = claim(root, facts)
@@ -120,24 +121,37 @@ def names(split: str, n: int, size: int) -> list[str]:
 
 
 def claim(root: Path, facts: dict[str, Any]) -> bool:
-    """Whether ``root`` holds these latents already, all of them. Raises UserError where it holds others."""
+    """Whether ``root`` holds these latents already, all of them; it is noted where the images lie now.
+
+    Raises UserError where it holds others.
+    """
     file, facts = root / latents.INDEX, json.loads(write.notation(facts))
     try:
         there = json.loads(file.read_text()) if file.is_file() else {}
     except ValueError:
         there = {}  # its shards are whole all the same
-    for name in ("origin", "config", "flips", "counts", "shards"):
-        if there and there.get(name) != facts[name]:
+    facts |= {"scale": there["scale"]} if "scale" in there else {}
+    for name in ("origin", "config", "images", "flips", "counts", "shards"):
+        if name in there and settled(name, there) != settled(name, facts):
             old, new = (write.notation(some.get(name)) for some in (there, facts))
-            what = "" if name in ("config", "shards") else f": {old}, not {new}"
-            raise UserError(f"{root} holds latents of another {name}{what}; move it away, or delete it, to encode anew")
+            what = f"another {name}" + ("" if name in ("config", "shards") else f": {old}, not {new}")
+            what = "other images or labels" if name == "images" else what
+            raise UserError(f"{root} holds latents of {what}; move it away, or delete it, to encode anew")
     mesh.anywhere(False)  # all have looked
-    if not there and jax.process_index() == 0:
+    if there != facts and jax.process_index() == 0:
         with write.refusals(root):
             root.mkdir(parents=True, exist_ok=True)
         write.facts(file, facts)
     whole = all((root / name).is_file() for names in facts["shards"].values() for name in names)
     return "scale" in there and whole
+
+
+def settled(name: str, facts: dict[str, Any]) -> Any:
+    """What ``facts`` say under ``name`` of which latents they are: not where images lie, nor what has its default."""
+    if name != "config":
+        return facts[name]
+    sections = {section: build.whole(section, x, section, x.get("name", "")) for section, x in facts[name].items()}
+    return record.fixed(sections)
 
 
 def encoder(

@@ -1,6 +1,7 @@
 """--mode=encode: what is written is what the autoencoder says, once, whatever happens in between."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -221,3 +222,27 @@ def test_what_a_user_can_mend(changes, message, config, tmp_path):
 def test_another_kind_of_run(tmp_path):
     with pytest.raises(UserError, match="is for autoencoders"):
         encode.encode(ConfigDict({"seed": 0}), tmp_path)
+
+
+def test_images_that_have_moved_are_the_same(tmp_path):
+    """It is noted where they are now; what was written before there were names of images and other fields is known."""
+
+    def facts(path, image="x", **data):
+        sections = {"model": {"name": "vae_kl"}, "data": {"name": "folder", "path": path, "patch": (8, 8)} | data}
+        rest = {"origin": {"step": 1}, "flips": "none", "counts": {}, "shards": {"train": []}}
+        return {"version": latents.VERSION, "config": sections, "images": {"train": image}} | rest
+
+    index = tmp_path / latents.INDEX
+    assert not encode.claim(tmp_path, facts("/here"))
+    done = json.loads(index.read_text()) | {"scale": {"mean": [0.5]}}
+    index.write_text(json.dumps(done))
+    assert encode.claim(tmp_path, facts("/there", reduce=1))
+    assert json.loads(index.read_text())["config"]["data"]["path"] == "/there"
+    assert json.loads(index.read_text())["scale"] == {"mean": [0.5]}
+    for others, told in ((facts("/there", "y"), "of other images or labels"), (facts("/there", reduce=2), "config")):
+        with pytest.raises(UserError, match=told):
+            encode.claim(tmp_path, others)
+    before = {name: value for name, value in done.items() if name != "images"}
+    index.write_text(json.dumps(before))
+    assert encode.claim(tmp_path, facts("/here"))
+    assert json.loads(index.read_text())["images"] == {"train": "x"}
