@@ -23,7 +23,7 @@ from nca_gen.errors import UserError
 from nca_gen.io import write
 from nca_gen.pipelines import expand as rounds
 from nca_gen.pipelines.sampling import Settings
-from nca_gen.runtime import mesh, run
+from nca_gen.runtime import mesh, record, run
 from nca_gen.runtime.log import say
 from nca_gen.sections import Expand
 
@@ -59,7 +59,7 @@ def expand(config: Any, workdir: str | Path) -> Path:
     fold = config.data.get("fold", 0) if plan.fold < 0 else plan.fold
     folder = Path(workdir, plan.name, f"fold{fold}")
     size, batch = tuple(config.sample.size), config.sample.batch
-    settings = {
+    settings: dict[str, Any] = {
         "step": part.step,
         "sample": Settings.of(config.sample)._asdict() | {"size": size, "batch": batch, "seed": config.seed},
         "expand": which(plan._asdict()),
@@ -69,6 +69,7 @@ def expand(config: Any, workdir: str | Path) -> Path:
     like, mpp = train[0], splits["train"].head(0).get("mpp", ())
     settings |= {} if like.dtype == np.uint8 else {"dtype": str(like.dtype)}  # pictures are as deep as photographs
     begin(folder, settings)
+    record.check_data(folder, splits, begun=True)
     references, threshold = rounds.yardstick(train, new, plan.quantile)
 
     def drawn(pictures: np.ndarray, attempt: int) -> np.ndarray:
