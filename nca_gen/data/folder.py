@@ -66,7 +66,7 @@ def splits(
         image = images.reduce(images.windowed(seen, *window) if window else seen, reduce)
         covered = tuple(n * reduce for n in image.shape[:-1])
         image = images.resize(image, tuple(resize)) if resize else image
-        example = {"image": image, "name": name, "patient": rows.patient[name]}
+        example: Example = {"image": image, "name": name, "patient": rows.patient[name]}
         example |= {"mpp": space.scaled(mpp, covered, image.shape)} if mpp else {}
         if map_of:
             path = map_of(name)

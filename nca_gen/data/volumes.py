@@ -207,7 +207,9 @@ def _notes(looks: Mapping[str, Look], shown: Callable, map_of: Callable[[str], P
         yield volumes.FROM_ZERO
     if shown is _stored:
         yield from images.doubts(np.uint8, 0, max(x.high for x in looks.values()))
-    for name, look in looks.items() if map_of else ():
+    if map_of is None:
+        return
+    for name, look in looks.items():
         if not space.alike(look.mpp, other := volumes.microns(map_of(name))):
             yield f"{name} has {space.words(look.mpp)} a voxel, and its label map {space.words(other)}"
             return

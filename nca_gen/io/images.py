@@ -230,13 +230,13 @@ def write(path: str | Path, image: Shaped[np.ndarray, "H W *C"], mpp: Sequence[i
     elif suffix == ".png" and image.dtype == np.uint16 and channels in (1, 3):
         import imagecodecs
 
-        Path(path).write_bytes(space.png(imagecodecs.png_encode(flat), mpp))
+        Path(path).write_bytes(space.png(bytes(imagecodecs.png_encode(flat)), mpp))
     elif suffix in SUFFIXES and image.dtype == np.uint8 and channels in (1, 3):
         import PIL.Image
 
         file = io.BytesIO()
         picture = PIL.Image.fromarray(flat)
-        picture.save(file, **({"format": "PNG"} if suffix == ".png" else {"format": "JPEG", "quality": 95}))
+        picture.save(file, "PNG" if suffix == ".png" else "JPEG", **({} if suffix == ".png" else {"quality": 95}))
         Path(path).write_bytes(space.png(file.getvalue(), mpp) if suffix == ".png" else file.getvalue())
     else:
         raise ValueError(f"{suffix or 'a file without suffix'} cannot hold {image.dtype} with {channels} channels")

@@ -303,18 +303,19 @@ def _upright(slide: Slide, orientation: int) -> Slide:
     """``slide`` as it is seen, whose tiles are stored in an EXIF ``orientation``."""
     if orientation not in range(2, 9):
         return slide
-    turned = slice(None, None, -1 if orientation > 4 else 1)  # height and width change places
+
+    def turned(height: int, width: int) -> tuple[int, int]:
+        return (width, height) if orientation > 4 else (height, width)
 
     def plane(level: Level | Plane) -> Plane:
-        height, width = (level.height, level.width)[turned]
+        height, width = turned(level.height, level.width)
 
         def read(top: int, left: int, rows: int, columns: int) -> Pixels:
             top = height - top - rows if orientation in (3, 4, 7, 8) else top
             left = width - left - columns if orientation in (2, 3, 6, 7) else left
-            corner, size = (top, left)[turned], (rows, columns)[turned]
-            return images.upright(_read(slide, level, *corner, *size), orientation)
+            return images.upright(_read(slide, level, *turned(top, left), *turned(rows, columns)), orientation)
 
-        return Plane(height, width, level.tile[turned], read)
+        return Plane(height, width, turned(*level.tile), read)
 
     return slide._replace(levels=tuple(plane(level) for level in slide.levels))
 

@@ -200,7 +200,7 @@ def stored(path: str | Path) -> Stored:
         if not paths:
             raise images.Unreadable(path, "there are no slices in this folder")
         return Scans(paths)
-    volume = _array(path) if Path(path).suffix.lower() in npy.SUFFIXES else _nifti(path)
+    volume: Any = _array(path) if Path(path).suffix.lower() in npy.SUFFIXES else _nifti(path)
     if len(volume.shape) == 3:
         volume = volume[..., None]
     if volume.dtype == bool:

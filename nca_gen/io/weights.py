@@ -281,7 +281,7 @@ def _untyped(
     return _tensor(storage.view(dtype), offset, shape, strides)
 
 
-NAMES = {
+NAMES: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
