@@ -175,9 +175,9 @@ def compare(
 
 
 def wanted(specs: Sequence[str]) -> str:
-    """What the metrics ``specs`` score, where that tells images from slides."""
+    """What the metrics ``specs`` score, where that tells images from slides; images, where none are named."""
     kinds = [set(judge.request(spec).about.kinds) & {"images", "slides"} for spec in specs]
-    common = set.intersection(*kinds) if kinds else set()
+    common = set.intersection(*kinds) if kinds else {"images"}
     return next(iter(common)) if len(common) == 1 else ""
 
 
