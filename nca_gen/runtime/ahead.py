@@ -15,7 +15,7 @@ from nca_gen import devices
 from nca_gen.contracts import Parts, Task
 from nca_gen.runtime import mesh
 
-ONCE = {"xla_backend_optimization_level": 1}
+ONCE: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
 """How a program is compiled that runs once: in two thirds of the time, or a quarter."""
 
 

@@ -95,11 +95,11 @@ def looped(muon: optax.GradientTransformation) -> optax.GradientTransformation:
     optax unrolls them where they share their coefficients, and loops over coefficients that are given one by one.
     """
 
-    def update(grads: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         shared = optax.tree.get(state, "ns_coeffs")
         each = jnp.tile(shared, (ITERATIONS, 1))
-        updates, new = muon.update(grads, optax.tree.set(state, ns_coeffs=each), params)
-        return updates, optax.tree.set(new, ns_coeffs=shared)
+        moves, new = muon.update(updates, optax.tree.set(state, ns_coeffs=each), params)
+        return moves, optax.tree.set(new, ns_coeffs=shared)
 
     return optax.GradientTransformation(muon.init, update)
 
