@@ -123,7 +123,7 @@ def read(
     path = _path(root)
     rows, lines, lost = _rows(path, names) if path else ({name: {} for name in names}, {}, [])
     notes = list(files.notes)
-    columns = _labels(path, rows, labels, notes) if path else _none(labels)
+    columns = _labels(path, rows, labels, notes) if path else _none(root, labels, notes)
     who = {name: row.get("patient_id") or patient(name) for name, row in rows.items()}
     known = [name for name in rows if who[name] != name]
     spelled = [who[name] for name in known]
@@ -149,9 +149,14 @@ def _path(root: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _none(labels: Sequence[str]) -> tuple[str, ...]:
+def _none(root: Path, labels: Sequence[str], notes: list[str]) -> tuple[str, ...]:
+    """No labels, as there is no labels.csv; of tables by other names it is said that they are not read."""
     if labels:
-        raise UserError(f"config.data.labels={tuple(labels)} names columns, and there is no labels.csv")
+        raise UserError(f"config.data.labels={tuple(labels)} names columns, and there is no labels.csv in {root}")
+    here = sorted(path.name for path in root.iterdir() if path.name.lower().endswith((".csv", ".tsv", ".xlsx")))
+    above = ["../labels.csv"] if (root.absolute().parent / "labels.csv").is_file() else []
+    if others := here + above:
+        notes.append(f"there is no labels.csv, and other tables are not read ({len(others)}): {_some(others)}")
     return ()
 
 

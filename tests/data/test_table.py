@@ -183,6 +183,16 @@ def test_rows_and_files_that_do_not_meet_are_named(tmp_path):
         read(tmp_path, ["y.png"])
 
 
+def test_tables_by_another_name_are_told(tmp_path):
+    """Their labels are lost, and patients would leak."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "labels.csv").write_text("filename,grade\n0.png,1\n")
+    (tmp_path / "set" / "metadata.tsv").write_text("filename\tgrade\n0.png\t1\n")
+    found = read(tmp_path / "set", NAMES)
+    told = "there is no labels.csv, and other tables are not read (2): metadata.tsv, ../labels.csv"
+    assert (found.notes, found.columns) == ([told], ())
+
+
 # Content.
 
 
