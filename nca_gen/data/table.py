@@ -215,7 +215,8 @@ def labels(table: Table, known: Sequence[str]) -> dict[str, dict[str, np.ndarray
             f"{table.cite(name)}: label columns hold numbers only, and {head!r} holds {table.rows[name][head]!r}: "
             "correct it, take the row out, or name the columns that are labels by --config.data.labels"
         )
-    values = values.astype(np.int32 if np.array_equal(values, np.rint(values)) else np.float32)
+    whole = np.array_equal(values, np.rint(values)) and np.abs(values).max(initial=0) < 2**31
+    values = values.astype(np.int32 if whole else np.float32)
     return {name: {"label": row} if columns else {} for name, row in zip(known, values, strict=True)}
 
 

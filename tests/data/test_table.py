@@ -169,6 +169,13 @@ def test_a_decimal_comma_is_a_point(tmp_path):
     assert [float(numbers[name]["label"][0]) for name in NAMES] == [i + 0.5 for i in range(12)]
 
 
+def test_numbers_beyond_integers_of_32_bits_are_kept(tmp_path):
+    """An accession number is no label, and is not made one by an overflow."""
+    text = "filename,accession\n" + "".join(f"{name},{2**40 + i}\n" for i, name in enumerate(NAMES))
+    numbers = table.labels(read(tmp_path, NAMES, text), NAMES)
+    assert numbers["0.png"]["label"].tolist() == [2.0**40]
+
+
 def test_rows_and_files_that_do_not_meet_are_named(tmp_path):
     text = "filename,grade\n" + "".join(f"{i},1\n" for i in (0, 1, 2, 99)) + "x,1\n"
     found = read(tmp_path, ["0.png", "1.png", "2.png", "a/x.png", "b/x.png"], text)
