@@ -36,9 +36,10 @@ def splits(path: str | Path = "", strict: bool = False, memory_gb: Gigabytes = 2
     """The three splits of the latents in ``path``, a folder or the workdir that has it.
 
     Examples have ``image``, the standardised mean ``[h, w, c]``, and ``moments`` ``[V, 2, h, w, c]``, the standardised
-    means and log-variances of the variants. ``strict`` changes nothing: a damaged shard is an error. Up to
-    ``memory_gb`` stay in memory, more are read from disk. ``decode`` of the splits is :func:`decoder`'s, ``pixels`` are
-    the images that were encoded. Raises UserError where the folder is missing, unfinished or damaged.
+    means and log-variances of the variants; ``dtype`` and ``mpp`` are those of the images. ``strict`` changes nothing:
+    a damaged shard is an error. Up to ``memory_gb`` stay in memory, more are read from disk. ``decode`` of the splits
+    is :func:`decoder`'s, ``pixels`` are the images that were encoded. Raises UserError where the folder is missing,
+    unfinished or damaged.
     """
     del strict
     facts = index(path)
@@ -56,7 +57,7 @@ def splits(path: str | Path = "", strict: bool = False, memory_gb: Gigabytes = 2
         def about(i: int) -> Example:
             s, row = at[i]
             columns = {field: values[row] for field, values in shards[s].items() if field != "arr_0"}
-            return columns | {field: str(columns[field]) for field in ("name", "patient")}
+            return columns | {field: str(columns[field]) for field in ("name", "patient")} | facts.get("pixels", {})
 
         def load(i: int) -> Example:
             s, row = at[i]
@@ -73,10 +74,14 @@ def splits(path: str | Path = "", strict: bool = False, memory_gb: Gigabytes = 2
 
 
 def originals(path: str | Path) -> Splits:
-    """The splits of the images that the latents in ``path`` were encoded from."""
+    """The splits of the images that the latents in ``path`` were encoded from. Raises UserError where they are gone."""
     from ml_collections import ConfigDict
 
-    return build.splits(ConfigDict({"data": source(path)}))
+    try:
+        return build.splits(ConfigDict({"data": source(path)}))
+    except UserError as error:
+        again = "where they have moved, run --mode=encode again with their --config.data.path"
+        raise UserError(f"of the images that {folder(path)} was encoded from: {error}; {again}") from None
 
 
 def source(path: str | Path) -> dict[str, Any]:

@@ -68,15 +68,16 @@ def sides(mpp: Sequence[int | float], axes: int) -> space.Sizes:
 
 
 def learned(config: Any, splits: Splits) -> Any:
-    """``config`` whose ``generate`` says in which type and at which size of a pixel the training images come, where it
-    leaves that open; latents say neither."""
+    """``config`` whose ``generate`` says in which type and at which size of a pixel the training images come, or those
+    that the latents were encoded from, where it leaves that open."""
     fields = config.get("generate", {})
     unsaid = [field for field in ("dtype", "mpp") if field in fields and not fields[field]]
-    if not unsaid or splits.origin:
+    if not unsaid:
         return config
     source = splits["train"]
-    example = source.read(0, [(0, 1)] * source.ndim)
-    known = {"dtype": str(example["image"].dtype), "mpp": tuple(example.get("mpp", ()))}
+    example = source.head(0) if splits.origin else source.read(0, [(0, 1)] * source.ndim)
+    dtype = example.get("dtype", "") if splits.origin else str(example["image"].dtype)
+    known = {"dtype": dtype, "mpp": tuple(example.get("mpp", ()))}
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.generate.update({field: known[field] for field in unsaid})

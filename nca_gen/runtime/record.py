@@ -69,6 +69,16 @@ def flat(config: Any) -> dict[str, Any]:
     return dict(walk("", items))
 
 
+def agree(then: Any, now: Any) -> bool:
+    """Whether two notes say the same. A field that came later is not in both, and where it is empty it says nothing."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        both = then.keys() & now.keys()
+        return all(agree(then[k], now[k]) for k in both) and not any((then | now)[k] for k in then.keys() ^ now.keys())
+    if isinstance(then, list) and isinstance(now, list):
+        return len(then) == len(now) and all(map(agree, then, now))
+    return then == now
+
+
 def free(name: str) -> bool:
     """Whether the field ``name`` may change when a run is resumed."""
     return name.split(".")[0] in FREE or name in PLACES

@@ -61,6 +61,8 @@ def encode(config: Any, workdir: str | Path) -> Path:
         "images": {split: sources[split].digest() for split in SPLITS},
         "shards": shards,
     }
+    first = sources["train"].read(0, [(0, 1)] * len(patch))
+    facts["pixels"] = {"dtype": str(first["image"].dtype), "mpp": list(first.get("mpp", ()))}
     finished = claim(root, facts)
     if mesh.anywhere(not finished):
         if jax.process_index() == 0:

@@ -150,21 +150,11 @@ def which(section: Any) -> dict[str, Any]:
 def begin(folder: Path, settings: dict[str, Any]) -> None:
     """Notes in ``folder`` what is drawn there. Raises UserError where that is something else."""
     text, path = write.notation(settings, indent=2), folder / "settings.json"
-    if path.is_file() and not agree(json.loads(path.read_text()), json.loads(text)):
+    if path.is_file() and not record.agree(json.loads(path.read_text()), json.loads(text)):
         raise UserError(f"{folder} was begun with other settings, see {path}: choose another --config.expand.name")
     if not jax.process_index():
         folder.mkdir(parents=True, exist_ok=True)
         write.text(path, text)
-
-
-def agree(then: Any, now: Any) -> bool:
-    """Whether two notes say the same. A field that came later is not in both, and where it is empty it says nothing."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        both = then.keys() & now.keys()
-        return all(agree(then[k], now[k]) for k in both) and not any((then | now)[k] for k in then.keys() ^ now.keys())
-    if isinstance(then, list) and isinstance(now, list):
-        return len(then) == len(now) and all(map(agree, then, now))
-    return then == now
 
 
 def columns(splits: Splits, width: int, classes: int) -> list[str]:

@@ -84,7 +84,7 @@ def test_sizes_of_a_pixel():
 
 
 def test_what_training_data_say_is_filled_in():
-    """Where it is left open, and of images alone."""
+    """Where it is left open; of latents what they say of their images, and not their own type."""
     image = {"image": np.zeros((9, 8, 1), np.uint16), "name": "x", "patient": "x", "mpp": (0.5, 0.25)}
     config, splits = tiny.config(), Splits({"train": of([image])})
     found = files.learned(config, splits).generate
@@ -92,8 +92,10 @@ def test_what_training_data_say_is_filled_in():
     assert (config.generate.dtype, config.generate.mpp) == ("", ())
     config.generate.dtype, config.generate.mpp = "uint8", (1.0,)
     assert files.learned(config, splits) is config
-    latents = Splits({"train": of([image])}, origin=lambda: splits)
-    assert files.learned(tiny.config(), latents).generate.dtype == ""
+    for said, dtype in (({}, ""), ({"dtype": "uint16"}, "uint16")):
+        latents = Splits({"train": of([image | said])}, origin=lambda: splits)
+        found = files.learned(tiny.config(), latents).generate
+        assert (found.dtype, tuple(found.mpp)) == (dtype, (0.5, 0.25))
 
 
 def test_only_what_is_missing_is_drawn(folder, monkeypatch):

@@ -129,3 +129,13 @@ def test_a_run_of_before_takes_the_images_that_it_finds(tmp_path):
     record.check_data(tmp_path, images(1, 2), True)
     with pytest.raises(UserError, match="other images"):
         record.check_data(tmp_path, images(1, 5), True)
+
+
+def test_settings_of_before_are_those_of_now():
+    """A field that came later says nothing where it is empty."""
+    then = {"sample": {"steps": 2}, "data": ["folder", {"reduce": 1}]}
+    now = {"sample": {"steps": 2}, "data": ["folder", {"reduce": 1, "window": [], "labels": []}]}
+    assert record.agree(then, now)
+    assert not record.agree(then, {**now, "dtype": "uint16"})
+    assert not record.agree(then, {**now, "data": ["folder", {"reduce": 1, "window": [0, 4095]}]})
+    assert not record.agree(then, {**now, "sample": {"steps": 3}})

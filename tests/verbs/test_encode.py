@@ -33,7 +33,8 @@ def splits():
         fields = rng.integers(0, 256, (n, 12, 17, 3), np.uint8)
 
         def load(i):
-            return {"image": fields[i], "name": f"{split}{i}", "patient": f"p{i // 2}", "label": np.int32([i])}
+            beside = {"name": f"{split}{i}", "patient": f"p{i // 2}", "label": np.int32([i]), "mpp": (0.5, 0.25)}
+            return {"image": fields[i]} | beside
 
         return Source(load, [f.shape for f in fields])
 
@@ -71,6 +72,8 @@ def test_moments_of_every_piece(config, params, tmp_path):
     assert facts["shape"] == [2, 2, 4]
     scale = {name: np.float32(values) for name, values in facts["scale"].items()}
     found, pixels = latents.splits(root), splits()
+    head = found["train"].head(0)
+    assert (head["dtype"], tuple(head["mpp"])) == ("uint8", (0.5, 0.25))  # for files of what is decoded
     look = jax.jit(MODEL.encode)
     for split in ("train", "test"):
         for i, example in enumerate(found[split]):

@@ -109,16 +109,6 @@ def test_sixteen_bits_in_and_out(workdir, data, tmp_path):
     assert new["mpp"] == pytest.approx(real["mpp"])
 
 
-def test_settings_of_before_are_those_of_now():
-    """A field that came later says nothing where it is empty."""
-    then = {"sample": {"steps": 2}, "data": ["folder", {"reduce": 1}]}
-    now = {"sample": {"steps": 2}, "data": ["folder", {"reduce": 1, "window": [], "labels": []}]}
-    assert verb.agree(then, now)
-    assert not verb.agree(then, {**now, "dtype": "uint16"})
-    assert not verb.agree(then, {**now, "data": ["folder", {"reduce": 1, "window": [0, 4095]}]})
-    assert not verb.agree(then, {**now, "sample": {"steps": 3}})
-
-
 @pytest.mark.slow
 def test_what_is_missing_is_drawn_the_same(expanded, workdir, data, monkeypatch):
     before = content(workdir / "expanded")
