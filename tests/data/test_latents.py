@@ -142,3 +142,26 @@ def test_what_is_said_of_a_folder_that_is_not_whole(harm, message, folder):
 def test_without_a_path():
     with pytest.raises(UserError, match="no latents in ''"):
         latents.splits("")
+
+
+def test_what_is_known_without_pixels_and_by_content(folder, tmp_path):
+    """Names and labels of all; what names the rows is that of the shards, wherever they lie."""
+    train = latents.splits(folder)["train"]
+    assert [train.head(i)["label"].tolist() for i in range(5)] == [[0], [1], [2], [0], [1]]
+    assert not {"image", "moments"} & train.head(0).keys()
+    before = {split: source.digest() for split, source in latents.splits(folder).items()}
+    moved = folder.rename(folder.parent / "moved")
+    assert {split: source.digest() for split, source in latents.splits(moved).items()} == before
+    rows = dict(np.load(moved / "val-0.npz"))
+    rows["arr_0"][1, 0, 0, 2, 3, 1] += 1
+    np.savez(moved / "val-0.npz", **rows)
+    after = {split: source.digest() for split, source in latents.splits(moved).items()}
+    assert [split for split in before if after[split] != before[split]] == ["val"]
+
+
+def test_images_that_have_moved_are_asked_for(folder):
+    edit(folder, config={"data": {"name": "folder", "path": "/nowhere", "patch": [24, 32]}, "model": {}})
+    with pytest.raises(
+        UserError, match=r"no folder '/nowhere'.* run --mode=encode again with their --config\.data\.path"
+    ):
+        _ = latents.splits(folder).pixels
