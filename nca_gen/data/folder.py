@@ -70,7 +70,8 @@ def splits(
         example |= {"mpp": space.scaled(mpp, covered, image.shape)} if mpp else {}
         if map_of:
             path = map_of(name)
-            whole = table.classes(images.classes(path), stored.shape[:-1], path)[: covered[0], : covered[1]]
+            numbered = images.checked(images.classes(path), path, bounded=False)
+            whole = table.classes(numbered, stored.shape[:-1], path)[: covered[0], : covered[1]]
             example["label_map"] = images.nearest(whole, image.shape[:-1])
         return example
 

@@ -41,7 +41,9 @@ def splits(
     Raises UserError where the strips leave nothing to train on.
     """
     field, name = (
-        (images.read(Path(path).expanduser()), Path(path).name) if path else (_shipped(), "immunohistochemistry")
+        (images.checked(images.read(Path(path).expanduser()), path), Path(path).name)
+        if path
+        else (_shipped(), "immunohistochemistry")
     )
     width = field.shape[1]
     edges = [0, width - right - test - val, width - right - test, width - right, *([width] if right else [])]

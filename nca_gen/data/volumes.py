@@ -123,28 +123,32 @@ def splits(
     rows = rows._replace(notes=[*rows.notes, *_notes(known, shown, map_of)])
     shapes = {name: (*scale.sides(x.shape), x.shape[-1]) for name, x in known.items()}
     resident = fits(shapes.values(), 4 + 4 * bool(map_of), memory_gb)
+    fields = ("label_map",) if map_of else ()
 
     def about(name: str) -> Example:
         ends = {"window": (known[name].low, known[name].high)} if shown is _stretched else {}
         size = scale.microns(known[name].shape, known[name].mpp)
         return {"name": name, "patient": rows.patient[name]} | ends | numbers[name] | ({"mpp": size} if size else {})
 
+    def where(name: str, field: str) -> Path:
+        return root / name if field == "image" or map_of is None else map_of(name)
+
+    def fitted(name: str, field: str, voxels: np.ndarray) -> np.ndarray:
+        images.checked(voxels, where(name, field), bounded=False)
+        return shown(scale.fitted(voxels), known[name]) if field == "image" else scale.mapped(voxels)
+
     def load(name: str) -> Example:
-        voxels = images.checked(volumes.read(root / name), root / name, bounded=False)
-        image = shown(scale.fitted(voxels), known[name])
-        maps = {"label_map": scale.mapped(volumes.read(map_of(name)))} if map_of else {}
-        return about(name) | {"image": np.array(image)} | maps
+        grids = {field: fitted(name, field, volumes.read(where(name, field))) for field in ("image", *fields)}
+        return about(name) | grids | {"image": np.array(grids["image"])}
 
     get = remember(load, memory_gb)
 
     def view(name: str, field: str) -> View:
-        stored = volumes.stored(root / name if field == "image" else map_of(name))
+        stored = volumes.stored(where(name, field))
 
         def part(box: tuple[slice, ...]) -> np.ndarray:
-            voxels = stored[tuple(slice(s.start * k, s.stop * k) for s, k in zip(box, scale.reduce, strict=True))]
-            if field != "image":
-                return scale.mapped(voxels)
-            return shown(scale.fitted(images.checked(voxels, root / name, bounded=False)), known[name])
+            inside = tuple(slice(s.start * k, s.stop * k) for s, k in zip(box, scale.reduce, strict=True))
+            return fitted(name, field, stored[inside])
 
         return View(shapes[name], part)
 
@@ -158,7 +162,7 @@ def splits(
             [shapes[name] for name in names],
             resident,
             lost,
-            ("label_map",) if map_of else (),
+            fields,
             context_factor,
             None if resident else lambda i, field, box, k: read(names[i], field, box, k),
             lambda i: about(names[i]),
