@@ -9,13 +9,13 @@ name of TCGA is its first twelve characters, and every other slide is its own.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Interval, MaxLen
 from jaxtyping import Bool, Shaped
 
 from nca_gen.data import table
@@ -33,12 +33,14 @@ CLOSE = 0.05  # a level whose pixels are as large as asked, up to this share, is
 class View:
     """A slide at one size: pixel (i, j) of it covers ``scale`` times as many of the full size.
 
-    ``level``: the one that has just this size, if any; then its pixels come as they are stored.
+    ``level``: the one that has just this size, if any; then its pixels come as they are stored. ``window``: values that
+    become the least and the greatest that the type holds.
     """
 
     slide: slides.Slide
     scale: int | float
     level: slides.Level | slides.Plane | None
+    window: tuple[int | float, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -57,14 +59,18 @@ class View:
         y, x = box
         if self.level is None:
             return self.reduced(((y.start, y.stop), (x.start, x.stop)), 1, "bicubic")
-        return self.slide.read(self.level, y.start, x.start, y.stop - y.start, x.stop - x.start)
+        return self.shown(self.slide.read(self.level, y.start, x.start, y.stop - y.start, x.stop - x.start))
 
     def reduced(self, box: Box, k: int, kernel: str = "box") -> Shaped[np.ndarray, "h w C"]:
         """The ``box``, which lies within, reduced by ``k``, from the smallest level that has as many pixels."""
         (top, bottom), (left, right) = box
         size = (bottom - top) // k, (right - left) // k
         full = tuple(v * self.scale for v in (top, left, bottom - top, right - left))
-        return slides.window(self.slide, full, size, kernel)
+        return self.shown(slides.window(self.slide, full, size, kernel))
+
+    def shown(self, pixels: Shaped[np.ndarray, "h w C"]) -> Shaped[np.ndarray, "h w C"]:
+        """Stored values in the window."""
+        return images.windowed(pixels, *self.window) if self.window else pixels
 
 
 def splits(
@@ -73,6 +79,7 @@ def splits(
     mpp: Annotated[int | float, Ge(0)] = 0.0,
     region: Count = 512,
     tissue: Annotated[int | float, Interval(ge=0, le=1)] = 0.5,
+    window: Annotated[tuple[int | float, ...], MaxLen(2)] = (),
     context_factor: Count = 1,
     labels: tuple[str, ...] = (),
     split_seed: int = 0,
@@ -84,7 +91,8 @@ def splits(
     ``region``: side of a region, in pixels of what is read: patches lie within. ``tissue``: least share of it that is
     stained; slides of one channel have no stain, and all their regions are taken. ``context_factor``: see
     :meth:`nca_gen.data.source.Source.read`; the context of a patch goes beyond its region, up to the slide's edge.
-    ``labels``: the columns of labels.csv that are labels, () for all that hold numbers.
+    ``window`` = (low, high): these two values become the least and the greatest that the type of the pixels holds, and
+    what lies beyond is cut off. ``labels``: the columns of labels.csv that are labels, () for all that hold numbers.
     Slides that cannot be used are named and left out (``strict``: UserError). Raises UserError for a missing or empty
     folder, a wrong labels.csv, and slides of different channels or depth.
     """
@@ -92,9 +100,11 @@ def splits(
         raise UserError(f"config.data.tissue={tissue} is a share, from 0 to 1")
     if region < CELLS:
         raise UserError(f"config.data.region={region} is less than {CELLS} pixels")
+    if window and not (len(window) == 2 and window[0] < window[1]):
+        raise UserError(f"config.data.window={window} must be two numbers, the lower first")
     files = table.below(path, slides.EVERY, f"slides ({', '.join(slides.EVERY)})")
     root, rows = files.root, table.read(files, split_seed, labels, patient)
-    look = partial(_look, root, level, mpp, region, tissue)
+    look = partial(_look, root, level, mpp, region, tissue, window)
     looks, lost = table.probe(rows, files.names, look, "reading slides")
     complain(lost, strict)
     views = {name: look.view for name, look in looks.items()}
@@ -155,15 +165,23 @@ class Look(NamedTuple):
     high: int
 
 
-def _look(root: Path, level: int, mpp: int | float, region: int, tissue: int | float, name: str) -> Look:
+def _look(
+    root: Path,
+    level: int,
+    mpp: int | float,
+    region: int,
+    tissue: int | float,
+    window: tuple[int | float, ...],
+    name: str,
+) -> Look:
     """What is to be known of a slide. Raises Unreadable if it has no regions of tissue."""
     path = root / name
-    view = _view(slides.open_slide(path), level, mpp)
+    view = replace(_view(slides.open_slide(path), level, mpp), window=window)
     rows, columns = (side // region for side in view.shape[:2])
     if not rows * columns:
         raise images.Unreadable(path, f"{view.shape[0]} x {view.shape[1]} pixels have no region of {region}")
     glance = (0, 0, rows * region * view.scale, columns * region * view.scale)
-    pixels = slides.window(view.slide, glance, (rows * CELLS, columns * CELLS), "box")
+    pixels = view.shown(slides.window(view.slide, glance, (rows * CELLS, columns * CELLS), "box"))
     seen, high = stained(pixels), int(pixels.max())
     share = seen.reshape(rows, CELLS, columns, CELLS).mean((1, 3))
     corners = np.argwhere(share >= tissue) * region

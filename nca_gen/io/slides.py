@@ -206,12 +206,21 @@ def of(slides: Sequence[Slide], notes: Sequence[str]) -> Slides:
         notes = [*notes, f"{flat} of {len(slides)} slides have no pyramid: large windows are read at the full size"]
     notes = [*notes, *space.within([s.path for s in slides], [(s.mpp,) if s.mpp else () for s in slides])]
     if slides[0].dtype != np.uint8:
+        notes = [*notes, *images.doubts(slides[0].dtype, 0, max(_high(slide) for slide in slides))]
         notes = [*notes, "16-bit pixels are rounded to 8 bits for feature networks"]
     key = hashlib.sha256()
     for slide in slides:
         with open(slide.path, "rb") as file:
             key.update(hashlib.file_digest(file, "sha256").digest())
     return Slides(tuple(slides), key.hexdigest(), tuple(notes))
+
+
+def _high(slide: Slide) -> int:
+    """The greatest value in the middle of the smallest level."""
+    last = slide.levels[-1]
+    height, width = min(last.height, 4 * LEAST), min(last.width, 4 * LEAST)
+    top, left = (last.height - height) // 2, (last.width - width) // 2
+    return int(slide.read(last, top, left, height, width).max())
 
 
 def _fits(page: Any, first: Any) -> bool:

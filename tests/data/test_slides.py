@@ -143,6 +143,14 @@ def test_few_bits_in_many_are_told(tmp_path):
         tifffile.imwrite(tmp_path / f"{i}.tif", tissue().astype(np.uint16) * 16, tile=(64, 64), photometric="rgb")
     with pytest.raises(UserError, match=r"no region of it has 50% tissue \(pixels are of 16 bits and end at"):
         slides.splits(str(tmp_path), region=32, strict=True)
+    found = slides.splits(str(tmp_path), region=32, window=(0, 4095))
+    assert found.notes == ()
+    name, _, corner = (example := found["train"][0])["name"].partition("@")
+    top, left = map(int, corner.split(","))
+    stored = tifffile.imread(tmp_path / name)[top : top + 32, left : left + 32]
+    np.testing.assert_array_equal(example["image"], np.rint(stored * (65535 / 4095)))
+    with pytest.raises(UserError, match="the lower first"):
+        slides.splits(str(tmp_path), window=(4095, 0))
 
 
 def test_aperio_and_ome_say_their_microns(tmp_path):

@@ -154,6 +154,11 @@ def test_channels_and_depths(tmp_path, channels):
     assert found.window(0, (0, 0, 256, 256), (100, 100)).dtype == np.uint16
 
 
+def test_few_bits_in_many_are_told(tmp_path):
+    write(tmp_path / "a.tif", tissue(256, 256, 1, 4000).astype(np.uint16))
+    assert "of 16 bits and end at" in sets.open(tmp_path).notes[-2]
+
+
 def test_missing_tiles_are_white(slide):
     found, _ = slide
     only = found.slides[0]
