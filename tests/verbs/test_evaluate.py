@@ -229,7 +229,13 @@ def test_sets_of_two_kinds_do_not_meet(folders, tmp_path):
 
 @pytest.mark.parametrize(
     ("specs", "kind"),
-    [((), "images"), (("swd", "drift"), "images"), (("pfid",), ""), (("total_variation",), ""), (("swd", "pfid"), "images")],
+    [
+        ((), "images"),
+        (("swd", "drift"), "images"),
+        (("pfid",), ""),
+        (("total_variation",), ""),
+        (("swd", "pfid"), "images"),
+    ],
 )
 def test_metrics_tell_what_a_tiled_file_is(specs, kind):
     assert verb.wanted(specs) == kind
