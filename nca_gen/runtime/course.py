@@ -76,7 +76,7 @@ def opened(
         first = None if begun else run.first(config, workdir, task)
         program = ahead.compiled(task, key, batch, parts, grid, fresh=not begun)
         record.save_environment(workdir, ahead.size(jax.eval_shape(task.eval_params, program.state)))
-        with checkpoint.manager(workdir, plan.keep) as saved:
+        with checkpoint.manager(workdir, plan.keep) as saved, mesh.company():
             yield Course(
                 *(config, plan, workdir, task, splits, parts, evaluate, grid, program, saved, curve, signals),
                 *(first, record.config_hash(config), known),

@@ -29,7 +29,8 @@ Tile = tuple[int, ...]
 
 def main(config: Any, args: Namespace) -> None:
     """--mode=encode."""
-    encode(config, args.workdir)
+    with mesh.company():
+        encode(config, args.workdir)
 
 
 def encode(config: Any, workdir: str | Path) -> Path:

@@ -30,7 +30,8 @@ from nca_gen.sections import Expand
 
 def main(config: Any, args: Namespace) -> None:
     """--mode=expand."""
-    expand(config, args.workdir)
+    with mesh.company():
+        expand(config, args.workdir)
 
 
 def expand(config: Any, workdir: str | Path) -> Path:

@@ -1,3 +1,5 @@
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -73,3 +75,30 @@ def test_a_coordinator_without_the_rest_says_what_to_set(tmp_path):
     """In a process of its own: here the devices are taken already."""
     done = toy.child(tmp_path, environment={"JAX_COORDINATOR_ADDRESS": "localhost:1", "JAX_PROCESS_ID": "0"})
     assert done.stderr.startswith("error: cannot join the other hosts (Number of processes must be defined.); set JAX_")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "UNKNOWN: Gloo all-reduce failed: [pair.cc:538] Read error [127.0.0.1]:10903: Connection reset by peer",
+        "INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 1 heartbeat timeout.",
+        "INTERNAL: NCCL operation ncclGroupEnd() failed: remote process exited or there was a network error",
+    ],
+)
+def test_a_lost_host_ends_the_process_in_one_line(said, monkeypatch, capsys):
+    """At once, with a code of its own: the ordinary exit waits for a host that is gone, and is then aborted."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(mesh.os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended, mesh.company():
+        raise jax.errors.JaxRuntimeError(f"{said}\nand a page of C++")
+    assert ended.value.code == 75
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"error: another host was lost ({said}); the same command on all hosts goes on")
+
+
+@pytest.mark.parametrize(("hosts", "said"), [(1, "UNKNOWN: Gloo all-reduce failed"), (2, "RESOURCE_EXHAUSTED: memory")])
+def test_what_is_no_lost_host_keeps_its_traceback(hosts, said, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: hosts)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=said), mesh.company():
+        raise jax.errors.JaxRuntimeError(said)
