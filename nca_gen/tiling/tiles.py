@@ -69,11 +69,12 @@ def _spans(extent: int, side: int, halo: int, wrap: bool) -> list[tuple[slice, s
 
 def pieces(origin: tuple[int, ...], shape: tuple[int, ...], extent: tuple[int, ...]) -> list[tuple[Slices, Slices]]:
     """Where the blocks of a window on a torus lie: (in the window, in the whole). One block where it does not wrap."""
-
-    def along(start: int, size: int, n: int) -> list[tuple[slice, slice]]:
-        first = min(size, n - start)
-        head = (slice(0, first), slice(start, start + first))
-        return [head] if first == size else [head, (slice(first, size), slice(0, size - first))]
-
-    blocks = product(*(along(*axis) for axis in zip(origin, shape, extent, strict=True)))
+    blocks = product(*(_along(*axis) for axis in zip(origin, shape, extent, strict=True)))
     return [tuple(zip(*block, strict=True)) for block in blocks]
+
+
+def _along(start: int, size: int, n: int) -> list[tuple[slice, slice]]:
+    """:func:`pieces` of one axis."""
+    first = min(size, n - start)
+    head = (slice(0, first), slice(start, start + first))
+    return [head] if first == size else [head, (slice(first, size), slice(0, size - first))]
