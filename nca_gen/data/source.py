@@ -9,7 +9,7 @@ import sys
 import threading
 import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, SupportsIndex
 
@@ -211,21 +211,65 @@ def fits(shapes: Iterable[tuple[int, ...]], itemsize: int, gigabytes: int | floa
     return sum(map(math.prod, shapes)) * itemsize <= gigabytes * 2**30
 
 
-def assign(groups: Sequence[str], given: Sequence[str] = (), salt: int = 0) -> list[str]:
+def assign(groups: Sequence[str], given: Sequence[str] = (), salt: int = 0, few: bool = False) -> list[str]:
     """A split for each item: "val" and "test" get a tenth of the ``groups`` (patients) each, "train" the rest.
 
     ``given`` are splits that are already fixed, one an item; of these only a missing "val" or "test" is made, out
     of "train". Groups are ranked by a hash of ``salt`` and their name, so the same files always fall the same way.
-    Raises UserError where there are too few groups to hold any out.
+    Raises UserError where there are too few groups to hold any out; with ``few`` one of two is held out for the first
+    that is missing, and of one none (:func:`completed`).
     """
     splits = list(given) or ["train"] * len(groups)
     missing = [s for s in ("test", "val") if s not in splits]
     free = sorted({g for g, s in zip(groups, splits, strict=True) if s == "train"}, key=lambda g: digest(f"{salt}/{g}"))
     tenth = max(1, round(len(free) / 10))
     if len(free) <= len(missing) * tenth:
+        if few and free:
+            missing = missing[: len(free) - 1]
+            return [missing[0] if missing and g == free[0] else s for g, s in zip(groups, splits, strict=True)]
         raise UserError(f"{len(free)} patients or images to train on are too few to hold out {' and '.join(missing)}")
     taken = {g: split for i, split in enumerate(missing) for g in free[i * tenth : (i + 1) * tenth]}
     return [taken.get(g, s) if s == "train" else s for g, s in zip(groups, splits, strict=True)]
+
+
+def completed(sources: Mapping[str, Source]) -> dict[str, Source]:
+    """All splits, of "train" and what is held out: that is "val" and "test" alike where one of them is missing.
+
+    Where both are missing, they are the :func:`strips` of the examples that training then goes without.
+    """
+    train, held = sources["train"], next((sources[split] for split in SPLITS[1:] if split in sources), None)
+    if held is None:
+        train, held = strips(train)
+    return {"train": train, "val": sources.get("val", held), "test": sources.get("test", held)}
+
+
+def strips(source: Source) -> tuple[Source, Source]:
+    """``source`` without the ends of its examples along their longest sides, and these: a quarter of the side, or more
+    where that is less than 64 places, up to the half."""
+    rest, ends = [], []
+    for *sides, _ in source.shapes:
+        axis, side = max(enumerate(sides), key=lambda item: item[1])
+        end = side - max(side // 4, min(side // 2, 64))
+        rest.append((axis, 0, end))
+        ends.append((axis, end, side))
+    return cut(source, rest), cut(source, ends)
+
+
+def cut(source: Source, spans: Sequence[tuple[int, int, int]]) -> Source:
+    """``source`` of whose examples there is but a part: of each (axis, first place, the one after the last)."""
+
+    def load(i: int) -> Example:
+        axis, start, stop = spans[i]
+        whole, place = source[i], (*[slice(None)] * axis, slice(start, stop))
+        return whole | {field: whole[field][place] for field in ("image", *source.fields)}
+
+    def window(i: int, field: str, box: Box, k: int) -> Grid:
+        axis, start, _ = spans[i]
+        shift = np.eye(len(box), dtype=int)[axis] * start
+        return source.window(i, field, [(a + s, b + s) for (a, b), s in zip(box, shift.tolist(), strict=True)], k)
+
+    shapes = [(*shape[:n], b - a, *shape[n + 1 :]) for shape, (n, a, b) in zip(source.shapes, spans, strict=True)]
+    return replace(source, load=load, shapes=shapes, window=window if source.window else None)
 
 
 def people(names: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nca_gen import screen
-from nca_gen.data.source import SPLITS, Source, Splits, assign, people
+from nca_gen.data.source import SPLITS, Source, Splits, assign, completed, people
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import images, tables, walk
 
@@ -135,7 +135,15 @@ def read(
     if any("patient_id" in row for row in rows.values()) and (bare := [name for name in rows if who[name] == name]):
         notes.append(f"files without a patient_id are each a patient ({len(bare)}): {_some(bare)}")
     given = _given(path, root, rows)
-    where = dict(zip(rows, assign([*who.values()], given, salt), strict=True))
+    where = dict(zip(rows, assign([*who.values()], given, salt, few=True), strict=True))
+    n, present = len({*who.values()}), {*where.values()}
+    if len(present) == 2:
+        notes.append(f"{n} patients or images are too few for three splits: what is held out is val and test alike")
+    elif present == {"train"}:
+        notes.append(
+            "1 patient or image is too few to hold one out: a quarter of each image (or up to 64 places of a half), at "
+            "the end of its longest side, is not trained on, and is val and test alike"
+        )
     if given and (both := _shared(who, where)):
         print(f"note: patients in two splits ({len(both)}): {_some(both)}", file=sys.stderr)
     return Table(root, rows, who, where, lost, columns, lines, notes)
@@ -355,7 +363,8 @@ def splits(
         some = source(names, [(name, why) for name, why in lost if table.split.get(name, "train") == split])
         return replace(some, digest=cache(lambda: content(names)))
 
-    return Splits({split: one(split) for split in SPLITS}, table.columns, notes=tuple(table.notes), cite=table.cite)
+    there = {split: one(split) for split in SPLITS if split == "train" or split in table.split.values()}
+    return Splits(completed(there), table.columns, notes=tuple(table.notes), cite=table.cite)
 
 
 def classes(stored: np.ndarray, shape: Sequence[int], path: Path) -> np.ndarray:

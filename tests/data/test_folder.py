@@ -139,13 +139,26 @@ def test_mixed_folders_name_two_files(tmp_path):
         folder.splits(str(tmp_path))
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_image_or_two_are_a_data_set(n, tmp_path, capsys):
+    """Of two one is held out, of one its end; no pixel is trained on and held out, and this is said."""
+    written = fill(tmp_path, [f"{i}.png" for i in range(n)], (20, 12, 3))
+    found = folder.splits(str(tmp_path))
+    train, held = found["train"], found["test"]
+    assert found["val"] is held
+    assert f"{n} patient" in capsys.readouterr().err
+    assert any("val and test alike" in note for note in found.notes)
+    if n == 1:
+        np.testing.assert_array_equal(np.concatenate([train[0]["image"], held[0]["image"]]), written["0.png"])
+        assert held.shapes == [(10, 12, 3)]
+    else:
+        assert sorted(names(train) + names(held)) == ["0.png", "1.png"]
+
+
 def test_missing_and_empty_folders_say_what_to_put_where(tmp_path):
     for path in ("", str(tmp_path / "nowhere"), str(tmp_path)):
         with pytest.raises(UserError, match="put PNG, JPEG or TIFF images there"):
             folder.splits(path)
-    fill(tmp_path, ["a.png", "b.png"])
-    with pytest.raises(UserError, match="too few"):
-        folder.splits(str(tmp_path))
     for name in ("a.png", "b.png", "c.png"):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UserError, match="not one image"):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,57 @@ def test_too_few_groups_to_hold_out():
     assert sorted(source.assign(["a", "b", "c"])) == ["test", "train", "val"]
     with pytest.raises(UserError, match="too few"):
         source.assign(["a", "b", "a"])
+    with pytest.raises(UserError, match="too few"):
+        source.assign([], few=True)
+
+
+def test_few_groups_where_that_is_no_error():
+    """Of two one is held out, of one none; what is given stays."""
+    two = source.assign(["a", "b", "a"], few=True)
+    assert sorted(two) in (["test", "train", "train"], ["test", "test", "train"])
+    assert two[0] == two[2]
+    assert source.assign(["a", "a"], few=True) == ["train", "train"]
+    assert source.assign(["a", "b"], ["val", "train"], few=True) == ["val", "train"]
+    assert sorted(source.assign(["a", "b", "c"], ["val", "train", "train"], few=True)) == ["test", "train", "val"]
+
+
+def numbered(*shape):
+    """An example whose every place has a number of its own."""
+    return np.arange(np.prod(shape), dtype=np.int32).reshape(*shape, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "held"), [((10, 32), (10, 16)), ((100, 40), (50, 40)), ((300, 300), (75, 300)), ((4, 6, 200), (4, 6, 64))]
+)
+def test_strips_hold_every_place_once(shape, held):
+    """A quarter, or as much of the half as makes 64 places; windows of a source see what its examples hold."""
+    image = numbered(*shape)
+    fields = {"image": image, "label_map": -image}
+    whole = source.Source(lambda i: dict(fields, name="a"), [image.shape], fields=("label_map",))
+    windowed = dataclasses.replace(whole, window=lambda i, field, box, k: source.clipped(fields[field], box))
+    for some in (whole, dataclasses.replace(windowed, about=lambda i: {"name": "a"})):
+        rest, end = source.strips(some)
+        assert end.shapes == [(*held, 1)]
+        parts = []
+        for part in (rest, end):
+            read = part.read(0, [(0, n) for n in part.shapes[0][:-1]])
+            np.testing.assert_array_equal(read["label_map"], -read["image"])
+            parts.append(read["image"])
+        axis = int(np.argmax(shape))
+        np.testing.assert_array_equal(np.concatenate(parts, axis), image)
+        assert part.read(0, [(1, 3)] * len(shape))["image"].shape == (*[2] * len(shape), 1)
+
+
+def test_what_is_held_out_is_val_and_test_alike():
+    def one(name):
+        return source.Source(lambda i: {"image": numbered(8, 8), "name": name}, [(8, 8, 1)])
+
+    a, b, c = map(one, "abc")
+    assert source.completed({"train": a, "val": b, "test": c}) == {"train": a, "val": b, "test": c}
+    assert source.completed({"train": a, "test": c}) == {"train": a, "val": c, "test": c}
+    of_one = source.completed({"train": a})
+    assert of_one["val"] is of_one["test"]
+    assert {split: some.shapes for split, some in of_one.items()} == {split: [(4, 8, 1)] for split in source.SPLITS}
 
 
 def test_remember_loads_once_within_its_budget():
