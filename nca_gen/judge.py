@@ -7,16 +7,15 @@ A metric is asked for as ``name[@extractor][:option=value]...``, such as ``fid``
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
-from inspect import signature
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from annotated_types import Predicate
 from jaxtyping import Int
 
-from nca_gen import build, screen
+from nca_gen import build, ranges, screen
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import cache, codec, space
 from nca_gen.io import sets as files
@@ -71,7 +70,7 @@ def request(spec: str) -> Request:
     renamed = extractor not in (PUBLISHED if own in PUBLISHED else (own,))
     label = (about.elsewhere or name) if renamed else name
     label += f"@{extractor}" if extractor != own else ""
-    known = [field for field in signature(metric.score).parameters if field not in FIXED]
+    known = {option: of for option, of in ranges.arguments(metric.score).items() if option not in FIXED}
     options = {}
     for field in fields:
         option, equals, value = field.partition("=")
@@ -79,17 +78,14 @@ def request(spec: str) -> Request:
             raise unknown(f"option of {name}", option, known)
         if not equals:
             raise UserError(f"{spec}: {option} needs a value, like {name}:{option}=1")
-        options[option] = _value(value)
+        options[option] = ranges.read(value, known[option].kind)
+        ranges.check(f"{spec}: {option}", options[option], known[option].kind, known[option].default)
     if about.extracts:
         options |= {"extractor": extractor, "layer": layer}
     return Request(label, name, metric, about, extractor, layer, options, not (about.features or about.rows))
 
 
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
+Spec = Annotated[str, Predicate(request)]
 
 
 def judge(

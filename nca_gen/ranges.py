@@ -18,7 +18,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MaxLen, MinLen
+from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MaxLen, MinLen, Predicate
 
 from nca_gen.errors import UserError, unknown
 
@@ -47,6 +47,7 @@ RULES: dict[type, tuple[Callable[[Any, Any], bool], str]] = {
     MinLen: (lambda value, n: len(value) >= n, "of length at least"),
     MaxLen: (lambda value, n: len(value) <= n, "of length at most"),
     OneOf: (lambda value, words: value in words, "one of"),
+    Predicate: (lambda value, rule: bool(rule(value)), ""),  # it may raise a UserError of its own
 }
 LARGEST = {int: 2**31 - 1, float: 3.4028234663852886e38}  # of int32 and float32
 PLAIN = (bool, str, NoneType, Path, Mapping)  # of other classes anything is taken: they are not written in a config
@@ -159,7 +160,8 @@ def fits(value: Any, kind: Any, bounded: bool = True) -> bool:
 
 def _fits(value: Any, type_: Any, bounds: Bounds, bounded: bool) -> bool:
     if get_origin(type_) is Literal:
-        return any(value == one and isinstance(value, bool) is isinstance(one, bool) for one in get_args(type_))
+        alike = [one for one in get_args(type_) if isinstance(value, bool) is isinstance(one, bool)]
+        return value in alike if bounded else any(isinstance(value, type(one)) for one in alike)
     if inner := members(type_):
         if not isinstance(value, (tuple, list)):
             return False
@@ -201,8 +203,8 @@ def span(kind: Any) -> str:
 
 def _span(type_: Any, bounds: Bounds) -> str:
     if get_origin(type_) is Literal:
-        return ", ".join(map(str, get_args(type_)))
-    own = [f"{RULES[rule][1]} {_text(limit)}" for rule, limit in bounds.items()]
+        return f"{'one of ' if get_args(type_)[1:] else ''}{', '.join(map(str, get_args(type_)))}"
+    own = [f"{RULES[rule][1]} {_text(limit)}" for rule, limit in bounds.items() if RULES[rule][1]]
     if MinLen in bounds and bounds[MinLen] == bounds.get(MaxLen):
         own = [f"of length {bounds[MinLen]}"]
     each = span(members(type_)[0]) if members(type_) else ""
@@ -223,19 +225,25 @@ def read(text: str, kind: Any) -> Any:
     something that does not fit it.
     """
     types = [type_ for type_, _ in choices(kind)]
-    if str in types:
-        return text
-    try:
-        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        value = text
     inner = next((members(type_)[0] for type_ in types if members(type_)), None)
-    if inner is None or (value is None and NoneType in types):
-        return _number(value, types)
+    literal = _literal(text)
+    one = _number(literal, types)
+    if any(fits(one, type_, bounded=False) for type_ in types if type_ is not str and not members(type_)):
+        return one
+    if str in types or inner is None:
+        return text if str in types else one
     types = [type_ for type_, _ in choices(inner)]
-    if value == text or (str in types and not fits(value, tuple[str, ...])):
-        value = tuple(text.split(",")) if text else ()
-    return tuple(_number(one, types) for one in (value if isinstance(value, (list, tuple)) else (value,)))
+    if literal == text or (str in types and not fits(literal, tuple[str, ...])):
+        literal = tuple(text.split(",")) if text else ()
+    return tuple(_number(one, types) for one in (literal if isinstance(literal, (list, tuple)) else (literal,)))
+
+
+def _literal(text: str) -> Any:
+    """What ``text`` says in Python, or itself."""
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return text
 
 
 def _number(value: Any, types: Sequence[Any]) -> Any:

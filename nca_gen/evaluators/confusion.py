@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from nca_gen.errors import chosen
 from nca_gen.evaluators.held import Held
 from nca_gen.metrics import classification
 from nca_gen.metrics.notes import collecting
+from nca_gen.ranges import OneOf
 from nca_gen.tasks.classify import predicted
 
 FIGURES = {
@@ -31,7 +33,12 @@ PROTOCOL = {
 
 
 def evaluate(
-    pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequence[str] = classification.FIGURES
+    pipeline: Pipeline,
+    data: Held,
+    folder: Path,
+    /,
+    *,
+    metrics: Sequence[Annotated[str, OneOf(PROTOCOL)]] = classification.FIGURES,
 ) -> Page:
     """The figures ``metrics`` on all images of ``config.held.split``: macro averages over the classes.
 

@@ -13,12 +13,13 @@ from nca_gen.errors import UserError
 from nca_gen.evaluators import pictures
 from nca_gen.evaluators.held import Held
 from nca_gen.pipelines import sampling
+from nca_gen.ranges import Count
 
 ROWS = 4  # of noises
 TITLE = "Too young, grown up, overgrown"
 
 
-def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, steps: Sequence[int] = ()) -> Page:
+def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, steps: Sequence[Count] = ()) -> Page:
     """A strip of samples by each of ``steps`` of the cells a call, a column each: every row has one noise.
 
     Raises UserError for a model that is no automaton.

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from nca_gen.contracts import Page, Pipeline
 from nca_gen.diffusion.heredity import KEPT
 from nca_gen.errors import chosen
 from nca_gen.evaluators.held import Held
 from nca_gen.evaluators.sweep import Row, sweep
+from nca_gen.judge import Spec
 from nca_gen.pipelines.sampling import Settings
+from nca_gen.ranges import OneOf, Weight
 
 TITLE = "Heredity"
 WORDS = {"none": "nothing", "hidden": "the hidden state", "out": "the prediction", "both": "all of it"}
@@ -25,9 +28,9 @@ def evaluate(
     folder: Path,
     /,
     *,
-    inherit: Sequence[str] = (),
-    guidance: Sequence[float] = (),
-    metrics: Sequence[str] = (),
+    inherit: Sequence[Annotated[str, OneOf(KEPT)]] = (),
+    guidance: Sequence[Weight] = (),
+    metrics: Sequence[Spec] = (),
 ) -> Page:
     """A row of a table for each of ``inherit`` at each of ``guidance``. ``metrics``: () for those of evals.scores."""
     rows = table(inherit, guidance, Settings.of(pipeline.parts["model"].config.sample))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +17,7 @@ from nca_gen.evaluators import pictures
 from nca_gen.evaluators.held import Held
 from nca_gen.metrics import ms_ssim
 from nca_gen.metrics.notes import collecting
+from nca_gen.ranges import OneOf
 from nca_gen.tasks.autoencode import divergence, look
 
 SHOWN = 8  # pairs in a row
@@ -78,7 +79,14 @@ METRICS = {  # of which each score is the mean
 }
 
 
-def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequence[str] = tuple(METRICS)) -> Page:
+def evaluate(
+    pipeline: Pipeline,
+    data: Held,
+    folder: Path,
+    /,
+    *,
+    metrics: Sequence[Annotated[str, OneOf(METRICS)]] = tuple(METRICS),
+) -> Page:
     """Scores, and rows of originals with what became of them below. Raises UserError for an unknown metric."""
     part = pipeline.parts["model"]
     rules = {name: chosen(METRICS, "evals.reconstruction.metrics", name) for name in metrics}

@@ -23,7 +23,7 @@ MOST = 100  # folders that are taken for classes
 MORE = ("guidance", "heredity", "growth", "dtype")  # settings of samplers, beside their steps and clipping
 
 
-def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequence[str] = METRICS) -> Page:
+def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequence[judge.Spec] = METRICS) -> Page:
     """``metrics``: specs of :mod:`nca_gen.judge`. ``config.sample.n`` samples are shown, and one of ``.large``."""
     part = pipeline.parts["model"]
     sample = part.config.sample

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Ge
 from jaxtyping import Float, Float64, Int
 from scipy.cluster.vq import kmeans2
 from scipy.linalg import eigh
@@ -102,7 +103,7 @@ def score(
     train: Float[np.ndarray, "T D"],
     seed: int,
     *,
-    cells: int | None = None,
+    cells: Annotated[int, Ge(2)] | None = None,
 ) -> dict[str, float]:
     """``copying`` and its parts (see ``ABOUT``).
 

@@ -9,6 +9,7 @@ from nca_gen.metrics.about import About
 from nca_gen.metrics.bootstrap import interval
 from nca_gen.metrics.distances import balls, radii
 from nca_gen.metrics.notes import check, note
+from nca_gen.ranges import Count
 
 ABOUT = About(
     features="inception:2048",
@@ -55,7 +56,7 @@ def distance(
 
 
 def score(
-    generated: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"], train: object, seed: int, *, k: int = 5
+    generated: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"], train: object, seed: int, *, k: Count = 5
 ) -> dict[str, float]:
     """Density and coverage of ``generated`` against ``real`` (see ``ABOUT``); ``train`` is not read."""
     del train

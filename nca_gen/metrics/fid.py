@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -119,7 +119,7 @@ def score(
     train: object,
     seed: int,
     *,
-    ddof: int = 1,
+    ddof: Literal[0, 1] = 1,
 ) -> dict[str, float]:
     """FID of ``generated`` against ``real``, features or their statistics (see ``ABOUT``); reads nothing else."""
     del train, seed

@@ -8,6 +8,7 @@ from scipy.special import logsumexp
 
 from nca_gen.metrics.about import About
 from nca_gen.metrics.notes import check, note
+from nca_gen.ranges import Count
 
 ORDER = 2020  # the seed of torch-fidelity: the same splits, whatever the seed of the run
 
@@ -29,7 +30,7 @@ ABOUT = About(
 
 
 def score(
-    generated: Float[np.ndarray, "N C"], real: object, train: object, seed: int, *, splits: int = 10
+    generated: Float[np.ndarray, "N C"], real: object, train: object, seed: int, *, splits: Count = 10
 ) -> dict[str, float]:
     """``inception_score`` and ``inception_score_std`` of the logits ``generated`` (see ``ABOUT``); reads only them.
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+from annotated_types import Gt
 from jaxtyping import Float, Float64
 
 from nca_gen.metrics.about import About
 from nca_gen.metrics.notes import check, note
+from nca_gen.ranges import Count
 
 DRAWS = 2020  # the seed of torch-fidelity: the same draws, whatever the seed of the run
 
@@ -85,8 +89,8 @@ def score(
     train: object,
     seed: int,
     *,
-    subsets: int = 100,
-    size: int | float = 1000,
+    subsets: Count = 100,
+    size: Annotated[int | float, Gt(0)] = 1000,
 ) -> dict[str, float]:
     """KID of ``generated`` against ``real`` (see ``ABOUT`` and :func:`distance`); reads no ``train``, ``seed``."""
     del train, seed

@@ -19,6 +19,7 @@ from nca_gen.io.sets import Images
 from nca_gen.metrics import bootstrap
 from nca_gen.metrics.about import About
 from nca_gen.metrics.notes import note
+from nca_gen.ranges import Count
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, finest first: Wang et al. 2003
 WINDOW, SIGMA, K1, K2, RANGE = 11, 1.5, 0.01, 0.03, 255.0
@@ -112,7 +113,7 @@ def distance(real: Float[np.ndarray, " Q"], generated: Float[np.ndarray, " P"], 
     return {"ms_ssim": mean, "ms_ssim_low": low, "ms_ssim_high": high, "ms_ssim_real": float(real.mean())}
 
 
-def score(generated: Images, real: Images, train: object, seed: int, *, pairs: int = PAIRS) -> dict[str, float]:
+def score(generated: Images, real: Images, train: object, seed: int, *, pairs: Count = PAIRS) -> dict[str, float]:
     """Similarity of random pairs of ``generated``, and of ``real`` (see ``ABOUT``); ``train`` is not read."""
     del train
     n = scales(*generated.shape[1:3])

@@ -19,6 +19,7 @@ from nca_gen.io import sets
 from nca_gen.io.slides import Box, Slides, resample
 from nca_gen.metrics import features, fid
 from nca_gen.metrics.about import About
+from nca_gen.ranges import Count
 
 PATCHES = 50_000
 
@@ -153,8 +154,8 @@ def score(
     seed: int,
     *,
     protocol: str = "urcdm",
-    n: int = PATCHES,
-    patch: int | None = None,
+    n: Count = PATCHES,
+    patch: Count | None = None,
     extractor: str = "inception",
     layer: str = "2048",
     weights: str | None = None,

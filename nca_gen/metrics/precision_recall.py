@@ -11,6 +11,7 @@ from nca_gen.metrics.about import About
 from nca_gen.metrics.bootstrap import interval
 from nca_gen.metrics.distances import balls, radii
 from nca_gen.metrics.notes import check, note
+from nca_gen.ranges import Count
 
 ABOUT = About(
     features="vgg16:fc2",
@@ -65,7 +66,7 @@ def distance(real: Manifold, generated: Manifold, seed: int) -> dict[str, float]
 
 
 def score(
-    generated: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"], train: object, seed: int, *, k: int = 3
+    generated: Float[np.ndarray, "N D"], real: Float[np.ndarray, "M D"], train: object, seed: int, *, k: Count = 3
 ) -> dict[str, float]:
     """Precision and recall of ``generated`` against ``real`` (see ``ABOUT``); ``train`` is not read."""
     del train
