@@ -59,8 +59,9 @@ def sites(
     if torus and any(n % k for n in hole.shape):
         size = " x ".join(map(str, hole.shape))
         raise UserError(f"a torus of {size} pixels has a seam: config.codec.block={k} does not divide its sides")
-    pixels = hole[..., None].repeat(image.shape[-1], -1).astype(np.float32)
-    grown = lambda v: jnp.pad(v, [(0, -n % k) for n in hole.shape] + [(0, 0)], "edge")[None]
+    pixels = hole[..., None].repeat(image.shape[-1], -1)
+    pad = [(0, 0), *((0, -n % k) for n in hole.shape), (0, 0)]
+    grown = lambda v: jnp.asarray(np.pad(v[None], pad, "edge"), jnp.float32)
     x0 = np.asarray(codec.encode(grown(image)))[0]
     pixels = np.asarray(arrays.blocked(grown(pixels), k))[0] > 0
     here = windows(pixels.any(-1), None if whole else reach(model), torus)
@@ -152,7 +153,7 @@ def fill(
     cond = jax.tree.map(jnp.asarray, cond)
     first = arrays.fold(key, process.tag(jnp.asarray(times[0])))
     cell = todo.row if settings.heredity == "none" else todo.x0[0]
-    like = jnp.broadcast_to(cell, (len(key), *cell.shape))
+    like = jnp.asarray(np.broadcast_to(cell, (len(key), *cell.shape)), jnp.float32)
     memory = sampling.newborn(model, settings.heredity, settings.guided(cond), like, first)
     run = _segment(model, process, codec, settings, known, blend, extent)
     row = np.asarray(run(part.params, todo, times, jnp.float32(noise), key, cond, memory))

@@ -1,80 +1,90 @@
 """Pictures of classes, by cells that inherit: against a loop by hand that asks each half for itself."""
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
+import blur
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import rivals
 import tiny
-from painting import part, settings
+from painting import params, part, settings
 
 from nca_gen import arrays
-from nca_gen.diffusion import discrete, guidance, samplers
+from nca_gen.diffusion import discrete, guidance, heredity, samplers
 from nca_gen.diffusion.process import x0_of
 from nca_gen.errors import UserError
 from nca_gen.models.geca import Genes
 from nca_gen.pipelines import sampling
 
-MODEL = tiny.cells()
-PARAMS = tiny.params(MODEL)
+MODEL, GECA = blur.Family(), tiny.cells()
 PROCESS = discrete.Process("linear", tiny.T)
 COND = {"label": jnp.eye(3)[np.array([2, 0, 1, 1])]}
-slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
-def way(cond=COND, n=4, model=MODEL, frames=1, **how):
+def way(cond=COND, n=4, model=MODEL, frames=1, weights=None, **how):
     given = settings(**{"steps": 3, "clip": "none"} | how)
-    whole = part(model, PROCESS, weights=PARAMS)
+    whole = part(model, PROCESS, weights=weights)
     return list(sampling.trajectory(whole, arrays.keys(1, n), (8, 6), given, cond, frames=frames))
 
 
-@cache
-def call(steps):
+@partial(jax.jit, static_argnums=0)
+def call(model, x, t, cond, memory, key):
     """A call of the model, on one half."""
-    return jax.jit(replace(MODEL, steps=steps).apply)
+    return model.apply(params(model), x, jnp.full(4, t), cond, memory, key)
 
 
-def by_hand(scale, kept, growth=(3, 3, 3)):
-    """Ancestral steps 11 -> 6 -> 0 -> -1 with a memory for each half; the memories of the last step too."""
-    key = arrays.keys(1, 4)
-    x = samplers.initial_noise(key, (8, 6), 3)
-    memory = {"cond": Genes(None, None), "null": Genes(None, None)}
+@jax.jit
+def keys(t):
+    """Those of a step, for each half."""
+    k = arrays.fold(arrays.keys(1, 4), t)
+    return k, arrays.fold(k, guidance.NULL)
+
+
+@jax.jit
+def joined(given, null, x, k, t, u, scale):
+    """The ancestral step of what both halves have said."""
+    eps = null[..., :3] + scale * (given[..., :3] - null[..., :3])
+    x0, z = x0_of(PROCESS, eps, x, jnp.full(4, t)), arrays.cell_normal(k, -1, arrays.coords((8, 6)), 3)
+    return samplers.ddpm(PROCESS, samplers.begin(x), x0, t, u, z, given[..., 3:])
+
+
+def by_hand(model, scale, kept, growth=(3, 3, 3)):
+    """Steps 11 -> 6 -> 0 -> -1 with a memory for each half; the memories of the last step too."""
+    x = samplers.initial_noise(arrays.keys(1, 4), (8, 6), 3)
+    memories = [Genes(None, None)] * 2
     for t, u, steps in zip([11, 6, 0], [6, 0, -1], growth, strict=True):
-        k = arrays.fold(key, t)
-        halves = {"cond": (COND, k), "null": (jax.tree.map(jnp.zeros_like, COND), arrays.fold(k, guidance.NULL))}
-        said = {}
-        for half, (cond, mine) in halves.items():
-            said[half], genes = call(steps)(PARAMS, x, jnp.full(4, t), cond, memory[half], mine)
-            memory[half] = Genes(*(g if f in kept else None for f, g in zip(genes._fields, genes, strict=True)))
-        eps = said["null"][..., :3] + scale * (said["cond"][..., :3] - said["null"][..., :3])
-        x0 = x0_of(PROCESS, eps, x, jnp.full(4, t))
-        z = arrays.cell_normal(k, -1, arrays.coords((8, 6)), 3)
-        v = said["cond"][..., 3:]
-        x = samplers.ddpm(PROCESS, samplers.begin(x), x0, jnp.array(t), jnp.array(u), z, v)
-    return x, memory
+        said, t, u = [], np.int32(t), np.int32(u)
+        for half, (cond, key) in enumerate(zip((COND, jax.tree.map(jnp.zeros_like, COND)), keys(t), strict=True)):
+            out, genes = call(replace(model, steps=steps), x, t, cond, memories[half], key)
+            memories[half] = Genes(*(g if f in kept else None for f, g in zip(genes._fields, genes, strict=True)))
+            said.append(out)
+        x = joined(*said, x, keys(t)[0], t, u, scale)
+    return x, memories
 
 
 @pytest.mark.parametrize(
-    ("name", "kept", "scale"),
+    ("model", "name", "kept", "scale"),
     [
-        ("hidden", ("hidden",), 1.5),
-        *(slow("none", (), 1.5), slow("out", ("out",), 1.5)),
+        (GECA, "hidden", ("hidden",), 1.5),
+        (MODEL, "none", (), 1.5),
+        (MODEL, "out", ("out",), 2.0),
+        (MODEL, "both", ("out", "hidden"), 1.5),
     ],
 )
 @pytest.mark.slow
-def test_each_half_inherits_its_own(name, kept, scale):
-    [end] = way(heredity=name, guidance=scale)
-    x, memory = by_hand(scale, kept)
+def test_each_half_inherits_its_own(model, name, kept, scale):
+    [end] = way(model=model, heredity=name, guidance=scale)
+    x, memories = by_hand(model, scale, kept)
     np.testing.assert_allclose(end.x, x, atol=2e-4)
     assert isinstance(end.memory, Genes)
     for field, got in zip(Genes._fields, end.memory, strict=True):
         assert (got is not None) == (field in kept)
         if got is not None:
-            for half, rows in (("cond", got[::2]), ("null", got[1::2])):
-                np.testing.assert_allclose(rows, getattr(memory[half], field), atol=2e-4)
+            for half, rows in zip(memories, (got[::2], got[1::2]), strict=True):
+                np.testing.assert_allclose(rows, getattr(half, field), atol=2e-4)
 
 
 @pytest.mark.slow
@@ -89,29 +99,29 @@ def test_without_guidance_there_is_one_half():
 @pytest.mark.slow
 def test_the_first_step_is_every_ones_own():
     """With nothing to inherit yet, one step is the same whatever will be kept; with more steps it matters."""
-    ends = {name: way(heredity=name, guidance=1.5, steps=1)[0].x for name in ("none", "both")}
-    for x in ends.values():
-        np.testing.assert_allclose(x, ends["none"], atol=1e-5)
-    later = {name: way(heredity=name, guidance=1.5)[0].x for name in ("none", "hidden", "out")}
-    for name in ("hidden", "out"):
-        assert np.abs(later[name] - later["none"]).max() > 1e-4
+    ways = {name: [c.x for c in way(heredity=name, guidance=1.5, frames=3)] for name in heredity.KEPT}
+    for first, *_ in ways.values():
+        np.testing.assert_allclose(first, ways["none"][0], atol=1e-5)
+    for name in ("hidden", "out", "both"):
+        assert np.abs(ways[name][-1] - ways["none"][-1]).max() > 1e-4
 
 
 @pytest.mark.slow
 def test_a_picture_does_not_depend_on_its_batch():
     """Nor on the devices: 4 are dealt over 4, 2 over 2, and rows of cells over the rest; each keeps its class."""
     how = {"steps": 3, "clip": "none", "guidance": 1.5, "heredity": "hidden"}
-    draw = partial(sampling.images, part(MODEL, PROCESS, weights=PARAMS), size=(8, 6), settings=settings(**how))
+    draw = partial(sampling.images, part(MODEL, PROCESS), size=(8, 6), settings=settings(**how))
     [whole] = draw(arrays.keys(1, 4), batch=4, cond=COND)
     np.testing.assert_allclose(whole, way(**how)[-1].x, atol=1e-4)
-    [pair] = draw(arrays.keys(1, 2, 1), batch=2, cond=sampling.rows(COND, slice(1, 3)), space=2)
+    pair, one = draw(arrays.keys(1, 3, 1), batch=2, cond=sampling.rows(COND, slice(1, 4)), space=2)
     np.testing.assert_allclose(pair, whole[1:3], atol=1e-4)
+    np.testing.assert_allclose(one, whole[3:], atol=1e-4)
 
 
 @pytest.mark.slow
 def test_cells_may_grow_for_more_and_fewer_steps():
     [end] = way(heredity="hidden", guidance=1.5, growth=(2, 5, 3))
-    np.testing.assert_allclose(end.x, by_hand(1.5, ("hidden",), (2, 5, 3))[0], atol=2e-4)
+    np.testing.assert_allclose(end.x, by_hand(MODEL, 1.5, ("hidden",), (2, 5, 3))[0], atol=2e-4)
     [same], [own] = (way(heredity="hidden", guidance=1.5, growth=g) for g in ((3,), ()))
     np.testing.assert_array_equal(same.x, own.x)
 
@@ -122,7 +132,7 @@ def test_pictures_in_another_dtype_than_the_model_has():
     np.testing.assert_array_equal(asked.x, built.x)
     assert np.abs(asked.x - own.x).max() > 1e-4
     with pytest.raises(UserError, match=r"config\.model\.dtype .bfloat17.; did you mean bfloat16"):
-        way(dtype="bfloat17")
+        way(model=GECA, dtype="bfloat17")
 
 
 @pytest.mark.slow
@@ -141,11 +151,18 @@ def test_how_large_the_hidden_state_becomes():
 @pytest.mark.slow
 def test_growth_ends_where_a_call_ends():
     x, t, key = jnp.asarray(tiny.images(0, 4, 8, 6, 3)), jnp.full(4, 4), arrays.keys(0, 4)
-    film = sampling.growth(part(MODEL, PROCESS).task, PARAMS, x, t, key, COND)
+
+    @jax.jit
+    def implied(p, x):
+        said, born = MODEL.apply(p, x, t, COND, (), key)[0], MODEL.newborn(x, key).out
+        return [x0_of(PROCESS, out[..., :3], x, t) for out in (born, said)]
+
+    film, (first, last) = (
+        sampling.growth(part(MODEL, PROCESS).task, params(MODEL), x, t, key, COND),
+        implied(params(MODEL), x),
+    )
     assert film.shape == (MODEL.steps + 1, 4, 8, 6, 3)
-    said, _ = call(3)(PARAMS, x, t, COND, Genes(None, None), key)
-    np.testing.assert_allclose(film[-1], x0_of(PROCESS, said[..., :3], x, t), atol=1e-4)
-    first = x0_of(PROCESS, MODEL.newborn(x, key).out[..., :3], x, t)
+    np.testing.assert_allclose(film[-1], last, atol=1e-4)
     np.testing.assert_allclose(film[0], first, atol=1e-5)
 
 
@@ -167,7 +184,7 @@ def test_classes_take_turns():
 )
 def test_what_a_model_cannot_do(model, how, said):
     with pytest.raises(UserError, match=said):
-        way(cond=None, model=model, **how)
+        way(cond=None, model=model, weights={}, **how)
 
 
 @pytest.mark.parametrize(("model", "said"), [(MODEL, "0 to 2"), (tiny.diff(), "none")])

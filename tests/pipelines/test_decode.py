@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import painting
 import pytest
@@ -44,7 +45,7 @@ def pipeline(**sample):
 def test_images_of_noise_by_hand():
     """Each of its key alone, whatever the batch; a part of a larger one, for noise belongs to its place."""
     key = arrays.keys(1, 3)
-    z = np.asarray(arrays.cell_normal(key, 0, arrays.coords((3, 4)), 4))
+    z = np.asarray(jax.jit(lambda key: arrays.cell_normal(key, 0, arrays.coords((3, 4)), 4))(key))
     blocks = (z @ KERNEL).reshape(3, 3, 4, 2, 2, 3)
     expected = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(3, 6, 8, 3)
     np.testing.assert_allclose(np.stack(list(pipeline().draw(key, (6, 8)))), expected, atol=1e-5)

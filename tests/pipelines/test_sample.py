@@ -1,5 +1,6 @@
 """Samples as files, of any number of axes: a volume is one file, and a picture of its middle planes."""
 
+import blur
 import numpy as np
 import painting
 import pytest
@@ -14,7 +15,7 @@ from nca_gen.errors import UserError
 from nca_gen.io import images, sets, volumes
 from nca_gen.pipelines import files, sample, sampling
 
-VOLUMES = tiny.diff(norm="cell", ndim=3, steps=2, image_channels=1)
+VOLUMES = blur.Model(channels=1, halo=1, ndim=3)
 HOW = {"n": 3, "batch": 2, "size": (6, 7, 8), "steps": 2}
 
 
