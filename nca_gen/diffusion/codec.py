@@ -25,7 +25,14 @@ class Codec:
     block: Count = 1
 
     def encode(self, image: Float[Array, "B *T C"]) -> Float[Array, "B *S D"]:
-        """x0 of an image in [-1, 1]. Raises UserError where ``block`` does not divide its sides."""
+        """x0 of an image in [-1, 1]. Raises UserError where ``block`` does not divide its sides, and where it has other
+        channels than ``mean`` or ``std``."""
+        for field, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) not in (1, image.shape[-1]):
+                raise UserError(
+                    f"codec.{field} has {len(numbers)} numbers and the images {image.shape[-1]} channels: give one, or "
+                    "one each"
+                )
         if any(size % self.block for size in image.shape[1:-1]):
             raise UserError(f"codec.block={self.block} does not divide an image of {image.shape[1:-1]}")
         return arrays.blocked((image - jnp.asarray(self.mean)) / jnp.asarray(self.std), self.block)

@@ -113,6 +113,9 @@ class Model:
 
     def __post_init__(self):
         ranges.check_fields(self, "config.model")
+        factors = [2**level for level in range(len(self.multipliers))]
+        if not {*self.attention} <= {*factors}:
+            raise UserError(f"config.model.attention is {self.attention}; the factors of its levels are {factors}")
         if self.width % GROUPS or self.width % self.head:
             raise UserError(
                 f"config.model.width is {self.width}; take a multiple of {GROUPS} and of the head's {self.head}"

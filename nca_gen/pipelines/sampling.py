@@ -25,6 +25,7 @@ from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import x0_of
 from nca_gen.errors import UserError, accepted, chosen
 from nca_gen.ranges import Count, OneOf, Weight
+from nca_gen.tasks import denoise
 
 
 class Settings(NamedTuple):
@@ -96,6 +97,23 @@ def conditions(model: Any, labels: Sequence[int], n: int, first: int = 0) -> Con
 def rows(cond: Condition, some: Any) -> Condition:
     """The conditions of the samples ``some``, an index or a slice."""
     return jax.tree.map(lambda field: field[some], cond)
+
+
+def check(config: Any, task: denoise.Task) -> None:
+    """Raises UserError, before anything is trained, where samples could not be drawn as ``config`` says."""
+    torus, sample = config.get("generate", {}).get("torus", False), config.sample
+    model = denoiser(Part(config, task, None), torus).task.model
+    settings = Settings.of(sample)
+    stage = settings.stages(model)[-1]
+    times, cond = task.process.times(settings.steps), conditions(model, sample.labels, 1)
+    for field, size in (("size", sample.size), ("large", sample.large)):
+        if size and len(size) != model.ndim:
+            raise UserError(f"config.sample.{field}={tuple(size)}: this model takes {model.ndim} sides")
+    if sample.large:  # the model may refuse it
+        x = jax.ShapeDtypeStruct((1, *task.codec.cells(sample.large), model.reads), jnp.float32)
+        told = lambda: task.process.told(jnp.asarray(times[:1]))
+        params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+        jax.eval_shape(lambda params, x: stage.apply(params, x, told(), cond, (), arrays.keys(0, 1)), params, x)
 
 
 def denoiser(part: Part, torus: bool = False) -> Part:

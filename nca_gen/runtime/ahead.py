@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -13,6 +14,7 @@ from jaxtyping import Array, Key, PyTree
 
 from nca_gen import devices
 from nca_gen.contracts import Parts, Task
+from nca_gen.errors import UserError
 from nca_gen.runtime import mesh
 
 ONCE: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
@@ -44,10 +46,16 @@ def compiled(
     """Begins to compile; ``fresh``: also ``init``, which a resumed run does without. ``batch``: its shapes
     (:func:`nca_gen.runtime.feed.shapes`).
 
-    Raises UserError where ``batch`` is not for the model.
+    Raises UserError where ``batch`` is not for the model, and where no memory holds the state.
     """
     init, everywhere = partial(task.init, batch=batch), devices.replicated(grid)
     state = mesh.abstract(jax.eval_shape(init, key), grid)
+    need, room = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((state, batch))) / 1e9, memory() / 1e9
+    if need > room:
+        raise UserError(
+            f"the state and a batch alone take {need:.3g} GB of {room:.3g} GB of memory: make config.model smaller, or "
+            "config.data.patch or config.train.batch"
+        )
     pool = ThreadPoolExecutor(2)
     start = jax.jit(init, out_shardings=everywhere).lower(key)
     starting = pool.submit(start.compile, ONCE) if fresh else None
@@ -55,6 +63,13 @@ def compiled(
     stepping = pool.submit(step.compile)
     pool.shutdown(wait=False)
     return Program(state, key, start, starting, stepping)
+
+
+def memory() -> int:
+    """Bytes of the first device where it tells, else of the machine."""
+    if stats := jax.local_devices()[0].memory_stats():
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def size(tree: Any) -> int:

@@ -16,12 +16,13 @@ from jaxtyping import PyTree
 from nca_gen import build, devices, ranges
 from nca_gen import config as configs
 from nca_gen.contracts import Part, Parts
-from nca_gen.data import labels
+from nca_gen.data import flips, labels
 from nca_gen.errors import UserError
-from nca_gen.pipelines import files
+from nca_gen.pipelines import files, sampling
 from nca_gen.runtime import ahead, checkpoint, feed, log, mesh, record, run
 from nca_gen.runtime.cadence import stop_signals
 from nca_gen.sections import Mesh, Train
+from nca_gen.tasks import denoise
 
 
 class Course(NamedTuple):
@@ -59,6 +60,9 @@ def opened(
     grid = mesh.opened(layout, plan.batch, patch[0])
     task, splits = task or build.task(config), splits or build.splits(config)
     config = files.learned(config, splits)
+    flips.axes(config.data.get("flips", "all"), len(patch))
+    if isinstance(task, denoise.Task) and "sample" in config:
+        sampling.check(config, task)
     for note in chain(configs.notes(config), labels.check(splits, task.model)):
         log.say(f"note: {note}")
     parts = jax.device_put(run.beside(config, workdir), devices.replicated(grid))

@@ -92,6 +92,8 @@ class Task:
 
     def __post_init__(self):
         ranges.check_fields(self, "task")
+        if self.ema == 1 and not self.ema_warmup:
+            raise UserError("task.ema=1 is an average that never moves: lower it, or set task.ema_warmup")
 
     def init(self, key: Key[Array, ""], batch: Mapping[str, Any] | None = None) -> State:
         """The state before the first step. Raises UserError where the images of ``batch`` do not fit the model."""

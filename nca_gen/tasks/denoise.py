@@ -78,6 +78,8 @@ class Task:
 
     def __post_init__(self):
         ranges.check_fields(self, "task")
+        if self.ema == 1 and not self.ema_warmup:
+            raise UserError("task.ema=1 is an average that never moves: lower it, or set task.ema_warmup")
         if self.learns_variance and not isinstance(self.process, discrete.Process):
             raise UserError("a learned variance needs a discrete process; set model.learned_variance to False")
 
