@@ -38,8 +38,12 @@ def splits(
     ``path``: an image file that takes the place of the shipped field. ``context_factor``: see
     :meth:`nca_gen.data.source.Source.read`; the context of a strip ends where the strip ends. ``strict`` changes
     nothing: there is one file, and without it nothing can be done.
-    Raises UserError where the strips leave nothing to train on.
+    Raises UserError where the strips leave nothing to train on, or ``path`` is a folder.
     """
+    if path and Path(path).expanduser().is_dir():
+        raise UserError(
+            f"data.path={path!r} is a folder, and data.name=tissue cuts up one image; for folders set data.name=folder"
+        )
     field, name = (
         (images.checked(images.read(Path(path).expanduser()), path), Path(path).name)
         if path

@@ -70,7 +70,8 @@ def distances(pictures: Float[np.ndarray, "n H W C"], references: Float[np.ndarr
     small = np.stack([shrunk(picture) for picture in pictures])
     if small.shape[1:] != references.shape[1:]:
         raise UserError(
-            f"pictures of {pictures.shape[1:]} do not have the shape of the training images; set config.sample.size"
+            f"pictures of {pictures.shape[1:]} do not have the shape of the training images, whose small forms are "
+            f"{references.shape[1:]}, not {small.shape[1:]}; set config.sample.size to that of the training images"
         )
     return neighbours.nearest(small, references)[0]
 

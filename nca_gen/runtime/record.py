@@ -110,12 +110,15 @@ def check_config(workdir: Path, config: Any) -> bool:
     with contextlib.suppress(UserError):
         stored = configs.saved(path)
     then, now = flat(stored), flat(config)
-    for name in sorted(then.keys() | now.keys()):
+    changed = {}
+    for name in sorted(then.keys() | now.keys(), key=lambda name: (name != "model.name", name)):
         old, new = (write.notation(c[name]) if name in c else "absent" for c in (then, now))
         if old != new and not free(name):
             raise UserError(f"{workdir} was begun with config.{name}={old}, not {new}; choose another --workdir")
         if old != new:
-            say(f"config.{name}: {old} before, {new} from here on")
+            changed[name] = f"{old} before, {new} from here on"
+    for name, words in changed.items():
+        say(f"config.{name}: {words}")
     return True
 
 

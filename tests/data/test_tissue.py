@@ -66,3 +66,8 @@ def test_strips_that_leave_nothing():
         tissue.splits(val=1, reduce=2)
     with pytest.raises(images.Unreadable, match="no such file"):
         tissue.splits("nowhere.png")
+
+
+def test_a_folder_is_no_field(tmp_path):
+    with pytest.raises(UserError, match=r"data\.path=.* is a folder.* set data\.name=folder"):
+        tissue.splits(str(tmp_path))

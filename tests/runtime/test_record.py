@@ -50,6 +50,14 @@ def test_resuming_for_longer_on_other_devices_is_said(tmp_path, capsys):
     assert record.config_hash(toy.config()) == record.config_hash(changed)
 
 
+def test_of_a_refused_run_nothing_else_is_said(tmp_path, capsys):
+    """Its model before all else, which explains the rest."""
+    record.save_config(tmp_path, toy.config())
+    with pytest.raises(UserError, match=r"config\.model\.name"):
+        record.check_config(tmp_path, toy.config(**{"held.n": 2, "data.path": "there", "model.name": "other"}))
+    assert capsys.readouterr().out == ""
+
+
 def test_environment_says_how_to_do_it_again_and_remembers_every_start(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main.py", "--workdir=a b"])
     record.save_environment(tmp_path, 12)
