@@ -9,6 +9,11 @@ import itertools
 import numpy as np
 
 
+def plain(params):
+    """Parameters in numpy, of which taking a part compiles nothing."""
+    return {k: plain(v) if isinstance(v, dict) else np.asarray(v) for k, v in params.items()}
+
+
 def weight(layer):
     """The kernel that weight normalisation stands for: g v / |v|, one gain per output channel."""
     v = np.asarray(layer["v"], np.float64)
@@ -67,6 +72,21 @@ def update(state, scalars, params, fire, frozen, mode):
     return state + d
 
 
+def threefry(k0, k1, c0, c1):
+    """Threefry-2x32 (Salmon et al. 2011): 20 rounds, of which every fourth adds the key."""
+    turn = lambda x, n: (x << np.uint32(n)) | (x >> np.uint32(32 - n))
+    ks, turns = (k0, k1, k0 ^ k1 ^ np.uint32(0x1BD11BDA)), (13, 15, 26, 6, 17, 29, 16, 24)
+    with np.errstate(over="ignore"):
+        x, y = c0 + k0, c1 + k1
+        for i in range(20):
+            x = x + y
+            y = turn(y, turns[i % 8]) ^ x
+            if i % 4 == 3:
+                n = i // 4 + 1
+                x, y = x + ks[n % 3], y + ks[(n + 1) % 3] + np.uint32(n)
+    return x, y
+
+
 def positions(shape):
     """From 1 to 0 along each axis."""
     return np.stack(np.meshgrid(*[np.linspace(1, 0, n) for n in shape], indexing="ij"), -1)
@@ -91,6 +111,7 @@ def image_phase(state, params, t, masks, position, images):
 
 def diff_nca(params, x, t, channels, masks):
     """Prediction at x [B, .., I]; ``t`` in [0, 1), one per image or one for all."""
+    params = plain(params)
     state = np.concatenate([x, np.zeros((*x.shape[:-1], channels - x.shape[-1]))], -1)
     return image_phase(state, params["image"], t, masks, False, x.shape[-1])
 
@@ -100,7 +121,7 @@ def fourier_diff_nca(params, x, t, channels, masks, window, steps):
 
     The automaton there has 2 * channels channels: the real parts of all, then the imaginary parts of all.
     """
-    images, shape, space = x.shape[-1], x.shape[1:-1], tuple(range(1, x.ndim - 1))
+    params, images, shape, space = plain(params), x.shape[-1], x.shape[1:-1], tuple(range(1, x.ndim - 1))
     state = np.concatenate([x, np.zeros((*x.shape[:-1], channels - images))], -1)
     F = np.fft.fftshift(np.fft.fftn(state, axes=space, norm="forward"), axes=space)
     corner = (slice(None), *[slice(n // 2, n // 2 + window) for n in shape])

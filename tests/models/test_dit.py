@@ -16,12 +16,12 @@ from nca_gen.models import dit
 
 def test_32m_parameters():
     """11 classes; with the table of positions, which is not trained, 32,731,424."""
-    tree = jax.eval_shape(dit.Model(classes=11).init, jax.random.key(0))
+    tree = tiny.shapes(dit.Model(classes=11))
     trainable = sum(x.size for x in jax.tree.leaves(tree))
     assert trainable == 32_633_120
     table = jax.eval_shape(lambda: dit.positions(*[jax.numpy.arange(16)] * 2, 384))
     assert trainable + table.size == 32_731_424
-    without = jax.eval_shape(dit.Model().init, jax.random.key(0))
+    without = tiny.shapes(dit.Model())
     labels = (11 + 1) * 384 + (384 + 1) * 384
     assert trainable - sum(x.size for x in jax.tree.leaves(without)) == labels
 
@@ -109,6 +109,6 @@ def test_wrong_fields(changes, line):
 
 def test_patches_must_fill_the_image():
     model, (x, t, cond) = rivals.small_dit(patch=4), rivals.start(4, 6)
-    params = jax.eval_shape(model.init, jax.random.key(0))
+    params = tiny.shapes(model)
     with pytest.raises(UserError, match="images of 4x6 have no whole number of 4x4 patches"):
         jax.eval_shape(partial(rivals.call, model), params, x, t, cond)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from nca_gen.errors import UserError
 from nca_gen.models.resnet34 import MEAN, Model
@@ -16,7 +17,7 @@ def count(tree):
 
 def test_parameters():
     """Published with 1000 classes: 21,797,672; each takes 512 weights and a bias of the head."""
-    shapes = jax.eval_shape(Model(11).init, jax.random.key(0))
+    shapes = tiny.shapes(Model(11))
     assert count(shapes) == 21_797_672 - 989 * 513 == 21_290_315
     assert count(jax.eval_shape(Model(5).init_statistics)) == 2 * 8512  # two for every channel that is normalised
 
@@ -33,7 +34,7 @@ def test_published_weights_but_the_head(tmp_path):
     state = port.random_state(network, jnp.zeros((1, 32, 32, 3)), 0)
     np.savez(tmp_path / "weights.npz", **state)
     model = Model(3, width=2, weights=str(tmp_path / "weights.npz"))
-    params, statistics = jax.jit(model.init)(jax.random.key(0)), model.init_statistics()
+    params, statistics = tiny.born(model), model.init_statistics()
     np.testing.assert_array_equal(params["conv1"]["kernel"], np.moveaxis(state["conv1.weight"], (0, 1), (-1, -2)))
     np.testing.assert_array_equal(statistics["layer4.2"]["bn2"]["var"], state["layer4.2.bn2.running_var"])
     assert params["fc"]["kernel"].shape == (16, 3)
@@ -44,7 +45,7 @@ def test_published_weights_but_the_head(tmp_path):
 @pytest.mark.slow
 def test_grey_images_are_taken_three_times_and_colours_as_imagenet_has_them():
     model = Model(3, width=2)
-    params, statistics = jax.jit(model.init)(jax.random.key(0)), model.init_statistics()
+    params, statistics = tiny.born(model), model.init_statistics()
     grey = np.tanh(np.random.default_rng(0).standard_normal((2, 32, 32, 1))).astype(np.float32)
     apply = jax.jit(model.apply)
     logits = apply(params, statistics, grey)[0]

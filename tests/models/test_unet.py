@@ -22,7 +22,7 @@ from nca_gen.models import unet
     ],
 )
 def test_17m_parameters(changes, published):
-    tree = jax.eval_shape(unet.Model(**changes).init, jax.random.key(0))
+    tree = tiny.shapes(unet.Model(**changes))
     assert sum(x.size for x in jax.tree.leaves(tree)) == published
 
 
@@ -95,7 +95,7 @@ def test_wrong_width():
 @pytest.mark.slow
 def test_images_must_halve():
     model, (x, t, cond) = rivals.small_unet(multipliers=(1, 1, 1)), rivals.start(4, 6)
-    params = jax.eval_shape(model.init, jax.random.key(0))
+    params = tiny.shapes(model)
     with pytest.raises(UserError, match="images of 4x6 cannot be halved 2 times; pad the data to a multiple of 4"):
         jax.eval_shape(partial(rivals.call, model), params, x, t, cond)
 
