@@ -27,12 +27,16 @@ class OneOf(tuple):
     """The words, or the keys of a table, of which a field is one."""
 
 
+class SomeOf(OneOf):
+    """The words of which a field is one, or several that are joined by "+"."""
+
+
 Count = Annotated[int, Ge(1)]
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Weight = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
-Chance = Annotated[float, Interval(gt=0, le=1)]
+Fraction = Annotated[float, Interval(gt=0, le=1)]
 Decay = Annotated[float, Interval(ge=0, lt=1)]
 Axes = Annotated[int, Interval(ge=1, le=3)]
 Gigabytes = Annotated[int | float, Ge(0)]
@@ -47,6 +51,7 @@ RULES: dict[type, tuple[Callable[[Any, Any], bool], str]] = {
     MinLen: (lambda value, n: len(value) >= n, "of length at least"),
     MaxLen: (lambda value, n: len(value) <= n, "of length at most"),
     OneOf: (lambda value, words: value in words, "one of"),
+    SomeOf: (lambda value, words: {*value.split("+")} <= {*words}, "one, or several joined by +, of"),
     Predicate: (lambda value, rule: bool(rule(value)), ""),  # it may raise a UserError of its own
 }
 LARGEST = {int: 2**31 - 1, float: 3.4028234663852886e38}  # of int32 and float32
@@ -114,7 +119,7 @@ def members(type_: Any) -> tuple[Any, ...]:
 def words(kind: Any) -> tuple[str, ...]:
     """The words of which ``kind``, or a member of it, is one; () for any."""
     for type_, bounds in choices(kind):
-        if found := bounds.get(OneOf) or (members(type_) and words(members(type_)[0])):
+        if found := bounds.get(OneOf, bounds.get(SomeOf)) or (members(type_) and words(members(type_)[0])):
             return found
     return ()
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Len, MaxLen, MinLen
 
-from nca_gen.ranges import Count, Natural, OneOf, Seed, Share
+from nca_gen.ranges import Count, Natural, OneOf, Seed, Share, SomeOf
 
 Split = Annotated[str, OneOf(("train", "val", "test"))]
+Flips = Annotated[str, SomeOf(("all", "none", "horizontal", "vertical", "depth"))]
 Sides = Annotated[tuple[Count, ...], MaxLen(3)]
 
 
@@ -53,7 +54,7 @@ class Patches(NamedTuple):
     mirrored at random: "all", "none", or some of "horizontal", "vertical", "depth", joined by "+"."""
 
     patch: Annotated[tuple[Count, ...], Len(2, 3)]
-    flips: str | bool = "all"
+    flips: Flips | bool = "all"
 
 
 class Turn(NamedTuple):
@@ -154,7 +155,7 @@ class Encode(NamedTuple):
     """
 
     weights: str = ""
-    flips: str = "horizontal"
+    flips: Flips = "horizontal"
     batch: Count = 8
     shard: Count = 1024
 

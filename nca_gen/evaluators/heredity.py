@@ -15,8 +15,8 @@ from nca_gen.errors import chosen
 from nca_gen.evaluators.held import Held
 from nca_gen.evaluators.sweep import Row, sweep
 from nca_gen.judge import Spec
-from nca_gen.pipelines.sampling import Settings
-from nca_gen.ranges import OneOf, Weight
+from nca_gen.pipelines.sampling import Guidance, Settings
+from nca_gen.ranges import OneOf
 
 TITLE = "Heredity"
 WORDS = {"none": "nothing", "hidden": "the hidden state", "out": "the prediction", "both": "all of it"}
@@ -29,7 +29,7 @@ def evaluate(
     /,
     *,
     inherit: Sequence[Annotated[str, OneOf(KEPT)]] = (),
-    guidance: Sequence[Weight] = (),
+    guidance: Sequence[Guidance] = (),
     metrics: Sequence[Spec] = (),
 ) -> Page:
     """A row of a table for each of ``inherit`` at each of ``guidance``. ``metrics``: () for those of evals.scores."""

@@ -30,7 +30,7 @@ from nca_gen.nn.embeddings import scalar_features
 from nca_gen.nn.norm import SLOPE, normed
 from nca_gen.nn.weight_norm import WeightNorm
 from nca_gen.nn.weights import Gated, Linear
-from nca_gen.ranges import Axes, Chance, Count, Natural, OneOf
+from nca_gen.ranges import Axes, Count, Fraction, Natural, OneOf
 
 # What the gradient keeps of each step beside the cells; the rest is computed again.
 SAVED = {"step": (), "seen": ("moments", "seen"), "fc0": ("moments", "seen", "fc0")}
@@ -117,11 +117,11 @@ class Model:
     """
 
     channels: Count = 96
-    hidden: Annotated[int, Ge(4)] = 512
+    hidden: Annotated[int, Ge(4)] = 512  # the gates have a quarter as many
     steps: Count = 20
     norm: Annotated[str, OneOf(("group", "cell"))] = "group"
     start: Annotated[str, OneOf(("zero", "torch"))] = "zero"
-    fire_rate: Chance = 0.9
+    fire_rate: Fraction = 0.9
     rule: Annotated[str, OneOf(("fast", "plain"))] = "fast"
     conv: Annotated[str, OneOf(PRODUCTS)] = "split"
     remat: Annotated[str, OneOf(("none", *SAVED, "nested"))] = "seen"

@@ -28,7 +28,7 @@ from nca_gen.nn import fast, modules
 from nca_gen.nn.embeddings import Conditioning
 from nca_gen.nn.local_attention import BORDERS
 from nca_gen.nn.weights import Attentive, Linear, Modulation
-from nca_gen.ranges import Axes, Chance, Count, Natural, OneOf
+from nca_gen.ranges import Axes, Count, Fraction, Natural, OneOf
 
 # What the gradient keeps of each step beside the cells; the rest is computed again.
 SAVED = {"step": (), "out": ("proj", "fc1"), "qkv": ("proj", "fc1", "qkv"), "fc0": ("proj", "fc1", "qkv", "fc0")}
@@ -223,7 +223,7 @@ class Model:
     mlp: Count = 3072
     hidden: Count = 64
     steps: Count = 12
-    fire_rate: Chance = 0.5
+    fire_rate: Fraction = 0.5
     classes: Natural = 0
     learned_variance: bool = True
     hidden_seed: Annotated[str, OneOf(("zeros", "centre"))] = "zeros"

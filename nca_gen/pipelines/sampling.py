@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Key, Num
 
@@ -24,8 +25,10 @@ from nca_gen.diffusion import guidance, heredity, samplers, variance
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import x0_of
 from nca_gen.errors import UserError, accepted, chosen
-from nca_gen.ranges import Count, OneOf, Weight
+from nca_gen.ranges import Count, OneOf
 from nca_gen.tasks import denoise
+
+Guidance = Annotated[float, Interval(ge=0, le=100)]
 
 
 class Settings(NamedTuple):
@@ -42,7 +45,7 @@ class Settings(NamedTuple):
     sampler: Annotated[str, OneOf(samplers.SAMPLERS)] = "ddpm"
     steps: Count = 300
     clip: Annotated[str, OneOf(guidance.CLIPS)] = "none"
-    guidance: Weight = 1.0
+    guidance: Guidance = 1.0
     heredity: Annotated[str, OneOf(heredity.KEPT)] = "none"
     growth: tuple[Count, ...] = ()
     dtype: Annotated[str, OneOf(("", "float32", "bfloat16"))] = ""

@@ -20,7 +20,7 @@ from nca_gen.data.flips import probabilities
 from nca_gen.data.source import Example
 from nca_gen.errors import UserError
 from nca_gen.io import images
-from nca_gen.ranges import Chance, OneOf, Positive
+from nca_gen.ranges import Fraction, OneOf, Positive
 from nca_gen.tasks.learner import Learner
 
 
@@ -89,7 +89,7 @@ class Task:
     augment: Annotated[str, OneOf(("none", "geometric"))] = "none"
     flips: Annotated[str, OneOf(("all", "none", "horizontal", "vertical"))] = "horizontal"
     rotation: Annotated[float, Interval(ge=0, le=180)] = 15.0
-    zoom: Chance = 0.8
+    zoom: Fraction = 0.8
     pos_weight: tuple[Positive, ...] = ()
 
     def __post_init__(self):

@@ -12,7 +12,7 @@ from annotated_types import Ge
 from jaxtyping import Array, Float, Int, PyTree
 
 from nca_gen.errors import UserError
-from nca_gen.ranges import Chance, Decay, Natural, Positive, Weight
+from nca_gen.ranges import Decay, Fraction, Natural, Share, Weight
 
 ITERATIONS = 5  # of Newton and Schulz, a step of Muon
 
@@ -27,16 +27,16 @@ class Learner:
     end before the warm-up.
     """
 
-    lr: Positive = 1e-4
+    lr: Fraction = 1e-4
     b1: Decay = 0.9
     b2: Decay = 0.999
-    eps: Positive = 1e-8
+    eps: Fraction = 1e-8
     weight_decay: Weight = 0.0
     warmup: Natural = 0
-    decay: Chance = 1.0
+    decay: Fraction = 1.0
     cosine_steps: Annotated[int, Ge(-1)] = 0
     clip: Weight = 0.0
-    muon: Weight = 0.0
+    muon: Share = 0.0
 
     def __post_init__(self):
         if 0 < self.cosine_steps <= self.warmup:

@@ -54,6 +54,10 @@ def study(config: Any, workdir: str | Path) -> dict[str, Any]:
     if not any(plan.runs):
         raise UserError("there is nothing to compare: name runs with --config.study.runs=runs/geca,runs/dit")
     plan = plan._replace(metrics=tuple(plan.metrics) or metrics())
+    for spec in plan.metrics:  # what cannot be compared is said before anything is sampled
+        judge.request(spec)
+    for path in plan.runs:
+        stored(path)
     workdir.mkdir(parents=True, exist_ok=True)
     names = [f"{i}_{Path(path).resolve().name}" for i, path in enumerate(plan.runs)]
     rows = [row(plan, config.seed, path, workdir, name) for path, name in zip(plan.runs, names, strict=True)]
