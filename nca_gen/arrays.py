@@ -70,6 +70,7 @@ def threefry(
     return x0, x1
 
 
+@partial(jax.jit, static_argnums=3)  # or a call outside of a program would compile some fifty
 def cell_bits(
     key: Key[Array, " B"], step: int | Int[Array, "..."], at: Coords, channels: int
 ) -> tuple[UInt32[Array, "... C"], UInt32[Array, "... C"]]:

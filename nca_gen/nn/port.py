@@ -6,8 +6,9 @@ and ``running_var``. Kernels ``[*taps, inputs, outputs]`` are ``[outputs, inputs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 import flax.linen as nn
@@ -29,7 +30,7 @@ def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[st
     network have ("module.", "first_stage_model.") is left out, and what lies beside it is of other networks.
     """
     filled: dict[str, Any] = {}
-    leaves = [*_leaves(module, example)]
+    leaves = _leaves(module, jax.ShapeDtypeStruct(example.shape, example.dtype))
     names = {_name(path) for path, _, _ in leaves}
     state = _below(state, names)
     for path, leaf, shape in leaves:
@@ -81,7 +82,8 @@ def random_state(module: nn.Module, example: Any, seed: int) -> State:
     [0.75, 1.25], whatever else is normal with a deviation of 0.1.
     """
     rng, state = np.random.RandomState(seed), {}
-    for path, leaf, shape in sorted(_leaves(module, example), key=lambda item: _name(item[0])):
+    leaves = _leaves(module, jax.ShapeDtypeStruct(example.shape, example.dtype))
+    for path, leaf, shape in sorted(leaves, key=lambda item: _name(item[0])):
         size = _torch_shape(leaf, shape)
         if leaf in ("scale", "var"):
             tensor = rng.uniform(0.75, 1.25, size)
@@ -91,12 +93,12 @@ def random_state(module: nn.Module, example: Any, seed: int) -> State:
     return state
 
 
-def _leaves(module: nn.Module, example: Any) -> Iterator[tuple[tuple[str, ...], str, tuple[int, ...]]]:
+@cache
+def _leaves(module: Any, example: jax.ShapeDtypeStruct) -> list[tuple[tuple[str, ...], str, tuple[int, ...]]]:
     """Path, its last part, and shape of every variable; nothing is computed."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), example)
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        path = tuple(key.key for key in keys)
-        yield path, path[-1], leaf.shape
+    paths = ((tuple(key.key for key in keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(shapes))
+    return [(path, path[-1], leaf.shape) for path, leaf in paths]
 
 
 def _name(path: tuple[str, ...]) -> str:

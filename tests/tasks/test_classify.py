@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from nca_gen import arrays
 from nca_gen.data import spots
@@ -226,7 +227,8 @@ def test_a_resnet_learns_to_count_spots():
     rows = [splits["train"][i] for i in range(32)]
     whole = {"image": np.stack([np.float32(e["image"]) / 128 - 1 for e in rows])}
     whole["label"] = np.stack([e["label"] for e in rows])
-    state, step = jax.jit(mine.init)(root(), whole), jax.jit(mine.step, donate_argnums=0)
+    state = jax.jit(mine.init)(jax.random.key(0, impl=tiny.KEYS), whole)._replace(key=root())
+    step = jax.jit(mine.step, donate_argnums=0)
     for _ in range(40):
         state, metrics = step(state, whole)
     assert float(metrics["loss"]) < 0.1
