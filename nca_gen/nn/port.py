@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -30,7 +30,7 @@ def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[st
     network have ("module.", "first_stage_model.") is left out, and what lies beside it is of other networks.
     """
     filled: dict[str, Any] = {}
-    leaves = _leaves(module, jax.ShapeDtypeStruct(example.shape, example.dtype))
+    leaves = _leaves(module, example)
     names = {_name(path) for path, _, _ in leaves}
     state = _below(state, names)
     for path, leaf, shape in leaves:
@@ -82,7 +82,7 @@ def random_state(module: nn.Module, example: Any, seed: int) -> State:
     [0.75, 1.25], whatever else is normal with a deviation of 0.1.
     """
     rng, state = np.random.RandomState(seed), {}
-    leaves = _leaves(module, jax.ShapeDtypeStruct(example.shape, example.dtype))
+    leaves = _leaves(module, example)
     for path, leaf, shape in sorted(leaves, key=lambda item: _name(item[0])):
         size = _torch_shape(leaf, shape)
         if leaf in ("scale", "var"):
@@ -93,9 +93,16 @@ def random_state(module: nn.Module, example: Any, seed: int) -> State:
     return state
 
 
-@cache
-def _leaves(module: Any, example: jax.ShapeDtypeStruct) -> list[tuple[tuple[str, ...], str, tuple[int, ...]]]:
+Leaves = list[tuple[tuple[str, ...], str, tuple[int, ...]]]
+
+
+def _leaves(module: nn.Module, example: Any) -> Leaves:
     """Path, its last part, and shape of every variable; nothing is computed."""
+    return _declared(cast("Any", module), jax.ShapeDtypeStruct(example.shape, example.dtype))
+
+
+@cache
+def _declared(module: Any, example: jax.ShapeDtypeStruct) -> Leaves:
     shapes = jax.eval_shape(module.init, jax.random.key(0), example)
     paths = ((tuple(key.key for key in keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(shapes))
     return [(path, path[-1], leaf.shape) for path, leaf in paths]
