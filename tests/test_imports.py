@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,15 @@ LINES = [
 LOADERS = {"importlib", "importlib.util", "importlib.import_module", "importlib.util.spec_from_file_location"}
 
 
+@cache
+def nodes(source):
+    """All of the syntax of ``source``, outermost first."""
+    return [*ast.walk(ast.parse(source))]
+
+
 def imports(source):
     """Every module that ``source`` imports, at any depth of it, by its dotted name."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -118,15 +125,14 @@ THEIRS = ("models", "pipelines", "evaluators")  # rooms that may know a system
 
 def names(source):
     """Identifiers and texts of ``source`` but for docstrings and the paths of pages."""
-    tree = ast.parse(source)
     docstrings = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in nodes(source)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
-    for node in ast.walk(tree):
+    for node in nodes(source):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             yield re.sub(r"configs/\w+\.py|runs/\w+", "", node.value)
         elif isinstance(node, ast.Name | ast.Attribute):

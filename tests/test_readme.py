@@ -10,6 +10,7 @@ import tifffile
 
 from nca_gen import main
 from nca_gen.io import images, volumes
+from nca_gen.metrics import swd
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = [
@@ -18,12 +19,13 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("python -m nca_gen.main ")
 ]
+GRADES = 5
 SMALL = {  # what a flag of the README becomes
     "--config.sample.size=512,512": "--config.sample.size=24,40",
     "--config.sample.size=4096,4096": "--config.sample.size=64,48",
     "--config.generate.box=40,40,44,52": "--config.generate.box=4,4,8,10",
     "--config.generate.factor=4": "--config.generate.factor=2",
-    "--config.evals.samplers.rows=ddpm:300,ddim:50,dpm_solver_pp:20": "--config.evals.samplers.rows=ddpm:2,ddim:2",
+    "--config.evals.samplers.rows=ddpm:300,ddim:50,dpm_solver_pp:20": "--config.evals.samplers.rows=ddpm:4,ddim:2",
     "--config.evals.heredity.inherit=none,hidden,out,both": "--config.evals.heredity.inherit=hidden",
     "--config.evals.growth.steps=2,4,8,16": "--config.evals.growth.steps=2",
     "--config.study.runs=runs/geca,runs/dit,runs/ldm": "--config.study.runs=runs/geca",
@@ -32,21 +34,25 @@ SMALL = {  # what a flag of the README becomes
 MORE = {  # by mode and page or workdir: what makes it small where a form cannot know
     ("train", "configs/diff_nca.py:laptop,volumes"): ["--config.data.patch=8,8,8", "--config.sample.size=8,8,8"],
     ("train", "configs/diff_nca.py:slides,laptop"): ["--config.data.region=32"],
-    ("train", "configs/geca.py"): [  # latents of 8 x 8, of two grades
+    ("train", "configs/geca.py"): [  # latents of 8 x 8, of as many grades as there are: the cells of the chain below
         *("--config.data.name=latents", "--config.data.patch=8,8", "--config.sample.size=8,8"),
-        *("--config.model.classes=2", "--config.model.image_channels=4", "--config.codec.block=1"),
+        *(f"--config.model.classes={GRADES}", "--config.model.image_channels=4"),
+        *("--config.codec.block=1", "--config.codec.std=1.0,"),
     ],
     ("train", "configs/vae_kl.py"): [
         *("--config.data.name=folder", "--config.data.resize=32,32", "--config.data.patch=32,32"),
     ],
     ("generate", "runs/a"): ["--config.sample.n=2", "--config.sample.steps=2"],
     ("bench", "configs/diff_nca.py"): ["--config.bench.what=()"],  # what it measures is run by verbs/test_bench.py
-    ("study", "configs/geca.py"): ["--config.study.n=4", "--config.study.train=4", "--config.study.metrics=swd"],
+    ("study", "configs/geca.py"): ["--config.study.n=8", "--config.study.train=16", "--config.study.metrics=swd"],
     ("classify", "configs/classifier.py"): [
-        *("--config.data.name=folder", "--config.data.patch=32,32", "--config.model.classes=2"),
+        *("--config.data.name=folder", "--config.data.patch=32,32"),
         *("--config.classify.repeats=1", "--config.held.split=test"),
     ],
-    ("chain", "configs/geca_chain.py"): ["--config.autoencoder.data.name=folder"],
+    ("chain", "configs/geca_chain.py"): [
+        *("--config.autoencoder.data.name=folder", f"--config.cells.model.classes={GRADES}"),
+        *("--config.autoencoder.mesh.data=1", "--config.cells.mesh.data=1"),
+    ],
     ("expand", "runs/geca"): ["--config.expand.times=1", "--config.expand.tries=1"],
 }
 
@@ -64,7 +70,7 @@ def data(tmp_path_factory):
         volumes.write(folder / "VOLUMES" / f"{i}.nii.gz", rng.standard_normal((16, 16, 16, 1)).astype(np.float32))
         tissue = rng.integers(90, 200, (128, 128, 3), np.uint8)
         tifffile.imwrite(folder / "SLIDES" / f"{i}.tif", tissue, tile=(64, 64), photometric="rgb")
-        rows.append(f"{i}.png,p{i},{i % 2}")
+        rows.append(f"{i}.png,p{i},{i % GRADES}")
     (folder / "DIR" / "labels.csv").write_text("\n".join(rows))
     images.write(folder / "FILE.png", rng.integers(0, 255, (16, 24, 3), np.uint8))
     return folder
@@ -77,6 +83,7 @@ def test_there_are_commands():
 @pytest.mark.slow
 def test_every_command_of_the_readme_in_its_smoke_form(data, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(swd, "PATCHES", 1000)  # a distance that takes no time
     for command in COMMANDS:
         flags = list(small(command, data))
         assert main.run(flags) == 0, f"{' '.join(command)}\n{' '.join(flags)}\n{capsys.readouterr().err}"

@@ -55,7 +55,8 @@ class Task:
         channels = batch["image"].shape[-1]
         kernel = 0.1 * jax.random.normal(key, (self.width, 3, channels, channels))
         params = {"kernel": kernel, "bias": jnp.zeros(channels)}
-        ballast = jax.random.normal(key, (self.ballast,))
+        words = jnp.arange(self.ballast, dtype=jnp.uint32) * jnp.uint32(2654435769)  # which no file compresses
+        ballast = words.astype(jnp.float32)
         return State(jnp.int32(0), params, jax.tree.map(jnp.copy, params), self.optimizer.init(params), key, ballast)
 
     model = None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from nca_gen import arrays
-from nca_gen.contracts import Automaton, Figure, Page, Part, Pipeline
+from nca_gen.contracts import Automaton, Figure, Page, Part, Pipeline, Time
 from nca_gen.diffusion.process import noised
 from nca_gen.evaluators import pictures
 from nca_gen.evaluators.held import Held
@@ -48,8 +51,9 @@ def diffusion(part: Part, data: Held, folder: Path) -> list[float]:
 
     Returns the RMS of the hidden state that they hand on, on the way.
     """
-    key, settings = arrays.keys(data.seed, SHOWN), sampling.Settings.of(part.config.sample)
-    carries = list(sampling.trajectory(part, key, data.patch, settings, data.rows(SHOWN), frames=FRAMES))
+    key, here, lay = sampling.spread(arrays.keys(data.seed, SHOWN), part)
+    settings, cond = sampling.Settings.of(part.config.sample), data.rows(SHOWN)
+    carries = list(sampling.trajectory(here, key, data.patch, settings, cond, frames=FRAMES, lay=lay))
     xs, x0s = (np.stack([shown(part, x) for x in way]) for way in ([c.x for c in carries], [c.x0 for c in carries]))
     some = np.linspace(0, len(xs) - 1, SHOWN + 2).round().astype(int)
     pictures.grid(folder / "diffusion_strip.png", np.concatenate([xs[some, 0], x0s[some, 0]]), len(some))
@@ -60,9 +64,8 @@ def diffusion(part: Part, data: Held, folder: Path) -> list[float]:
 def automaton(part: Part, data: Held, folder: Path) -> None:
     """What the cells take held-out patches for, step by step of one call, from half-way noise."""
     task, real = part.task, data.patches[:SHOWN]
-    key, x0 = arrays.keys(data.seed, len(real)), task.codec.encode(jnp.asarray(real))
-    t = jnp.asarray(task.process.times(3)[1:2])
-    x = noised(task.process, x0, arrays.cell_normal(key, -1, arrays.coords(x0.shape[1:-1]), x0.shape[-1]), t)
+    key, t = arrays.keys(data.seed, len(real)), jnp.asarray(task.process.times(3)[1:2])
+    x = noised_cells(task, real, key, t)
     minds = np.asarray(sampling.growth(task, part.params, x, t, key, data.rows(len(real))))
     images = part.decode(minds.reshape(-1, *minds.shape[2:]))
     images = images.reshape(*minds.shape[:2], *images.shape[1:])
@@ -71,6 +74,14 @@ def automaton(part: Part, data: Held, folder: Path) -> None:
     rows = [np.concatenate([noisy[i : i + 1], images[some, i], real[i : i + 1]]) for i in range(min(ROWS, len(real)))]
     pictures.grid(folder / "nca_strip.png", np.concatenate(rows), SHOWN + 2)
     pictures.film(folder / "nca.webp", images, fps=4)
+
+
+@partial(jax.jit, static_argnums=0)
+def noised_cells(task: Any, image: Float[Array, "B *T K"], key: Key[Array, " B"], t: Time) -> Float[Array, "B *S C"]:
+    """The cells of images, in noise of time t."""
+    x0 = task.codec.encode(image)
+    noise = arrays.cell_normal(key, -1, arrays.coords(x0.shape[1:-1]), x0.shape[-1])
+    return noised(task.process, x0, noise, t)
 
 
 def shown(part: Part, x: Float[Array, "B *S C"]) -> Float[np.ndarray, "B *T K"]:

@@ -170,6 +170,15 @@ def newborn(model: Any, inherits: str, guided: bool, x: Float[Array, "B *S C"], 
     return heredity.heirs(model.newborn(x, key), heredity.KEPT[inherits])
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def begin(
+    model: Any, process: Any, cells: tuple[int, ...], inherits: str, guided: bool, t: Any, key: Key[Array, " B"]
+) -> samplers.Carry:
+    """The carry at the start of sampling, at time ``t``: noise, and the memory of :func:`newborn`."""
+    x = samplers.initial_noise(key, cells, model.reads)
+    return samplers.begin(x, newborn(model, inherits, guided, x, arrays.fold(key, process.tag(jnp.asarray(t)))))
+
+
 def trajectory(
     part: Part,
     key: Key[Array, " B"],
@@ -194,12 +203,10 @@ def trajectory(
     run = partial(_segment, process=process, codec=codec, sampler=settings.sampler, clip=settings.clip)
     runs = [run(stage, scale=settings.guidance, inherits=settings.heredity) for stage in stages]
     laid = lambda tree: jax.device_put(tree, jax.tree.map(partial(_over, lay), tree)) if lay else tree
-    x = samplers.initial_noise(key, codec.cells(size), model.reads)
     if cond is not None:
         cond = jax.tree.map(jnp.asarray, cond)
         cond = jax.device_put(cond, devices.dealt(lay.mesh)) if lay else cond
-    first = arrays.fold(key, process.tag(jnp.asarray(times[0])))
-    carry = laid(samplers.begin(x, newborn(stages[0], settings.heredity, settings.guided(cond), x, first)))
+    carry = laid(begin(stages[0], process, codec.cells(size), settings.heredity, settings.guided(cond), times[0], key))
     stops, turns = (np.linspace(0, settings.steps, n + 1).round().astype(int) for n in (frames, len(runs)))
     for start, stop in pairwise(np.union1d(stops, turns)):
         segment = runs[np.searchsorted(turns, start, "right") - 1]

@@ -17,8 +17,9 @@ from nca_gen.contracts import Parts, Task
 from nca_gen.errors import UserError
 from nca_gen.runtime import mesh
 
-ONCE: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
-"""How a program is compiled that runs once: in two thirds of the time, or a quarter."""
+LEVEL = "xla_backend_optimization_level"
+ONCE: dict[str, str | bool] = {} if LEVEL in os.environ.get("XLA_FLAGS", "") else {LEVEL: "1"}
+"""How a program is compiled that runs once, where XLA_FLAGS do not say: in two thirds of the time, or a quarter."""
 
 
 class Program(NamedTuple):
@@ -26,13 +27,13 @@ class Program(NamedTuple):
 
     state: PyTree
     key: Key[Array, ""]
-    start: jax.stages.Lowered
+    start: jax.stages.Wrapped
     starting: Future | None
     stepping: Future
 
     def init(self) -> PyTree:
         """The state before the first step."""
-        return (self.starting.result() if self.starting else self.start.compile(ONCE))(self.key)
+        return (self.starting.result() if self.starting else self.start.lower(self.key).compile(ONCE))(self.key)
 
     @property
     def step(self) -> Callable[..., tuple[PyTree, dict[str, Array]]]:
@@ -57,8 +58,8 @@ def compiled(
             "config.data.patch or config.train.batch"
         )
     pool = ThreadPoolExecutor(2)
-    start = jax.jit(init, out_shardings=everywhere).lower(key)
-    starting = pool.submit(start.compile, ONCE) if fresh else None
+    start = jax.jit(init, out_shardings=everywhere)
+    starting = pool.submit(start.lower(key).compile, ONCE) if fresh else None
     step = jax.jit(task.step, donate_argnums=0, out_shardings=everywhere).lower(state, batch, parts)
     stepping = pool.submit(step.compile)
     pool.shutdown(wait=False)

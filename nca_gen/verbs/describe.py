@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
-from nca_gen import arrays, build, screen
+from nca_gen import arrays, build, devices, screen
 from nca_gen.contracts import Autoencoder, Classifier, Denoiser, Local
 from nca_gen.io import write
-from nca_gen.runtime import run
+from nca_gen.runtime import ahead, mesh, run
 from nca_gen.tasks.denoise import FIELDS
 
 
@@ -58,17 +58,18 @@ def call_gflop(task: Any, shape: tuple[int, ...]) -> float:
 
 
 def facts(config: Any) -> dict[str, Any]:
-    """Parameters per module and memory of a training step; of a denoiser also its reach and the cost of a call.
+    """:func:`sizes`, and the memory of a training step."""
+    task = build.task(config)
+    more = {"training_batch": config.train.batch, "training_step_peak_mb": peak_mb(config, task)}
+    return sizes(config, task) | more
 
-    A call is on one image of ``config.data.patch``.
-    """
+
+def sizes(config: Any, task: Any) -> dict[str, Any]:
+    """Parameters per module; of a denoiser also its reach and the cost of a call on one image of the data's patch."""
     from clu.parameter_overview import count_parameters
 
-    task, parts = build.task(config), run.beside(config, ".")
-    model, size = task.model, tuple(config.data.patch)
-    batch = examples(task, config.train.batch, size)
+    batch = examples(task, config.train.batch, tuple(config.data.patch))
     state = jax.eval_shape(partial(task.init, batch=batch), jax.random.key(0, impl="threefry2x32"))
-    memory = jax.jit(task.step, donate_argnums=0).lower(state, batch, parts).compile().memory_analysis()
     modules: dict[str, dict[str, Any]] = {}
     name = partial(jax.tree_util.keystr, simple=True, separator=".")
     for path, leaf in jax.tree_util.tree_flatten_with_path(state.params)[0]:  # two names deep: the side, and its layer
@@ -80,14 +81,23 @@ def facts(config: Any) -> dict[str, Any]:
         "trainable": int(count_parameters(modules)),
         "image": list(image),
     }
-    if isinstance(model, Denoiser):
-        reach = model.halo if isinstance(model, Local) else None
+    if isinstance(task.model, Denoiser):
+        reach = task.model.halo if isinstance(task.model, Local) else None
         known["halo"] = "global" if reach is None else reach * task.codec.block
         known["gflop_per_call"] = call_gflop(task, image)
-    return known | {
-        "training_batch": config.train.batch,
-        "training_step_peak_mb": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6,
-    }
+    return known
+
+
+def peak_mb(config: Any, task: Any) -> float:
+    """Memory of a training step on the first device, in MB: of the program that training there compiles."""
+    grid = mesh.make(1, 1)
+    batch = examples(task, config.train.batch, tuple(config.data.patch))
+    lay = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.dealt(grid, x.ndim))
+    parts = jax.device_put(run.beside(config, "."), devices.replicated(grid))
+    key = jax.random.key(0, impl="threefry2x32")
+    program = ahead.compiled(task, key, jax.tree.map(lay, batch), parts, grid, fresh=False)
+    memory = program.stepping.result().memory_analysis()
+    return (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6
 
 
 def main(config: Any, args: Namespace) -> None:

@@ -68,6 +68,7 @@ def evaluate(
     params = jax.device_get(params)
     if jax.process_index():
         return {}
+    params = jax.device_put(params, jax.local_devices()[0])  # as open_run has them, so that both compile the same
     model = Part(run.frozen(config), task, params, step, splits.decode)
     names = due(config, step, last(workdir, step - 1)) if names is None else names
     beside = run.beside(config, workdir) if parts is None else parts

@@ -53,9 +53,7 @@ def test_another_shape_is_refused_in_one_line(monkeypatch):
     other = task(hidden=8)
     part = Part(None, other, jax.eval_shape(other.model.init, KEY), step=7)
     monkeypatch.setattr(run, "open_run", lambda path: part)
-    line = (
-        r"config.train.init=runs/a is of another model: image/fc0/bias is \(8,\) there and \(4,\) here; give a"
-    )
+    line = r"config.train.init=runs/a is of another model: image/fc0/bias is \(8,\) there and \(4,\) here; give a"
     with pytest.raises(UserError, match=line):
         run.first(asked(), "w", task())
     assert run.first(asked(), "w", other) is part

@@ -17,6 +17,14 @@ from nca_gen.verbs import evaluate as verb
 GAP = 2
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_patches():
+    """A distance that takes no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(swd, "PATCHES", 1000)
+        yield
+
+
 def cells(path, rows, columns, size=(16, 16)):
     """The pictures of a grid, [rows, columns, H, W, C]."""
     grid = images.read(path)

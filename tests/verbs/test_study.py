@@ -10,10 +10,19 @@ from ml_collections import ConfigDict
 from nca_gen import arrays, build, judge
 from nca_gen.errors import UserError
 from nca_gen.evaluators.held import Held
+from nca_gen.metrics import swd
 from nca_gen.runtime import checkpoint, record, run
 from nca_gen.verbs import study
 
 SPECS = ("swd", "neighbours")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_patches():
+    """A distance that takes no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(swd, "PATCHES", 1000)
+        yield
 
 
 def settings(**changes):
