@@ -91,7 +91,7 @@ def test_copies_are_nearer_to_the_training_images(networks):
 
 
 def test_as_many_of_train_are_drawn_by_the_seed(networks):
-    """Of training images in the order of their classes some of each: copies of a few of all classes are near to them."""
+    """Of training images in the order of their classes some of each: copies of a few of all are near to them."""
     train = np.concatenate([images(20, k, mean) for k, mean in enumerate((-0.6, 0.0, 0.6))])
     real = np.concatenate([images(7, 3 + k, mean + 0.05) for k, mean in enumerate((-0.6, 0.0, 0.6))])
     facts = judge.judge(["fid", "kid@dinov2-vits14:size=9"], train[::3], real, train, 0)
