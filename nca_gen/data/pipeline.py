@@ -132,14 +132,19 @@ def check_axes(source: Source, patch: Sequence[int]) -> None:
         )
 
 
+def check_fits(source: Source, patch: Sequence[int]) -> None:
+    """Raises UserError for a ``patch`` of other axes than the examples, and for one that does not fit into each."""
+    check_axes(source, patch)
+    small = [i for i, shape in enumerate(source.shapes) if any(n < p for n, p in zip(shape, patch, strict=False))]
+    if small:
+        name, size = source.head(small[0])["name"], tuple(source.shapes[small[0]][:-1])
+        raise UserError(f"{len(small)} images are smaller than config.data.patch={tuple(patch)}: {name} has {size}")
+
+
 def _owners(source: Source, patch: Sequence[int]) -> np.ndarray:
     """The example of every slot of an epoch. Raises UserError where ``patch`` does not fit into one."""
-    check_axes(source, patch)
+    check_fits(source, patch)
     sizes = np.array([shape[:-1] for shape in source.shapes])
-    small = np.flatnonzero((sizes < patch).any(1))
-    if len(small):
-        name, size = source.head(int(small[0]))["name"], tuple(sizes[small[0]].tolist())
-        raise UserError(f"{len(small)} images are smaller than config.data.patch={tuple(patch)}: {name} has {size}")
     return np.repeat(np.arange(len(sizes)), np.rint(sizes.prod(1) / np.prod(patch)).astype(int))
 
 

@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from nca_gen import build, devices, ranges
 from nca_gen import config as configs
 from nca_gen.contracts import Part, Parts
-from nca_gen.data import flips, labels
+from nca_gen.data import flips, labels, pipeline
 from nca_gen.errors import UserError
 from nca_gen.pipelines import files, sampling
 from nca_gen.runtime import ahead, checkpoint, feed, log, mesh, record, run
@@ -61,6 +61,8 @@ def opened(
     task, splits = task or build.task(config), splits or build.splits(config)
     config = files.learned(config, splits)
     flips.axes(config.data.get("flips", "all"), len(patch))
+    if any(asked.get("every", 0) for asked in config.evals.values()):
+        pipeline.check_fits(splits[config.held.split], patch)
     if isinstance(task, denoise.Task) and "sample" in config:
         sampling.check(config, task)
     for note in chain(configs.notes(config), labels.check(splits, task.model)):
