@@ -133,12 +133,11 @@ def check(path: str, value: Any, kind: Any, like: Any = None) -> None:
         return
     if not fits(value, kind, bounded=False):
         raise unlike(path, value, kind, like)
-    several, there = value if isinstance(value, tuple) else (value,), words(kind)
-    for word in several if there else ():
+    there = words(kind)
+    for word in (value if isinstance(value, tuple) else (value,)) if there else ():
         if word not in there:
             raise unknown(f"value of {path}", word, there)
-    huge = any(not abs(one) <= LARGEST[int] for one in several if isinstance(one, Real))
-    rule = " and ".join(filter(None, (span(kind), "finite, and fit in 32 bits" if huge else "")))
+    rule = "finite, and fit in 32 bits" if fits(value, kind, large=True) else span(kind)
     raise UserError(f"{path} must be {rule}; got {value!r}")
 
 
@@ -158,12 +157,12 @@ def unlike(path: str, value: Any, kind: Any, like: Any = None) -> UserError:
     return UserError(f"{path} is of type {name(kind).partition('[')[0]}{hint}; got {value!r}")
 
 
-def fits(value: Any, kind: Any, bounded: bool = True) -> bool:
-    """Whether ``value`` is of ``kind``; unless ``bounded``, whatever its range."""
-    return any(_fits(value, type_, bounds, bounded) for type_, bounds in choices(kind))
+def fits(value: Any, kind: Any, bounded: bool = True, large: bool = False) -> bool:
+    """Whether ``value`` is of ``kind``; unless ``bounded``, whatever its range; if ``large``, whatever holds it."""
+    return any(_fits(value, type_, bounds, bounded, large) for type_, bounds in choices(kind))
 
 
-def _fits(value: Any, type_: Any, bounds: Bounds, bounded: bool) -> bool:
+def _fits(value: Any, type_: Any, bounds: Bounds, bounded: bool, large: bool) -> bool:
     if get_origin(type_) is Literal:
         alike = [one for one in get_args(type_) if isinstance(value, bool) is isinstance(one, bool)]
         return value in alike if bounded else any(isinstance(value, type(one)) for one in alike)
@@ -171,12 +170,12 @@ def _fits(value: Any, type_: Any, bounds: Bounds, bounded: bool) -> bool:
         if not isinstance(value, (tuple, list)):
             return False
         each = inner[:1] * len(value) if inner[-1] is ... else inner
-        if len(each) != len(value) or not all(map(fits, value, each, [bounded] * len(value))):
+        if len(each) != len(value) or not all(fits(*one, bounded, large) for one in zip(value, each, strict=True)):
             return False
     elif type_ in LARGEST:
         if not isinstance(value, Integral if type_ is int else Real) or isinstance(value, bool):
             return False
-        if Le not in bounds and Lt not in bounds:
+        if not large and Le not in bounds and Lt not in bounds:
             bounds = {Ge: -LARGEST[type_], Le: LARGEST[type_]} | bounds
     elif (plain := get_origin(type_) or type_) in PLAIN and not isinstance(value, plain):
         return False

@@ -30,6 +30,16 @@ def test_every_field_arrives():
     assert task.codec == Codec()
 
 
+def test_a_cosine_as_long_as_training():
+    """-1 falls to 0 where training ends, also when that is later than it was."""
+    for steps in (60, 90):
+        rate = build.learner(config(optimizer__cosine_steps=-1, train__steps=steps)).schedule(1.0)
+        assert rate(steps - 1) > 0
+        assert rate(steps) == pytest.approx(0, abs=1e-7)
+        assert rate(steps // 2) == pytest.approx(0.5)
+    assert build.learner(config(optimizer__cosine_steps=40, train__steps=90)).cosine_steps == 40
+
+
 def test_the_steps_of_the_diffusion_are_said_once():
     assert build.model(config(diffusion__timesteps=77)).timesteps == 77
 

@@ -93,6 +93,9 @@ NAME = "--config.generate.name"
         ("--config.evals.scores.metrics=swd", config(evals__scores__metrics=("swd",))),
         ("--config.evals.scores.metrics=swd,fid,kid", config(evals__scores__metrics=("swd", "fid", "kid"))),
         ("--config.evals.scores.metrics=()", config(evals__scores__metrics=())),
+        ("--config.study.runs=2024", config(study={"runs": ("2024",)})),
+        ("--config.study.runs=2024,runs/a", config(study={"runs": ("2024", "runs/a")})),
+        ("--config.study.runs=", config(study={"runs": ()})),
         # Any field of what is configured, and sections that the page leaves out.
         ("--config.model.norm=cell", config(model__norm="cell")),
         ("--config.diffusion.timesteps=9", config(diffusion={"timesteps": 9})),
@@ -120,6 +123,22 @@ def test_overrides(here, calls, flags, expected):
 def test_a_value_is_read_back_as_it_is_printed(value):
     assert configs._value("config.x", str(value), value) == value
     assert configs._value("config.x", repr((value, value)), (value,)) == (value, value)
+
+
+def test_a_page_that_says_what_cannot_be(here, calls, capsys):
+    """Also where nothing is said on the command line."""
+    (here / "page.py").write_text(PAGE.replace("FIELDS", repr(FIELDS | {"train": {"steps": 0, "batch": 2}})))
+    assert main.run(["--config=page.py", "--workdir=w"]) == 2
+    assert capsys.readouterr().err == "error: config.train.steps must be at least 1; got 0\n"
+    with pytest.raises(UserError, match="steps must be at least 1"):
+        configs.load("page.py")
+
+
+def test_a_cosine_that_ends_before_training_is_said():
+    said = lambda **changes: [*configs.notes(config(optimizer=changes, train__steps=9))]
+    assert said() == said(cosine_steps=-1) == said(cosine_steps=9) == []
+    [note] = said(cosine_steps=8)
+    assert note.startswith("the learning rate is 0 from step 8 on, where its cosine ends, and training takes 9 steps: ")
 
 
 def test_forms_are_applied_in_turn(here, calls):
@@ -162,6 +181,17 @@ GIVEN = "--config=configs/small.py --workdir=w"
         (f"{GIVEN} --config.task.ema=fast", "config.task.ema is of type float, like 0.9; got 'fast'"),
         (f"{GIVEN} --config.data.patch=64,a", "config.data.patch is of type tuple, like (64, 64); got '64,a'"),
         (f"{GIVEN} --config.data.patch=(64", "config.data.patch is of type tuple, like (64, 64); got '(64'"),
+        (f"{GIVEN} --config.model.hidden=0", "config.model.hidden must be at least 4; got 0"),
+        (f"{GIVEN} --config.sample.steps=0", "config.sample.steps must be at least 1; got 0"),
+        (f"{GIVEN} --config.task.ema=1.5", "config.task.ema must be at least 0 and at most 1; got 1.5"),
+        (f"{GIVEN} --config.seed=-7", "config.seed must be at least 0 and less than 4294967296; got -7"),
+        (
+            f"{GIVEN} --config.seed=4294967296",
+            "config.seed must be at least 0 and less than 4294967296; got 4294967296",
+        ),
+        (f"{GIVEN} --config.evals.scores.metrics=swdd", "unknown name in metrics 'swdd'; did you mean swd?"),
+        (f"{GIVEN} --config.evals.scores.metrics=kid:size=0", "kid:size=0: size must be more than 0; got 0"),
+        (f"{GIVEN} --config.data.flips=up", "unknown value of config.data.flips 'up'; choose one of: all, depth, "),
         (f"{GIVEN} --config.model.hidden", "config.model.hidden needs a value, like --config.model.hidden=512"),
         (f"{GIVEN} --mode=trian", "unknown mode 'trian'; did you mean train?"),
         (

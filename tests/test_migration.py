@@ -53,6 +53,27 @@ def test_a_run_of_then_is_resumed_and_one_of_another_model_is_not(name, tmp_path
         record.check_config(tmp_path, other)
 
 
+def test_a_field_that_is_new_had_its_default(tmp_path, capsys):
+    """A run that was begun before there was a field goes on as if it had said the default, and with that alone."""
+    stored = page("geca").to_dict()
+    del stored["task"]["vb"], stored["train"]["init"], stored["codec"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert record.check_config(tmp_path, page("geca"))
+    assert capsys.readouterr().out == ""
+    other = page("geca")
+    other.task.vb = 2.0
+    with pytest.raises(UserError, match=r"was begun with config\.task\.vb=1\.0, not 2\.0"):
+        record.check_config(tmp_path, other)
+
+
+def test_a_cosine_can_be_made_longer(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(page("quickstart").to_dict()))
+    longer = page("quickstart")
+    longer.optimizer.cosine_steps = -1
+    assert record.check_config(tmp_path, longer)
+    assert capsys.readouterr().out == "config.optimizer.cosine_steps: 2000 before, -1 from here on\n"
+
+
 def test_one_of_today_is_as_it_was():
     config = page("geca").to_dict()
     assert configs.migrated(config) == config

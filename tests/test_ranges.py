@@ -92,8 +92,9 @@ def test_words_are_read_as_they_are_written(text):
     ("value", "kind", "line"),
     [
         (0, Count, "config.x must be at least 1; got 0"),
-        (math.nan, Share, "config.x must be at least 0 and at most 1 and finite, and fit in 32 bits; got nan"),
-        (10**20, Count, "config.x must be at least 1 and finite, and fit in 32 bits; got 100000000000000000000"),
+        (math.nan, Share, "config.x must be at least 0 and at most 1; got nan"),
+        (2**32, Seed, "config.x must be at least 0 and less than 4294967296; got 4294967296"),
+        (10**20, Count, "config.x must be finite, and fit in 32 bits; got 100000000000000000000"),
         (math.inf, float, "config.x must be finite, and fit in 32 bits; got inf"),
         ("x", Count, "config.x is of type int, like 3; got 'x'"),
         ((1, "x"), tuple[int, ...], "config.x is of type tuple, like 3; got (1, 'x')"),
