@@ -131,7 +131,8 @@ def test_against_all_patches_and_loops():
     a, b, directions = levels(real), levels(generated), unit(np.random.default_rng(6), 200, 98)
 
     def distance(n):
-        return 1000 * np.mean([wasserstein_distance(a[n] @ d, b[n] @ d) for d in directions])
+        quantiles = (np.sort(patches[n] @ directions.T, 0) for patches in (a, b))
+        return 1000 * np.abs(np.subtract(*quantiles)).mean()
 
     expected = {f"swd_{n}": distance(n) for n in (32, 16)}
     got = swd.score(generated, real, None, seed=7)
