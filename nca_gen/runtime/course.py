@@ -61,10 +61,10 @@ def opened(
     task, splits = task or build.task(config), splits or build.splits(config)
     config = files.learned(config, splits)
     flips.axes(config.data.get("flips", "all"), len(patch))
-    if any(asked.get("every", 0) for asked in config.evals.values()):
+    if any(asked.get("every", 0) for asked in config.evals.values()):  # something is asked in training
         pipeline.check_fits(splits[config.held.split], patch)
-    if isinstance(task, denoise.Task) and "sample" in config:
-        sampling.check(config, task)
+        if isinstance(task, denoise.Task) and "sample" in config:
+            sampling.check(config, task)
     for note in chain(configs.notes(config), labels.check(splits, task.model)):
         log.say(f"note: {note}")
     parts = jax.device_put(run.beside(config, workdir), devices.replicated(grid))
