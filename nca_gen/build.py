@@ -159,8 +159,9 @@ def renamed(config: Any, names: Mapping[str, str]) -> None:
 
 
 def names(config: Any) -> dict[str, str]:
-    """The names that the sections of ``config`` have."""
-    return {s: config[s]["name"] for s in NAMED if s != "evals" and s in config and "name" in config[s]}
+    """The names that the sections of ``config`` have, said or usual."""
+    found = {s: config[s].get("name", USUAL.get(s)) for s in NAMED if s != "evals" and s in config}
+    return {section: name for section, name in found.items() if name}
 
 
 def fields(config: Any, section: str) -> dict[str, Any]:

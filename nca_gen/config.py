@@ -155,14 +155,14 @@ def override(config: Any, rest: Sequence[str], flags: tuple[str, ...] = (), verb
     fields = dict(_fields("config", config))
     kinds = {path: field.kind for path, _, field in said(config)}
     for path, text in changes:
-        if path not in fields:
+        if path not in fields and path not in kinds:
             section, _, name = path.rpartition(".")
             below, siblings = ([f for f in fields if f.startswith(f"{start}.")] for start in (path, section))
             namesakes = [f for f in fields if f.endswith(f".{name}")]
             raise unknown("field", path, below or namesakes or siblings or fields)
         if text is None:
-            raise UserError(f"{path} needs a value, like --{path}={fields[path]}")
-        value = _value(path, text, fields[path], kinds.get(path))
+            raise UserError(f"{path} needs a value, like --{path}={fields.get(path, '..')}")
+        value = _value(path, text, fields.get(path), kinds.get(path))
         with config.ignore_type():
             config.update_from_flattened_dict({path.removeprefix("config."): value})
     if "sample" in config and not named.get("sample", {}).get("size") and "config.sample.size" not in dict(changes):
@@ -172,20 +172,21 @@ def override(config: Any, rest: Sequence[str], flags: tuple[str, ...] = (), verb
 
 
 def said(config: Any) -> Iterator[tuple[str, Any, ranges.Field]]:
-    """Path, value and field of all that ``config``, whole, says, but for its parts."""
+    """Path, value (``EMPTY`` where it has to be stated, and is not) and field of all in ``config`` but its parts."""
     yield "config.seed", config["seed"], ranges.Field(0, ranges.Seed)
     named = {(section, ""): config[section] for section in config if section not in ("seed", "parts", "evals")}
     named |= {("evals", f".{key}"): fields for key, fields in config.get("evals", {}).items()}
     for (section, key), fields in named.items():
         name = fields.get("name") or key[1:] or build.USUAL.get(section, "")
         for field, of in build.known(section, name).items():
-            if field in fields:
-                yield f"config.{section}{key}.{field}", fields[field], of
+            yield f"config.{section}{key}.{field}", fields.get(field, ranges.EMPTY), of
 
 
 def check(config: Any) -> None:
     """Raises UserError for the first field of ``config``, whole, that cannot have its value: with what it can be."""
     for path, value, field in said(config.to_dict()):
+        if value is ranges.EMPTY:
+            raise UserError(f"{path} has no default: give it, like --{path}=VALUE, of type {ranges.name(field.kind)}")
         ranges.check(path, value, field.kind, field.default)
 
 

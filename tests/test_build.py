@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from nca_gen import build
+from nca_gen import config as configs
 from nca_gen.config import load
 from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
@@ -89,6 +90,13 @@ def test_what_a_page_leaves_out_is_the_default_of_what_it_configures():
 def test_a_task_without_a_process_has_no_sections_of_one():
     whole = build.completed(stated(task={"name": "classify"}, model={"name": "resnet34", "classes": 2}))
     assert not {"diffusion", "codec", "sample", "generate"} & set(whole)
+
+
+def test_a_name_that_is_usual_need_not_be_said():
+    """Of the discrete process, which is meant where none is named, the other one does not take ``timesteps``."""
+    whole = configs.override(stated(diffusion={"timesteps": 8}), ["--config.diffusion.name=continuous"])
+    assert (whole.diffusion.name, whole.diffusion.schedule) == ("continuous", "cosine")
+    assert "timesteps" not in whole.diffusion
 
 
 def test_a_new_name_takes_the_fields_along_that_the_new_module_has():

@@ -28,9 +28,9 @@ def splits(
     """Splits by institution: "test" is six, "val" a tenth of the other patients, by a hash of their names; uint8 RGB.
 
     Images are stored reduced by ``reduce`` (area mean); crops are for the pipeline. ``cache``, ``strict``,
-    ``memory_gb`` and ``context_factor``: see :func:`nca_gen.data.records.splits`.
+    ``memory_gb`` and ``context_factor``: see :func:`nca_gen.data.records.stored`.
     """
-    return records.splits(Bcss, reduce, path, cache, strict, memory_gb, context_factor=context_factor)
+    return records.stored(Bcss, reduce, path, cache, strict, memory_gb, context_factor=context_factor)
 
 
 class Bcss(records.Builder):

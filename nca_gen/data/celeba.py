@@ -26,9 +26,9 @@ def splits(
     """The official train, val and test (202,599 images in all); uint8, brought to ``size`` (bicubic, nothing cropped).
 
     ``reduce`` then takes an area mean. ``cache``, ``strict`` and ``memory_gb``: see
-    :func:`nca_gen.data.records.splits`. Identities are not read: each image is its own patient.
+    :func:`nca_gen.data.records.stored`. Identities are not read: each image is its own patient.
     """
-    return records.splits(Celeba, (*size, reduce), path, cache, strict, memory_gb)
+    return records.stored(Celeba, (*size, reduce), path, cache, strict, memory_gb)
 
 
 class Celeba(records.Builder):

@@ -50,11 +50,11 @@ def splits(
     "test", and "val" is a tenth of the training patients (by a hash of their numbers; MedMNIST's own tenth is not
     published). "official" takes the three folders as train (1200), val (400) and test (400).
     ``path`` holds ``regular_fundus_images``. ``cache``, ``strict`` and ``memory_gb``: see
-    :func:`nca_gen.data.records.splits`.
+    :func:`nca_gen.data.records.stored`.
     """
     if arrangement not in ARRANGED:
         raise unknown("value of config.data.arrangement", arrangement, ARRANGED)
-    return records.splits(Deepdrid, (size, arrangement), path, cache, strict, memory_gb, ("grade",))
+    return records.stored(Deepdrid, (size, arrangement), path, cache, strict, memory_gb, ("grade",))
 
 
 class Deepdrid(records.Builder):

@@ -104,7 +104,7 @@ def splits(
             about=lambda i: about(names[i]),
         )
 
-    return table.splits(rows, [*known], lost, source, map_of)
+    return table.sources(rows, [*known], lost, source, map_of)
 
 
 def _notes(looks: Mapping[str, Look]) -> Iterator[str]:

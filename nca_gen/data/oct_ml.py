@@ -37,10 +37,10 @@ def splits(
 
     "train" is ``train_{fold}.csv``; "val" and "test" are both ``val_{fold}.csv``: there is no third set, so nothing may
     be chosen on "val" that is then reported on "test". ``filename`` is relative to ``path``; ``patient`` is the column
-    that names the patient. ``cache``, ``strict`` and ``memory_gb``: see :func:`nca_gen.data.records.splits`.
+    that names the patient. ``cache``, ``strict`` and ``memory_gb``: see :func:`nca_gen.data.records.stored`.
     Raises UserError where a patient or an image is in both tables.
     """
-    return records.splits(OctMl, (fold, size, patient), path, cache, strict, memory_gb, LABELS)
+    return records.stored(OctMl, (fold, size, patient), path, cache, strict, memory_gb, LABELS)
 
 
 class OctMl(records.Builder):

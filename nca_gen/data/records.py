@@ -73,7 +73,7 @@ def info(builder: Any, shape: tuple[int | None, ...], labels: int = 0, **about: 
     return tfds.core.DatasetInfo(builder=builder, features=features, metadata=metadata, **about)
 
 
-def splits(
+def stored(
     builder: type[Builder],
     variant: Any,
     path: str,

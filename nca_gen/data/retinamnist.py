@@ -29,10 +29,10 @@ def splits(
 
     ``reduce`` takes an area mean; then ``pad`` black pixels come on every side, black as what lies around the eye:
     size 28 with pad 2 is 32 x 32, which halves five times. ``cache`` and ``memory_gb``: see
-    :func:`nca_gen.data.records.splits`; ``strict`` changes nothing, there is one file. Patients are not known: each
+    :func:`nca_gen.data.records.stored`; ``strict`` changes nothing, there is one file. Patients are not known: each
     image is its own.
     """
-    return records.splits(Retinamnist, (size, reduce, pad), path, cache, strict, memory_gb, ("grade",))
+    return records.stored(Retinamnist, (size, reduce, pad), path, cache, strict, memory_gb, ("grade",))
 
 
 class Retinamnist(records.Builder):

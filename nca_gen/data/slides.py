@@ -137,7 +137,7 @@ def splits(
 
         return Source(load, [shape] * len(places), False, lost, (), context_factor, read, about)
 
-    return table.splits(rows, [*looks], lost, source)
+    return table.sources(rows, [*looks], lost, source)
 
 
 def patient(name: str) -> str:

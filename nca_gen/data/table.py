@@ -333,7 +333,7 @@ def uniform(root: Path, kinds: Mapping[str, str]) -> None:
             raise UserError(f"{root} mixes images: {first} has {words}, {name} has {kind}; keep one kind a folder")
 
 
-def splits(
+def sources(
     table: Table,
     known: Sequence[str],
     lost: Sequence[tuple[str, str]],

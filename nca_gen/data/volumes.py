@@ -168,7 +168,7 @@ def splits(
             lambda i: about(names[i]),
         )
 
-    return table.splits(rows, [*known], lost, source, map_of)
+    return table.sources(rows, [*known], lost, source, map_of)
 
 
 def _levels(looks: Mapping[str, Look], windowed: bool) -> Callable[[np.ndarray, Look], np.ndarray]:

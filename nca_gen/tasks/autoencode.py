@@ -91,6 +91,10 @@ class Task:
     ema_warmup: bool = True
 
     def __post_init__(self):
+        if not isinstance(self.model, Autoencoder):
+            raise UserError(
+                "task.name=autoencode is for autoencoders, and config.model is none: choose another name of one"
+            )
         ranges.check_fields(self, "task")
         if self.ema == 1 and not self.ema_warmup:
             raise UserError("task.ema=1 is an average that never moves: lower it, or set task.ema_warmup")

@@ -15,7 +15,7 @@ from annotated_types import Interval
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from nca_gen import arrays, ranges
-from nca_gen.contracts import Parts
+from nca_gen.contracts import Classifier, Parts
 from nca_gen.data.flips import probabilities
 from nca_gen.data.source import Example
 from nca_gen.errors import UserError
@@ -93,6 +93,10 @@ class Task:
     pos_weight: tuple[Positive, ...] = ()
 
     def __post_init__(self):
+        if not isinstance(self.model, Classifier):
+            raise UserError(
+                "task.name=classify is for classifiers, and config.model is none: choose another name of one"
+            )
         ranges.check_fields(self, "task")
         if len(self.pos_weight) not in (0, 1, self.model.classes):
             raise UserError(f"task.pos_weight has {len(self.pos_weight)} numbers: give none, 1, or one a class")

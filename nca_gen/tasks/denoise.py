@@ -77,6 +77,8 @@ class Task:
     vb: Weight = 1.0
 
     def __post_init__(self):
+        if not isinstance(self.model, Denoiser):
+            raise UserError("task.name=denoise is for denoisers, and config.model is none: change one of them")
         ranges.check_fields(self, "task")
         if self.ema == 1 and not self.ema_warmup:
             raise UserError("task.ema=1 is an average that never moves: lower it, or set task.ema_warmup")
