@@ -270,7 +270,7 @@ def plain():
     return gradient(small(remat="none"))
 
 
-WAYS = [{"remat": "out"}, {"remat": "fc0"}, {"remat": "nested"}, {"rule": "plain"}]
+WAYS = [{"remat": "out"}, {"remat": "nested"}, {"rule": "plain"}]
 
 
 @pytest.mark.slow
@@ -313,12 +313,19 @@ def test_the_gradient_is_the_slope():
     assert sum(float((np.float64(g) * w).sum()) for g, w in pairs) == pytest.approx(slope, rel=1e-3)
 
 
+def spread(x):
+    """Two images, and the rows of each, over four devices."""
+    mesh = jax.make_mesh((2, 2), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+    return jax.device_put(x, NamedSharding(mesh, P("data", "space")))
+
+
 @pytest.mark.slow
 def test_bf16_is_close():
-    """Products in 8 bits of mantissa, forward and back."""
+    """Products in 8 bits of mantissa on four devices, forward and back, to float32 on one."""
     x, *_ = start(6, 5)
-    (exact, kept), (rough, mine) = (learned(model, x) for model in (small(remat="none"), small(dtype="bfloat16")))
+    (exact, kept), (rough, mine) = learned(small(remat="none"), x), learned(small(dtype="bfloat16"), spread(x))
     assert rough.dtype == np.float32
+    assert len(rough.sharding.device_set) == 4
     assert 1e-4 < np.sqrt(np.mean((exact - rough) ** 2)) / np.std(exact) < 0.03
 
     def flat(tree):
@@ -329,15 +336,14 @@ def test_bf16_is_close():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_four_devices_say_what_one_says(dtype):
-    """In less than float32 too, to the rounding of it; here and in the gradient."""
-    mesh, (x, *_) = jax.make_mesh((2, 2), ("data", "space"), axis_types=(AxisType.Auto,) * 2), start(6, 5)
-    one = learned(small(dtype=dtype), x)
-    several = learned(small(dtype=dtype), jax.device_put(x, NamedSharding(mesh, P("data", "space"))))
+def test_four_devices_say_what_one_says():
+    """Here and in the gradient, whatever of it is kept."""
+    x, *_ = start(6, 5)
+    several, one = learned(small(remat="fc0"), spread(x)), learned(small(remat="none"), x)
     assert len(several[0].sharding.device_set) == 4
-    close = partial(np.testing.assert_allclose, atol=2e-5 if dtype == "float32" else 2e-2)
-    jax.tree.map(close, several, one)
+    scale = max(np.abs(g).max() for g in jax.tree.leaves(one[1]))
+    np.testing.assert_allclose(several[0], one[0], atol=2e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5 * scale, rtol=1e-4), several[1], one[1])
 
 
 @pytest.mark.slow

@@ -306,16 +306,23 @@ def test_unknown_formats(tmp_path):
         paint(tmp_path, format="tif")
 
 
-CELLS, RED = tiny.cells(steps=2), {"label": jnp.eye(3)[:1]}
+CELLS, RED = blur.Family(steps=2), {"label": jnp.eye(3)[:1]}
 
 
-@pytest.mark.parametrize("how", [{"scale": 1.5}, slow({"clip": "none", "sampler": "dpm_solver_pp"})])
-def test_tiles_of_a_class_are_the_whole(tmp_path, how):
-    """Cells of attention, under a condition and a guidance, with the variance that they have learned."""
-    mine, expected = tiled(tmp_path, CELLS, (13, 9), 6, cond=RED, **how), whole(CELLS, (13, 9), cond=RED, **how)
+@pytest.mark.parametrize(
+    ("model", "how"),
+    [
+        (CELLS, {"scale": 1.5}),
+        slow(CELLS, {"clip": "none", "sampler": "dpm_solver_pp"}),
+        slow(tiny.cells(steps=2), {"clip": "none", "scale": 1.5}),
+    ],
+)
+def test_tiles_of_a_class_are_the_whole(tmp_path, model, how):
+    """Cells under a condition and a guidance, with the variance that they have learned."""
+    mine, expected = tiled(tmp_path, model, (13, 9), 6, cond=RED, **how), whole(model, (13, 9), cond=RED, **how)
     np.testing.assert_allclose(mine, expected, atol=1e-5)
     if "scale" in how:
-        assert np.abs(expected - whole(CELLS, (13, 9), cond={"label": jnp.zeros((1, 3))}, **how)).max() > 1e-3
+        assert np.abs(expected - whole(model, (13, 9), cond={"label": jnp.zeros((1, 3))}, **how)).max() > 1e-3
 
 
 @pytest.mark.slow
