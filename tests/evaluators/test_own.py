@@ -99,6 +99,12 @@ class Colours:
     classes: int = 3
     ndim: int = 2
 
+    def init(self, key):
+        return {}
+
+    def init_statistics(self):
+        return {}
+
     def apply(self, params, statistics, x, train=False):
         red, green, blue = jnp.moveaxis(x.mean((1, 2)), -1, 0)
         return 9 * jnp.stack([red, jnp.maximum(green, blue), jnp.minimum(green, blue)], -1), statistics
