@@ -6,6 +6,7 @@ Everything heavy is imported by the verb that needs it, so that --help and a mis
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from argparse import Namespace
@@ -159,6 +160,7 @@ def run(argv: list[str]) -> int:
 
 def main() -> None:
     """The process: quiet libraries, a compilation cache that outlives it, then :func:`run`."""
+    gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that live on
     compiled = cache.folder("jax")
     try:
         compiled.mkdir(parents=True, exist_ok=True)

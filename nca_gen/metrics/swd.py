@@ -12,7 +12,6 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.ndimage import convolve1d
 
 from nca_gen.errors import UserError
 from nca_gen.io.sets import Images, blocks
@@ -40,6 +39,8 @@ Stats = dict[int, Float[np.ndarray, "_ _"]]  # patches of every level, keyed by 
 
 
 def _blur(x: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import convolve1d  # a tenth of a second, and every run reads the names of this file
+
     return convolve1d(convolve1d(x, TAPS, 1, mode="mirror"), TAPS, 2, mode="mirror")
 
 

@@ -107,16 +107,25 @@ def check(config: Any, task: denoise.Task) -> None:
     torus, sample = config.get("generate", {}).get("torus", False), config.sample
     model = denoiser(Part(config, task, None), torus).task.model
     settings = Settings.of(sample)
-    stage = settings.stages(model)[-1]
-    times, cond = task.process.times(settings.steps), conditions(model, sample.labels, 1)
+    settings.stages(model)
+    task.process.times(settings.steps)
+    conditions(model, sample.labels, 1)
     for field, size in (("size", sample.size), ("large", sample.large)):
         if size and len(size) != model.ndim:
             raise UserError(f"config.sample.{field}={tuple(size)}: this model takes {model.ndim} sides")
-    if sample.large:  # the model may refuse it
-        x = jax.ShapeDtypeStruct((1, *task.codec.cells(sample.large), model.reads), jnp.float32)
-        told = lambda: task.process.told(jnp.asarray(times[:1]))
-        params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
-        jax.eval_shape(lambda params, x: stage.apply(params, x, told(), cond, (), arrays.keys(0, 1)), params, x)
+
+
+def check_large(config: Any, task: denoise.Task) -> None:
+    """Raises UserError where the model refuses samples of ``config.sample.large``, as it says when it is traced."""
+    sample = config.sample
+    if not sample.large:
+        return
+    model = denoiser(Part(config, task, None), config.get("generate", {}).get("torus", False)).task.model
+    stage, cond = Settings.of(sample).stages(model)[-1], conditions(model, sample.labels, 1)
+    x = jax.ShapeDtypeStruct((1, *task.codec.cells(sample.large), model.reads), jnp.float32)
+    told = lambda: task.process.told(jnp.asarray(task.process.times(1)[:1]))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    jax.eval_shape(lambda params, x: stage.apply(params, x, told(), cond, (), arrays.keys(0, 1)), params, x)
 
 
 def denoiser(part: Part, torus: bool = False) -> Part:

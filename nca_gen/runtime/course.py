@@ -61,10 +61,12 @@ def opened(
     task, splits = task or build.task(config), splits or build.splits(config)
     config = files.learned(config, splits)
     flips.axes(config.data.get("flips", "all"), len(patch))
-    if any(asked.get("every", 0) for asked in config.evals.values()):  # something is asked in training
+    asked = any(section.get("every", 0) for section in config.evals.values())  # whether something is, in training
+    sampled = asked and isinstance(task, denoise.Task) and "sample" in config
+    if asked:
         pipeline.check_fits(splits[config.held.split], patch)
-        if isinstance(task, denoise.Task) and "sample" in config:
-            sampling.check(config, task)
+    if sampled:
+        sampling.check(config, task)
     for note in chain(configs.notes(config), labels.check(splits, task.model)):
         log.say(f"note: {note}")
     parts = jax.device_put(run.beside(config, workdir), devices.replicated(grid))
@@ -81,6 +83,8 @@ def opened(
         batch = feed.shapes(splits["train"], patch, plan.batch, grid)
         first = None if begun else run.first(config, workdir, task)
         program = ahead.compiled(task, key, batch, parts, grid, fresh=not begun)
+        if sampled:
+            sampling.check_large(config, task)  # while the compiler works
         record.save_environment(workdir, ahead.size(jax.eval_shape(task.eval_params, program.state)))
         with checkpoint.manager(workdir, plan.keep) as saved, mesh.company():
             yield Course(
