@@ -5,6 +5,7 @@
 #   bash launch/test.sh -m "not slow"
 set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset PYTHONDONTWRITEBYTECODE # tests start a hundred processes: what they import is compiled once
 bash launch/setup.sh
 .venv/bin/python -m ruff check .
 .venv/bin/python -m ruff format --check .

@@ -32,9 +32,13 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the package, and the toys that
 install_import_hook("nca_gen", "beartype.beartype")
 gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that live on; to search them took a tenth
 
-LONGEST = ("test_readme.py", "test_configs.py", "test_gigapixel.py", "test_devices.py", "test_chain.py")
+LONGEST = (
+    *("configs", "readme", "devices", "gigapixel", "inpaint", "geca", "diff_nca", "fourier_diff_nca", "train"),
+    *("generate", "open", "rivals", "denoise", "chain", "resume", "conditional", "describe", "sampling", "bench"),
+)
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest begin, or one process would wait for another at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    """The files that take longest begin, longest first, or one process would wait for another at the end."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem.removeprefix("test_"), len(LONGEST)))
