@@ -238,6 +238,32 @@ PAINTED = {  # fields of the pipelines of then: one section had those of all
 }
 
 
+MOVED = {  # fields of then that are those of one section of today
+    **{f"eval.{field}": f"held.{field}" for field in ("split", "n", "train")},
+    **{f"diffusion.{field}": f"codec.{field}" for field in ("mean", "std", "block")},
+    **{"model.init": "model.start", "eval.samplers": "evals.samplers.rows", "eval.growth": "evals.growth.steps"},
+    **{"eval.heredity": "evals.heredity.inherit", "eval.guidance": "evals.heredity.guidance"},
+}
+
+
+EVERYWHERE = {"train.eval_every": "every", "eval.metrics": "metrics"}  # of then; of every evaluator that has one, today
+
+
+def former(flag: str) -> bool:
+    """Whether ``flag`` is one of commands that were written up to commit f212e54."""
+    name, equals, _ = flag.removeprefix("--config.").partition("=")
+    return bool(equals) and name in {*MOVED, *EVERYWHERE}
+
+
+def today(config: Any, flag: str) -> list[str]:
+    """A :func:`former` ``flag`` by the names of today; ``config``, whole, says which evaluators there are."""
+    name, _, value = flag.removeprefix("--config.").partition("=")
+    if name in MOVED:
+        return [f"--config.{MOVED[name]}={value}"]
+    field = EVERYWHERE[name]
+    return [f"--config.evals.{key}.{field}={value}" for key, section in config.evals.items() if section.get(field)]
+
+
 def migrated(old: Mapping[str, Any]) -> dict[str, Any]:
     """A config as it was written up to commit f212e54, in the sections of today; one of today as it is."""
     new = dict(old)

@@ -119,7 +119,12 @@ def configure(args: Namespace, rest: list[str]) -> Any:
         raise UserError(f"there is no run in {args.workdir}; train first, or correct --workdir")
     else:
         raise UserError(f"name a config with --config=FILE, one of: {pages()}")
-    config = override(config, rest, FLAGS, args.mode)
+    former = [flag for flag in rest if configs.former(flag)]
+    config = override(config, [flag for flag in rest if flag not in former], FLAGS, args.mode)
+    for flag in former:
+        flags = configs.today(config, flag)
+        print(f"note: {flag} is {' '.join(flags)} now", file=sys.stderr)
+        config = override(config, flags, FLAGS, args.mode)
     if args.metrics:  # of all that have some of their own
         asked = [name for name, section in config.evals.items() if section.get("metrics")]
         config = override(config, [f"--config.evals.{name}.metrics={args.metrics}" for name in asked], FLAGS)

@@ -254,6 +254,24 @@ def test_metrics_are_those_of_the_scores(here, calls):
     assert (evals.scores.metrics, evals.heredity.metrics) == (("fid", "kid:size=10"), ())
 
 
+def test_flags_of_before_are_those_of_today(here, calls, capsys):
+    flags = ["--config=configs/small.py", "--workdir=w", "--config.evals.nearest.every=7"]
+    flags += [
+        "--config.eval.n=3",
+        "--config.train.eval_every=40",
+        "--config.diffusion.block=2",
+        "--config.model.init=torch",
+    ]
+    assert main.run([*flags, "--config.eval.metrics=swd"]) == 0
+    config = calls[-1][1]
+    assert (config.held.n, config.codec.block, config.model.start) == (3, 2, "torch")
+    assert {key: section.every for key, section in config.evals.items()} == {"scores": 0, "nearest": 40}
+    assert config.evals.scores.metrics == ("swd",)
+    assert "note: --config.eval.n=3 is --config.held.n=3 now" in capsys.readouterr().err
+    assert main.run([*flags, "--config.eval.n=none"]) == 2
+    assert "config.held.n" in capsys.readouterr().err
+
+
 def verb_that_raises(error):
     def verb(config, args):
         raise error
