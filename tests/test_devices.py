@@ -56,6 +56,7 @@ def four(tmp_path_factory):
     return losses(workdir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "space"), [(1, 1), (2, 2)])
 def test_the_loss_over_20_steps_is_the_same_on_any_mesh(tmp_path, four, data, space):
     changes = {"train.steps": 20, "train.log_every": 1, "mesh.data": data, "mesh.space": space}

@@ -87,6 +87,7 @@ def judged(workdir, name, scores):
     assert "<html" in (workdir / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_volumes_in_continuous_time_told_of_a_volume(inside):
     losses = resumed(inside / "balls", KILLED["balls"])
     assert losses[0] == pytest.approx(1, abs=0.2)  # what it says at first is 0, for noise
@@ -94,6 +95,7 @@ def test_volumes_in_continuous_time_told_of_a_volume(inside):
     judged(inside / "balls", "scores", {"total_variation"})
 
 
+@pytest.mark.slow
 def test_an_autoencoder_of_volumes(inside):
     losses = resumed(inside / "vae", KILLED["autoencoder"])
     assert losses[-1] < losses[0]
@@ -101,6 +103,7 @@ def test_an_autoencoder_of_volumes(inside):
     judged(inside / "vae", "reconstruction", {"psnr", "l1"})
 
 
+@pytest.mark.slow
 def test_a_chain_whose_second_part_uses_the_first(inside, capsys):
     resumed(inside / "chain" / "denoiser", KILLED["chain"])
     assert "autoencoder: trained to step 6 already" in capsys.readouterr().out

@@ -54,6 +54,7 @@ def test_the_painter_is_what_it_is_taken_for():
 # Scores, and samples to look at.
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_metrics(tmp_path):
     """Sample i has the class of real image i; what is known is what is asked for, with its circumstances."""
     pipeline, data = asked(**{"sample.large": (24, 40)})
@@ -266,6 +267,7 @@ def test_what_a_row_of_samplers_may_set():
     assert [sweep.label(row) for row in (plain, all_of_it)] == ["ddpm", "ddim, 6 cell steps, float32"]
 
 
+@pytest.mark.slow
 def test_the_ablation_of_heredity(tmp_path):
     """Two ways to inherit, with and without guidance: what is inherited brightens, guidance colours."""
     pipeline, data = asked()
@@ -352,6 +354,7 @@ def cubes():
     return Splits({name: source(name) for name in ("train", "val", "test")})
 
 
+@pytest.mark.slow
 def test_volumes(tmp_path):
     """Scores by metrics that know volumes; pictures are the three middle planes."""
     pipeline, data = asked(cubes(), pigment.Paint(ndim=3), **{"data.patch": (4, 6, 8), "sample.size": (4, 6, 8)})

@@ -64,6 +64,7 @@ def test_digest_names_the_content(tmp_path):
     assert a != sets.digest(sets.open(folder(tmp_path / "d", PIXELS[::-1])))  # the order of features
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """200 images of 0.2 MB, 8 of which are asked for at a time."""
     path = folder(tmp_path / "many", [np.full((256, 256, 3), 7, np.uint8)] * 200)

@@ -29,6 +29,7 @@ def test_equals_brute_force(monkeypatch, block, k):
     assert parts(density_coverage.score(generated, real, None, 0, k=k)) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_expectation_for_two_sets_of_one_source():
     """Naeem et al. 2020, section 4: density 1, coverage 1 - (N - 1)...(N - k) / ((2N - 1)...(2N - k)), whatever D."""
     n, k, values = 60, 5, []

@@ -89,6 +89,7 @@ def test_images_must_have_one_shape():
         neighbours.nearest(images(0, 1, 4, 4, 3), images(0, 1, 6, 8, 1))
 
 
+@pytest.mark.slow
 def test_memory_is_bounded():
     """20 MB of tiny references: their full matrix of distances would take 250 MB, blocks take a few."""
     queries, references = images(7, 3000, 4, 4, 1), images(8, 10_000, 4, 4, 1)

@@ -115,6 +115,7 @@ def test_anyres_is_a_crop_of_the_whole_image_after_one_lanczos_resize():
     assert wrong < 2e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["urcdm", "anyres"])
 def test_slides_give_what_images_give(tmp_path, protocol):
     """Without a pyramid to the pixel; through a pyramid to the difference between two ways of taking pixels away."""

@@ -107,6 +107,7 @@ def test_patches_are_taken_evenly_from_images_and_places(monkeypatch):
     assert abs(counts - swd.PATCHES / 140).max() < 6 * math.sqrt(swd.PATCHES / 140)
 
 
+@pytest.mark.slow
 def test_against_all_patches_and_loops():
     """A second implementation without draws: all patches of all levels, and the quantiles of their projections."""
 

@@ -138,6 +138,7 @@ class PowerError(Exception):
     """It is cut."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "steps"), [(LOCAL, 4), slow(FOURIER, 3)])
 def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, model, steps):
     """After every few tiles, between what is written and its line in the journal: the same picture, bit for bit."""

@@ -417,6 +417,7 @@ def test_a_network_that_is_not_local():
     assert np.abs(filled - picture(8, 8))[:, hole].max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [CELLS, slow(GECA)])
 def test_cells_of_a_class_that_inherit(model):
     """Guided by classes: a full hole is a picture from noise also where every step inherits of the one before."""

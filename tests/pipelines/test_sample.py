@@ -31,6 +31,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_volumes_are_files(folder):
     key, given = arrays.keys(1, 3), painting.settings(steps=2)
     expected = np.asarray(sampling.sample(painting.part(VOLUMES), key, (6, 7, 8), given))

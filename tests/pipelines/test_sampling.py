@@ -35,6 +35,7 @@ def eight():
     return draw(8, 8)
 
 
+@pytest.mark.slow
 def test_a_picture_by_hand(eight):
     """The sampler of the config, stepped by hand in a Python loop from noise keyed by (seed, i)."""
     key = arrays.keys(1, 8)

@@ -136,6 +136,7 @@ def empty(step):
 DAMAGE = [truncate, flip_a_bit, lose_a_file, lose_the_seal, spoil_the_seal, empty]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_newest_falls_back_says_so_and_can_be_saved_again(tmp_path, capfd, damage):
     saved_steps(tmp_path, 1, 2, 3)

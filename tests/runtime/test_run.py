@@ -28,6 +28,7 @@ def asked(path="runs/a"):
     return ConfigDict({"seed": 0, "train": {"init": path}})
 
 
+@pytest.mark.slow
 def test_it_begins_with_what_the_other_generates_with():
     """Weights and average are those of the other run; steps, moments and keys are its own; nothing is shared."""
     state = task().init(KEY)
@@ -41,6 +42,7 @@ def test_it_begins_with_what_the_other_generates_with():
     assert len({*places}) == len(places)  # a state that is donated must not hold one buffer twice
 
 
+@pytest.mark.slow
 def test_a_classifier_takes_statistics_along():
     one = classify.Task(resnet34.Model(classes=2, width=1), Learner())
     shapes = jax.eval_shape(one.init, KEY)

@@ -295,6 +295,7 @@ def test_what_is_dropped(kind):
         assert np.mean(cond.sum(-1) == 0) < 0.01
 
 
+@pytest.mark.slow
 def test_the_bound_is_added():
     """Half the channels are the variance; the loss is the error of the others and the bound, in bits."""
     weights = (1.0, 0.25)

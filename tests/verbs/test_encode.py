@@ -164,6 +164,7 @@ def test_other_latents_are_left_alone(config, params, tmp_path):
     assert latents.index(encode.encode(config, tmp_path))["origin"] == {"step": 7}
 
 
+@pytest.mark.slow
 def test_the_folder_is_all_that_is_needed(config, params, tmp_path):
     """Moved elsewhere, with the rest gone, it still decodes: what the autoencoder itself says, in [-1, 1]."""
     root = encode.encode(config, tmp_path / "run").rename(tmp_path / "elsewhere")
@@ -177,6 +178,7 @@ def test_the_folder_is_all_that_is_needed(config, params, tmp_path):
     assert latents.source(root) == config.data.to_dict()
 
 
+@pytest.mark.slow
 def test_an_autoencoder_of_ones_own_of_volumes(tmp_path, monkeypatch):
     """Its parameters go with the latents under their own names; mirrored variants on the axes that are asked for."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "outside")

@@ -27,6 +27,7 @@ def test_killed_between_two_checkpoints(tmp_path, whole):
     assert (toy.digest(toy.run(tmp_path)), toy.curve(tmp_path)) == whole
 
 
+@pytest.mark.slow
 def test_damaged_after_the_run(tmp_path, whole, capsys):
     """The newest checkpoint is damaged: resumed from the one before, and the lost one is written anew."""
     toy.run(tmp_path, **{"train.steps": 6, "train.checkpoint_every": 2})

@@ -90,6 +90,7 @@ def test_evaluates_the_average_when_due_and_at_the_end(tmp_path, plain):
     assert toy.digest(state) == toy.digest(plain[0])
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_cut_is_done_again_and_no_other(tmp_path):
     evaluate = Evaluations(fail=[4, 8])
     changes = {"evals.scores.every": 2}
@@ -118,6 +119,7 @@ def test_nan_stops_with_the_step_and_is_never_saved(tmp_path, at):
     assert max(x["step"] for x in toy.curve(tmp_path)) < at
 
 
+@pytest.mark.slow
 def test_a_checkpoint_between_two_lines_ends_a_line(tmp_path):
     """So the loss is looked at before anything is saved, and a resumed curve is cut where the whole one is."""
     changes = {"train.log_every": 4, "train.checkpoint_every": 3}
@@ -160,6 +162,7 @@ def test_a_run_resumed_after_a_rollback_keeps_its_course(tmp_path):
     assert toy.curve(tmp_path / "a") == toy.curve(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_rollbacks_are_counted_and_end(tmp_path):
     with pytest.raises(UserError, match="loss is nan at step 6, after 2 rollbacks; the last good checkpoint"):
         toy.run(tmp_path, toy.Task(nan_at=6, always=True), **{"train.on_divergence": "rollback"})
@@ -175,6 +178,7 @@ def test_a_checkpoint_that_led_to_the_same_end_twice_is_not_tried_again(tmp_path
     assert backs == [f" back to step {s}, rollback {n} of 3" for n, s in ((1, 6), (2, 4), (3, 6))]
 
 
+@pytest.mark.slow
 def test_a_loss_far_above_its_median_is_a_divergence(tmp_path):
     changes = {"train.log_every": 1, "train.divergence": 5.0}
     with pytest.raises(UserError, match=r"the loss has risen to .* at step 7.*last good checkpoint is of step 4"):
@@ -193,6 +197,7 @@ def test_a_signal_saves_where_it_is_and_the_run_goes_on_from_there(tmp_path, pla
     assert toy.digest(toy.run(tmp_path)) == toy.digest(plain[0])
 
 
+@pytest.mark.slow
 def test_another_config_is_refused_also_where_config_json_is_gone(tmp_path):
     toy.run(tmp_path, **{"train.steps": 4})
     with pytest.raises(UserError, match=r"was begun with config\.optimizer\.lr=0\.01, not 0\.5"):
