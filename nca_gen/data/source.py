@@ -227,7 +227,10 @@ def assign(groups: Sequence[str], given: Sequence[str] = (), salt: int = 0, few:
         if few and free:
             missing = missing[: len(free) - 1]
             return [missing[0] if missing and g == free[0] else s for g, s in zip(groups, splits, strict=True)]
-        raise UserError(f"{len(free)} patients or images to train on are too few to hold out {' and '.join(missing)}")
+        raise UserError(
+            f"{len(free)} patients or images to train on are too few to hold out {' and '.join(missing)}: add some, or "
+            "put those to be held out in folders val and test"
+        )
     taken = {g: split for i, split in enumerate(missing) for g in free[i * tenth : (i + 1) * tenth]}
     return [taken.get(g, s) if s == "train" else s for g, s in zip(groups, splits, strict=True)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from nca_gen import arrays
 from nca_gen.contracts import Automaton, Figure, Page, Part, Pipeline, Time
@@ -55,7 +55,7 @@ def diffusion(part: Part, data: Held, folder: Path) -> list[float]:
     settings, cond = sampling.Settings.of(part.config.sample), data.rows(SHOWN)
     carries = list(sampling.trajectory(here, key, data.patch, settings, cond, frames=FRAMES, lay=lay))
     xs, x0s = (np.stack([shown(part, x) for x in way]) for way in ([c.x for c in carries], [c.x0 for c in carries]))
-    some = np.linspace(0, len(xs) - 1, SHOWN + 2).round().astype(int)
+    some = spaced(len(xs), SHOWN + 2)
     pictures.grid(folder / "diffusion_strip.png", np.concatenate([xs[some, 0], x0s[some, 0]]), len(some))
     pictures.film(folder / "diffusion.webp", xs, fps=8)
     return sampling.hidden_rms(carries)
@@ -70,9 +70,9 @@ def automaton(part: Part, data: Held, folder: Path) -> None:
     images = part.decode(minds.reshape(-1, *minds.shape[2:]))
     images = images.reshape(*minds.shape[:2], *images.shape[1:])
     noisy, real = shown(part, x), part.decode(real)
-    some = np.linspace(0, len(images) - 1, SHOWN).round().astype(int)
+    some = spaced(len(images), SHOWN)
     rows = [np.concatenate([noisy[i : i + 1], images[some, i], real[i : i + 1]]) for i in range(min(ROWS, len(real)))]
-    pictures.grid(folder / "nca_strip.png", np.concatenate(rows), SHOWN + 2)
+    pictures.grid(folder / "nca_strip.png", np.concatenate(rows), len(some) + 2)
     pictures.film(folder / "nca.webp", images, fps=4)
 
 
@@ -82,6 +82,11 @@ def noised_cells(task: Any, image: Float[Array, "B *T K"], key: Key[Array, " B"]
     x0 = task.codec.encode(image)
     noise = arrays.cell_normal(key, -1, arrays.coords(x0.shape[1:-1]), x0.shape[-1])
     return noised(task.process, x0, noise, t)
+
+
+def spaced(n: int, most: int) -> Int[np.ndarray, " m"]:
+    """``most`` of ``n`` frames, or all where there are fewer, the first and the last among them."""
+    return np.unique(np.linspace(0, n - 1, most).round().astype(int))
 
 
 def shown(part: Part, x: Float[Array, "B *S C"]) -> Float[np.ndarray, "B *T K"]:

@@ -176,21 +176,25 @@ def test_a_row_of_samples_a_class(tmp_path):
 # Films.
 
 
+def test_a_strip_has_no_frame_twice():
+    assert films.spaced(4, 10).tolist() == [0, 1, 2, 3]
+    assert films.spaced(25, 5).tolist() == [0, 6, 12, 18, 24]
+
+
 def test_films(tmp_path):
     """The way of a sample ends in the sample; a call of the cells grows from the noisy patch's left to its right."""
     pipeline, data = asked()
     page = films.evaluate(pipeline, data, tmp_path)
-    above, below = cells(tmp_path / "diffusion_strip.png", 2, 10)
+    above, below = cells(tmp_path / "diffusion_strip.png", 2, 4)
     near(above[-1], painted(labels(1))[0])
-    near(below, painted(labels(1)).repeat(10, 0))  # what it has in mind never changes
-    strip = cells(tmp_path / "nca_strip.png", 3, 10)
+    near(below, painted(labels(1)).repeat(4, 0))  # what it has in mind never changes
+    strip = cells(tmp_path / "nca_strip.png", 3, 4 + 2)
     np.testing.assert_array_equal(images.to_float(strip[:, -1]), data.real[:3])
     a, s = data.task.process.levels(jnp.asarray(data.task.process.times(3)[1:2]))
     noise = (images.to_float(strip[:, 0]) - float(a[0]) * data.real[:3]) / float(s[0])
     assert abs(np.median(np.abs(noise)) - 0.67) < 0.1  # of a normal distribution, however its tails are clipped
     for age in range(4):
-        column = 1 + [0, 0, 1, 1, 2, 2, 3, 3].index(age)
-        near(strip[:, column], painted(labels(3), steps=age))
+        near(strip[:, 1 + age], painted(labels(3), steps=age))
     for name, frames in (("diffusion", 4), ("nca", 4)):
         with PIL.Image.open(tmp_path / f"{name}.webp") as film:
             assert film.n_frames == frames
@@ -331,7 +335,7 @@ def test_latents_are_judged_as_images(tmp_path):
         drift.score(painted(labels(), (4, 4)).astype(np.float32) / 2, data.real, None, 3)["drift"], rel=1e-5
     )
     films.evaluate(pipeline, data, tmp_path)
-    assert cells(tmp_path / "nca_strip.png", 3, 10, (32, 32)).size
+    assert cells(tmp_path / "nca_strip.png", 3, 4 + 2, (32, 32)).size
     grades.evaluate(pipeline, data, tmp_path)
     assert cells(tmp_path / "grades.png", 3, 2, (32, 32)).size
 
