@@ -34,7 +34,7 @@ gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that liv
 
 LONGEST = (
     *("configs", "readme", "devices", "gigapixel", "inpaint", "geca", "diff_nca", "fourier_diff_nca", "train"),
-    *("generate", "open", "rivals", "denoise", "chain", "resume", "conditional", "describe", "sampling", "bench"),
+    *("generate", "open", "rivals", "denoise", "resume", "conditional", "describe", "sampling", "bench"),
 )
 
 

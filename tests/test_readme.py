@@ -1,5 +1,6 @@
 """Every command of the README in its smoke form: the same verbs in the same order, on small data of the test's own."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -87,6 +88,17 @@ def test_every_command_of_the_readme_in_its_smoke_form(data, monkeypatch, capsys
     for command in COMMANDS:
         flags = list(small(command, data))
         assert main.run(flags) == 0, f"{' '.join(command)}\n{' '.join(flags)}\n{capsys.readouterr().err}"
+        if "--mode=chain" in flags:
+            check_chain(data / "runs" / "chain", flags)
+
+
+def check_chain(folder, flags):
+    """There are an autoencoder, its latents, and cells that learned them; again, and nothing is trained twice."""
+    curve = (folder / "cells" / "metrics.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in curve.splitlines()] == [1, 2, 3, 4]
+    assert (folder / "autoencoder" / "latents" / "index.json").is_file()
+    assert main.run(flags) == 0
+    assert (folder / "cells" / "metrics.jsonl").read_text() == curve
 
 
 def small(command, data):

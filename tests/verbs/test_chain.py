@@ -1,6 +1,5 @@
 """--mode=chain: which stages run, with which config, where."""
 
-import json
 from argparse import Namespace
 
 import pytest
@@ -116,20 +115,3 @@ def test_other_pages_list_no_stages(calls, capsys):
     assert "name the page of the chain" in capsys.readouterr().err
     assert main.run(["--mode=train", "--workdir=runs", "--stage=last"]) == 2
     assert "--stage is for --mode=chain" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_the_smoke_form_of_a_real_chain(tmp_path):
-    """An autoencoder, its latents, and cells that learn them; again, and nothing is trained twice.
-
-    The cells are evaluated where the README's chain is run.
-    """
-    flags = ["--config=configs/geca_chain.py:smoke", "--mode=chain", f"--workdir={tmp_path}"]
-    flags += [f"--config.{stage}.mesh.data=1" for stage in ("autoencoder", "cells")]  # as others compile it
-    flags += [f"--config.cells.evals.{name}.every=0" for name in ("scores", "nearest", "films", "grades")]
-    assert main.run(flags) == 0
-    curve = (tmp_path / "cells" / "metrics.jsonl").read_text()
-    assert [json.loads(line)["step"] for line in curve.splitlines()] == [1, 2, 3, 4]
-    assert (tmp_path / "autoencoder" / "latents" / "index.json").is_file()
-    assert main.run(flags) == 0
-    assert (tmp_path / "cells" / "metrics.jsonl").read_text() == curve
