@@ -18,6 +18,7 @@ from nca_gen import config as configs
 from nca_gen.config import override, pages
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import cache
+from nca_gen.runtime import watch
 
 HELP = """\
 modes
@@ -164,7 +165,13 @@ def run(argv: list[str]) -> int:
 
 
 def main() -> None:
-    """The process: quiet libraries, a compilation cache that outlives it, then :func:`run`."""
+    """The process: quiet libraries, a compilation cache that outlives it, then :func:`run`.
+
+    One of several is watched by another (:mod:`nca_gen.runtime.watch`).
+    """
+    if watch.needed(sys.argv, os.environ):
+        sys.exit(watch.over([sys.executable, *sys.orig_argv[1:]]))
+    watch.tie()
     gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that live on
     compiled = cache.folder("jax")
     try:

@@ -78,11 +78,13 @@ class Mesh(NamedTuple):
     """``config.mesh``: samples over ``data`` devices (-1: all that is left), the rows of an image over ``space``.
 
     ``distributed``: join the other hosts by what the scheduler says (:func:`nca_gen.runtime.mesh.connect`).
+    ``patience``: seconds in which all of them have to come.
     """
 
     data: Literal[-1] | Count = -1
     space: Count = 1
     distributed: bool = False
+    patience: Count = 60
 
 
 class Bench(NamedTuple):

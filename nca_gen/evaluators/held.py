@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from nca_gen import arrays, screen
+from nca_gen import arrays
 from nca_gen.contracts import Condition, Pipeline
 from nca_gen.data import pipeline as batches
 from nca_gen.data.source import Source, Splits
 from nca_gen.metrics.classes import Classes
+from nca_gen.pipelines import files
 
 METRICS = ("swd", "drift", "neighbours")  # of images, where a config says nothing
 
@@ -163,11 +164,13 @@ class Held:
         return jax.tree.map(lambda leaf: jnp.take(leaf, jnp.arange(k) % len(self.patches), 0), self.conditions)
 
     def samples(self, pipeline: Pipeline) -> Samples:
-        """``n`` samples of the size of a patch; the same pipeline draws once for all evaluators."""
+        """``n`` samples of the size of a patch; the same pipeline draws once for all evaluators.
+
+        Every process draws its share of them, so all of them must ask.
+        """
         if id(pipeline) not in self.memory:
-            key, start = arrays.keys(self.seed, self.n), time.perf_counter()
-            images = pipeline.draw(key, self.patch, self.cond)
-            images = np.stack([*screen.track(images, f"sampling {self.n} of {self.patch}", self.n, "images")])
+            start, what = time.perf_counter(), f"sampling {self.n} of {self.patch}"
+            images = files.drawn(pipeline, self.seed, self.n, self.patch, self.cond, what)
             # The pipeline is kept with what it drew: the identity of one that is gone may be given to another.
             self.memory[id(pipeline)] = pipeline, Samples(images, time.perf_counter() - start)
         return self.memory[id(pipeline)][1]

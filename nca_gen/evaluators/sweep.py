@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nca_gen import arrays, devices, judge, screen
+from nca_gen import arrays, devices, hosts, judge, screen
 from nca_gen.contracts import Figure, Page, Part, Pipeline, Table
 from nca_gen.evaluators import pictures
 from nca_gen.evaluators.held import Held, Samples
@@ -60,16 +61,22 @@ def common(part: Part, rows: Sequence[Row]) -> int:
 
 
 def timed(part: Part, data: Held, row: Row, stretch: int) -> Samples:
-    """Samples by the settings of ``row``, in stretches of so many steps, of which each was compiled before."""
+    """Samples by the settings of ``row``, in stretches of so many steps, of which each was compiled before.
+
+    Every process draws its share.
+    """
     settings = sampling.Settings.of(part.config.sample)._replace(**row)
-    layout = {"batch": part.config.sample.batch, "space": part.config.mesh.space}
-    draw = partial(sampling.images, part, arrays.keys(data.seed, data.n), data.patch, cond=data.cond, **layout)
-    stages = len(settings.growth or "1")
-    for _ in draw(settings=settings._replace(steps=stretch * stages), frames=stages):
-        pass
+    key, layout = arrays.keys(data.seed, data.n), {"batch": part.config.sample.batch, "space": part.config.mesh.space}
+    what, quiet, stages = f"sampling {data.n} by {label(row)}", not hosts.first(), len(settings.growth or "1")
+
+    def draw(settings: sampling.Settings, frames: int, some: slice) -> Iterator[np.ndarray]:
+        cond = sampling.rows(data.cond, some)
+        batches = sampling.images(part, key[some], data.patch, settings, cond, frames=frames, **layout)
+        return chain.from_iterable(screen.track(batches, what, quiet=quiet))
+
+    hosts.together(partial(draw, settings._replace(steps=stretch * stages), stages), data.n)
     start = time.perf_counter()
-    batches = draw(settings=settings, frames=settings.steps // stretch)
-    images = part.decode(np.concatenate([*screen.track(batches, f"sampling {data.n} by {label(row)}")]))
+    images = part.decode(hosts.together(partial(draw, settings, settings.steps // stretch), data.n))
     return Samples(images, time.perf_counter() - start)
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from nca_gen import arrays, screen
+from nca_gen import arrays, hosts, screen
 from nca_gen.contracts import Autoencoder, Condition, Part, Parts
 from nca_gen.errors import UserError
 from nca_gen.pipelines import files, sampling
@@ -71,11 +71,13 @@ class Pipeline:
     def write(self, folder: Path) -> list[str]:
         """``config.sample.n`` samples of ``config.sample.size`` in ``folder``, and one grid beside it.
 
-        Sample i depends on ``config.seed`` and i alone; those that are there already are kept.
+        Sample i depends on ``config.seed`` and i alone; those that are there already are kept, and
+        several processes share them.
         """
         sample = self.part.config.sample
         size = tuple(sample.size)
-        for some in screen.track(files.missing(folder, sample.n, sample.batch, self.kind), f"decoding {sample.n}"):
+        todo = files.missing(folder, sample.n, sample.batch, self.kind)
+        for some in screen.track(todo, f"decoding {sample.n}", quiet=not hosts.first()):
             for i, image in zip(
                 some, self.draw(arrays.keys(self.part.config.seed, len(some), some.start), size), strict=True
             ):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import numpy as np
 from annotated_types import MaxLen
 from jaxtyping import Float
 
+from nca_gen import arrays, hosts, screen
+from nca_gen.contracts import Condition, Pipeline
 from nca_gen.data.source import Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images, space, volumes
@@ -85,22 +88,45 @@ def learned(config: Any, splits: Splits) -> Any:
 
 
 def missing(folder: Path, n: int, batch: int, kind: str) -> list[range]:
-    """The batches of samples ``0 .. n - 1`` of which ``folder`` lacks some."""
+    """The batches of samples ``0 .. n - 1`` that this process makes, and of which ``folder`` lacks some.
+
+    Of several processes each has something to do, so batches may be smaller than ``batch``.
+    """
     stems = {path.name.partition(".")[0] for path in folder.iterdir() if path.name.endswith(SUFFIXES[kind])}
-    batches = [range(first, min(first + batch, n)) for first in range(0, n, batch)]
+    batch = min(batch, -(-n // jax.process_count()))
+    batches = hosts.dealt([range(first, min(first + batch, n)) for first in range(0, n, batch)])
     return [some for some in batches if not all(f"{i:05d}" in stems for i in some)]
 
 
+def drawn(
+    pipeline: Pipeline, seed: int, n: int, size: tuple[int, ...], cond: Condition, what: str
+) -> Float[np.ndarray, "n *T C"]:
+    """``n`` samples of ``pipeline`` from ``seed``, of which every process draws its share, on all of them.
+
+    ``what``: is done, in words.
+    """
+    key, left = arrays.keys(seed, n), hosts.dealt(range(n))
+
+    def make(some: slice) -> Iterator[np.ndarray]:
+        samples = pipeline.draw(key[some], size, jax.tree.map(lambda field: field[some], cond))
+        return screen.track(samples, what, len(left), "images", quiet=not hosts.first())
+
+    return hosts.together(make, n)
+
+
 def beside(folder: Path, n: int, rows: int, kind: str) -> list[str]:
-    """Writes the grid of the ``n`` samples in ``folder`` beside it; returns what to say.
+    """Writes the grid of the ``n`` samples in ``folder`` beside it, once all processes have made theirs; returns what
+    to say.
 
     ``rows`` > 1: sample i is in row i mod ``rows``.
     """
+    hosts.meet()
+    grid, noun = folder.with_name(f"{folder.name}.png"), "pictures" if kind == "images" else "volumes"
+    if not hosts.first():
+        return []
     columns = min(n, SHOWN) // rows if rows > 1 else 0
     shown = [row + rows * i for row in range(rows) for i in range(columns)] or range(min(n, SHOWN))
     ending = ".tif" if (folder / f"{0:05d}.tif").is_file() else ".png"
     pictures = np.stack([images.read(folder / f"{i:05d}{ending}") for i in shown])
-    grid = folder.with_name(f"{folder.name}.png")
     image(grid, images.grid(pictures, columns or None))
-    noun = "pictures" if kind == "images" else "volumes"
     return [f"{n} {noun} are in {folder}, a grid of them in {grid}"]

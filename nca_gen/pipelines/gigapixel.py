@@ -21,7 +21,7 @@ import numpy as np
 from annotated_types import Gt
 from jaxtyping import Array, Float, Key, PyTree
 
-from nca_gen import arrays, screen
+from nca_gen import arrays, hosts, screen
 from nca_gen.contracts import Condition, Part, Parts, unchanged
 from nca_gen.errors import UserError, chosen
 from nca_gen.io import huge, images, write
@@ -214,7 +214,8 @@ class Pipeline:
         """Picture 0 of ``config.seed`` in ``config.sample.size``, as ``format``; returns what to say.
 
         Of a model of classes it is of the first of ``config.sample.labels``. Started again, it goes on where it was
-        stopped, with the tiles that it had chosen. Raises UserError where the disk is too small.
+        stopped, with the tiles that it had chosen, on any number of processes: they share the tiles, and the first
+        chooses them and writes the file. Raises UserError where the disk is too small.
         """
         ends = chosen(FORMATS, "config.generate.format", self.format)
         config, params, folder = self.part.config, self.part.params, Path(folder)
@@ -230,11 +231,7 @@ class Pipeline:
             return [f"{end} is there already" for end in ends]
 
         plan = work / "tiles.json"
-        if plan.is_file():
-            tiles = json.loads(plan.read_text())
-            todo = replace(whole, sides=tuple(tiles["sides"]), calls=tiles["calls"])
-        else:
-            todo = self.fitting(size, cond)
+        todo = planned(whole, plan) if plan.is_file() else self.fitting(size, cond)
         there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.is_dir() else 0
         folder.mkdir(parents=True, exist_ok=True)
         free, needs = shutil.disk_usage(folder).free + there, Needs(disk(todo, self.pixels), memory(todo))
@@ -244,13 +241,18 @@ class Pipeline:
                 f"{free / 1e9:.2f} GB are free at {folder}; make room, or choose a smaller config.sample.size"
             )
         if self.dry_run:
-            return lines(todo, needs._replace(seconds=seconds(todo, params, key, folder, cond)), free)
+            known = hosts.first() and needs._replace(seconds=seconds(todo, params, key, folder, cond))
+            return lines(todo, known, free) if known else []
+        hosts.meet()  # all have looked
         work.mkdir(exist_ok=True)
-        if not plan.is_file():
+        if hosts.first() and not plan.is_file():
             write.facts(plan, {"sides": todo.sides, "calls": todo.calls})
-        start = time.perf_counter()
-        with screen.bar(unit="pixels") as bar:
-            levels = run(todo, params, key, work, self.pixels, cond, bar)
+        hosts.meet()
+        todo, start = planned(whole, plan), time.perf_counter()
+        with screen.bar(unit="pixels", quiet=not hosts.first()) as bar:
+            levels = run(todo, params, key, work, self.pixels, cond, bar, shared=True)
+            if not hosts.first():
+                return []
             finish(todo, levels, work, ends, bar, mpp)
         took = screen.duration(time.perf_counter() - start)
         sizes = [f"{end}: {end.stat().st_size / 1e9:.2f} GB" if end.is_file() else str(end) for end in ends]
@@ -261,6 +263,12 @@ class Pipeline:
             else []
         )
         return [*lines(todo, needs, free), *more, f"took {took} since it was last started", *sizes]
+
+
+def planned(job: Job, plan: Path) -> Job:
+    """``job`` in the tiles that the file ``plan`` says."""
+    chosen = json.loads(plan.read_text())
+    return replace(job, sides=tuple(chosen["sides"]), calls=chosen["calls"])
 
 
 def finish(

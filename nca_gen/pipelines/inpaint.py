@@ -20,7 +20,7 @@ import numpy as np
 from annotated_types import Len
 from jaxtyping import Array, Bool, Float, Key, Num
 
-from nca_gen import arrays, screen
+from nca_gen import arrays, hosts
 from nca_gen.contracts import Condition, Listener, Local, Part, Parts, Place, Process, unchanged
 from nca_gen.diffusion import guidance, heredity, inpaint, samplers
 from nca_gen.diffusion.codec import Codec
@@ -350,11 +350,13 @@ class Pipeline:
         pixels, hole = images.to_float(image), holes(self.mask, self.box, image.shape[:2])
         cond = sampling.conditions(task.model, config.sample.labels, self.samples)
         begun = time.perf_counter()
-        drawn = self.draw(arrays.keys(config.seed, self.samples), hole.shape, cond)
         what = f"painting {self.samples} of {' x '.join(map(str, hole.shape))}"
-        filled = {f"{i:05d}": x for i, x in enumerate(screen.track(drawn, what, self.samples, "pictures"))}
+        filled = files.drawn(self, config.seed, self.samples, hole.shape, cond, what)
         seconds = time.perf_counter() - begun
-        shown = {"input": pixels, "masked": np.where(hole[..., None], np.float32(0), pixels)} | filled
+        if not hosts.first():
+            return []
+        shown = {"input": pixels, "masked": np.where(hole[..., None], np.float32(0), pixels)}
+        shown |= {f"{i:05d}": picture for i, picture in enumerate(filled)}
         for name, picture in shown.items():
             files.write(folder / name, picture, image.dtype, mpp)
         comparison = compared(folder, list(shown.values()))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from nca_gen import arrays, screen
+from nca_gen import arrays, hosts, screen
 from nca_gen.contracts import Condition, Part, Parts
 from nca_gen.pipelines import files, sampling
 
@@ -61,13 +61,14 @@ class Pipeline:
         """``config.sample.n`` samples of ``config.sample.size`` in ``folder``, and one grid beside it.
 
         Sample i depends on ``config.seed`` and i alone; those that are there already are kept, so a stopped run goes
-        on. Of a model of classes they take turns through ``config.sample.labels`` (() for all classes), and the grid
-        has a row for each.
+        on, and several processes share them. Of a model of classes they take turns through ``config.sample.labels`` (()
+        for all classes), and the grid has a row for each.
         """
         config = self.part.config
         size, n, labels = tuple(config.sample.size), config.sample.n, config.sample.labels
         cond = sampling.conditions(self.part.task.model, labels, n)
-        for some in screen.track(files.missing(folder, n, config.sample.batch, self.kind), f"sampling {n} of {size}"):
+        todo = files.missing(folder, n, config.sample.batch, self.kind)
+        for some in screen.track(todo, f"sampling {n} of {size}", quiet=not hosts.first()):
             key, row = (
                 arrays.keys(config.seed, len(some), some.start),
                 sampling.rows(cond, slice(some.start, some.stop)),

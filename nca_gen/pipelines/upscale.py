@@ -13,7 +13,7 @@ import numpy as np
 from annotated_types import Ge
 from jaxtyping import Array, Bool, Float, Key
 
-from nca_gen import arrays, screen
+from nca_gen import arrays, hosts
 from nca_gen.contracts import Condition, Part, Parts
 from nca_gen.diffusion.inpaint import KNOWN
 from nca_gen.errors import UserError
@@ -116,9 +116,10 @@ class Pipeline:
         stored, mpp = inpaint.stored(self.part, self.image)
         cond = sampling.conditions(self.part.task.model, config.sample.labels, self.samples)
         size = tuple(self.factor * n for n in stored.shape[:2])
-        drawn = screen.track(self.draw(arrays.keys(config.seed, self.samples), size, cond), "enlarging", self.samples)
-        large = list(drawn)
+        large = files.drawn(self, config.seed, self.samples, size, cond, "enlarging")
         seconds = time.perf_counter() - begun
+        if not hosts.first():
+            return []
         files.write(folder / "input", images.to_float(stored), stored.dtype, mpp)
         for i, picture in enumerate(large):
             files.write(folder / f"{i:05d}", picture, stored.dtype, [size / self.factor for size in mpp])

@@ -20,9 +20,9 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from nca_gen import hosts
 from nca_gen.errors import UserError
 from nca_gen.io import write
-from nca_gen.runtime import mesh
 from nca_gen.runtime.log import say
 
 Manager = Any
@@ -145,7 +145,7 @@ def restore_latest(saved: Manager, abstract: PyTree) -> tuple[PyTree, dict[str, 
                 (folder(workdir) / str(step)).rename(place)
         say(f"checkpoint {step} is damaged ({reason}): moved to {place}, using step {found[1]['step']}")
     if damaged:
-        mesh.anywhere(False)  # no process lists the directory before the first has moved them
+        hosts.meet()  # no process lists the directory before the first has moved them
         saved.reload()
     return found
 

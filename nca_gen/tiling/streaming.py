@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from nca_gen import screen
+from nca_gen import hosts, screen
 from nca_gen.contracts import Condition, Listener, Local, Place, Process
 from nca_gen.diffusion import guidance, samplers
 from nca_gen.diffusion.codec import Codec
@@ -376,22 +376,31 @@ def _paint(job: Job, level: huge.Store, tile: tiles.Tile, window: np.ndarray) ->
 
 
 class Journal:
-    """The finished tiles of the newest stage: a line "stage tile" each. What of a line was cut short does not count."""
+    """The finished tiles of the newest stage: a line "stage tile" each. What of a line was cut short does not count.
 
-    def __init__(self, path: Path):
-        known = path.read_bytes() if path.is_file() else b""
-        known = known[: known.rfind(b"\n") + 1]
-        lines = [tuple(map(int, line.split())) for line in known.splitlines()]
+    Each process writes a file of its own, all are read; process ``number`` writes its own, whoever wrote there before.
+    """
+
+    def __init__(self, folder: Path, number: int = 0):
+        path = folder / (f"journal.{number}" if number else "journal")
+        path.touch()
+        known = {file: whole_lines(file.read_bytes()) for file in folder.glob("journal*")}
+        lines = [tuple(map(int, line.split())) for text in known.values() for line in text.splitlines()]
         self.stage = max((stage for stage, _ in lines), default=0)
         self.done = {tile for stage, tile in lines if stage == self.stage}
         self.file = open(path, "ab")  # noqa: SIM115
-        self.file.truncate(len(known))
+        self.file.truncate(len(known[path]))
 
     def add(self, stage: int, tile: int) -> None:
         """Notes a finished tile, for good."""
         self.file.write(b"%d %d\n" % (stage, tile))
         self.file.flush()
         os.fsync(self.file.fileno())
+
+
+def whole_lines(text: bytes) -> bytes:
+    """``text`` without a last line that was cut short."""
+    return text[: text.rfind(b"\n") + 1]
 
 
 @cache
@@ -436,13 +445,18 @@ def run(
     dtype: Any = np.uint8,
     cond: Condition = None,
     bar: screen.Bar = screen.SILENT,
+    shared: bool = False,
 ) -> tuple[huge.Store, ...]:
     """Makes the picture of ``key`` and its pyramid in ``folder``, or what is missing of them; returns the levels.
 
     ``dtype``: of the pixels, uint8, uint16 or float32. A folder belongs to one job, key, params and ``cond``.
+    ``shared``: all processes run this together in one ``folder``; each makes its share of the tiles of every stage. A
+    shard of an array is written by one of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    disk, journal = stores(job, folder, dtype), Journal(folder / "journal")
+    deal, meet = (hosts.dealt, hosts.meet) if shared else (list, lambda: None)
+    disk, journal = stores(job, folder, dtype), Journal(folder, jax.process_index() if shared else 0)
+    meet()  # all have read all journals
     pixels = math.prod(job.size) / job.steps
     todo: list[tuple[str, float, Callable[[], Stage]]] = []
     if job.listens:
@@ -459,13 +473,15 @@ def run(
     with journal.file:
         for number in range(journal.stage, len(todo)):
             bar.what, worth, make = todo[number]
-            if number == passes:  # a picture may need the room
+            if number == passes and (hosts.first() or not shared):  # a picture may need the room
                 shutil.rmtree(folder / CELLS)
             stage, done = make(), journal.done if number == journal.stage else set()
+            share = deal(range(len(stage.tiles)))
 
-            def finish(i: int, number: int = number, worth: float = worth) -> None:
+            def finish(i: int, number: int = number, worth: float = worth / max(1, len(share))) -> None:
                 journal.add(number, i)
-                bar.advance(worth / n)
+                bar.advance(worth)  # the others are about as far
 
-            sweep(stage, [i for i in range(len(stage.tiles)) if i not in done], finish)
+            sweep(stage, [i for i in share if i not in done], finish)
+            meet()
     return disk.levels

@@ -12,7 +12,7 @@ from nca_gen import build
 from nca_gen import config as configs
 from nca_gen.config import Stage
 from nca_gen.errors import UserError, unknown
-from nca_gen.runtime import checkpoint, record
+from nca_gen.runtime import checkpoint, mesh, record
 from nca_gen.runtime.log import say
 
 
@@ -39,7 +39,8 @@ def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first
                 continue
             say(f"{stage.name}: {mode}")
             folder.mkdir(parents=True, exist_ok=True)
-            vars(build.verb(mode))[mode](stage.config, folder)
+            with mesh.joined(stage.config):
+                vars(build.verb(mode))[mode](stage.config, folder)
 
 
 def listed(page: str, rest: Sequence[str], first: str | None) -> list[Stage]:

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from nca_gen import build, screen
+from nca_gen import build, hosts, screen
 from nca_gen.contracts import Autoencoder, Published
 from nca_gen.data import flips, latents
 from nca_gen.data.source import SPLITS, Example, Source
@@ -29,7 +28,7 @@ Tile = tuple[int, ...]
 
 def main(config: Any, args: Namespace) -> None:
     """--mode=encode."""
-    with mesh.company():
+    with mesh.joined(config):
         encode(config, args.workdir)
 
 
@@ -45,7 +44,6 @@ def encode(config: Any, workdir: str | Path) -> Path:
         raise UserError("--mode=encode is for autoencoders, and this config is of none: train one first, see configs/")
     plan, root, patch = Encode(**build.fields(config, "encode")), Path(workdir, "latents"), tuple(config.data.patch)
     variants = flips.variants(plan.flips, len(patch), "config.encode.flips")
-    mesh.connect(config.mesh.get("distributed", False))
     model, params, origin = autoencoder(config, plan, workdir)
     sources = build.splits(config)
     tiles = {split: list(pieces(sources[split], patch)) for split in SPLITS}
@@ -65,18 +63,18 @@ def encode(config: Any, workdir: str | Path) -> Path:
     first = sources["train"].read(0, [(0, 1)] * len(patch))
     facts["pixels"] = {"dtype": str(first["image"].dtype), "mpp": list(first.get("mpp", ()))}
     finished = claim(root, facts)
-    if mesh.anywhere(not finished):
-        if jax.process_index() == 0:
+    if hosts.anywhere(not finished):
+        if hosts.first():
             latents.keep(root, model, params)
         todo = [(split, i, name) for split in SPLITS for i, name in enumerate(shards[split])]
-        share = [item for item in todo[jax.process_index() :: jax.process_count()] if not (root / item[2]).is_file()]
+        share = [item for item in hosts.dealt(todo) if not (root / item[2]).is_file()]
         columns = encoder(model, params, patch, variants, plan.batch)
-        for split, i, name in screen.track(share, "encoding", quiet=jax.process_index() > 0):
+        for split, i, name in screen.track(share, "encoding", quiet=not hosts.first()):
             rows = columns(sources[split], tiles[split][i * plan.shard : (i + 1) * plan.shard])
             with write.whole(root / name) as draft, draft.open("wb") as file:
                 np.savez(file, **rows)
-        mesh.anywhere(False)  # all have written
-        if jax.process_index() == 0:
+        hosts.meet()  # all have written
+        if hosts.first():
             scale = spread([root / name for name in shards["train"]])
             write.facts(root / latents.INDEX, facts | {"scale": scale})
     counts = ", ".join(f"{n} {split}" for split, n in facts["counts"].items())
@@ -140,8 +138,8 @@ def claim(root: Path, facts: dict[str, Any]) -> bool:
             what = f"another {name}" + ("" if name in ("config", "shards") else f": {old}, not {new}")
             what = "other images or labels" if name == "images" else what
             raise UserError(f"{root} holds latents of {what}; move it away, or delete it, to encode anew")
-    mesh.anywhere(False)  # all have looked
-    if there != facts and jax.process_index() == 0:
+    hosts.meet()  # all have looked
+    if there != facts and hosts.first():
         with write.refusals(root):
             root.mkdir(parents=True, exist_ok=True)
         write.facts(file, facts)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tempfile
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from nca_gen import build, judge
+from nca_gen import build, hosts, judge
 from nca_gen.contracts import Figure, Page, Part, Parts
 from nca_gen.data.source import Splits
 from nca_gen.errors import UserError
@@ -22,7 +23,7 @@ from nca_gen.evaluators import nearest, pictures, scores
 from nca_gen.evaluators.held import METRICS, Held
 from nca_gen.io import sets, write
 from nca_gen.report import files, report
-from nca_gen.runtime import cadence, run
+from nca_gen.runtime import cadence, mesh, run
 from nca_gen.runtime.log import say
 
 USUAL = {"images": METRICS[:2], "volumes": ("total_variation",), "slides": ("pfid",)}  # of sets without a config
@@ -63,12 +64,11 @@ def evaluate(
 
     ``names`` None: those that are :func:`due` after the evaluations of earlier steps. ``parts``: those of
     ``config.parts``, opened here if None. Everything is drawn from ``config.seed``, so two evaluations of one
-    checkpoint are equal. Of several hosts the first does it all.
+    checkpoint are equal. All processes must call this: they share the drawing of samples.
     """
-    params = jax.device_get(params)
-    if jax.process_index():
-        return {}
-    params = jax.device_put(params, jax.local_devices()[0])  # as open_run has them, so that both compile the same
+    params = jax.device_put(
+        jax.device_get(params), jax.local_devices()[0]
+    )  # as open_run has them, so that both compile the same
     model = Part(run.frozen(config), task, params, step, splits.decode)
     names = due(config, step, last(workdir, step - 1)) if names is None else names
     beside = run.beside(config, workdir) if parts is None else parts
@@ -83,23 +83,37 @@ def evaluate(
 def ask(parts: Parts, splits: Splits, workdir: str | Path, names: Sequence[str]) -> dict[str, Page]:
     """The pages of the evaluators ``names`` about the part "model", written with their pictures, and the report.
 
-    An evaluator that is asked twice, under another name, has a folder of its own for its pictures.
+    An evaluator that is asked twice, under another name, has a folder of its own for its pictures. Every process asks,
+    so that they can share what is drawn; what any but the first writes is thrown away.
     """
+    hosts.meet()  # all know what is asked, before a page is there
     part = parts["model"]
     pipeline, data = build.pipeline(part.config, parts), Held(part.config, part.task, splits)
-    folder, pages = run.evaluation(workdir, part.step), {}
-    for name, (_, evaluator) in build.evaluators(part.config).items():
-        if name not in names:
-            continue
-        sub = name if part.config.evals[name].get("name") not in (None, "", name) else ""
-        (folder / sub).mkdir(parents=True, exist_ok=True)
-        page = below(evaluator(pipeline, data, folder / sub), sub)
-        if files.contains(page):
-            facts = files.written(page) | {"step": part.step, "split": data.split}
-            write.facts(folder / f"{name}.json", facts)
-            pages[name] = page
-    report.write(workdir)
+    pages = {}
+    with place(run.evaluation(workdir, part.step)) as folder:
+        for name, (_, evaluator) in build.evaluators(part.config).items():
+            if name not in names:
+                continue
+            sub = name if part.config.evals[name].get("name") not in (None, "", name) else ""
+            (folder / sub).mkdir(parents=True, exist_ok=True)
+            page = below(evaluator(pipeline, data, folder / sub), sub)
+            if files.contains(page):
+                facts = files.written(page) | {"step": part.step, "split": data.split}
+                write.facts(folder / f"{name}.json", facts)
+                pages[name] = page
+    if hosts.first():
+        report.write(workdir)
     return pages
+
+
+@contextlib.contextmanager
+def place(folder: Path) -> Iterator[Path]:
+    """``folder``, or one that goes away, where another process writes into it."""
+    if hosts.first():
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
 
 
 def below(page: Page, folder: str) -> Page:
@@ -120,8 +134,9 @@ def main(config: Any, args: Namespace) -> None:
             specs = args.metrics and args.metrics.split(",")
             facts = compare(args.samples, args.reference, args.train, specs, args.workdir)
         else:
-            facts = everything(config, args.workdir)
-    if args.json:
+            with mesh.joined(config):
+                facts = everything(config, args.workdir)
+    if args.json and hosts.first():
         print(write.notation(facts, indent=2))
 
 

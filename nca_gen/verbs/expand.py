@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Num
 
-from nca_gen import arrays, build, screen
+from nca_gen import arrays, build, hosts, screen
 from nca_gen.data import labels as conditions
 from nca_gen.data.folds import folds
 from nca_gen.data.source import Example, Splits
@@ -30,7 +30,7 @@ from nca_gen.sections import Expand
 
 def main(config: Any, args: Namespace) -> None:
     """--mode=expand."""
-    with mesh.company():
+    with mesh.joined(config):
         expand(config, args.workdir)
 
 
@@ -43,7 +43,6 @@ def expand(config: Any, workdir: str | Path) -> Path:
     the work. Raises UserError for data without labels, a model without conditions, and a folder begun with other
     settings.
     """
-    mesh.connect(config.mesh.get("distributed", False))
     plan, parts = Expand(**build.fields(config, "expand")), run.parts(config, workdir)
     pipeline, part = build.pipeline(config, parts), parts["model"]
     classes = part.task.model.conditions.get("label", 0)
@@ -80,7 +79,7 @@ def expand(config: Any, workdir: str | Path) -> Path:
     patients = [example["patient"] for example in chosen]
     people = len(set(patients))
     say(f"{n} pictures, {plan.times} for each of {len(chosen)} label vectors of {people} patients, go into {folder}")
-    with screen.bar("drawing", n, "images", quiet=jax.process_index() > 0) as bar:
+    with screen.bar("drawing", n, "images", quiet=not hosts.first()) as bar:
         distance, near = rounds.rounds(
             n,
             folder / "images",
@@ -92,10 +91,10 @@ def expand(config: Any, workdir: str | Path) -> Path:
             dtype=like.dtype,
             mpp=mpp,
             deal=(jax.process_index(), jax.process_count()),
-            meet=lambda: mesh.anywhere(False),
+            meet=hosts.meet,
             bar=bar,
         )
-    if jax.process_index():
+    if not hosts.first():
         return folder
 
     names = columns(splits, labels.shape[1], classes)
@@ -153,7 +152,7 @@ def begin(folder: Path, settings: dict[str, Any]) -> None:
     text, path = write.notation(settings, indent=2), folder / "settings.json"
     if path.is_file() and not record.agree(json.loads(path.read_text()), json.loads(text)):
         raise UserError(f"{folder} was begun with other settings, see {path}: choose another --config.expand.name")
-    if not jax.process_index():
+    if hosts.first():
         folder.mkdir(parents=True, exist_ok=True)
         write.text(path, text)
 

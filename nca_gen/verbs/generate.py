@@ -9,17 +9,18 @@ from typing import Any
 
 from nca_gen import build
 from nca_gen.contracts import Pipeline
-from nca_gen.runtime import run
+from nca_gen.runtime import mesh, run
 from nca_gen.runtime.log import say
 
 
 def main(config: Any, args: Namespace) -> None:
     """--mode=generate."""
-    generate(config, args.workdir)
+    with mesh.joined(config):
+        generate(config, args.workdir)
 
 
 def generate(config: Any, workdir: str | Path) -> Path:
-    """Writes what ``config.generate`` asks for; returns the folder that holds it.
+    """Writes what ``config.generate`` asks for; returns the folder that holds it. Several processes share the work.
 
     Raises UserError for an unknown pipeline and for whatever that pipeline refuses.
     """

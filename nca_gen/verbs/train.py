@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from nca_gen import devices
+from nca_gen import devices, hosts
 from nca_gen.runtime import checkpoint, feed, log, mesh
 from nca_gen.runtime import course as courses
 from nca_gen.runtime.cadence import due
@@ -20,7 +20,8 @@ from nca_gen.runtime.course import Course
 
 def main(config: Any, args: Namespace) -> None:
     """--mode=train."""
-    train(config, args.workdir)
+    with mesh.joined(config):
+        train(config, args.workdir)
 
 
 def train(
@@ -70,7 +71,7 @@ def follow(course: Course, state: PyTree, step: int, rollbacks: int) -> tuple[Py
     while True:
         line = due(step, plan.log_every, logged)
         # Hosts are signalled at different steps: they agree where they meet anyway.
-        halt = mesh.anywhere(bool(course.signals)) if line or jax.process_count() == 1 else False
+        halt = hosts.anywhere(bool(course.signals)) if line or jax.process_count() == 1 else False
         done = step >= plan.steps
         keep = halt or done or due(step, plan.checkpoint_every, step - 1)
         if window and (line or keep):  # a checkpoint ends a line, so that a resumed curve is the same curve

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import toy
 
+from nca_gen import hosts
 from nca_gen.errors import UserError
 from nca_gen.runtime import mesh
 
@@ -66,8 +67,8 @@ def test_one_process_joins_nobody(monkeypatch):
     monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
     mesh.connect()
     assert not jax.distributed.is_initialized()
-    assert mesh.anywhere(True)
-    assert not mesh.anywhere(False)
+    assert hosts.anywhere(True)
+    assert not hosts.anywhere(False)
 
 
 @pytest.mark.slow
