@@ -57,6 +57,7 @@ def together(make: Callable[[slice], Iterable[Num[np.ndarray, "..."]]], n: int) 
         return own
     from jax.experimental import multihost_utils
 
+    meet()  # a collective waits for seconds only until all have begun it
     own = np.resize(own, (-(-n // count), *own.shape[1:]))  # all give as many
     pieces = [multihost_utils.process_allgather(own[at : at + MOST]) for at in range(0, len(own), MOST)]
     return np.concatenate(pieces, 1).swapaxes(0, 1).reshape(-1, *own.shape[1:])[:n]

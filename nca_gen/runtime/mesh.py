@@ -50,7 +50,8 @@ def joined(config: Any) -> Iterator[None]:
         return
     try:
         with company():
-            MACHINES[:] = introduced()
+            if not MACHINES:
+                MACHINES.extend(introduced())
             yield
             hosts.meet()  # one that is done early would be missed
     except UserError as e:
@@ -156,6 +157,7 @@ def introduced() -> list[str]:
     """The names of the machines of all processes, of which the first shows a table with their devices."""
     from jax.experimental import multihost_utils
 
+    hosts.meet()
     name = np.frombuffer(socket.gethostname().encode()[:64].ljust(64, b"\0"), np.uint8)
     names = [bytes(row).rstrip(b"\0").decode() for row in multihost_utils.process_allgather(name)]
     rows = []

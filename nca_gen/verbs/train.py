@@ -68,6 +68,7 @@ def follow(course: Course, state: PyTree, step: int, rollbacks: int) -> tuple[Py
     batches = feed.batches(course.config, course.splits["train"], course.grid, step, rollbacks)
     advance, logged, before, window = course.program.step, step, None, []  # window: metrics since the last line
     curve.rewind(step)
+    hosts.meet()  # a collective waits for seconds only until all have begun it
     while True:
         line = due(step, plan.log_every, logged)
         # Hosts are signalled at different steps: they agree where they meet anyway.
