@@ -99,7 +99,7 @@ def stated(distributed: bool) -> tuple[str | None, int | None, int | None]:
     """Address, number of processes and own number, by the environment. Raises UserError for what cannot be right."""
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     names = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-    words = [os.environ.get(name) for name in names]
+    words = [os.environ.get(name) or None for name in names]
     for name, word in zip(names, words, strict=True):
         if word and not word.isdecimal():
             raise UserError(f"{name}={word} is no number")

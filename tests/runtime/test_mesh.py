@@ -1,3 +1,4 @@
+import socket
 import sys
 
 import jax
@@ -69,6 +70,51 @@ def test_one_process_joins_nobody(monkeypatch):
     assert not jax.distributed.is_initialized()
     assert hosts.anywhere(True)
     assert not hosts.anywhere(False)
+
+
+NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (("host:1", "", ""), r"host:1 is set, and neither .*: unset it to run alone, or set all three on each host$"),
+        (("host:1", "2", "2"), r"JAX_PROCESS_ID=2: JAX_NUM_PROCESSES=2, so they are 0 to 1$"),
+        (("host:1", "2", "-1"), r"JAX_PROCESS_ID=-1 is no number$"),
+        (("host:1", "two", "0"), r"JAX_NUM_PROCESSES=two is no number$"),
+        (("host", "2", "0"), r"JAX_COORDINATOR_ADDRESS=host is not host:port$"),
+        (("", "2", "0"), r"JAX_NUM_PROCESSES=2 is set and JAX_COORDINATOR_ADDRESS is not"),
+    ],
+)
+def test_variables_that_cannot_be_right(variables, said, monkeypatch):
+    for name, value in zip(NAMES, variables, strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=said):
+        mesh.connect()
+
+
+def test_one_process_of_one_joins_nobody(monkeypatch):
+    for name, value in zip(NAMES, ("host:1", "1", "0"), strict=True):
+        monkeypatch.setenv(name, value)
+    mesh.connect()
+    assert not jax.distributed.is_initialized()
+
+
+def test_a_coordinator_that_nobody_is(capsys):
+    """A stale address, or a first process that has not come: one line, and the code of a host that is missing."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))  # and does not listen
+        address = f"localhost:{s.getsockname()[1]}"
+        with pytest.raises(SystemExit) as ended:
+            mesh.reach(address, 1, 0.5)
+        assert ended.value.code == 75
+        line = capsys.readouterr().err
+        assert line.startswith(f"error: process 0 did not come: nobody listens at JAX_COORDINATOR_ADDRESS={address}")
+        assert line.count("\n") == 1
+        s.listen()
+        mesh.reach(address, 1, 0.5)
+        with pytest.raises(UserError, match=f"{address}: cannot listen there .*; choose a free port$"):
+            mesh.reach(address, 0, 0.5)
 
 
 @pytest.mark.slow
