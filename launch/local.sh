@@ -66,7 +66,8 @@ while [ "$left" -gt 0 ]; do
             if [ "$deadline" ] && [ "$SECONDS" -ge "$deadline" ]; then kill -KILL "$pid" 2>/dev/null || true; fi
             continue
         fi
-        if wait "$pid"; then own=0; else own=$?; fi
+        own=0
+        { wait "$pid" || own=$?; } 2>/dev/null # bash would tell of a signal
         unset "processes[$i]"
         # Who left because another was lost (75) is not the first cause.
         if [ "$own" -ne 0 ] && { [ "$code" -eq 0 ] || { [ "$code" -eq 75 ] && [ "$own" -ne 75 ]; }; }; then

@@ -9,16 +9,18 @@ import signal
 import sys
 from pathlib import Path
 
-import jax
-import numpy as np
-from ml_collections import ConfigDict
-
-from nca_gen import hosts, main
-from nca_gen.runtime import mesh
+from nca_gen.runtime import watch
 
 
 def lose():
     """All gather what each made of 6 arrays; then the last process goes, as a preempted host does."""
+    import jax
+    import numpy as np
+    from ml_collections import ConfigDict
+
+    from nca_gen import hosts
+    from nca_gen.runtime import mesh
+
     with mesh.joined(ConfigDict({"mesh": {"patience": 300}})):
         gather = lambda: hosts.together(lambda some: np.arange(12.0, dtype=np.float32).reshape(6, 2)[some], 6)
         print("gathered", gather().tolist(), flush=True)
@@ -27,10 +29,17 @@ def lose():
         print("gathered", gather().tolist(), flush=True)
 
 
+def do(commands):
+    """One after the other; ends at the first that fails."""
+    from nca_gen import main
+
+    for command in commands:
+        if code := main.run(command):
+            sys.exit(code)
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "lost":
-        lose()
-    else:
-        for command in json.loads(Path(sys.argv[1]).read_text()):
-            if code := main.run(command):
-                sys.exit(code)
+    if watch.needed(sys.argv, os.environ):
+        sys.exit(watch.over([sys.executable, *sys.orig_argv[1:]]))
+    watch.tie()
+    lose() if sys.argv[1] == "lost" else do(json.loads(Path(sys.argv[1]).read_text()))
