@@ -23,7 +23,22 @@ DRY = {
     "gke.sh --dry-run": {},
     "gke.sh --dry-run ": {"KIND": "tpu", "HOSTS": "4", "CHIPS": "4", "NAME": "it's"},
 }
-OURS = ("PORT", "CORES", "PYTHON", "TPU", "ZONE", "TYPE", "VERSION", "SPOT", "KIND", "HOSTS", "CHIPS", "NAME", "IMAGE")
+OURS = (
+    "PORT",
+    "CORES",
+    "PYTHON",
+    "TPU",
+    "ZONE",
+    "TYPE",
+    "VERSION",
+    "SPOT",
+    "KIND",
+    "HOSTS",
+    "CHIPS",
+    "NAME",
+    "IMAGE",
+    "ACCELERATOR",
+)
 
 
 def bash(*words, **environment):
@@ -206,6 +221,27 @@ def test_shellcheck_has_nothing_to_say_of_what_is_no_sh_file(script, tmp_path):
         path.write_text(f"#!/usr/bin/env bash\n{task['setup']}{task['run']}")
     done = subprocess.run([Path(sys.executable).with_name("shellcheck"), path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_an_installation_is_known_by_its_locks_and_stays_what_it_is(tmp_path):
+    """Installed for a TPU, it is up to date as such, and not for CPU or another accelerator."""
+    for name in ("requirements.txt", "launch/setup.sh", "launch/tpu.txt", "launch/cuda12.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    venv = tmp_path / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    stub(venv / "bin", "python", f'exec {sys.executable} "$@"')
+    version = subprocess.run([sys.executable, "-VV"], capture_output=True, text=True, check=True).stdout
+    locks = [(tmp_path / name).read_text() for name in ("requirements.txt", "launch/tpu.txt")]
+    (venv / "installed").write_text("".join([version, *locks]))
+    (venv / "accelerator").write_text("tpu\n")
+    for environment in ({}, {"ACCELERATOR": "tpu"}):
+        done = bash(tmp_path / "launch" / "setup.sh", **environment)
+        assert (done.returncode, done.stdout) == (0, "setup: .venv is up to date\n"), done.stderr
+    for accelerator in ("cpu", "cuda12"):
+        done = bash(tmp_path / "launch" / "setup.sh", ACCELERATOR=accelerator, PYTHON="/nowhere/python")
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: no Python 3.11 or 3.12")
 
 
 def test_an_accelerator_that_is_none():
