@@ -67,7 +67,7 @@ while [ "$left" -gt 0 ]; do
             continue
         fi
         own=0
-        { wait "$pid" || own=$?; } 2>/dev/null # bash would tell of a signal
+        wait "$pid" || own=$?
         unset "processes[$i]"
         # Who left because another was lost (75) is not the first cause.
         if [ "$own" -ne 0 ] && { [ "$code" -eq 0 ] || { [ "$code" -eq 75 ] && [ "$own" -ne 75 ]; }; }; then

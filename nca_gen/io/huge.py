@@ -6,6 +6,7 @@ a shard holds chunks, which are what a read decodes. Nothing here holds more tha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def array(
     meta = {"shape": list(shape), "data_type": np.dtype(dtype).name, "chunk_grid": grid}
     meta["codecs"] = [{"name": "sharding_indexed", "configuration": sharding}]
     meta |= {"dimension_names": list(axes)} if axes else {}
-    where = {"driver": "file", "path": str(Path(path).absolute())}
+    where = {"driver": "file", "path": os.path.abspath(path)}  # TensorStore takes no ".."
     spec = {"driver": "zarr3", "kvstore": where, "metadata": meta}
     return tensorstore.open(spec, open=True, create=True).result()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -241,7 +242,7 @@ def _zarr(path: Path) -> Slide:
         axes = [axis["name"] for axis in image["axes"]]
         stores = []
         for level in image["datasets"]:
-            store = {"driver": "file", "path": str((path / level["path"]).absolute())}
+            store = {"driver": "file", "path": os.path.abspath(path / level["path"])}
             spec = {"driver": "zarr3" if new else "zarr", "kvstore": store}
             stores.append(tensorstore.open(spec, open=True, read=True).result())
         if others := [a for a, n in zip(axes, stores[0].shape, strict=True) if a not in "cyx" and n > 1]:

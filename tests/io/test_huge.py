@@ -29,6 +29,16 @@ def pyramid(request, tmp_path_factory):
     return group, stores, arrays
 
 
+def test_a_path_that_goes_up_is_a_path(tmp_path):
+    """TensorStore takes none; a workdir may be ../runs/a."""
+    (tmp_path / "below").mkdir()
+    group = tmp_path / "below" / ".." / "image.ome.zarr"
+    huge.level(group, 0, (4, 6), 1, np.uint8, (4, 6), (4, 6)).write(np.full((1, 4, 6), 7, np.uint8)).result()
+    huge.describe(group, 1, 1, "image")
+    assert len(slides.open_slide(group).levels) == 1
+    assert (tmp_path / "image.ome.zarr" / "zarr.json").is_file()
+
+
 def test_sizes_of_levels():
     """Down to one tile; a line of pixels has no half."""
     assert huge.sizes(1024, 1024) == [(1024, 1024), (512, 512), (256, 256)]

@@ -42,7 +42,10 @@ def turn(folder, workdir, n, what, number):
     python.chmod(0o755)
     command = ["bash", ROOT / "launch" / "local.sh", str(n), workdir, what, str(number)]
     environment = os.environ | {"PYTHON": str(python), "CORES": str(n), "PYTHONPATH": str(ROOT)}
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    said = done.stdout
     return [json.loads(line.partition("TOOK ")[2]) for line in said.splitlines() if "TOOK " in line]
 
 
