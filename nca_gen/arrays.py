@@ -116,7 +116,7 @@ def blocked(x: Float[Array, "B *T C"], k: int) -> Float[Array, "B *S D"]:
     n = x.ndim - 2
     split = [part for size in x.shape[1:-1] for part in (size // k, k)]
     cells, inner = range(1, 2 * n, 2), range(2, 2 * n + 1, 2)
-    x = x.reshape(len(x), *split, x.shape[-1]).transpose(0, *cells, *inner, 2 * n + 1)
+    x = x.reshape(x.shape[0], *split, x.shape[-1]).transpose(0, *cells, *inner, 2 * n + 1)
     return x.reshape(*x.shape[: n + 1], -1)
 
 
@@ -128,7 +128,7 @@ def unblocked(x: Float[Array, "B *S D"], k: int) -> Float[Array, "B *T C"]:
     x = x.reshape(*x.shape[:-1], *[k] * n, x.shape[-1] // k**n)
     order = [axis for i in range(n) for axis in (1 + i, 1 + n + i)]
     sides = [size * k for size in x.shape[1 : n + 1]]
-    return x.transpose(0, *order, 2 * n + 1).reshape(len(x), *sides, -1)
+    return x.transpose(0, *order, 2 * n + 1).reshape(x.shape[0], *sides, -1)
 
 
 def multi_hot(label: Num[Array | np.ndarray, "B L"], classes: int) -> Float[Array, "B K"]:

@@ -34,7 +34,7 @@ FIXED = {  # sections without one
     "sample": ("pipelines.sampling", "Settings"),
     **{
         section: ("sections", section.capitalize())
-        for section in ("train", "held", "mesh", "expand", "encode", "classify", "study", "bench")
+        for section in ("train", "held", "mesh", "expand", "encode", "classify", "study", "bench", "export")
     },
 }
 BESIDE = {"sample": own.Drawing, "data": own.Patches, "evals": own.Turn}  # fields that these have too
@@ -42,7 +42,7 @@ GIVEN = {"model": ("timesteps",), "task": ("model", "learner", "process", "codec
 ASKED = (("learner", "optimizer"), ("codec", "codec"), ("process", "diffusion"), ("process", "generate"))  # by a task
 USUAL = {"diffusion": "discrete", "generate": "sample"}  # names
 SECTIONS = ("seed", "model", "codec", "diffusion", "task", "optimizer", "data", "train", "sample", "generate", "held")
-SECTIONS += ("evals", "parts", "expand", "encode", "classify", "study", "bench", "mesh")
+SECTIONS += ("evals", "parts", "expand", "encode", "classify", "study", "bench", "export", "mesh")
 
 
 def named(room: str, entry: str, name: str) -> ModuleType:
@@ -222,6 +222,19 @@ def decoder(config: Any) -> Callable:
 
     module = named(*NAMED["data"], config.data.name)
     return vars(module).get("decoder", lambda path: unchanged)(config.data.get("path", ""))
+
+
+def decoding(config: Any) -> tuple[Callable, Any] | None:
+    """The same as a pure function of its parameters, and these; None where the data are images as they are."""
+    module = named(*NAMED["data"], config.data.name)
+    return vars(module)["decoding"](config.data.get("path", "")) if "decoding" in vars(module) else None
+
+
+def origin(config: Any) -> Any:
+    """Where the data come from and under which licence (:class:`nca_gen.data.source.Origin`); None where that is not
+    known, as of files of one's own."""
+    module = named(*NAMED["data"], config.data.name)
+    return vars(module)["origin"](config.data.get("path", "")) if "origin" in vars(module) else None
 
 
 def pipeline(config: Any, parts: Any) -> Any:

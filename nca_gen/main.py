@@ -17,7 +17,7 @@ from nca_gen import build
 from nca_gen import config as configs
 from nca_gen.config import override, pages
 from nca_gen.errors import UserError, unknown
-from nca_gen.io import cache
+from nca_gen.io import cache, exports
 from nca_gen.runtime import watch
 
 HELP = """\
@@ -33,7 +33,9 @@ modes
   describe   parameters, reach, FLOP and memory of the model
   bench      time and peak memory of a training step and of sampling
   check      read the data set through; say what is in it and what is wrong with it
+  export     weights, config, card, and a program that draws without this package, as a folder to pass on
 
+A workdir is the folder of a run, of an export, or zoo:NAME, an automaton that lies in this package (nca_gen/zoo).
 Any field is overridden by its path: --config.model.hidden=256 --config.data.patch=96,96
 A field of a stage of a chain by its name: --config.autoencoder.train.steps=1000 --config.cells.seed=1
 A form of a config is named after a colon, several with commas: --config=configs/fourier_diff_nca.py:c128_h640,smoke
@@ -51,10 +53,13 @@ VERBS = (
     "describe",
     "bench",
     "check",
+    "export",
 )
-USES = ("generate", "evaluate", "expand")  # of what was trained
+USES = ("generate", "evaluate", "expand", "export")  # of what was trained
+READS = (*USES, "encode")  # beside the config also weights of the workdir; the others only write there
+SAYS = ("describe", "check")  # and write nothing
 FLAGS = ("--config", "--workdir", "--mode", "--samples", "--reference", "--train", "--metrics", "--weights")
-FLAGS += ("--stage", "--json", "--help")
+FLAGS += ("--stage", "--json", "--help", "--out", "--export.path")
 
 
 def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
@@ -70,6 +75,7 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     )
     parser.add_argument("--config", metavar="FILE[:FORM]", help="a file of configs/")
     parser.add_argument("--workdir", metavar="DIR", help="where everything about a run is kept")
+    parser.add_argument("--out", metavar="DIR", help="where results go; where it is left out, the workdir")
     parser.add_argument("--mode", metavar="MODE", default="train", help="what to do, one of the modes below")
     parser.add_argument("--samples", metavar="PATH", help="evaluate: images to score, a folder or an .npz, not a model")
     parser.add_argument("--reference", metavar="PATH", help="evaluate: the real images that --samples are held against")
@@ -90,6 +96,8 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
         given := [f for f in ("samples", "reference", "train", "metrics") if vars(args)[f]]
     ):
         raise UserError(f"--{given[0]} is for --mode=evaluate")
+    if args.out and args.mode in SAYS:
+        raise UserError(f"--out is for what writes files, and --mode={args.mode} writes none")
     if args.stage and args.mode != "chain":
         raise UserError("--stage is for --mode=chain")
     if not args.samples and (given := [flag for flag in ("reference", "train") if vars(args)[flag]]):
@@ -99,6 +107,8 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
         raise UserError(f"--mode={args.mode} needs --workdir=DIR, where the run is kept{hint}")
     if args.samples and (args.config or rest):
         raise UserError(f"{(rest or ['--config'])[0]} is for a model; --samples are scored without a config")
+    if args.mode == "export":  # whose fields are short enough to be flags
+        rest = [f"--config.{word[2:]}" if word.startswith("--export.") else word for word in rest]
     if args.weights:
         os.environ["NCA_GEN_WEIGHTS"] = args.weights
     return args, rest
@@ -132,28 +142,39 @@ def configure(args: Namespace, rest: list[str]) -> Any:
     return config
 
 
-def folder(args: Namespace) -> None:
-    """Makes the workdir where it is missing. Raises UserError where nothing can be written, or nothing was trained."""
-    workdir = args.workdir
-    if workdir is None or args.mode in ("describe", "check"):
+def folder(args: Namespace, path: str = "") -> None:
+    """Makes the folder where results go: ``path``, else ``--out``, else the workdir. ``args.out`` is it from here on.
+
+    Raises UserError where nothing can be written, or nothing was trained.
+    """
+    workdir, out = args.workdir, path or args.out or args.workdir
+    if args.mode in SAYS or out is None:
         return
     if args.mode in USES and not args.samples and not Path(workdir).is_dir():
         raise UserError(f"there is no workdir {workdir}; train first, or correct --workdir")
+    if out == workdir and exports.lent(workdir):
+        raise UserError(f"{workdir} is not yours to write to; say where results go with --out=DIR")
+    if args.mode == "train" and exports.is_export(out):
+        raise UserError(f"{out} is an export, which is not trained on; train elsewhere, with --config.train.init={out}")
+    flag = "--workdir" if out == workdir and args.mode not in READS else "--out"
     try:
-        os.makedirs(workdir, exist_ok=True)
+        os.makedirs(out, exist_ok=True)
     except OSError as e:
-        raise UserError(f"cannot make the workdir {workdir} ({e.strerror}); choose another --workdir") from e
-    if not os.access(workdir, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write to the workdir {workdir}; choose another --workdir")
+        raise UserError(f"cannot make the folder {out} ({e.strerror}); choose another {flag}") from e
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to the folder {out}; choose another {flag}")
+    args.out = out
+    if args.mode not in READS:
+        args.workdir = out
 
 
 def run(argv: list[str]) -> int:
     """Does what the flags say. Returns the exit code: 0, 2 for an error of the user's, 130 when interrupted."""
     try:
         args, rest = parse(argv)
-        args.rest = rest
+        args.rest, args.workdir = rest, args.workdir and exports.located(args.workdir)
         config = configure(args, rest)
-        folder(args)
+        folder(args, config.export.path if args.mode == "export" else "")
         build.verb(args.mode).main(config, args)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)

@@ -174,3 +174,17 @@ class Study(NamedTuple):
     train: Count = 1080
     split: Split = "test"
     metrics: tuple[str, ...] = ()
+
+
+class Export(NamedTuple):
+    """``config.export``: what --mode=export writes; ``--export.path`` is short for ``--config.export.path``, and so on.
+
+    ``path``: the folder, "" for ``export`` in the workdir. ``size``: of what the sampler draws, in the units of the
+    data that the model learned; () for ``config.sample.size``. ``licence``: of the weights, as a hub spells it
+    ("cc-by-4.0"); "" for that of the data. ``name``: of the model on its card; "" for that of the folder.
+    """
+
+    path: str = ""
+    size: Sides = ()
+    licence: str = ""
+    name: str = ""

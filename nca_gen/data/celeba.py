@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from nca_gen.data import records
-from nca_gen.data.source import SPLITS, Splits
+from nca_gen.data.source import SPLITS, Origin, Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.ranges import Count, Gigabytes
@@ -66,3 +66,9 @@ class Celeba(records.Builder):
 
         items = [(name, name, lambda name=name: image(name)) for name in names]
         yield from self.examples(split, items)
+
+
+def origin(path: str = "") -> Origin:
+    """The project page allows research and nothing that earns money."""
+    link, terms = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html", "non-commercial research purposes only"
+    return Origin("CelebA, aligned (Liu et al. 2015)", "other", link, terms)

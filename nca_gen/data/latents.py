@@ -20,9 +20,9 @@ from jaxtyping import Float32
 
 from nca_gen import build
 from nca_gen.contracts import Autoencoder, Published
-from nca_gen.data.source import SPLITS, Example, Source, Splits, digest, fits
+from nca_gen.data.source import SPLITS, Example, Origin, Source, Splits, digest, fits
 from nca_gen.errors import UserError
-from nca_gen.io import npy, weights
+from nca_gen.io import npy, weights, write
 from nca_gen.io.images import Unreadable
 from nca_gen.ranges import Gigabytes
 
@@ -43,6 +43,10 @@ def splits(path: str | Path = "", strict: bool = False, memory_gb: Gigabytes = 2
     """
     del strict
     facts = index(path)
+    if "shards" not in facts:
+        raise UserError(
+            f"{folder(path)} decodes latents and holds none: point --config.data.path at what it was made of"
+        )
     mean, std = (np.float32(facts["scale"][name]) for name in ("mean", "std"))
     shape = tuple(facts["shape"])
     sizes = (facts["variants"] * 2, *shape)
@@ -97,19 +101,34 @@ def decoder(path: str | Path) -> Callable[[Float32[np.ndarray, "n h w c"]], Floa
 
     @cache
     def decode() -> Callable[[np.ndarray], np.ndarray]:
-        import jax.numpy as jnp
-        from ml_collections import ConfigDict
-
-        facts = index(path)
-        model = build.model(ConfigDict({"model": _tuples(facts["config"]["model"])}))
-        mean, std = (np.float32(facts["scale"][name]) for name in ("mean", "std"))
-
-        def image(params: Any, z: Any) -> Any:
-            return jnp.clip(model.decode(params, z * std + mean), -1.0, 1.0)
-
-        return batched(image, restored(path, model), BATCH)
+        return batched(*decoding(path), BATCH)
 
     return lambda z: decode()(z)
+
+
+def decoding(path: str | Path) -> tuple[Callable[[Any, Any], Any], Any]:
+    """The function (parameters, standardised latents) -> images in [-1, 1], and its parameters."""
+    import jax.numpy as jnp
+    from ml_collections import ConfigDict
+
+    facts = index(path)
+    model = build.model(ConfigDict({"model": _tuples(facts["config"]["model"])}))
+    mean, std = (np.float32(facts["scale"][name]) for name in ("mean", "std"))
+
+    def image(params: Any, z: Any) -> Any:
+        return jnp.clip(model.decode(params, z * std + mean), -1.0, 1.0)
+
+    return image, restored(path, model)
+
+
+def carry(path: str | Path, root: Path) -> None:
+    """Writes into ``root``/latents what decodes the latents of ``path``, and of the latents themselves nothing."""
+    facts = index(path)
+    config = {"model": facts["config"]["model"], "data": {"name": facts["config"]["data"]["name"]}}
+    known = {name: facts[name] for name in ("version", "shape", "labels", "pixels", "scale") if name in facts}
+    (root / "latents").mkdir(parents=True, exist_ok=True)
+    write.data(root / "latents" / AUTOENCODER, (folder(path) / AUTOENCODER).read_bytes())
+    write.facts(root / "latents" / INDEX, known | {"config": config})
 
 
 def keep(path: str | Path, model: Autoencoder, params: Any) -> None:
@@ -203,3 +222,10 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _tuples(inner) for name, inner in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def origin(path: str | Path = "") -> Origin | None:
+    """Of the images that were encoded."""
+    from ml_collections import ConfigDict
+
+    return build.origin(ConfigDict({"data": {"path": "", **source(path)}}))

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from nca_gen.data import records
-from nca_gen.data.source import SPLITS, Splits
+from nca_gen.data.source import SPLITS, Origin, Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.ranges import Count, Gigabytes, Natural
@@ -72,3 +72,8 @@ class Retinamnist(records.Builder):
 
         items = [(name, name, lambda x=x: framed(x)) for name, x in zip(names, pixels, strict=True)]
         yield from self.examples(split, items, labels.astype(np.int32))
+
+
+def origin(path: str = "") -> Origin:
+    """MedMNIST's own page states the licence."""
+    return Origin("RetinaMNIST (Yang et al. 2023, from DeepDRiD)", "cc-by-4.0", "https://medmnist.com")

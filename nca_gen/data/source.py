@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Num
@@ -133,6 +133,18 @@ class Splits(Mapping[str, Source]):
     def pixels(self) -> Splits:
         """The splits of the images that these latents were encoded from; these themselves where they are images."""
         return self.origin() if self.origin else self
+
+
+class Origin(NamedTuple):
+    """Where a data set comes from: ``title``, ``licence`` as a model hub spells it, ``link``.
+
+    ``terms``: the licence in words, where the hub has no word of its own and ``licence`` is "other".
+    """
+
+    title: str
+    licence: str
+    link: str
+    terms: str = ""
 
 
 def of(examples: Sequence[Example]) -> Source:

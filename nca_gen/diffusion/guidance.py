@@ -50,7 +50,7 @@ def classifier_free(denoise: Conditional, cond: Condition, scale: float) -> Deno
         return lambda x, t, memory, key: denoise(x, t, cond, memory, key)
 
     def guided(x, t, memory, key):
-        t = jnp.broadcast_to(t, len(x))
+        t = jnp.broadcast_to(t, x.shape[:1])
         pairs = rows(cond, jax.tree.map(jnp.zeros_like, cond))
         outputs, memory = denoise(rows(x, x), rows(t, t), pairs, memory, both(key))
         (given, v), (null, _) = (variance.parted(half, x.shape[-1]) for half in (outputs[::2], outputs[1::2]))

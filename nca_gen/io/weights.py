@@ -116,12 +116,23 @@ def read(path: str | Path) -> State:
     raise UserError(f"{path} holds no weights in a format known here: {ENDINGS}")
 
 
-def write(path: str | Path, state: State) -> None:
-    """``state`` as safetensors, whole or not at all. Raises UserError where the file cannot be written."""
+def write(path: str | Path, state: State, about: Mapping[str, str] | None = None) -> None:
+    """``state`` as safetensors, whole or not at all, with ``about`` in its head. UserError where that cannot be."""
     from safetensors.numpy import save
 
     # As it is handed over: the library takes the memory of a transposed or strided array for its numbers in order.
-    files.data(path, save({name: np.array(state[name], order="C") for name in sorted(state)}))
+    files.data(path, save({name: np.array(state[name], order="C") for name in sorted(state)}, about and dict(about)))
+
+
+def about(path: str | Path) -> dict[str, str]:
+    """What stands in the head of a file of safetensors; nothing where :func:`read` would complain."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError):
+        return {}
 
 
 def _opened(path: str | Path) -> Any:

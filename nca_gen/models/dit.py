@@ -50,7 +50,7 @@ def patches(x: Float[Array, "B H W C"], p: int) -> Float[Array, "B N D"]:
 
 def image(x: Float[Array, "B N D"], p: int, h: int, w: int) -> Float[Array, "B {h} {w} C"]:
     """The way back from :func:`patches`."""
-    return x.reshape(len(x), h // p, w // p, p, p, -1).swapaxes(2, 3).reshape(len(x), h, w, -1)
+    return x.reshape(x.shape[0], h // p, w // p, p, p, -1).swapaxes(2, 3).reshape(x.shape[0], h, w, -1)
 
 
 def normed(

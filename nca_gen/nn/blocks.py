@@ -48,7 +48,7 @@ class Residual(nn.Module):
         y = nn.silu(Norm(**how, name="norm0")(x))
         y = conv(x, self.width, **how, name="conv0")(y)
         c = modules.Dense(self.width, kernel_init=spread, **how, name="condition")(c)
-        y = y + c.reshape(len(c), *[1] * (x.ndim - 2), -1)
+        y = y + c.reshape(c.shape[0], *[1] * (x.ndim - 2), -1)
         y = nn.silu(Norm(**how, name="norm1")(y))
         y = conv(x, self.width, zero=True, **how, name="conv1")(y)
         if x.shape[-1] != self.width:
@@ -64,7 +64,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *S D"]) -> Float[Array, "B *S D"]:
-        y = Norm(dtype=self.dtype, name="norm")(x).reshape(len(x), prod(x.shape[1:-1]), -1)
+        y = Norm(dtype=self.dtype, name="norm")(x).reshape(x.shape[0], prod(x.shape[1:-1]), -1)
         heads = x.shape[-1] // self.head
         y = SelfAttention(heads, spread, zero=True, dtype=self.dtype, name="attention")(y)
         return x + y.reshape(x.shape)

@@ -6,7 +6,7 @@ those that satisfy the contract of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
@@ -149,14 +149,13 @@ def seamless(size: Sequence[int], block: int) -> None:
         raise UserError(f"a torus has whole cells: make config.sample.size multiples of {block}")
 
 
-@cache
-def _segment(model: Any, process: Any, codec: Codec, sampler: str, clip: str, scale: int | float, inherits: str) -> Any:
-    """One compiled stretch of sampling; cached, so that every batch and every evaluation shares it."""
-    model = model.inference()
+def stretch(
+    model: Any, process: Any, codec: Codec, sampler: str, clip: str, scale: int | float, inherits: str
+) -> Callable[..., samplers.Carry]:
+    """A stretch of sampling: (params, carry, times [n], key [B], cond) -> the carry at the last of the times."""
     step = chosen(samplers.SAMPLERS, "config.sample.sampler", sampler)
     bound = chosen(guidance.CLIPS, "config.sample.clip", clip)
 
-    @jax.jit
     def run(
         params: Any, carry: samplers.Carry, times: Num[Array, " n"], key: Key[Array, " B"], cond: Condition
     ) -> samplers.Carry:
@@ -167,6 +166,12 @@ def _segment(model: Any, process: Any, codec: Codec, sampler: str, clip: str, sc
         return samplers.sample(step, process, denoise, carry, times, key)
 
     return run
+
+
+@cache
+def _segment(model: Any, *settings: Any, **more: Any) -> Any:
+    """A compiled :func:`stretch`; cached, so that every batch and every evaluation shares it."""
+    return jax.jit(stretch(model.inference(), *settings, **more))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -53,10 +53,15 @@ class Head(NamedTuple):
     tiles: Sequence[Tile] = ()
 
 
-def write(workdir: str | os.PathLike[str]) -> Path:
-    """Writes ``report.html`` into ``workdir``, at once (a reader never sees half of it), and returns its path."""
-    path = Path(workdir, "report.html")
+def write(workdir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+    """Writes ``report.html`` into ``workdir``, at once (a reader never sees half of it), and returns its path.
+
+    ``out``: the folder that it is written to instead, with the evaluations that lie there.
+    """
+    path = Path(out or workdir, "report.html")
     run = read(Path(workdir))
+    if out:
+        run = run._replace(evaluations=read(path.parent).evaluations)
     names = [str(name) for section in ("model", "data") if (name := at(run.config, section, "name"))]
     sections = [*downstream(run), *evaluations(run), *curves(run), speed(run), environment(run)]
     shown = {"sections": sections, "oversized": oversized(run), "command": typed(run), "config": whole(run)}
@@ -82,7 +87,7 @@ def environment_of_templates() -> jinja2.Environment:
     """Templates that print nothing private, and everything escaped but markup of our own."""
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("nca_gen.report"),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(("html",)),
         finalize=words.shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

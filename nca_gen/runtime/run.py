@@ -15,6 +15,7 @@ from nca_gen import config as configs
 from nca_gen.contracts import Part, Parts, Transfer
 from nca_gen.data import latents
 from nca_gen.errors import UserError
+from nca_gen.io import exports, weights
 from nca_gen.runtime import checkpoint
 from nca_gen.runtime.log import say
 
@@ -32,31 +33,77 @@ def evaluation(workdir: str | os.PathLike, step: int) -> Path:
 def open_run(path: str | os.PathLike, step: int | None = None) -> Part:
     """The trained part at ``path``: frozen, on the first device.
 
-    A workdir (the newest good checkpoint, or that of ``step``); a folder of latents, which holds their autoencoder; or
-    a published file of weights with the page that says of what, PAGE[:FORM]@FILE. Raises UserError for anything else.
+    A workdir (the newest good checkpoint, or that of ``step``); an export, also of the zoo ("zoo:NAME") or in the cache
+    of a model hub; a folder of latents, which holds their autoencoder; or a published file of weights with the page
+    that says of what, PAGE[:FORM]@FILE. Raises UserError for anything else.
     """
     page, at, file = str(path).partition("@")
     if at and Path(page.partition(":")[0]).is_file():
         return published(configs.load(page), Path(file).expanduser())
-    root = Path(path).expanduser()
+    root = Path(exports.located(str(path))).expanduser()
     if config_file(root).is_file():
         return part(configs.saved(config_file(root)), root, step)
     if (latents.folder(root) / latents.INDEX).is_file():
-        return exported(root)
+        return encoding(root)
     raise UserError(
-        f"{path} is no trained part: give a workdir, a folder of latents, or PAGE@FILE of published weights"
+        f"{path} is no trained part: give a workdir, an export, zoo:NAME, a folder of latents, or PAGE@FILE of "
+        "published weights"
     )
 
 
 def part(config: Any, workdir: str | os.PathLike, step: int | None = None) -> Part:
-    """What ``config`` builds, with the averaged parameters of the newest good checkpoint, or of ``step``.
+    """What ``config`` builds, with the averaged parameters of the newest good checkpoint, or of ``step``; of an export
+    with those that it holds.
 
-    Raises UserError without one.
+    Raises UserError without any.
     """
     task = build.task(config)
     abstract = jax.eval_shape(task.init, jax.random.key(config.seed, impl="threefry2x32"))
-    state, meta = checkpoint.restore_params(workdir, abstract, step)
-    return Part(frozen(config), task, task.eval_params(state), meta["step"], build.decoder(config))
+    if exports.is_export(workdir):
+        config = at_hand(config, workdir)
+        params, step = exported(Path(workdir, exports.MODEL), jax.eval_shape(task.eval_params, abstract), step)
+    else:
+        state, meta = checkpoint.restore_params(workdir, abstract, step)
+        params, step = task.eval_params(state), meta["step"]
+    return Part(frozen(config), task, params, step, build.decoder(config))
+
+
+def at_hand(config: Any, root: str | os.PathLike) -> Any:
+    """``config`` of the export in ``root``, whose latents are decoded by what lies there, unless it names another."""
+    if not (Path(root, "latents", latents.INDEX).is_file() and not config.data.get("path", "")):
+        return config
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.path = str(root)
+    return config
+
+
+def exported(file: Path, abstract: PyTree, step: int | None = None) -> tuple[PyTree, int]:
+    """The parameters in the ``file`` of an export, of the shapes of ``abstract``, on the first device; and their step.
+
+    Raises UserError where it holds those of another model, or of another ``step`` than is asked for.
+    """
+    state, known = weights.read(file), int(weights.about(file).get("step", 0))
+    if step not in (None, known):
+        raise UserError(f"{file} is of step {known}, and of no other; step {step} is asked for")
+    there, here = ({name: list(x.shape) for name, x in some.items()} for some in (state, named(abstract)))
+    for name in [*here, *there]:
+        if there.get(name) != here.get(name):
+            shapes = [tuple(some[name]) if name in some else "absent" for some in (there, here)]
+            raise UserError(
+                f"{file} is of another model: {name} is {shapes[0]} there and {shapes[1]} here; use the config.json "
+                "beside it"
+            )
+    leaves = [
+        jax.device_put(state[name].astype(x.dtype), jax.local_devices()[0]) for name, x in named(abstract).items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves), known
+
+
+def named(tree: PyTree) -> dict[str, Any]:
+    """The leaves of ``tree`` in their order, by the names that they have in a file of weights."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
 
 
 def published(config: Any, file: Path) -> Part:
@@ -65,7 +112,7 @@ def published(config: Any, file: Path) -> Part:
     return Part(frozen(config), task, task.model.load(file))
 
 
-def exported(root: Path) -> Part:
+def encoding(root: Path) -> Part:
     """The autoencoder of a folder of latents; it decodes them as they are there, standardised."""
     from ml_collections import ConfigDict
 

@@ -29,11 +29,11 @@ Tile = tuple[int, ...]
 def main(config: Any, args: Namespace) -> None:
     """--mode=encode."""
     with mesh.joined(config):
-        encode(config, args.workdir)
+        encode(config, args.workdir, args.out)
 
 
-def encode(config: Any, workdir: str | Path) -> Path:
-    """Writes ``workdir``/latents (see :mod:`nca_gen.data.latents`) and returns it.
+def encode(config: Any, workdir: str | Path, out: str | Path | None = None) -> Path:
+    """Writes ``out``/latents, by default ``workdir``/latents (see :mod:`nca_gen.data.latents`) and returns it.
 
     Images are encoded in pieces of ``config.data.patch``, from the first corner; what is left at the edges is not. A
     shard is written whole or not at all, and those that are there stay: the same command again goes on. Each process
@@ -42,7 +42,11 @@ def encode(config: Any, workdir: str | Path) -> Path:
     """
     if "encode" not in config:
         raise UserError("--mode=encode is for autoencoders, and this config is of none: train one first, see configs/")
-    plan, root, patch = Encode(**build.fields(config, "encode")), Path(workdir, "latents"), tuple(config.data.patch)
+    plan, root, patch = (
+        Encode(**build.fields(config, "encode")),
+        Path(out or workdir, "latents"),
+        tuple(config.data.patch),
+    )
     variants = flips.variants(plan.flips, len(patch), "config.encode.flips")
     model, params, origin = autoencoder(config, plan, workdir)
     sources = build.splits(config)

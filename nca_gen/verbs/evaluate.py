@@ -80,8 +80,11 @@ def evaluate(
     return {name: value for page in pages.values() for name, value in page.scores.items()}
 
 
-def ask(parts: Parts, splits: Splits, workdir: str | Path, names: Sequence[str]) -> dict[str, Page]:
-    """The pages of the evaluators ``names`` about the part "model", written with their pictures, and the report.
+def ask(
+    parts: Parts, splits: Splits, workdir: str | Path, names: Sequence[str], out: str | Path | None = None
+) -> dict[str, Page]:
+    """The pages of the evaluators ``names`` about the part "model" of ``workdir``, written with their pictures, and the
+    report, into ``out``, by default ``workdir``.
 
     An evaluator that is asked twice, under another name, has a folder of its own for its pictures. Every process asks,
     so that they can share what is drawn; what any but the first writes is thrown away.
@@ -90,7 +93,7 @@ def ask(parts: Parts, splits: Splits, workdir: str | Path, names: Sequence[str])
     part = parts["model"]
     pipeline, data = build.pipeline(part.config, parts), Held(part.config, part.task, splits)
     pages = {}
-    with place(run.evaluation(workdir, part.step)) as folder:
+    with place(run.evaluation(out or workdir, part.step)) as folder:
         for name, (_, evaluator) in build.evaluators(part.config).items():
             if name not in names:
                 continue
@@ -102,7 +105,7 @@ def ask(parts: Parts, splits: Splits, workdir: str | Path, names: Sequence[str])
                 write.facts(folder / f"{name}.json", facts)
                 pages[name] = page
     if hosts.first():
-        report.write(workdir)
+        report.write(workdir, out)
     return pages
 
 
@@ -132,28 +135,30 @@ def main(config: Any, args: Namespace) -> None:
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
         if args.samples:
             specs = args.metrics and args.metrics.split(",")
-            facts = compare(args.samples, args.reference, args.train, specs, args.workdir)
+            facts = compare(args.samples, args.reference, args.train, specs, args.out)
         else:
             with mesh.joined(config):
-                facts = everything(config, args.workdir)
+                facts = everything(config, args.workdir, args.out)
     if args.json and hosts.first():
         print(write.notation(facts, indent=2))
 
 
-def everything(config: Any, workdir: str | Path) -> dict[str, Any]:
+def everything(config: Any, workdir: str | Path, out: str | Path | None = None) -> dict[str, Any]:
     """Asks all evaluators about the newest good checkpoint of ``workdir``, and says what they found.
+
+    Pages and the report are written into ``out``, by default ``workdir``.
 
     Returns what the page of the first evaluator with scores says, and the rows of tables by the names of theirs. Raises
     UserError where there is no checkpoint.
     """
     parts = run.parts(config, workdir)
-    pages = ask(parts, build.splits(config), workdir, tuple(config.evals))
+    pages = ask(parts, build.splits(config), workdir, tuple(config.evals), out)
     pages = dict(sorted(pages.items(), key=lambda item: files.rank(item[1])))
     scored = next((page for page in pages.values() if page.scores), None)
     for page in pages.values():
         for line in page.lines:
             say(line)
-    say(f"the report is {Path(workdir, 'report.html')}")
+    say(f"the report is {Path(out or workdir, 'report.html')}")
     facts = files.written(scored) | {"step": parts["model"].step, "split": config.held.split} if scored else {}
     return facts | {name: page.facts["rows"] for name, page in pages.items() if "rows" in page.facts}
 

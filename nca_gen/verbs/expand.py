@@ -31,16 +31,17 @@ from nca_gen.sections import Expand
 def main(config: Any, args: Namespace) -> None:
     """--mode=expand."""
     with mesh.joined(config):
-        expand(config, args.workdir)
+        expand(config, args.workdir, args.out)
 
 
-def expand(config: Any, workdir: str | Path) -> Path:
+def expand(config: Any, workdir: str | Path, out: str | Path | None = None) -> Path:
     """Draws ``config.expand.times`` pictures for every label vector of the training set; returns their folder.
 
-    How pictures are drawn is ``config.sample``. ``workdir``/``name`` gets train_syn_{fold}.csv (see :func:`table`) and
-    a folder fold{fold} with images/, expand.json and labels.csv, for which the expanded set trains like any folder
-    (:mod:`nca_gen.data.folder`). A stopped run goes on where it was; several processes, who see one file system, share
-    the work. Raises UserError for data without labels, a model without conditions, and a folder begun with other
+    How pictures are drawn is ``config.sample``. ``out``/``name``, by default in ``workdir``, gets train_syn_{fold}.csv
+    (see :func:`table`) and a folder fold{fold} with images/, expand.json and labels.csv, for which the expanded set
+    trains like any folder (:mod:`nca_gen.data.folder`). A stopped run goes on where it was; several processes, who see
+    one file system, share the work. Raises UserError for data without labels, a model without conditions, and a folder
+    begun with other
     settings.
     """
     plan, parts = Expand(**build.fields(config, "expand")), run.parts(config, workdir)
@@ -57,7 +58,7 @@ def expand(config: Any, workdir: str | Path) -> Path:
     n = plan.times * len(chosen)
 
     fold = config.data.get("fold", 0) if plan.fold < 0 else plan.fold
-    folder = Path(workdir, plan.name, f"fold{fold}")
+    folder = Path(out or workdir, plan.name, f"fold{fold}")
     size, batch = tuple(config.sample.size), config.sample.batch
     settings: dict[str, Any] = {
         "step": part.step,

@@ -16,18 +16,20 @@ from nca_gen.runtime.log import say
 def main(config: Any, args: Namespace) -> None:
     """--mode=generate."""
     with mesh.joined(config):
-        generate(config, args.workdir)
+        generate(config, args.workdir, args.out)
 
 
-def generate(config: Any, workdir: str | Path) -> Path:
-    """Writes what ``config.generate`` asks for; returns the folder that holds it. Several processes share the work.
+def generate(config: Any, workdir: str | Path, out: str | Path | None = None) -> Path:
+    """Writes what ``config.generate`` asks for into ``out``, by default ``workdir``; returns the folder that holds it.
+
+    Several processes share the work.
 
     Raises UserError for an unknown pipeline and for whatever that pipeline refuses.
     """
     parts = run.parts(config, workdir)
     pipeline = build.pipeline(config, parts)
     step = parts["model"].step
-    folder = Path(workdir, "generated", "_".join(title(config, pipeline, step)))
+    folder = Path(out or workdir, "generated", "_".join(title(config, pipeline, step)))
     folder.mkdir(parents=True, exist_ok=True)
     for line in pipeline.write(folder):
         say(f"step {step}: {line}")

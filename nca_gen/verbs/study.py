@@ -23,9 +23,10 @@ from nca_gen.contracts import Figure, Page, Pipeline, Table
 from nca_gen.errors import UserError
 from nca_gen.evaluators import pictures
 from nca_gen.evaluators.held import Held
-from nca_gen.io import write
+from nca_gen.io import exports, write
 from nca_gen.metrics import features, lpips
 from nca_gen.report import files, report
+from nca_gen.runtime import ahead
 from nca_gen.runtime import run as runs
 from nca_gen.runtime.log import say
 from nca_gen.sections import Study
@@ -53,7 +54,7 @@ def study(config: Any, workdir: str | Path) -> dict[str, Any]:
     plan, workdir = Study(**build.fields(config, "study")), Path(workdir)
     if not any(plan.runs):
         raise UserError("there is nothing to compare: name runs with --config.study.runs=runs/geca,runs/dit")
-    plan = plan._replace(metrics=tuple(plan.metrics) or metrics())
+    plan = plan._replace(metrics=tuple(plan.metrics) or metrics(), runs=tuple(map(exports.located, plan.runs)))
     for spec in plan.metrics:  # what cannot be compared is said before anything is sampled
         judge.request(spec)
     for path in plan.runs:
@@ -114,7 +115,7 @@ def row(plan: Study, seed: int, path: str, workdir: Path, name: str) -> dict[str
         "name": Path(path).resolve().name,
         "model": config.model.name,
         "picture": f"{name}.png",
-        "parameters": training.environment.get("parameters"),
+        "parameters": ahead.size(part.params),
         "step": part.step,
         "training_seconds": files.computing(training),
         "images_per_second": rate,

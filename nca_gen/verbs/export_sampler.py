@@ -1,0 +1,88 @@
+"""How an export generates without this package: one program of StableHLO, from a seed and classes to pixels.
+
+``jax.export.deserialize(Path("sampler.stablehlo").read_bytes()).call(np.uint32(seed), np.int32(classes))`` gives one
+image a class, uint8 ``[n, *T, C]``: those that --mode=generate draws from this seed on one device. A class of -1, and
+of a model that knows none any number, is the null condition. The weights are in the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
+
+from nca_gen import build
+from nca_gen.contracts import Autoencoder, Condition, Part, Pipeline
+from nca_gen.pipelines import decode, sampling
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def serialized(pipeline: Pipeline, size: Sequence[int]) -> bytes:
+    """The program that draws images of ``size``, in the units of the data that the model learned, of any number."""
+    (n,) = jax.export.symbolic_shape("n")
+    arguments = jax.ShapeDtypeStruct((), np.uint32), jax.ShapeDtypeStruct((n,), np.int32)
+    program = jax.export.export(jax.jit(sampler(pipeline, tuple(size))), platforms=PLATFORMS)
+    return bytes(program(*arguments).serialize())
+
+
+def sampler(
+    pipeline: Pipeline, size: tuple[int, ...]
+) -> Callable[[UInt32[Array, ""], Int[Array, " n"]], UInt8[Array, "n *T C"]]:
+    """(seed, classes) -> images: pure, and compiled the same everywhere. Latents are decoded by what decoded them.
+
+    Raises UserError for a part that does not generate, and for latents whose autoencoder is not at hand.
+    """
+    part = pipeline.parts["model"]
+    draw = latent_draws(part, size) if isinstance(part.task.model, Autoencoder) else denoised(part, size)
+
+    def images(seed: UInt32[Array, ""], classes: Int[Array, " n"]) -> UInt8[Array, "n *T C"]:
+        root = jax.random.key(seed, impl="threefry2x32")
+        key = jax.vmap(partial(jax.random.fold_in, root))(jnp.arange(classes.shape[0], dtype=np.uint32))
+        return pixels(draw(key, classes))
+
+    return images
+
+
+def pixels(x: Float[Array, "*S"]) -> UInt8[Array, "*S"]:
+    """Of images in [-1, 1], as :func:`nca_gen.io.images.from_float` has them."""
+    return jnp.clip(jnp.rint((x + 1.0) * 128.0), 0, 255).astype(np.uint8)
+
+
+def latent_draws(part: Part, size: tuple[int, ...]) -> Callable[..., Float[Array, "n *T C"]]:
+    """The images of random latents of an autoencoder."""
+    model = part.task.model
+    places = tuple(-(-side // model.factor) for side in size)
+    inside = (slice(None), *map(slice, size))
+    return lambda key, classes: decode.decoded(model, part.params, key, places)[inside]
+
+
+def denoised(part: Part, size: tuple[int, ...]) -> Callable[..., Float[Array, "n *T C"]]:
+    """What a denoiser makes of noise, by ``config.sample``."""
+    config = part.config
+    part = sampling.denoiser(part, config.get("generate", {}).get("torus", False))
+    task, settings, decoding = part.task, sampling.Settings.of(config.sample), build.decoding(config)
+    stages, times = settings.stages(task.model), task.process.times(settings.steps)
+    known = (task.process, task.codec, settings.sampler, settings.clip, settings.guidance, settings.heredity)
+    turns = np.linspace(0, settings.steps, len(stages) + 1).round().astype(int)
+
+    def draw(key: Key[Array, " n"], classes: Int[Array, " n"]) -> Float[Array, "n *T C"]:
+        count = task.model.conditions.get("label", 0)
+        cond: Condition = {"label": jax.nn.one_hot(classes, count)} if count else None
+        begun = task.process, task.codec.cells(size), settings.heredity, settings.guided(cond), times[0]
+        carry = sampling.begin(stages[0], *begun, key)
+        # What is a constant here is an argument where the package draws, and where it is folded in it rounds otherwise.
+        params = jax.lax.optimization_barrier(part.params)
+        for stage, (start, stop) in zip(stages, pairwise(turns), strict=True):
+            carry = sampling.stretch(stage, *known)(
+                params, *jax.lax.optimization_barrier((carry, jnp.asarray(times[start : stop + 1]))), key, cond
+            )
+        x = task.codec.decode(jax.lax.optimization_barrier(carry.x))[(slice(None), *map(slice, size))]
+        return decoding[0](decoding[1], x) if decoding else x
+
+    return draw
