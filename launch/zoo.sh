@@ -9,5 +9,8 @@ for name in "$@"; do
     form=":$name"
     [ "$name" = tissue ] && form=
     .venv/bin/python -m nca_gen.main --config="configs/zoo.py$form" --workdir="runs/zoo/$name"
-    .venv/bin/python -m nca_gen.main --mode=export --workdir="runs/zoo/$name" --export.path="nca_gen/zoo/$name"
+    dtype=float32
+    [ "$name" = spots ] && dtype=float16 # weights lie there twice, and 400 kB is the most that an export may take here
+    .venv/bin/python -m nca_gen.main --mode=export --workdir="runs/zoo/$name" --export.path="nca_gen/zoo/$name" \
+        --export.dtype="$dtype"
 done

@@ -224,17 +224,13 @@ def decoder(config: Any) -> Callable:
     return vars(module).get("decoder", lambda path: unchanged)(config.data.get("path", ""))
 
 
-def decoding(config: Any) -> tuple[Callable, Any] | None:
-    """The same as a pure function of its parameters, and these; None where the data are images as they are."""
-    module = named(*NAMED["data"], config.data.name)
-    return vars(module)["decoding"](config.data.get("path", "")) if "decoding" in vars(module) else None
+def known_of_data(config: Any, what: str) -> Any:
+    """What the module of the data set says by its function ``what`` (path); None where it has none.
 
-
-def origin(config: Any) -> Any:
-    """Where the data come from and under which licence (:class:`nca_gen.data.source.Origin`); None where that is not
-    known, as of files of one's own."""
-    module = named(*NAMED["data"], config.data.name)
-    return vars(module)["origin"](config.data.get("path", "")) if "origin" in vars(module) else None
+    "decoding": a pure function of (parameters, latents), and its parameters. "origin": where the data come from.
+    """
+    make = vars(named(*NAMED["data"], config.data.name)).get(what)
+    return make and make(config.data.get("path", ""))
 
 
 def pipeline(config: Any, parts: Any) -> Any:

@@ -59,7 +59,7 @@ USES = ("generate", "evaluate", "expand", "export")  # of what was trained
 READS = (*USES, "encode")  # beside the config also weights of the workdir; the others only write there
 SAYS = ("describe", "check")  # and write nothing
 FLAGS = ("--config", "--workdir", "--mode", "--samples", "--reference", "--train", "--metrics", "--weights")
-FLAGS += ("--stage", "--json", "--help", "--out", "--export.path")
+FLAGS += ("--stage", "--json", "--help", "--out")
 
 
 def parse(argv: list[str]) -> tuple[Namespace, list[str]]:

@@ -11,6 +11,8 @@ from nca_gen.ranges import Count, Natural, OneOf, Seed, Share, SomeOf
 
 Split = Annotated[str, OneOf(("train", "val", "test"))]
 Flips = Annotated[str, SomeOf(("all", "none", "horizontal", "vertical", "depth"))]
+LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nd-4.0")
+LICENCES += ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "odbl", "openrail", "other")
 Sides = Annotated[tuple[Count, ...], MaxLen(3)]
 
 
@@ -180,11 +182,13 @@ class Export(NamedTuple):
     """``config.export``: what --mode=export writes; ``--export.path`` is short for ``--config.export.path``, and so on.
 
     ``path``: the folder, "" for ``export`` in the workdir. ``size``: of what the sampler draws, in the units of the
-    data that the model learned; () for ``config.sample.size``. ``licence``: of the weights, as a hub spells it
-    ("cc-by-4.0"); "" for that of the data. ``name``: of the model on its card; "" for that of the folder.
+    data that the model learned; () for ``config.sample.size``. ``licence``: of the weights, as a hub spells it; "" for
+    that of the data. ``name``: of the model on its card; "" for that of the folder. ``dtype``: of the weights in the
+    files, "float16" for half the room; they are rounded to it and then used in float32.
     """
 
     path: str = ""
     size: Sides = ()
-    licence: str = ""
+    licence: Annotated[str, OneOf(("", *LICENCES))] = ""
     name: str = ""
+    dtype: Annotated[str, OneOf(("float32", "float16"))] = "float32"

@@ -228,4 +228,4 @@ def origin(path: str | Path = "") -> Origin | None:
     """Of the images that were encoded."""
     from ml_collections import ConfigDict
 
-    return build.origin(ConfigDict({"data": {"path": "", **source(path)}}))
+    return build.known_of_data(ConfigDict({"data": {"path": "", **source(path)}}), "origin")

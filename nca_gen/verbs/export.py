@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def export(config: Any, workdir: str | Path, out: str | Path | None = None) -> P
     folder = Path(plan.path or Path(out or workdir, "export")).expanduser()
     if run.config_file(folder).is_file() and (not exports.is_export(folder) or folder.samefile(workdir)):
         raise UserError(f"{folder} is what a run is kept in; choose another --export.path")
-    parts = run.parts(config, workdir)
+    parts = {name: stored(part, plan.dtype) for name, part in run.parts(config, workdir).items()}
     pipeline = build.pipeline(config, parts)
     draws = isinstance(parts["model"].task.model, Denoiser | Autoencoder)
     program = export_sampler.serialized(pipeline, plan.size or tuple(config.sample.size)) if draws else b""
@@ -62,6 +63,14 @@ def export(config: Any, workdir: str | Path, out: str | Path | None = None) -> P
     return folder
 
 
+def stored(part: Part, dtype: str) -> Part:
+    """``part`` with its weights in the type that they have in the files."""
+    if dtype == "float32":
+        return part
+    half = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == np.float32 else x, part.params)
+    return replace(part, params=half)
+
+
 def written(part: Part, folder: Path, beside: Mapping[str, str] | None = None) -> None:
     """Writes weights and config of ``part`` into ``folder``, with what decodes its latents. ``beside``: its parts."""
     with write.refusals(folder):
@@ -70,7 +79,7 @@ def written(part: Part, folder: Path, beside: Mapping[str, str] | None = None) -
     weights.write(folder / exports.MODEL, state, {"format": "jax", "step": str(part.step)})
     stated = {section: fields for section, fields in part.config.to_dict().items() if section not in HERE}
     stated |= {"parts": dict(beside or {})}
-    if build.decoding(part.config):
+    if build.known_of_data(part.config, "decoding"):
         latents.carry(part.config.data.path, folder)
     write.facts(folder / exports.CONFIG, placeless(stated))
 

@@ -35,7 +35,7 @@ class Scored(NamedTuple):
 
 def card(part: Part, plan: Export, workdir: str | Path, folder: str) -> str:
     """The text of README.md. ``folder``: its name, which is the model's where ``plan`` has none."""
-    config, model, origin = part.config, part.task.model, build.origin(part.config)
+    config, model, origin = part.config, part.task.model, build.known_of_data(part.config, "origin")
     training = files.read(Path(workdir))
     draws = "sample" in config
     shown = {
@@ -47,6 +47,7 @@ def card(part: Part, plan: Export, workdir: str | Path, folder: str) -> str:
         "origin": origin,
         "licence": licence(origin, plan.licence),
         "derived": not plan.licence,
+        "dtype": plan.dtype,
         "patients": patients(config),
         "pages": [*scored(training)],
         "copies": copies(training),

@@ -14,7 +14,7 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8, UInt32
 
 from nca_gen import build
 from nca_gen.contracts import Autoencoder, Condition, Part, Pipeline
@@ -49,6 +49,12 @@ def sampler(
     return images
 
 
+def whole(params: PyTree) -> PyTree:
+    """Weights that are stored in half the room, as they are used: they stay small in the program."""
+    half = lambda x: jax.lax.optimization_barrier(x).astype(np.float32)
+    return jax.tree.map(lambda x: half(x) if x.dtype == np.float16 else x, params)
+
+
 def pixels(x: Float[Array, "*S"]) -> UInt8[Array, "*S"]:
     """Of images in [-1, 1], as :func:`nca_gen.io.images.from_float` has them."""
     return jnp.clip(jnp.rint((x + 1.0) * 128.0), 0, 255).astype(np.uint8)
@@ -59,14 +65,14 @@ def latent_draws(part: Part, size: tuple[int, ...]) -> Callable[..., Float[Array
     model = part.task.model
     places = tuple(-(-side // model.factor) for side in size)
     inside = (slice(None), *map(slice, size))
-    return lambda key, classes: decode.decoded(model, part.params, key, places)[inside]
+    return lambda key, classes: decode.decoded(model, whole(part.params), key, places)[inside]
 
 
 def denoised(part: Part, size: tuple[int, ...]) -> Callable[..., Float[Array, "n *T C"]]:
     """What a denoiser makes of noise, by ``config.sample``."""
     config = part.config
     part = sampling.denoiser(part, config.get("generate", {}).get("torus", False))
-    task, settings, decoding = part.task, sampling.Settings.of(config.sample), build.decoding(config)
+    task, settings, decoding = part.task, sampling.Settings.of(config.sample), build.known_of_data(config, "decoding")
     stages, times = settings.stages(task.model), task.process.times(settings.steps)
     known = (task.process, task.codec, settings.sampler, settings.clip, settings.guidance, settings.heredity)
     turns = np.linspace(0, settings.steps, len(stages) + 1).round().astype(int)
@@ -76,12 +82,10 @@ def denoised(part: Part, size: tuple[int, ...]) -> Callable[..., Float[Array, "n
         cond: Condition = {"label": jax.nn.one_hot(classes, count)} if count else None
         begun = task.process, task.codec.cells(size), settings.heredity, settings.guided(cond), times[0]
         carry = sampling.begin(stages[0], *begun, key)
-        # What is a constant here is an argument where the package draws, and where it is folded in it rounds otherwise.
-        params = jax.lax.optimization_barrier(part.params)
         for stage, (start, stop) in zip(stages, pairwise(turns), strict=True):
-            carry = sampling.stretch(stage, *known)(
-                params, *jax.lax.optimization_barrier((carry, jnp.asarray(times[start : stop + 1]))), key, cond
-            )
+            # What is a constant here is an argument where the package draws; folded in, it would round otherwise.
+            told = jax.lax.optimization_barrier((whole(part.params), carry, jnp.asarray(times[start : stop + 1])))
+            carry = sampling.stretch(stage, *known)(*told, key, cond)
         x = task.codec.decode(jax.lax.optimization_barrier(carry.x))[(slice(None), *map(slice, size))]
         return decoding[0](decoding[1], x) if decoding else x
 

@@ -22,9 +22,7 @@ def main(config: Any, args: Namespace) -> None:
 def generate(config: Any, workdir: str | Path, out: str | Path | None = None) -> Path:
     """Writes what ``config.generate`` asks for into ``out``, by default ``workdir``; returns the folder that holds it.
 
-    Several processes share the work.
-
-    Raises UserError for an unknown pipeline and for whatever that pipeline refuses.
+    Several processes share the work. Raises UserError for an unknown pipeline and for whatever that pipeline refuses.
     """
     parts = run.parts(config, workdir)
     pipeline = build.pipeline(config, parts)

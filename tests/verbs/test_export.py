@@ -316,6 +316,22 @@ def test_parts_go_along(runs, tmp_path):
     assert (name, part.step) == ("first", 4)
 
 
+def test_half_the_room(runs, tmp_path):
+    """Weights are rounded once: an export of the export is the same, and its program draws what it draws."""
+    flags = [f"--config.export.path={tmp_path / 'x'}", "--config.export.dtype=float16"]
+    config = configs.override(configs.saved(runs[0] / "config.json"), flags, (), "export")
+    folder = verb.export(config, runs[0])
+    whole, half = (load_file(place / "model.safetensors") for place in (runs[1], folder))
+    for name, array in whole.items():
+        np.testing.assert_array_equal(half[name], array.astype(np.float16))
+        assert half[name].dtype == np.float16
+    sizes = [(place / "sampler.stablehlo").stat().st_size for place in (runs[1], folder)]
+    assert sizes[0] - sizes[1] > 0.4 * sum(array.nbytes for array in whole.values())
+    part = run.open_run(folder)
+    assert {str(x.dtype) for x in jax.tree.leaves(part.params)} == {"float32"}
+    assert "rounded to float16" in (folder / "README.md").read_text()
+
+
 # Where exports lie.
 
 
@@ -368,4 +384,4 @@ def test_the_flags_of_an_export_are_short(runs, monkeypatch, tmp_path):
         main.run(["--mode=export", f"--workdir={runs[0]}", f"--export.path={tmp_path / 'x'}", "--export.size", "8,8"])
         == 0
     )
-    assert asked[0].export.to_dict() == {"path": str(tmp_path / "x"), "size": (8, 8), "licence": "", "name": ""}
+    assert (asked[0].export.path, asked[0].export.size) == (str(tmp_path / "x"), (8, 8))
