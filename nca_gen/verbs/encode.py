@@ -42,11 +42,8 @@ def encode(config: Any, workdir: str | Path, out: str | Path | None = None) -> P
     """
     if "encode" not in config:
         raise UserError("--mode=encode is for autoencoders, and this config is of none: train one first, see configs/")
-    plan, root, patch = (
-        Encode(**build.fields(config, "encode")),
-        Path(out or workdir, "latents"),
-        tuple(config.data.patch),
-    )
+    plan = Encode(**build.fields(config, "encode"))
+    root, patch = Path(out or workdir, "latents"), tuple(config.data.patch)
     variants = flips.variants(plan.flips, len(patch), "config.encode.flips")
     model, params, origin = autoencoder(config, plan, workdir)
     sources = build.splits(config)

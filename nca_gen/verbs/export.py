@@ -57,9 +57,7 @@ def export(config: Any, workdir: str | Path, out: str | Path | None = None) -> P
     if draws:
         write.data(folder / exports.SAMPLER, program)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    say(
-        f"step {parts['model'].step}: the export is {folder}, {size / 1e3:,.0f} kB; its card is {folder / exports.CARD}"
-    )
+    say(f"step {parts['model'].step}: {size / 1e3:,.0f} kB are in {folder}; read its card, {folder / exports.CARD}")
     return folder
 
 

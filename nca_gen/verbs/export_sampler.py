@@ -1,8 +1,9 @@
 """How an export generates without this package: one program of StableHLO, from a seed and classes to pixels.
 
-``jax.export.deserialize(Path("sampler.stablehlo").read_bytes()).call(np.uint32(seed), np.int32(classes))`` gives one
-image a class, uint8 ``[n, *T, C]``: those that --mode=generate draws from this seed on one device. A class of -1, and
-of a model that knows none any number, is the null condition. The weights are in the program.
+Of the bytes of ``sampler.stablehlo``, ``jax.export.deserialize(bytearray(them)).call(np.uint32(seed), classes)`` gives
+one image for each of the ``classes``, int32 ``[n]``: uint8 ``[n, *T, C]``, those that --mode=generate draws from this
+seed on one device. A class of -1, and of a model that knows none any number, is the null condition. The weights are in
+the program.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from functools import partial
 from itertools import pairwise
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8, UInt32
 
 from nca_gen import build
 from nca_gen.contracts import Autoencoder, Condition, Part, Pipeline
+from nca_gen.errors import UserError
 from nca_gen.pipelines import decode, sampling
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -69,9 +72,13 @@ def latent_draws(part: Part, size: tuple[int, ...]) -> Callable[..., Float[Array
 
 
 def denoised(part: Part, size: tuple[int, ...]) -> Callable[..., Float[Array, "n *T C"]]:
-    """What a denoiser makes of noise, by ``config.sample``."""
-    config = part.config
-    part = sampling.denoiser(part, config.get("generate", {}).get("torus", False))
+    """What a denoiser makes of noise, by ``config.sample``. Raises UserError for a ``size`` that it does not take."""
+    config, torus = part.config, part.config.get("generate", {}).get("torus", False)
+    part = sampling.denoiser(part, torus)
+    if len(size) != part.task.model.ndim:
+        raise UserError(f"config.export.size={size}: this model takes {part.task.model.ndim} sides")
+    if torus:
+        sampling.seamless(size, part.task.codec.block)
     task, settings, decoding = part.task, sampling.Settings.of(config.sample), build.known_of_data(config, "decoding")
     stages, times = settings.stages(task.model), task.process.times(settings.steps)
     known = (task.process, task.codec, settings.sampler, settings.clip, settings.guidance, settings.heredity)
@@ -84,8 +91,8 @@ def denoised(part: Part, size: tuple[int, ...]) -> Callable[..., Float[Array, "n
         carry = sampling.begin(stages[0], *begun, key)
         for stage, (start, stop) in zip(stages, pairwise(turns), strict=True):
             # What is a constant here is an argument where the package draws; folded in, it would round otherwise.
-            told = jax.lax.optimization_barrier((whole(part.params), carry, jnp.asarray(times[start : stop + 1])))
-            carry = sampling.stretch(stage, *known)(*told, key, cond)
+            inputs = jax.lax.optimization_barrier((whole(part.params), carry, jnp.asarray(times[start : stop + 1])))
+            carry = sampling.stretch(stage, *known)(*inputs, key, cond)
         x = task.codec.decode(jax.lax.optimization_barrier(carry.x))[(slice(None), *map(slice, size))]
         return decoding[0](decoding[1], x) if decoding else x
 
