@@ -70,7 +70,7 @@ def spots(config):
     config.codec = {"mean": (-0.25, -0.55, -0.78), "std": (0.65, 0.4, 0.2), "block": 2}
     config.diffusion.schedule = "linear"
     config.data = {"name": "spots", "patients": 250, "patch": (32, 32), "flips": "horizontal"}
-    config.sample = {"steps": 50, "sampler": "ddim", "guidance": 1.5, "clip": "static", "n": 20, "size": (32, 32)}
+    config.sample = {"steps": 100, "clip": "static", "n": 20, "size": (32, 32)}
     config.held = {"n": 48, "train": 400}
     config.evals.grades = {"every": STEPS}
 

@@ -6,11 +6,12 @@ set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ $# -gt 0 ] || set -- tissue spots
 for name in "$@"; do
-    form=":$name"
-    [ "$name" = tissue ] && form=
-    .venv/bin/python -m nca_gen.main --config="configs/zoo.py$form" --workdir="runs/zoo/$name"
-    dtype=float32
-    [ "$name" = spots ] && dtype=float16 # weights lie there twice, and 400 kB is the most that an export may take here
-    .venv/bin/python -m nca_gen.main --mode=export --workdir="runs/zoo/$name" --export.path="nca_gen/zoo/$name" \
-        --export.dtype="$dtype"
+    case $name in
+        tissue) page=configs/zoo.py flags=(--config.sample.n=1) ;;
+        spots) page=configs/zoo.py:spots flags=(--export.dtype=float16) ;; # or it would take more than 400 kB
+        *) echo "no automaton $name: tissue, spots" >&2 && exit 2 ;;
+    esac
+    .venv/bin/python -m nca_gen.main --config="$page" --workdir="runs/zoo/$name"
+    .venv/bin/python -m nca_gen.main --mode=export --config="$page" --workdir="runs/zoo/$name" \
+        --export.path="nca_gen/zoo/$name" "${flags[@]}"
 done
