@@ -35,10 +35,9 @@ def get_config():
                 "patch": (48, 48),
                 "reduce": 2,  # the field is 512x512
                 "val": 32,
-                "test": 128,
                 "right": 192,  # the held-out strips lie in the middle, which looks like the whole
             },
-            "train": {"steps": STEPS, "batch": 16, "log_every": 50, "checkpoint_every": 500, "keep": 2},
+            "train": {"steps": STEPS, "batch": 16, "checkpoint_every": 500, "keep": 2},
             "sample": {
                 "sampler": "dpm_solver_pp",
                 "steps": 10,

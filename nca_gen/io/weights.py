@@ -121,7 +121,8 @@ def write(path: str | Path, state: State, about: Mapping[str, str] | None = None
     from safetensors.numpy import save
 
     # As it is handed over: the library takes the memory of a transposed or strided array for its numbers in order.
-    files.data(path, save({name: np.array(state[name], order="C") for name in sorted(state)}, about and dict(about)))
+    arrays = {name: np.array(state[name], order="C") for name in sorted(state)}
+    files.data(path, save(arrays, dict(about) if about else None))
 
 
 def about(path: str | Path) -> dict[str, str]:
