@@ -61,7 +61,7 @@ def splits(
     return Splits(dict(zip(SPLITS, sources, strict=True)))
 
 
-def _source(name: str, split: str, strips: list[images.Image], context_factor: int) -> Source:
+def _source(name: str, split: str, strips: list[np.ndarray], context_factor: int) -> Source:
     for strip in strips:
         strip.flags.writeable = False
     beside = {"name": f"{name}/{split}", "patient": name}
