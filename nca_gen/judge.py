@@ -132,6 +132,13 @@ def judge(
         notes["size"] = [sizes]
     if apart := list(space.between({role: files.mpp(images) for role, images in present.items()})):
         notes["resolution"] = apart
+    depths = {role: name for role, images in present.items() if (name := files.depth(images))}
+    if len({*depths.values()}) > 1:
+        each_is = ", ".join(f"{role} {name}" for role, name in depths.items())
+        notes["depth"] = [
+            f"pixels are stored in several depths ({each_is}): white is 127/128 of 8 bits and 1 of others, and equal "
+            "pictures differ by as much; bring all to one depth"
+        ]
     codecs = {role: name for role, images in present.items() if (name := files.codec(images))}
     if len({codec.lossy(name) for name in codecs.values()}) > 1:
         notes["files"] = ["of some sets pixels are those of a lossy codec: networks tell it from others by that alone"]

@@ -6,6 +6,7 @@ import pytest
 
 from nca_gen import judge
 from nca_gen.errors import UserError
+from nca_gen.io import sets
 from nca_gen.io.images import from_float
 from nca_gen.metrics import classes, features, fid
 
@@ -202,3 +203,14 @@ def test_a_metric_that_takes_features_by_itself_is_scored_by_class_too(networks)
     assert facts["classes"]["scores"]["frd"]["b"] < 0 < facts["classes"]["scores"]["frd"]["a"]
     assert facts["scores"]["frd_train"] > facts["scores"]["frd"]
     assert any(line.split() == ["frd", "by", "class"] for line in judge.table(facts))
+
+
+def test_sets_of_several_depths_are_told(tmp_path):
+    """White of 8 bits is 127/128, of 16 it is 1."""
+    grey = np.linspace(0, 255, 64).astype(np.uint8).reshape(2, 4, 8, 1)
+    np.save(tmp_path / "8.npy", grey)
+    np.save(tmp_path / "16.npy", grey * np.uint16(257))
+    eight, sixteen = sets.open(tmp_path / "8.npy"), sets.open(tmp_path / "16.npy")
+    notes = judge.judge(["drift"], sixteen, eight, None, 0)["notes"]
+    assert notes["depth"][0].startswith("pixels are stored in several depths (generated uint16, real uint8)")
+    assert "depth" not in judge.judge(["drift"], eight, eight, None, 0)["notes"]

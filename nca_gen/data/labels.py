@@ -16,11 +16,19 @@ from nca_gen.errors import UserError
 def check(splits: Splits, model: Any) -> list[str]:
     """What has to be said of labels of which ``model``, a network that is told or tells classes, makes nothing.
 
-    Looks at all that is known without decoding. Raises UserError for columns that are not those of the model, and for
-    the first label that is none: of as many columns as classes each holds 0 or 1, a single one holds the grade.
+    Looks at all that is known without decoding. Raises UserError for images without any label, for columns that are not
+    those of the model, and for the first label that is none: of as many columns as classes each holds 0 or 1, a single
+    one holds the grade.
     """
     notes, told = [], isinstance(model, Denoiser)
     classes = model.conditions.get("label", 0) if told else model.classes if isinstance(model, Classifier) else 0
+    train = splits["train"]
+    if classes and train.about and train.window is None and "label" not in train.about(0) | train[0]:
+        also = "; to learn without, set --config.model.classes=0" if told else ""
+        raise UserError(
+            "these images have no labels: put a labels.csv with the columns filename and grade beside them (names of "
+            f"sub folders are no labels){also}"
+        )
     for split, values in _labelled(splits, classes) if classes else ():
         zeros = int((values == 0).all(1).sum())
         if told and zeros and values.shape[1] == classes:

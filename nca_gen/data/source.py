@@ -289,7 +289,8 @@ def cut(source: Source, spans: Sequence[tuple[int, int, int]]) -> Source:
 
 def people(names: Sequence[str]) -> list[str]:
     """Of every name of a patient the first that means the same: those differ in case, in blanks at the ends and between
-    letters and digits, in the form of letters and dashes, in zeros before a number, or by ".0" behind it.
+    letters and digits, in the form of letters and dashes, in zeros before a number, by ".0" behind it, or are written
+    as 1E+05 for 100000.
 
     Spreadsheets change all of these. Two patients who are taken for one fall on one side of a split, which does no
     harm; one who is taken for two may fall on both.
@@ -300,7 +301,10 @@ def people(names: Sequence[str]) -> list[str]:
 
 def _spelled(name: str) -> str:
     text = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-    text = re.sub(r"(?<=[^\W\d_]) (?=\d)|(?<=\d) (?=[^\W\d_])", "", re.sub(r"[\u2010-\u2015\u2212]", "-", text))
+    text = re.sub(r"[\u2010-\u2015\u2212]", "-", text)
+    text = re.sub(r"(?<=[^\W\d_]) (?=\d)|(?<=\d) (?=[^\W\d_])", "", text)
+    if re.fullmatch(r"\d(\.\d+)?e\+?\d{1,2}", text):
+        return str(int(float(text)))
     text = re.sub(r"^(\d+)\.0+$", r"\1", text)
     return re.sub(r"0*(\d+)", r"\1", text)
 

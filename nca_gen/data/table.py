@@ -41,6 +41,7 @@ WORDS = {  # splits as people call them
     **dict.fromkeys(("val", "valid", "validation", "valset", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "testset"), "test"),
 }
+NOBODY = ("", "nan", "na", "n/a", "#n/a", "none", "null", "unknown", "-", "?")  # instead of a patient's name
 LISTED = 3  # examples in a sentence
 
 
@@ -124,7 +125,8 @@ def read(
     rows, lines, lost = _rows(path, names) if path else ({name: {} for name in names}, {}, [])
     notes = list(files.notes)
     columns = _labels(path, rows, labels, notes) if path else _none(root, labels, notes)
-    who = {name: row.get("patient_id") or patient(name) for name, row in rows.items()}
+    named = {name: row.get("patient_id", "") for name, row in rows.items()}
+    who = {name: patient(name) if one.casefold() in NOBODY else one for name, one in named.items()}
     known = [name for name in rows if who[name] != name]
     spelled = [who[name] for name in known]
     who |= zip(known, people(spelled), strict=True)
@@ -163,7 +165,8 @@ def _none(root: Path, labels: Sequence[str], notes: list[str]) -> tuple[str, ...
         raise UserError(f"config.data.labels={tuple(labels)} names columns, and there is no labels.csv in {root}")
     here = sorted(path.name for path in root.iterdir() if path.name.lower().endswith((".csv", ".tsv", ".xlsx")))
     above = ["../labels.csv"] if (root.absolute().parent / "labels.csv").is_file() else []
-    if others := here + above:
+    below = sorted(f"{path.parent.name}/{path.name}" for path in root.glob("*/*.csv"))
+    if others := here + above + below:
         notes.append(f"there is no labels.csv, and other tables are not read ({len(others)}): {_some(others)}")
     return ()
 
@@ -205,7 +208,7 @@ def _labels(
 def _number(text: str) -> float:
     """A number, with a point or a comma; NaN for anything else."""
     try:
-        return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
+        return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text.replace("_", "?"))
     except ValueError:
         return float("nan")
 
@@ -267,6 +270,9 @@ def _given(path: Path | None, root: Path, rows: Mapping[str, Mapping[str, str]])
     """
     if any(row.get("split") for row in rows.values()):
         column = {name: _word(row["split"]) for name, row in rows.items()}
+        folders = {name: next(filter(None, map(_word, Path(name).parts[:-1])), column[name]) for name in rows}
+        if apart := [f"{name} is {column[name]}" for name in rows if folders[name] != column[name]]:
+            print(f"note: the column split overrules sub folders ({len(apart)} files): {_some(apart)}", file=sys.stderr)
         return _all(f"{path}", column, "has no split train, val or test in its column")
     for reading, least in ((_word, set()), (_within, {"train"})):
         folders = {name: next(((f, s) for f in Path(name).parts[:-1] if (s := reading(f))), ("", "")) for name in rows}

@@ -26,6 +26,8 @@ Image = Shaped[np.ndarray, "H W C"]
 Reader = Callable[[bytes], tuple[np.ndarray, space.Sizes]]
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _STACK = 16  # more pages than this are a volume, not the channels of an image
+_MOVING = ("GIF", "PNG", "WEBP")  # formats of pillow whose pages are frames, and not previews
+_PNM = re.compile(rb"P([56])" + 3 * rb"(?:\s|#[^\n]*\n)+(\d+)" + rb"\s")
 
 
 class Unreadable(UserError):  # noqa: N818
@@ -146,8 +148,17 @@ def _opened(data: bytes) -> Any:
 
 def _png(data: bytes) -> tuple[Image, space.Sizes]:
     """PNG, JPEG, and what else pillow knows. Of 16 bits it would cut colours down to 8."""
+    if deep := _pnm(data):
+        return deep
     with _opened(data) as image:
+        if image.format in _MOVING and image.n_frames > 1:
+            raise ValueError(f"it holds {image.n_frames} frames, and an image is one; save them apart")
         mpp, grey = space.of_picture(image), {"1": "L", "L": "L", "LA": "L", "La": "L"}.get(image.mode, "RGB")
+        if image.mode == "F" or image.mode.startswith("I"):  # which pillow would clip to 8 bits
+            pixels = np.asarray(image)[..., None]
+            fits = pixels.dtype.kind == "i" and pixels.min() >= 0 and pixels.max() <= 65535
+            deep = pixels.astype(np.uint16) if fits else pixels
+            return upright(deep, _orientation(image) if data[1:4] != b"PNG" or b"eXIf" in data else 1), mpp
         if data[1:4] == b"PNG" and data[24:25] == b"\x10":
             import imagecodecs
 
@@ -155,6 +166,16 @@ def _png(data: bytes) -> tuple[Image, space.Sizes]:
             pixels = pixels[..., :-1] if pixels.shape[-1] in (2, 4) else pixels
             return upright(pixels, _orientation(image) if b"eXIf" in data else 1), mpp
         return upright(np.atleast_3d(np.asarray(image.convert(grey))), _orientation(image)), mpp
+
+
+def _pnm(data: bytes) -> tuple[Image, space.Sizes] | None:
+    """A PGM or PPM of more than 8 bits, stretched to 16; None for all else. Pillow cuts their colours down to 8."""
+    head = _PNM.match(data)
+    if not head or int(head[4]) < 256:
+        return None
+    channels, width, height, most = 1 if head[1] == b"5" else 3, *map(int, head.groups()[1:])
+    pixels = np.frombuffer(data, ">u2", width * height * channels, head.end()).astype(np.uint64)
+    return ((pixels * 65535 + most // 2) // most).astype(np.uint16).reshape(height, width, channels), ()
 
 
 def _png_classes(data: bytes) -> tuple[Image, space.Sizes]:
@@ -192,6 +213,8 @@ def _series(data: bytes) -> tuple[Image, Any]:
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         series, page = tiff.series[0], tiff.series[0].keyframe
+        if n := sum(other.shape == series.shape for other in tiff.series[1:]):
+            raise ValueError(f"it holds {n + 1} images of one size, and is none; save them apart")
         ends = [sum(piece) for p in tiff.pages for piece in zip(p.dataoffsets, p.databytecounts, strict=True)]
         if max(ends, default=0) > len(data):  # a JPEG strip cut short would be decoded without complaint
             raise ValueError("the file is truncated")

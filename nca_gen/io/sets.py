@@ -26,6 +26,7 @@ from nca_gen.errors import UserError
 from nca_gen.io import codec as codecs
 from nca_gen.io import images, npy, slides, space, volumes, walk
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 BLOCK = 2**22  # numbers of a set that are held at a time
 _THREADS = min(8, os.cpu_count() or 1)
 
@@ -106,6 +107,8 @@ def open(
         raise UserError(f"no file or folder {str(path)!r}: give a folder of images, volumes or slides, an .npz or .npy")
     if root.is_file() and root.suffix.lower() in npy.SUFFIXES:
         return _array(root)
+    if root.is_file() and root.name.lower().endswith(ARCHIVES):
+        raise UserError(f"{path} is an archive: unpack it, and give the folder")
     names, notes = ([root.name], []) if root.is_file() else _files(root)
     if beside := _pictures(names):
         names = [name for name in names if name not in beside]
@@ -151,6 +154,11 @@ def codec(images: Any) -> str:
     return images.codec if isinstance(images, Lazy) else ""
 
 
+def depth(images: Any) -> str:
+    """The type of the pixels that the files of a set of images store, as far as that is known."""
+    return str(images.read(np.zeros(1, np.int64)).dtype) if isinstance(images, Lazy) else ""
+
+
 def digest(images: Any) -> str:
     """SHA-256 of the content of a set, in hex: of its files' bytes in their order, or of an array's type, shape and
     bytes. Equal digests are equal images; the reverse need not hold."""
@@ -179,7 +187,7 @@ def _array(path: Path) -> Lazy | volumes.Volumes:
         raise UserError(f"{path} is {shape or 'one number'}: a set has the axes N, H, W, C (or N, D, H, W, C)")
     if 0 in array.shape:
         raise UserError(f"{path} holds no images ({shape})")
-    if array.ndim == 4 and array.shape[-1] > 16 >= array.shape[1]:
+    if array.ndim == 4 and array.shape[-1] > (4 if array.shape[1] <= 4 else 16) >= array.shape[1]:
         raise UserError(f"{path} is {shape}: channels come last, N x H x W x C; transpose it")
     dtype = array.dtype.newbyteorder("=")
     if dtype.kind != "f" and dtype not in (np.uint8, np.uint16):

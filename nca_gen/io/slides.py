@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -251,7 +252,8 @@ def _zarr(path: Path) -> Slide:
         if dtype not in (np.uint8, np.uint16):
             raise ValueError(f"pixels are {dtype}; save them as 8 or 16 bit")
         channels = stores[0].shape[axes.index("c")] if "c" in axes else 1
-        mpp = space.of_axes(image["axes"], image["datasets"][0].get("coordinateTransformations", ()))
+        each = (one.get("coordinateTransformations", ()) for one in (image["datasets"][0], image))
+        mpp = space.of_axes(image["axes"], chain.from_iterable(each))
         levels = tuple(_plane(store, axes) for store in stores)
         return Slide(str(path), levels, channels, np.dtype(dtype), mpp[-1] if mpp else None)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:

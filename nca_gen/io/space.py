@@ -6,6 +6,7 @@ a microscope's are believed of images: a coarser resolution is that of a printer
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import zlib
@@ -15,7 +16,11 @@ from typing import Any
 Sizes = tuple[float, ...]
 COARSEST = 50.0  # micrometres
 CLOSE = 0.05  # sizes that differ by no more than this share are the same
-MICRONS = {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "inch": 25400.0}  # by unit; of any that is not here, one
+MICRONS = {  # by unit, as OME and ImageJ name it; one that is not here ("pixel") says nothing
+    **dict.fromkeys(("\u00b5m", "\u03bcm", "\\u00B5m", "&#181;m", "um", "micron", "microns"), 1.0),
+    **{"pm": 1e-6, "\u00c5": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "dm": 1e5, "m": 1e6},
+    **{"thou": 25.4, "mil": 25.4, "li": 25400 / 12, "in": 25400.0, "inch": 25400.0},
+}
 MILLIMETRES = {"meter": 1e6, "mm": 1e3, "micron": 1.0, "unknown": 1e3}  # the same of NIfTI, whose are so by custom
 NGFF = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
 
@@ -29,10 +34,10 @@ def of_page(page: Any) -> Sizes:
     units = dict(re.findall(r'PhysicalSize([XY])Unit="([^"]*)"', text))
     if "X" in sizes:
         axes = [axis if axis in sizes else "X" for axis in "YX"]
-        return _microscopic(float(sizes[axis]) * MICRONS.get(units.get(axis, ""), 1.0) for axis in axes)
+        return _microscopic(float(sizes[axis]) * MICRONS.get(units.get(axis, "um"), 0.0) for axis in axes)
     named = re.search(r"^unit=(\S+)", text, re.MULTILINE) if text.startswith("ImageJ") else None
     factor = {2: MICRONS["inch"], 3: MICRONS["cm"]}.get(int(page.tags.valueof(296, 2)))
-    factor = MICRONS.get(named[1], 1.0) if named and named[1] != "pixel" else factor
+    factor = MICRONS.get(named[1]) if named else factor
     dots = [page.tags.valueof(code, (0, 1)) for code in (283, 282)]  # along Y, along X
     if not factor or any(0 in some for some in dots):
         return ()
@@ -44,23 +49,28 @@ def of_picture(image: Any) -> Sizes:
     return _microscopic(MICRONS["inch"] / float(dots) if dots else 0.0 for dots in image.info.get("dpi", ())[::-1])
 
 
-def of_header(header: Any) -> Sizes:
-    """Of a NIfTI header of nibabel, in the order of its axes. A unit that is not named is the millimetre, unless all
-    sides are 1: so is written what nobody knows."""
-    unit, sides = header.get_xyzt_units()[0], [float(side) for side in header.get_zooms()[:3]]
-    if len(sides) < 3 or min(sides) <= 0 or (unit == "unknown" and set(sides) == {1.0}):
+def of_nifti(file: Any) -> Sizes:
+    """Of a NIfTI file of nibabel, in the order of its axes: by its affine, else by its ``pixdim``. A unit that is not
+    named is the millimetre, unless all sides are 1: so is written what nobody knows."""
+    from nibabel.affines import voxel_sizes
+
+    coded = int(file.header.get("sform_code", 0)) or int(file.header.get("qform_code", 0))
+    unit, zooms = file.header.get_xyzt_units()[0], file.header.get_zooms()[:3]
+    sides = [float(f"{side:.7g}") for side in (voxel_sizes(file.affine) if coded else zooms)]
+    if len(zooms) < 3 or not min(sides) > 0 or (unit == "unknown" and set(sides) == {1.0}):
         return ()
     return tuple(float(f"{side * MILLIMETRES.get(unit, 1e3):.7g}") for side in sides)  # of float32
 
 
 def of_axes(axes: Sequence[Mapping[str, Any]], transformations: Iterable[Mapping[str, Any]]) -> Sizes:
-    """Of an OME-Zarr image, by its axes and the transformations of its first level."""
+    """Of an OME-Zarr image, by its axes and the transformations of its first level and of all levels."""
     scales = [some["scale"] for some in transformations if some["type"] == "scale"]
     names = [axis["name"] for axis in axes]
     units = [NGFF.get(axes[names.index(name)].get("unit", "")) for name in "yx"]
     if not scales or None in units:
         return ()
-    return tuple(scales[0][names.index(name)] * unit for name, unit in zip("yx", units, strict=True))
+    sides = [math.prod(scale[names.index(name)] for scale in scales) for name in "yx"]
+    return tuple(side * unit for side, unit in zip(sides, units, strict=True))
 
 
 def _microscopic(sizes: Iterable[int | float]) -> Sizes:

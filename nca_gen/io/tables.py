@@ -50,7 +50,7 @@ def rows(path: Path, needs: Sequence[str], known: Mapping[str, str] = MappingPro
     name and for a row with more cells than the head.
     """
     lines = text(path).splitlines(keepends=True)
-    said = re.fullmatch(r"sep=(.)\s*", lines[0]) if lines else None  # as Excel writes it
+    said = re.fullmatch(r'"?sep=(.)"?\s*', lines[0], re.IGNORECASE) if lines else None  # as Excel writes it
     start = next((i for i, line in enumerate(lines) if line.strip() and not (said and i == 0)), 0)
 
     def head(delimiter: str) -> list[str]:
@@ -126,8 +126,9 @@ def slashes(name: str) -> str:
 
 
 def _folded(name: str) -> str:
-    """What does not depend on how letters are composed, nor on their case."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", slashes(name)).casefold())
+    """What does not depend on how letters are composed, nor on their case, nor on marks that nobody sees."""
+    seen = re.sub("[\u00ad\u200b-\u200f\u2060\ufeff]", "", name)
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", slashes(seen)).casefold())
 
 
 def _ending(name: str) -> str:

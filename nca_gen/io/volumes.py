@@ -219,6 +219,8 @@ def _array(path: str | Path) -> np.ndarray:
         if volume.shape[0] > 1:
             raise images.Unreadable(path, f"channels come last, D x H x W x C, and it has {volume.shape}; transpose it")
         volume = volume[0]
+    if volume.ndim == 3 and volume.shape[-1] in (3, 4) and min(volume.shape[:2]) > CHANNELS:
+        raise images.Unreadable(path, f"{volume.shape} is an image, and no volume: save it as PNG or TIFF")
     return volume
 
 
@@ -227,7 +229,7 @@ def microns(path: str | Path) -> space.Sizes:
     if Path(path).is_dir() or Path(path).suffix.lower() in npy.SUFFIXES:
         return ()
     file = _loaded(path)
-    sides = space.of_header(file.header)
+    sides = space.of_nifti(file)
     return tuple(sides[axis] for axis in _order(file)[0]) if sides else ()
 
 
@@ -260,8 +262,10 @@ def _nifti(path: str | Path) -> Any:
     file = _loaded(path)
     rest = tuple(0 if n == 1 else slice(None) for n in file.shape[3:])
     channels = rest.count(slice(None)) + bool(file.get_data_dtype().names)
-    if len(file.shape) < 3 or 0 in file.shape or channels > 1:
-        raise images.Unreadable(path, f"axes of {file.shape} are no volume: it needs three, and channels at the most")
+    if len(file.shape) < 3 or 0 in file.shape or channels > 1 or max(file.shape[3:], default=1) > CHANNELS:
+        raise images.Unreadable(
+            path, f"axes of {file.shape} are no volume: it needs three, and at most {CHANNELS} channels"
+        )
     try:
         if Path(path).suffix.lower() == ".gz":
             return Nifti(np.asanyarray(file.dataobj), *_order(file), rest)[WHOLE]

@@ -17,6 +17,7 @@ SILENT = (  # no pictures by any name: tables and words about a set, and what fi
     *(".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".txt", ".md", ".html", ".pdf", ".log"),
     *(".py", ".ipynb", ".sh", ".ini", "thumbs.db", "license", "readme"),
 )
+SYSTEM = ("@eadir", "__macosx", "$recycle.bin", "lost+found", "system volume information")  # folders of nobody
 LISTED = 3  # names given of each kind that is passed over
 LARGE, PARTS, PART = 2**26, 64, 2**16  # of a file with more bytes so many parts of so many name the content
 
@@ -64,8 +65,12 @@ def walk(root: str | Path, suffixes: Sequence[str]) -> Walk:
             is_folder, belongs = entry.is_dir() and not low.endswith(STORE), low.endswith(wanted)
             if low.startswith("."):
                 passed += [(name, "hidden")] if belongs and not is_folder else []
+            elif is_folder and low in SYSTEM:
+                passed.append((name, "of the operating system"))
             elif is_folder:
                 (links if entry.is_symlink() else folders).append(name)
+            elif belongs and not (entry.is_file() or entry.is_dir() or entry.is_symlink()):
+                passed.append((name, "no file, but a pipe or a device"))
             elif belongs:
                 names.append(name)
             elif not low.endswith(SILENT):

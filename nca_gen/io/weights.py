@@ -229,15 +229,13 @@ def _state(loaded: Any, path: str | Path) -> State:
 
 def _dict(loaded: Mapping, path: str | Path) -> Mapping:
     """The dict of tensors that a checkpoint is, or that lies in it. Raises UserError where there are several."""
-    if "state_dict" in loaded:
-        return loaded["state_dict"]
-    numbers = lambda some: isinstance(some, Mapping) and {*map(type, some.values())} & {np.ndarray, _Parameter}
-    inner = [name for name, some in loaded.items() if numbers(some)]
-    if numbers(loaded) or not inner:
-        return loaded
+    if isinstance(loaded.get("state_dict"), Mapping):
+        return _dict(loaded["state_dict"], path)
+    dicts = {name: some.get("state_dict", some) for name, some in loaded.items() if isinstance(some, Mapping)}
+    inner = {name: some for name, some in dicts.items() if {*map(type, some.values())} & {np.ndarray, _Parameter}}
     if len(inner) > 1:
         raise UserError(f"{path} holds {', '.join(map(str, inner))}: save the one that is wanted alone")
-    return loaded[inner[0]]
+    return next(iter(inner.values()), loaded)
 
 
 def _plain(tensor: np.ndarray) -> np.ndarray:

@@ -26,8 +26,9 @@ def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[st
     """The variables of ``module`` (``params``, ``batch_stats``) from the tensors of a torch network, in float32.
 
     ``example`` is an input, or its ``ShapeDtypeStruct``. Raises UserError for the first tensor that is missing, has
-    another shape, or that nobody asks for and no pattern in ``ignore`` names. A beginning that the names of the whole
-    network have ("module.", "first_stage_model.") is left out, and what lies beside it is of other networks.
+    another shape, is no float or not finite, or that nobody asks for and no pattern in ``ignore`` names. A beginning
+    that the names of the whole network have ("module.", "first_stage_model.") is left out, and what lies beside it is
+    of other networks.
     """
     filled: dict[str, Any] = {}
     leaves = _leaves(module, example)
@@ -37,7 +38,13 @@ def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[st
         name = _name(path)
         if name not in state:
             raise UserError(f"the weights lack {name} {_torch_shape(leaf, shape)}: they are of another network")
+        if state[name].dtype.kind != "f":
+            raise UserError(f"{name} is of type {state[name].dtype}: weights are floats; save the network unquantised")
         tensor = np.asarray(state[name], np.float32)
+        if not np.isfinite(tensor).all():
+            raise UserError(
+                f"{name} holds NaN or infinite numbers: the weights are damaged, or their training diverged"
+            )
         tensor = np.moveaxis(tensor, (0, 1), (-1, -2)) if leaf == "kernel" and tensor.ndim > 1 else tensor
         if tensor.shape != shape:
             raise UserError(

@@ -62,3 +62,11 @@ def test_who_is_told_nothing_asks_nothing():
     assert labels.check(splits([[7], [0.5]]), tiny.cells(classes=0)) == []
     assert labels.check(splits([[7], [0.5]]), tiny.diff()) == []
     assert labels.check(tiny.splits(), TOLD) == []  # images without labels: the task says that
+
+
+@pytest.mark.parametrize(("model", "more"), [(TOLD, r"config\.model\.classes=0"), (TELLS, r"no labels\)$")])
+def test_images_without_any_label_are_told_before_training(model, more):
+    """Names of sub folders are none."""
+    none = Splits({"train": of([{"image": np.zeros((2, 2, 1), np.uint8), "name": "0/0.png", "patient": "0"}])}, ())
+    with pytest.raises(UserError, match=rf"have no labels: put a labels\.csv .*{more}"):
+        labels.check(none, model)

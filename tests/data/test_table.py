@@ -226,3 +226,39 @@ def test_content_is_named_wherever_it_lies(pictures, tmp_path):
     assert [split for split in SPLITS if after[split] != before[split]] == ["test"]
     (root / "labels.csv").write_text((root / "labels.csv").read_text().replace(f"\n{test},", f"\n{test},1"))
     assert digests(root)["test"] not in (before["test"], after["test"])
+
+
+@pytest.mark.parametrize("word", ["", "nan", "NaN", "N/A", "None", "unknown", "-"])
+def test_nobody_is_no_patient(tmp_path, word):
+    """Files of no known patient are not all of one."""
+    text = "filename,patient_id\n" + "".join(f"{i}.png,{word if i % 2 else 'p'}\n" for i in range(20))
+    found = read(tmp_path, [f"{i}.png" for i in range(20)], text)
+    assert len({*found.patient.values()}) == 11
+    assert "files without a patient_id are each a patient (10): 1.png, 3.png, 5.png and 7 more" in found.notes
+
+
+def test_numbers_as_spreadsheets_write_them():
+    assert people(["100000", "1E+05", "1e5", "1.0E+5", "1e6"]) == ["100000"] * 4 + ["1e6"]
+
+
+def test_an_underscore_is_no_part_of_a_number(tmp_path):
+    found = read(tmp_path, ["a.png", "b.png"], "filename,code\na.png,1_0\nb.png,1_1\n")
+    assert found.columns == ()
+
+
+def test_a_table_that_overrules_folders_is_told(tmp_path, capsys):
+    """An archive's test images that a table puts into training."""
+    names = ["train/0.png", "train/1.png", "test/2.png", "test/3.png"]
+    text = "filename,split\n" + "".join(
+        f"{n},{s}\n" for n, s in zip(names, ("train", "train", "train", "test"), strict=True)
+    )
+    found = read(tmp_path, names, text)
+    assert found.split["test/2.png"] in ("train", "val")
+    assert "note: the column split overrules sub folders (1 files): test/2.png is train" in capsys.readouterr().err
+
+
+def test_tables_in_sub_folders_are_told(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "labels.csv").write_text("filename,grade\n")
+    found = read(tmp_path, [f"{i}.png" for i in range(5)])
+    assert any("not read (1): train/labels.csv" in note for note in found.notes)

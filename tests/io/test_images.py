@@ -373,3 +373,50 @@ def test_nearest_takes_the_class_in_the_middle():
     np.testing.assert_array_equal(images.nearest(classes, (2, 3)), classes[[1, 4]])
     np.testing.assert_array_equal(images.nearest(classes, (6, 6)), classes.repeat(2, 1))
     assert images.nearest(classes, (6, 3)) is classes
+
+
+@pytest.mark.parametrize(("letter", "channels"), [(b"P5", 1), (b"P6", 3)])
+def test_deep_pixmaps_are_stretched_to_16_bits(letter, channels):
+    """The most that a PGM or PPM counts to, 4095 here, is white; pillow would cut it down to 8 bits."""
+    counts = np.array([0, 1, 2048, 4095, 4094, 7], ">u2").repeat(channels)
+    image = images.decode(letter + b"\n# a comment\n3 2\n4095\n" + counts.tobytes())
+    assert (image.dtype, image.shape) == (np.uint16, (2, 3, channels))
+    assert image[..., -1].ravel().tolist() == [0, 16, 32776, 65535, 65519, 112]  # n 65535 / 4095
+    with pytest.raises(UserError, match="cannot read image"):
+        images.decode(letter + b" 3 2 4095 " + counts.tobytes()[:-1])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_several_frames_are_no_image(kind, tmp_path):
+    """The first is not taken for all; frames that are written apart in a TIFF neither."""
+    frames = [Image.fromarray(noise((8, 8, 3)) // (i + 1)) for i in range(2)]
+    with pytest.raises(UserError, match=r"2 frames, and an image is one|a stack of shape"):
+        images.decode(saved(frames[0], format=kind, save_all=True, append_images=frames[1:]))
+    assert images.decode(saved(frames[0], format=kind)).shape == (8, 8, 3)
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        for frame in frames:
+            file.write(np.asarray(frame), photometric="rgb")
+    with pytest.raises(UserError, match="2 images of one size"):
+        images.read(tmp_path / "x.tif")
+
+
+OME = {"Å": (5000, 0.5), "pm": (5e5, 0.5), "mm": (5e-4, 0.5), "m": (5e-7, 0.5), "in": (2e-5, 0.508)}
+OME |= {"thou": (0.02, 0.508), "pixel": (1, 0), "reference frame": (1, 0)}  # the size, and the same in micrometres
+
+
+@pytest.mark.parametrize("unit", OME)
+def test_units_of_ome(tmp_path, unit):
+    """A pixel that is one pixel large is of no known size."""
+    size, microns = OME[unit]
+    names = {f"PhysicalSize{axis}": size for axis in "XY"} | {f"PhysicalSize{axis}Unit": unit for axis in "XY"}
+    tifffile.imwrite(tmp_path / "x.tif", noise((4, 4)), ome=True, metadata={"axes": "YX"} | names)
+    assert images.sized(tmp_path / "x.tif")[1] == pytest.approx((microns,) * 2 if microns else ())
+
+
+@pytest.mark.parametrize(
+    ("unit", "dots", "microns"),
+    [("m", 2e6, 0.5), ("\\u00B5m", 2, 0.5), ("inch", 50800, 0.5), ("pixels", 1, 0), ("sec", 1, 0)],
+)
+def test_units_of_imagej(tmp_path, unit, dots, microns):
+    tifffile.imwrite(tmp_path / "x.tif", noise((4, 4)), imagej=True, resolution=(dots, dots), metadata={"unit": unit})
+    assert images.sized(tmp_path / "x.tif")[1] == pytest.approx((microns,) * 2 if microns else ())

@@ -297,3 +297,16 @@ def test_tiled_patches_are_images(tmp_path):
         for side in (320, 160):
             file.write(np.zeros((side, side, 3), np.uint8), tile=(64, 64), photometric="rgb")
     assert sets.kind(sets.open(tmp_path / "p.tif", wanted="images")) == "slides"
+
+
+def test_archives_are_to_be_unpacked(tmp_path):
+    (tmp_path / "x.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"x\.zip is an archive: unpack it"):
+        sets.open(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize("side", [5, 16, 32])
+def test_channels_that_come_first_are_told(tmp_path, side):
+    np.save(tmp_path / "x.npy", np.zeros((5, 3, side, side), np.uint8))
+    with pytest.raises(UserError, match="channels come last, N x H x W x C"):
+        sets.open(tmp_path / "x.npy")

@@ -95,3 +95,13 @@ def test_a_name_of_another_folder_is_not_guessed():
     files = ["1.png", "2.png", "c/3.png"]
     assert tables.matched(["/set/1.png", "/set/2.png", "/set/c/3.png"], files) == [["1.png"], ["2.png"], ["c/3.png"]]
     assert tables.matched(["a/1.png", "b/2.png"], files) == [[], []]
+
+
+def test_what_nobody_sees_changes_nothing(tmp_path):
+    """Marks of no width in a name; Excel's first line in quotes or capitals."""
+    assert tables.matched(["\u200ba.png", "b\ufeff.png"], ["a.png", "b.png"]) == [["a.png"], ["b.png"]]
+    for first in ('"sep=;"', "SEP=;"):
+        (tmp_path / "x.csv").write_text(f"{first}\nfilename;n\na.png;1\n")
+        assert [row.cells for row in tables.rows(tmp_path / "x.csv", ("filename",))] == [
+            {"filename": "a.png", "n": "1"}
+        ]

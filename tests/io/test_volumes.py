@@ -263,3 +263,27 @@ def test_a_film_through_the_slices():
     np.testing.assert_array_equal(volumes.through(volume), volume)
     np.testing.assert_array_equal(volumes.through(images.to_float(volume), axis=2), np.moveaxis(volume, 2, 0))
     np.testing.assert_array_equal(volumes.through(volume, frames=3), volume[1::2])
+
+
+def test_an_image_is_no_volume(tmp_path):
+    """[H, W, 3] is no volume of 3 voxels across; nor has a volume 40 channels, as a film in NIfTI would."""
+    np.save(tmp_path / "x.npy", np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(UserError, match=r"\(32, 32, 3\) is an image, and no volume"):
+        volumes.read(tmp_path / "x.npy")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2, 40), np.uint8), np.eye(4)), tmp_path / "x.nii")
+    with pytest.raises(UserError, match="at most 16 channels"):
+        volumes.read(tmp_path / "x.nii")
+
+
+def test_the_affine_tells_how_large_a_voxel_is(tmp_path):
+    """Of a header whose pixdim was left at 1; where there is no affine, pixdim tells."""
+    turn = np.array([[0, -0.5, 0, 9], [0.7, 0, 0, 8], [0, 0, 3, 7], [0, 0, 0, 1]])
+    image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.uint8), None)
+    image.set_sform(turn, 1)
+    nibabel.save(image, tmp_path / "x.nii")
+    assert nibabel.load(tmp_path / "x.nii").header.get_zooms() == (1, 1, 1)
+    assert volumes.microns(tmp_path / "x.nii") == (3000, 700, 500)
+    image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.uint8), None)
+    image.header.set_zooms((2, 2, 4))
+    nibabel.save(image, tmp_path / "x.nii")
+    assert volumes.microns(tmp_path / "x.nii") == (4000, 2000, 2000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 
 from nca_gen.io import walk
@@ -94,3 +95,15 @@ def test_content_is_that_of_the_bytes(tmp_path, monkeypatch):
         assert (walk.content(file) != whole) == differs
     file.write_bytes(bytes(2001))
     assert walk.content(file) != whole
+
+
+def test_what_systems_leave_is_no_part_of_a_set(tmp_path):
+    """Previews and waste that file servers and desktops put beside images; a pipe, which never ends."""
+    put(tmp_path, "a.png", "@eaDir/a.png/SYNOPHOTO_THUMB_M.png", "x/__MACOSX/a.png", "$RECYCLE.BIN/b.png")
+    os.mkfifo(tmp_path / "c.png")
+    files = walk.walk(tmp_path, (".png",))
+    assert files.names == ["a.png"]
+    assert sorted(files.said[0].removeprefix("passed over: ").split("; ")) == [
+        "1 no file, but a pipe or a device (c.png)",
+        "3 of the operating system ($RECYCLE.BIN, @eaDir, x/__MACOSX)",
+    ]

@@ -320,6 +320,10 @@ def test_the_one_dict_of_tensors_in_a_checkpoint(write, tmp_path):
     one = mapping(x=tensor(storage("0", 12), (12,), (1,)))
     path = write(tmp_path / "run.pt", mapping(epoch=number(3), net=one, optimizer=mapping(lr=number(1))), k0=A)
     np.testing.assert_array_equal(weights.read(path)["x"], A)
+    for nest in (mapping(model=mapping(state_dict=one)), mapping(state_dict=mapping(model=one))):
+        np.testing.assert_array_equal(weights.read(write(tmp_path / "run.pt", nest, k0=A))["x"], A)
+    beside = mapping(model=one, step=tensor(storage("0", 12), (12,), (1,)))  # a counter
+    assert [*weights.read(write(tmp_path / "run.pt", beside, k0=A))] == ["x"]
     with pytest.raises(UserError, match=r"run.pt holds net, ema: save the one that is wanted alone"):
         weights.read(write(tmp_path / "run.pt", mapping(net=one, ema=one), k0=A))
 

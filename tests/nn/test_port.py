@@ -110,3 +110,19 @@ def test_a_beginning_that_only_some_names_have_is_none():
     del some["module.bn.bias"]
     with pytest.raises(UserError, match="the weights lack"):
         port.variables(some, Net(), EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (np.array([1, np.nan], np.float32), "holds NaN or infinite"),
+        (np.array([1, np.inf], np.float16), "holds NaN or infinite"),
+        (np.array([1, 127], np.int8), "is of type int8: weights are floats"),
+    ],
+)
+def test_what_cannot_be_weights(tensor, message):
+    """Numbers of training that diverged, of half precision that ran over, and codes of a quantised network."""
+    layer = nn.Dense(2)
+    tensors = port.state(layer.init(jax.random.key(0), np.zeros((1, 3), np.float32))) | {"bias": tensor}
+    with pytest.raises(UserError, match=f"bias {message}"):
+        port.variables(tensors, layer, np.zeros((1, 3), np.float32))
