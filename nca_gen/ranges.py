@@ -39,6 +39,7 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Fraction = Annotated[float, Interval(gt=0, le=1)]
 Decay = Annotated[float, Interval(ge=0, lt=1)]
 Axes = Annotated[int, Interval(ge=1, le=3)]
+Percent = Annotated[int | float, Interval(ge=0, le=100)]
 Gigabytes = Annotated[int | float, Ge(0)]
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]  # all that the generators of numpy, grain and jax tell apart
 

@@ -123,7 +123,7 @@ WHATEVER = {"path", "cache", "init", "weights", "label_maps", "image", "mask", "
 WHATEVER |= {"features_peer", "against", "runs", "expansions", "labels", "what", "name"}
 """Names of files, folders and columns: only the disk knows which there are."""
 ANY = {"config.expand.split_seed", "config.data.split_seed", "config.codec.mean"}  # any number says something
-ANY |= {"config.data.window", "config.data.percentiles"}  # two numbers, the lower first: told where they are read
+ANY |= {"config.data.window"}  # two numbers, the lower first: told where they are read
 ANY |= {"config.study.metrics"}  # which the verb reads before it samples
 
 

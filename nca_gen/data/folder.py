@@ -82,7 +82,7 @@ def splits(
     get = remember(load, memory_gb)
     known, lost = table.probe(rows, files.names, look)
     complain(lost, strict)
-    table.uniform(root, {name: f"{x.shape[-1]} channels of {x.dtype}" for name, x in known.items()})
+    table.uniform(root, {name: f"{x.shape[-1]} channels of {x.dtype}" for name, x in known.items()}, lost)
     rows = rows._replace(notes=[*rows.notes, *_notes(known)])
     numbers = table.labels(rows, [*known])
     size = next(iter(known.values())).dtype.itemsize + (4 if label_maps else 0)

@@ -108,7 +108,7 @@ def splits(
     looks, lost = table.probe(rows, files.names, look, "reading slides")
     complain(lost, strict)
     views = {name: look.view for name, look in looks.items()}
-    table.uniform(root, {name: f"{v.slide.channels} channels of {v.slide.dtype}" for name, v in views.items()})
+    table.uniform(root, {name: f"{v.slide.channels} channels of {v.slide.dtype}" for name, v in views.items()}, lost)
     apart = space.within([*views], [view.mpp for view in views.values()])
     dark = images.doubts(next(iter(views.values())).slide.dtype, 0, max(look.high for look in looks.values()))
     rows = rows._replace(notes=[*rows.notes, *apart, *dark])

@@ -198,6 +198,8 @@ def _labels(
         for label in map(str, labels):
             if label not in there:
                 raise unknown(f"column of {path} in config.data.labels", label, there)
+        if twice := [label for label, n in Counter(map(str, labels)).items() if n > 1]:
+            raise UserError(f"config.data.labels={tuple(labels)} names the column {twice[0]!r} twice")
         return tuple(map(str, labels))
     words = [c for c in there if not any(np.isfinite(_number(row[c])) for row in rows.values())]
     if words:
@@ -329,10 +331,10 @@ def probe(
     return {name: x for name, x in seen.items() if not isinstance(x, images.Unreadable)}, [*lost, *table.lost]
 
 
-def uniform(root: Path, kinds: Mapping[str, str]) -> None:
-    """Raises UserError unless there are files and all are of one kind, said in words."""
+def uniform(root: Path, kinds: Mapping[str, str], lost: Sequence[tuple[str, str]]) -> None:
+    """Raises UserError unless there are files and all are of one kind, in words; ``lost`` says why there is none."""
     if not kinds:
-        raise UserError(f"not one image in {root} can be used")
+        raise UserError(f"not one image in {root} can be used{''.join(f'; {name}: {why}' for name, why in lost[:1])}")
     (first, words), *others = kinds.items()
     for name, kind in others:
         if kind != words:

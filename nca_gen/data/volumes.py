@@ -25,7 +25,7 @@ from nca_gen.data import table
 from nca_gen.data.source import Box, Example, Source, Splits, clipped, complain, fits, remember
 from nca_gen.errors import UserError
 from nca_gen.io import images, space, volumes
-from nca_gen.ranges import Count, Gigabytes
+from nca_gen.ranges import Count, Gigabytes, Percent
 
 SAMPLE = 2**24  # voxels of which percentiles are taken, evenly spread, where a volume has more
 PACKED = (".gz", ".npz")  # endings of volumes of which no part can be read
@@ -84,7 +84,7 @@ def splits(
     reduce: Annotated[tuple[Count, ...], Len(3, 3)] = (1, 1, 1),
     resize: Annotated[tuple[Count, ...], Len(3, 3)] | None = None,
     window: tuple[int | float, ...] = (),
-    percentiles: tuple[int | float, ...] = (),
+    percentiles: tuple[Percent, ...] = (),
     label_maps: str = "",
     labels: tuple[str, ...] = (),
     context_factor: Count = 1,
@@ -118,7 +118,7 @@ def splits(
         rows, names, lambda name: _look(root / name, window, percentiles, map_of and map_of(name)), "reading volumes", 2
     )
     complain(lost, strict)
-    table.uniform(root, {name: f"{x.shape[-1]} channels" for name, x in known.items()})
+    table.uniform(root, {name: f"{x.shape[-1]} channels" for name, x in known.items()}, lost)
     numbers, shown = table.labels(rows, [*known]), _levels(known, bool(window or percentiles))
     rows = rows._replace(notes=[*rows.notes, *_notes(known, shown, map_of)])
     shapes = {name: (*scale.sides(x.shape), x.shape[-1]) for name, x in known.items()}

@@ -23,9 +23,9 @@ JPEG2000 = (33003, 33004, 33005, 34712)  # compressions; 33003 is Aperio's of lu
 CONVERTING = (6, 7, 22610, 34892, 34933, 34934, 33005, 33007, 50001, 50002, 52546)  # codecs that give RGB anyway
 REC601 = (0.299, 0.587, 0.114)  # parts of red, green and blue in luma
 REFUSED = {
-    8: "CIE L*a*b*",
-    9: "ICC L*a*b*",
-    10: "ITU L*a*b*",
+    8: "CIELAB (L*a*b*)",
+    9: "ICCLAB (L*a*b*)",
+    10: "ITULAB (L*a*b*)",
     32803: "raw values of a sensor behind colour filters",
     32844: "logarithms of luminance",
     32845: "logarithms of luminance, and chroma",

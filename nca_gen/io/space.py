@@ -28,8 +28,8 @@ NGFF = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1
 def of_page(page: Any) -> Sizes:
     """Of a page of tifffile: as Aperio or OME write it, else by its resolution, of ImageJ in the unit that it names."""
     text = page.description or ""
-    if said := re.search(r"\bMPP\s*=\s*([\d.]+)", text):
-        return _microscopic([float(said[1])] * 2)
+    if said := re.search(r"\bMPP\s*=\s*(\d+[.,]?\d*)", text):
+        return _microscopic([float(said[1].replace(",", "."))] * 2)
     sizes = dict(re.findall(r'PhysicalSize([XY])="([\d.eE+-]+)"', text))
     units = dict(re.findall(r'PhysicalSize([XY])Unit="([^"]*)"', text))
     if "X" in sizes:

@@ -262,3 +262,14 @@ def test_tables_in_sub_folders_are_told(tmp_path):
     (tmp_path / "train" / "labels.csv").write_text("filename,grade\n")
     found = read(tmp_path, [f"{i}.png" for i in range(5)])
     assert any("not read (1): train/labels.csv" in note for note in found.notes)
+
+
+def test_a_column_is_chosen_once(tmp_path):
+    with pytest.raises(UserError, match="names the column 'a' twice"):
+        read(tmp_path, ["x.png"], "filename,a,b\nx.png,1,2\n", labels=("a", "b", "a"))
+
+
+def test_where_no_file_can_be_used_the_first_reason_is_given(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"not one image in .* can be used; x\.png: the file is empty"):
+        folder.splits(str(tmp_path))
