@@ -154,17 +154,16 @@ def _png(data: bytes) -> tuple[Image, space.Sizes]:
         if image.format in _MOVING and image.n_frames > 1:
             raise ValueError(f"it holds {image.n_frames} frames, and an image is one; save them apart")
         mpp, grey = space.of_picture(image), {"1": "L", "L": "L", "LA": "L", "La": "L"}.get(image.mode, "RGB")
-        if image.mode == "F" or image.mode.startswith("I"):  # which pillow would clip to 8 bits
-            pixels = np.asarray(image)[..., None]
-            fits = pixels.dtype.kind == "i" and pixels.min() >= 0 and pixels.max() <= 65535
-            deep = pixels.astype(np.uint16) if fits else pixels
-            return upright(deep, _orientation(image) if data[1:4] != b"PNG" or b"eXIf" in data else 1), mpp
         if data[1:4] == b"PNG" and data[24:25] == b"\x10":
             import imagecodecs
 
             pixels = np.atleast_3d(imagecodecs.png_decode(data))
             pixels = pixels[..., :-1] if pixels.shape[-1] in (2, 4) else pixels
             return upright(pixels, _orientation(image) if b"eXIf" in data else 1), mpp
+        if image.mode == "F" or image.mode.startswith("I"):  # which pillow would clip to 8 bits
+            pixels = np.asarray(image)[..., None]
+            fits = pixels.dtype.kind == "i" and pixels.min() >= 0 and pixels.max() <= 65535
+            return upright(pixels.astype(np.uint16) if fits else pixels, _orientation(image)), mpp
         return upright(np.atleast_3d(np.asarray(image.convert(grey))), _orientation(image)), mpp
 
 

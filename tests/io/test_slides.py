@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from nca_gen.errors import UserError
-from nca_gen.io import images, sets, slides
+from nca_gen.io import images, sets, slides, space
 
 RNG = np.random.default_rng(0)
 
@@ -192,3 +192,10 @@ def test_digest(tmp_path):
     assert a == b
     write(tmp_path / "b" / "x.svs", np.ones((128, 128, 3), np.uint8), "flat")
     assert sets.digest(sets.open(tmp_path / "b")) != a
+
+
+def test_scales_of_a_level_and_of_all_levels_are_multiplied():
+    """OME-NGFF 0.4: those of the multiscale image are applied after those of its first level."""
+    axes = [{"name": "c"}, {"name": "y", "unit": "micrometer"}, {"name": "x", "unit": "nanometer"}]
+    each = [{"type": "scale", "scale": [1, 2, 500]}, {"type": "translation", "translation": [0, 9, 9]}]
+    assert space.of_axes(axes, [*each, {"type": "scale", "scale": [1, 0.25, 2]}]) == (0.5, 1.0)
