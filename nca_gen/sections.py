@@ -80,13 +80,16 @@ class Mesh(NamedTuple):
     """``config.mesh``: samples over ``data`` devices (-1: all that is left), the rows of an image over ``space``.
 
     ``distributed``: join the other hosts by what the scheduler says (:func:`nca_gen.runtime.mesh.connect`).
-    ``patience``: seconds in which all of them have to come.
+    ``patience``: seconds in which all of them have to come. ``shard``: whether parameters, moments and average are cut
+    over all devices, "always", "never", or "auto" where they take 4 GB or more (:func:`nca_gen.devices.laid`); sums are
+    then rounded in another order.
     """
 
     data: Literal[-1] | Count = -1
     space: Count = 1
     distributed: bool = False
     patience: Count = 60
+    shard: Annotated[str, OneOf(("auto", "always", "never"))] = "auto"
 
 
 class Bench(NamedTuple):

@@ -15,7 +15,6 @@ from jaxtyping import Array, Key, PyTree
 from nca_gen import devices
 from nca_gen.contracts import Parts, Task
 from nca_gen.errors import UserError
-from nca_gen.runtime import mesh
 
 LEVEL = "xla_backend_optimization_level"
 SAID = LEVEL in os.environ.get("XLA_FLAGS", "")
@@ -26,7 +25,7 @@ two thirds of the time that XLA's own 3 takes, and in six sevenths, after which 
 
 
 class Program(NamedTuple):
-    """A task's ``init`` and ``step`` on a mesh. ``state``: the shapes of its state, as they lie there."""
+    """A task's ``init`` and ``step`` on a mesh. ``state``: the shapes of its state, as its arrays lie there."""
 
     state: PyTree
     key: Key[Array, ""]
@@ -45,28 +44,41 @@ class Program(NamedTuple):
 
 
 def compiled(
-    task: Task, key: Key[Array, ""], batch: Mapping[str, jax.ShapeDtypeStruct], parts: Parts, grid: Mesh, fresh: bool
+    task: Task,
+    key: Key[Array, ""],
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    parts: Parts,
+    grid: Mesh,
+    fresh: bool,
+    shard: str = "auto",
 ) -> Program:
     """Begins to compile; ``fresh``: also ``init``, which a resumed run does without. ``batch``: its shapes
-    (:func:`nca_gen.runtime.feed.shapes`).
+    (:func:`nca_gen.runtime.feed.shapes`). ``shard``: how the state lies, see :func:`nca_gen.devices.laid`.
 
     Raises UserError where ``batch`` is not for the model, and where no memory holds the state.
     """
-    everywhere = devices.replicated(grid)
-    start = jax.jit(partial(task.init, batch=batch), out_shardings=everywhere).trace(key)
-    state = mesh.abstract(start.out_info, grid)
-    need, room = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((state, batch))) / 1e9, memory() / 1e9
+    init = partial(task.init, batch=batch)
+    state = devices.laid(jax.jit(init).trace(key).out_info, grid, shard)
+    need, room = devices.share((state, batch)) / 1e9, memory() / 1e9
     if need > room:
         raise UserError(
             f"the state and a batch alone take {need:.3g} GB of {room:.3g} GB of memory: make config.model smaller, or "
-            "config.data.patch or config.train.batch"
+            "config.data.patch or config.train.batch, or cut the state over more devices (config.mesh.shard)"
         )
     pool = ThreadPoolExecutor(2)
+    start = jax.jit(init, out_shardings=devices.shardings(state)).trace(key)  # which jax remembers
     starting = pool.submit(start.lower().compile, ONCE) if fresh else None
-    step = jax.jit(task.step, donate_argnums=0, out_shardings=everywhere).lower(state, batch, parts)
-    stepping = pool.submit(step.compile, OFTEN)
+    stepping = pool.submit(stepped(task, state, batch, parts, grid).compile, OFTEN)
     pool.shutdown(wait=False)
     return Program(state, key, start, starting, stepping)
+
+
+def stepped(
+    task: Task, state: PyTree, batch: Mapping[str, jax.ShapeDtypeStruct], parts: Parts | None, grid: Mesh
+) -> jax.stages.Lowered:
+    """The step of ``task`` on shapes that lie on ``grid``, to be compiled; its state is used up."""
+    lay = (devices.shardings(state), devices.replicated(grid))
+    return jax.jit(task.step, donate_argnums=0, out_shardings=lay).lower(state, batch, parts)
 
 
 def memory() -> int:

@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,8 @@ def save(saved: Manager, step: int, state: PyTree, **extra: Any) -> None:
 def restore_latest(saved: Manager, abstract: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
     """The newest undamaged state in the layout of ``abstract``, and its JSON {step, ...}; None if there is none.
 
-    ``abstract``: ShapeDtypeStructs with a sharding, see :func:`nca_gen.runtime.mesh.abstract`; on any number of
-    devices, whatever number it was saved on. Damaged ones that are newer are moved to ``<workdir>/damaged/``, and told.
+    ``abstract``: ShapeDtypeStructs with a sharding, see :func:`nca_gen.devices.laid`; on any number of devices, whatever
+    number it was saved on, whole or cut over them. Damaged ones that are newer are moved to ``<workdir>/damaged/``, and told.
     Raises UserError when all are damaged (none is then moved), or for a state of another model.
     """
     workdir = Path(saved.directory).parent
@@ -151,12 +151,14 @@ def restore_latest(saved: Manager, abstract: PyTree) -> tuple[PyTree, dict[str, 
 
 
 def restore_params(
-    workdir: str | os.PathLike, abstract: PyTree, step: int | None = None
+    workdir: str | os.PathLike, abstract: PyTree, step: int | None = None, of: Callable[[PyTree], PyTree] | None = None
 ) -> tuple[PyTree, dict[str, Any]]:
     """The state of ``step`` (None: the newest undamaged one) in the layout of ``abstract``, and its JSON. Only reads.
 
-    A leaf of ``abstract`` without a sharding goes to the first device. Raises UserError when there is no such
-    checkpoint, when it is damaged, and for a state of another model.
+    ``of``: what is wanted of the state, such as ``eval_params``, which is returned; no more is read than it takes: a
+    quarter of the whole, where Adam and an average are kept. A leaf of ``abstract`` without a sharding goes to the first
+    device. Raises UserError when there is no such checkpoint, when it
+    is damaged, and for a state of another model.
     """
     import orbax.checkpoint as ocp
 
@@ -170,7 +172,7 @@ def restore_params(
     with _quiet():
         saved = ocp.CheckpointManager(folder(workdir), options=ocp.CheckpointManagerOptions(read_only=True))
         with contextlib.closing(saved):
-            found, damaged = _newest(saved, there if step is None else [step], abstract)
+            found, damaged = _newest(saved, there if step is None else [step], abstract, of)
     assert found is not None  # there was a candidate
     for bad, reason in damaged:
         say(f"checkpoint {bad} is damaged ({reason}): using step {found[1]['step']}")
@@ -201,14 +203,14 @@ def leaves(tree: PyTree) -> dict[str, list]:
 
 
 def _newest(
-    saved: Manager, candidates: list[int], abstract: PyTree
+    saved: Manager, candidates: list[int], abstract: PyTree, of: Callable[[PyTree], PyTree] | None = None
 ) -> tuple[tuple[PyTree, dict[str, Any]] | None, list[tuple[int, str]]]:
     """The newest of ``candidates`` that is whole, and the newer ones with what is wrong. UserError if none is."""
     damaged: list[tuple[int, str]] = []
     for step in reversed(candidates):
         reason = _broken(Path(saved.directory) / str(step))
         if reason is None:
-            return _restore(saved, step, abstract), damaged
+            return _restore(saved, step, abstract, of), damaged
         damaged.append((step, reason))
     if damaged:
         what = "; ".join(f"step {step}: {reason}" for step, reason in damaged)
@@ -219,8 +221,10 @@ def _newest(
     return None, damaged
 
 
-def _restore(saved: Manager, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    """One state, whose seal holds, and its JSON. Raises UserError for a state of another model."""
+def _restore(
+    saved: Manager, step: int, abstract: PyTree, of: Callable[[PyTree], PyTree] | None
+) -> tuple[PyTree, dict[str, Any]]:
+    """One state, whose seal holds, or ``of`` it, and its JSON. Raises UserError for a state of another model."""
     import orbax.checkpoint as ocp
 
     root = Path(saved.directory) / str(step)
@@ -235,7 +239,21 @@ def _restore(saved: Manager, step: int, abstract: PyTree) -> tuple[PyTree, dict[
                 f"{root} is of another model: {path} is {there} there and {here} here; choose another --workdir, or "
                 "the config that it was trained with"
             )
-    return saved.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"], meta
+    if of is None:
+        return saved.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"], meta
+    some = jax.tree.map(lambda x, read: x if read else ocp.PLACEHOLDER, abstract, _read(of, abstract))
+    how = jax.tree.map(
+        lambda x: x if x is ocp.PLACEHOLDER else ocp.ArrayRestoreArgs(dtype=x.dtype, sharding=x.sharding), some
+    )
+    with contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as reader:
+        return of(reader.restore(root / "state", args=ocp.args.PyTreeRestore(some, restore_args=how))), meta
+
+
+def _read(of: Callable[[PyTree], PyTree], abstract: PyTree) -> PyTree:
+    """For every leaf of ``abstract`` whether ``of`` it reads it."""
+    jaxpr = jax.make_jaxpr(of)(abstract).jaxpr
+    read = {id(x) for x in [*jaxpr.outvars, *(x for step in jaxpr.eqns for x in step.invars)]}
+    return jax.tree.unflatten(jax.tree.structure(abstract), [id(x) in read for x in jaxpr.invars])
 
 
 def _files(root: Path) -> dict[str, list[int]]:

@@ -82,7 +82,7 @@ def opened(
         key = jax.random.key(config.seed, impl="threefry2x32")
         batch = feed.shapes(splits["train"], patch, plan.batch, grid)
         first = None if begun else run.first(config, workdir, task)
-        program = ahead.compiled(task, key, batch, parts, grid, fresh=not begun)
+        program = ahead.compiled(task, key, batch, parts, grid, not begun, layout.shard)
         if sampled:
             sampling.check_large(config, task)  # while the compiler works
         record.save_environment(workdir, ahead.size(jax.eval_shape(task.eval_params, program.state)))

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from nca_gen import devices, hosts, screen, sections
 from nca_gen.errors import UserError
@@ -241,8 +240,3 @@ def check_batch(mesh: Mesh, batch: int, rows: int) -> None:
 def put(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
     """The arrays of ``batch`` on the mesh. Every process gives its own share of the samples, in order of process."""
     return {k: jax.make_array_from_process_local_data(devices.dealt(mesh, np.ndim(x)), x) for k, x in batch.items()}
-
-
-def abstract(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Shapes and dtypes of ``tree``, each to lie replicated on ``mesh``: what a checkpoint is restored into."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.replicated(mesh)), tree)

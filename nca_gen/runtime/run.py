@@ -63,8 +63,8 @@ def part(config: Any, workdir: str | os.PathLike, step: int | None = None) -> Pa
         config = at_hand(config, workdir)
         params, step = exported(Path(workdir, exports.MODEL), jax.eval_shape(task.eval_params, abstract), step)
     else:
-        state, meta = checkpoint.restore_params(workdir, abstract, step)
-        params, step = task.eval_params(state), meta["step"]
+        params, meta = checkpoint.restore_params(workdir, abstract, step, task.eval_params)
+        step = meta["step"]
     return Part(frozen(config), task, params, step, build.decoder(config))
 
 

@@ -29,6 +29,7 @@ from nca_gen.config import tuples
 from nca_gen.contracts import Automaton
 from nca_gen.io import write
 from nca_gen.metrics import features, fid
+from nca_gen.runtime import ahead
 from nca_gen.verbs.bench_harness import Row
 from nca_gen.verbs.describe import call_gflop, examples
 from nca_gen.verbs.evaluate import evaluate
@@ -61,15 +62,8 @@ def layout(config: Any, batch: int) -> Mesh:
 def step_of(config: Any, batch: int) -> tuple[Any, float]:
     """The compiled training step, and what it allocates beside its arguments on all devices, in 10^6 bytes."""
     task, mesh = build.task(config), layout(config, batch)
-    everywhere, shapes = devices.replicated(mesh), examples(task, batch, tuple(config.data.patch))
-
-    def laid(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-    state = jax.eval_shape(task.init, jax.random.key(0, impl="threefry2x32"))
-    state = jax.tree.map(lambda x: laid(x, everywhere), state)
-    shapes = {name: laid(x, devices.dealt(mesh, len(x.shape))) for name, x in shapes.items()}
-    step = jax.jit(task.step, donate_argnums=0).lower(state, shapes).compile()
+    state = devices.laid(jax.eval_shape(task.init, jax.random.key(0, impl="threefry2x32")), mesh)
+    step = ahead.stepped(task, state, examples(task, batch, tuple(config.data.patch), mesh), None, mesh).compile()
     known = step.memory_analysis()
     return step, known.temp_size_in_bytes * mesh.size / 1e6 if known else math.nan
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
+from jax.sharding import Mesh
 
 from nca_gen import arrays, build, devices, screen
 from nca_gen.contracts import Autoencoder, Classifier, Denoiser, Local
@@ -34,8 +35,13 @@ def matmul_flop(jaxpr: Any) -> int:
     return total
 
 
-def examples(task: Any, n: int, size: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a batch for ``task``: ``n`` images of ``size``, with all that the model is told beside."""
+def examples(
+    task: Any, n: int, size: tuple[int, ...], grid: Mesh | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch for ``task``: ``n`` images of ``size``, with all that the model is told beside.
+
+    As they lie on ``grid``, where one is given.
+    """
     model, axes = task.model, len(size)
     if isinstance(model, Denoiser):
         told = {"image": model.reads} | {FIELDS.get(name, name): k for name, k in model.conditions.items()}
@@ -46,7 +52,8 @@ def examples(task: Any, n: int, size: tuple[int, ...]) -> dict[str, jax.ShapeDty
         colours = {"image": 3} | ({"label": model.classes} if isinstance(model, Classifier) else {})
     sides = lambda name: () if name == "label" else size
     shapes = {name: (n,) if name == "level" else (n, *sides(name), k) for name, k in colours.items()}
-    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    lay = lambda shape: devices.dealt(grid, len(shape)) if grid else None
+    return {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=lay(shape)) for name, shape in shapes.items()}
 
 
 def call_gflop(task: Any, shape: tuple[int, ...]) -> float:
@@ -91,11 +98,10 @@ def sizes(config: Any, task: Any) -> dict[str, Any]:
 def peak_mb(config: Any, task: Any) -> float:
     """Memory of a training step on the first device, in MB: of the program that training there compiles."""
     grid = mesh.make(1, 1)
-    batch = examples(task, config.train.batch, tuple(config.data.patch))
-    lay = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.dealt(grid, x.ndim))
+    batch = examples(task, config.train.batch, tuple(config.data.patch), grid)
     parts = jax.device_put(run.beside(config, "."), devices.replicated(grid))
     key = jax.random.key(0, impl="threefry2x32")
-    program = ahead.compiled(task, key, jax.tree.map(lay, batch), parts, grid, fresh=False)
+    program = ahead.compiled(task, key, batch, parts, grid, fresh=False)
     memory = program.stepping.result().memory_analysis()
     return (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6
 

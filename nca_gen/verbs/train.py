@@ -39,7 +39,7 @@ def train(
         while True:
             state, meta = courses.begun(course)
             if rollbacks > meta.get("rollbacks", 0):
-                state = jax.jit(checkpoint.rekeyed, out_shardings=devices.replicated(course.grid))(state, rollbacks)
+                state = jax.jit(checkpoint.rekeyed, out_shardings=devices.shardings(state))(state, rollbacks)
             elif meta["step"]:
                 log.say(f"resuming at step {meta['step']}")
             rollbacks = max(rollbacks, meta.get("rollbacks", 0))
@@ -101,7 +101,7 @@ def evaluated(course: Course, state: PyTree, step: int, before: dict[str, int] |
 
     before = evaluate.last(course.workdir, step) if before is None else before
     if names := evaluate.due(course.config, step, before):
-        ask, params = course.evaluate or evaluate.evaluate, course.task.eval_params(state)
+        ask, params = course.evaluate or evaluate.evaluate, devices.gathered(course.task.eval_params(state))
         scores = ask(course.config, course.task, params, course.splits, course.workdir, step, names, course.parts)
         course.curve.scalars(step, scores or {})
     return before | dict.fromkeys(names, step)

@@ -36,7 +36,7 @@ def make(n=1000, seed=0, width=3):
 
 
 def abstract(state, data=-1):
-    return mesh.abstract(state, mesh.make(data))
+    return devices.laid(state, mesh.make(data))
 
 
 def saved_steps(workdir, *steps, keep=None):
@@ -313,3 +313,42 @@ def test_a_folder_that_may_not_be_written(tmp_path):
     with pytest.raises(UserError, match="Permission denied; the one of step 1 is untouched"):
         saved_steps(tmp_path, 2)
     (tmp_path / "checkpoints").chmod(0o700)
+
+
+def cut(data):
+    """The shapes of a state of which every large array is cut over so many devices."""
+    return devices.laid(wide(), mesh.make(data), "always")
+
+
+def wide():
+    """A state with an array of 8,192 numbers, and the rest of :func:`make`, which is too small to be cut."""
+    return make(n=4096, width=2)
+
+
+@pytest.mark.parametrize(("there", "here"), [(4, 2), (4, 0), (0, 4)])
+def test_a_state_in_pieces_is_restored_into_others(tmp_path, there, here):
+    """From 4 devices to 2, to whole copies, and back from these."""
+    lay = lambda data: cut(data) if data else devices.laid(wide(), mesh.make())
+    with checkpoint.manager(tmp_path) as saved:
+        checkpoint.save(saved, 1, jax.device_put(wide(), devices.shardings(lay(there))))
+    with checkpoint.manager(tmp_path) as saved:
+        again, _ = checkpoint.restore_latest(saved, lay(here))
+    assert_same(again, wide())
+    pieces = {shard.data.shape for shard in again.params["w"].addressable_shards}
+    assert pieces == {(4096 // here if here else 4096, 2)}
+
+
+def test_no_more_is_read_than_is_wanted(tmp_path, monkeypatch):
+    """The rest of the state comes as it is marked for orbax, not as arrays."""
+    saved_steps(tmp_path, 1)
+    states = []
+
+    def wanted(state):
+        states.append(state)
+        return {"half": state.params["half"], "step": state.step}
+
+    found, meta = checkpoint.restore_params(tmp_path, jax.eval_shape(make), of=wanted)
+    assert meta["step"] == 1
+    assert_same(found, {"half": make(seed=1).params["half"], "step": jnp.int32(1)})
+    arrays = [x for x in jax.tree.leaves(states[-1]) if isinstance(x, jax.Array)]
+    assert [x.shape for x in arrays] == [(), (5,)]

@@ -44,14 +44,6 @@ def test_samples_lie_in_order_over_data_and_rows_over_space():
             np.testing.assert_array_equal(block, label[2 * i : 2 * i + 2])
 
 
-def test_abstract_is_whole_on_every_device():
-    devices = mesh.make()
-    made = mesh.abstract({"w": np.zeros((3, 2), np.float32)}, devices)["w"]
-    assert (made.shape, made.dtype) == ((3, 2), np.float32)
-    assert made.sharding.is_fully_replicated
-    assert made.sharding.device_set == set(jax.devices())
-
-
 @pytest.mark.parametrize(("batch", "fitting"), [(6, 3), (1, 1), (2, 2)])
 def test_a_batch_that_does_not_divide_names_a_mesh_that_does(batch, fitting):
     with pytest.raises(UserError, match=f"multiple of 4, or config.mesh.data={fitting}$"):
