@@ -17,7 +17,7 @@ from nca_gen import build
 from nca_gen import config as configs
 from nca_gen.config import override, pages
 from nca_gen.errors import UserError, unknown
-from nca_gen.io import cache, exports
+from nca_gen.io import cache, exports, mirror
 from nca_gen.runtime import watch
 
 HELP = """\
@@ -74,7 +74,9 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
         exit_on_error=False,
     )
     parser.add_argument("--config", metavar="FILE[:FORM]", help="a file of configs/")
-    parser.add_argument("--workdir", metavar="DIR", help="where everything about a run is kept")
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="where everything about a run is kept: a folder, or s3://.., gs://.., az://.."
+    )
     parser.add_argument("--out", metavar="DIR", help="where results go; where it is left out, the workdir")
     parser.add_argument("--mode", metavar="MODE", default="train", help="what to do, one of the modes below")
     parser.add_argument("--samples", metavar="PATH", help="evaluate: images to score, a folder or an .npz, not a model")
@@ -172,10 +174,12 @@ def run(argv: list[str]) -> int:
     """Does what the flags say. Returns the exit code: 0, 2 for an error of the user's, 130 when interrupted."""
     try:
         args, rest = parse(argv)
-        args.rest, args.workdir = rest, args.workdir and exports.located(args.workdir)
-        config = configure(args, rest)
-        folder(args, config.export.path if args.mode == "export" else "")
-        build.verb(args.mode).main(config, args)
+        args.rest = rest
+        with mirror.place(args.workdir, trains=args.mode in ("train", "chain")) as args.workdir:
+            args.workdir = args.workdir and exports.located(args.workdir)
+            config = configure(args, rest)
+            folder(args, config.export.path if args.mode == "export" else "")
+            build.verb(args.mode).main(config, args)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

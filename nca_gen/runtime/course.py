@@ -18,6 +18,7 @@ from nca_gen import config as configs
 from nca_gen.contracts import Part, Parts
 from nca_gen.data import flips, labels, pipeline
 from nca_gen.errors import UserError
+from nca_gen.io import mirror
 from nca_gen.pipelines import files, sampling
 from nca_gen.runtime import ahead, checkpoint, feed, log, mesh, record, run
 from nca_gen.runtime.cadence import stop_signals
@@ -58,6 +59,11 @@ def opened(
     workdir, patch = Path(workdir).absolute(), tuple(config.data.patch)
     ranges.check_fields(plan, "config.train")
     grid = mesh.opened(layout, plan.batch, patch[0])
+    if jax.process_count() > 1 and mirror.is_mirror(workdir):
+        raise UserError(
+            "several hosts write one checkpoint together, in a folder that all of them see: mount the bucket (gcsfuse, "
+            "mountpoint-s3) or a disk, and give that as --workdir"
+        )
     task, splits = task or build.task(config), splits or build.splits(config)
     config = files.learned(config, splits)
     flips.axes(config.data.get("flips", "all"), len(patch))
