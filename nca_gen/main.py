@@ -30,7 +30,7 @@ modes
   expand     enlarge a labelled training set by the model of the workdir
   classify   train classifiers on a labelled data set and on its expansions; compare them over folds
   study      one table of several runs: how good, how large, how fast
-  describe   parameters, reach, FLOP and memory of the model
+  describe   parameters, reach, FLOP and memory of the model; with --for=h100:8 whether it fits there, and for how long
   bench      time and peak memory of a training step and of sampling
   check      read the data set through; say what is in it and what is wrong with it
   export     weights, config, card, and a program that draws without this package, as a folder to pass on
@@ -59,7 +59,7 @@ USES = ("generate", "evaluate", "expand", "export")  # of what was trained
 READS = (*USES, "encode")  # beside the config also weights of the workdir; the others only write there
 SAYS = ("describe", "check")  # and write nothing
 FLAGS = ("--config", "--workdir", "--mode", "--samples", "--reference", "--train", "--metrics", "--weights")
-FLAGS += ("--stage", "--json", "--help", "--out")
+FLAGS += ("--stage", "--for", "--json", "--help", "--out")
 
 
 def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
@@ -87,6 +87,7 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     parser.add_argument("--metrics", metavar="NAMES", help="evaluate: such as fid,kid:size=100,fid@inception-clean")
     parser.add_argument("--weights", metavar="DIR", help="where the weights of the feature networks lie")
     parser.add_argument("--stage", metavar="NAME", help="chain: begin at this stage")
+    parser.add_argument("--for", metavar="KIND[:N]", help="describe: devices, such as h100:8 (a100, v5e, t4, cpu)")
     parser.add_argument("--json", action="store_true", help="describe, bench, check, evaluate: JSON, not a table")
     try:
         args, rest = parser.parse_known_args(argv)
@@ -100,6 +101,8 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
         raise UserError(f"--{given[0]} is for --mode=evaluate")
     if args.out and args.mode in SAYS:
         raise UserError(f"--out is for what writes files, and --mode={args.mode} writes none")
+    if vars(args)["for"] and args.mode != "describe":
+        raise UserError("--for is for --mode=describe")
     if args.stage and args.mode != "chain":
         raise UserError("--stage is for --mode=chain")
     if not args.samples and (given := [flag for flag in ("reference", "train") if vars(args)[flag]]):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from annotated_types import Ge, Gt, Len, MaxLen, MinLen
+from annotated_types import Ge, Gt, Len, MaxLen, MinLen, Predicate
 
+from nca_gen.errors import UserError
 from nca_gen.ranges import Count, Natural, OneOf, Seed, Share, SomeOf
 
 Split = Annotated[str, OneOf(("train", "val", "test"))]
@@ -14,6 +15,22 @@ Flips = Annotated[str, SomeOf(("all", "none", "horizontal", "vertical", "depth")
 LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nd-4.0")
 LICENCES += ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "odbl", "openrail", "other")
 Sides = Annotated[tuple[Count, ...], MaxLen(3)]
+
+
+def span(steps: str) -> tuple[int, int] | None:
+    """The first and the last of the steps A:B; None of "". Raises UserError for anything else."""
+    if not steps:
+        return None
+    first, _, last = steps.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise UserError(f"{steps!r} are no steps: write FIRST:LAST, such as 10:15")
+    return int(first), int(last)
+
+
+def spans(steps: str) -> bool:
+    """Whether :func:`span` takes it."""
+    span(steps)
+    return True
 
 
 class Train(NamedTuple):
@@ -24,6 +41,8 @@ class Train(NamedTuple):
     checkpoint. ``divergence``: a loss above so many times the median of the last 20 lines is one; 0 is off, and only
     what is not finite is. ``init``: a trained part of the same shapes (a workdir, or whatever else
     :func:`nca_gen.runtime.run.open_run` opens), with whose weights training begins; "" begins with random ones.
+    ``profile``: the steps FIRST:LAST of which a trace is written (:mod:`nca_gen.runtime.profile`). ``cache``: where
+    compiled programs are kept, for "user" or in the "workdir", with which they move to another machine.
     """
 
     steps: Count
@@ -35,6 +54,8 @@ class Train(NamedTuple):
     max_rollbacks: Natural = 3
     divergence: Literal[0] | Annotated[float, Gt(1)] = 0.0
     init: str = ""
+    profile: Annotated[str, Predicate(spans)] = ""
+    cache: Annotated[str, OneOf(("user", "workdir"))] = "user"
 
 
 class Drawing(NamedTuple):

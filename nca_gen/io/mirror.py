@@ -125,8 +125,8 @@ class Mirror:
             gone = [] if mine else [p for p in self.sent if p not in there and p in here]
             if both := sorted(ahead & {*behind, *gone}):
                 raise UserError(
-                    f"{self.url} and its folder {self.folder} have both gone on ({both[0]}): remove the one that is not to "
-                    "be gone on with"
+                    f"{self.url} and its folder {self.folder} have both gone on ({both[0]}): remove the one "
+                    "that is not to be gone on with"
                 )
 
             def get(path: str) -> None:
@@ -231,7 +231,7 @@ SIGNS = {  # of what a store says, what to do
     "accepted: correct them, or the rights of their account",
     r"redirect|region": "the bucket is in another region: set AWS_REGION",
     r"recognise URL": "no such place: write s3://BUCKET/PATH, gs://.. or az://..",
-    r"error sending request|dns|connect|timed? ?out": "it cannot be reached: is the network away, or the endpoint wrong?",
+    r"error sending request|dns|connect|timed? ?out": "it cannot be reached, for want of a network or the right endpoint",
 }
 
 

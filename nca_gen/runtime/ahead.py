@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
@@ -68,17 +71,47 @@ def compiled(
     pool = ThreadPoolExecutor(2)
     start = jax.jit(init, out_shardings=devices.shardings(state)).trace(key)  # which jax remembers
     starting = pool.submit(start.lower().compile, ONCE) if fresh else None
-    stepping = pool.submit(stepped(task, state, batch, parts, grid).compile, OFTEN)
+    stepping = pool.submit(traced(task, state, batch, parts, grid).lower().compile, OFTEN)
     pool.shutdown(wait=False)
     return Program(state, key, start, starting, stepping)
 
 
-def stepped(
+def traced(
     task: Task, state: PyTree, batch: Mapping[str, jax.ShapeDtypeStruct], parts: Parts | None, grid: Mesh
-) -> jax.stages.Lowered:
+) -> jax.stages.Traced:
     """The step of ``task`` on shapes that lie on ``grid``, to be compiled; its state is used up."""
     lay = (devices.shardings(state), devices.replicated(grid))
-    return jax.jit(task.step, donate_argnums=0, out_shardings=lay).lower(state, batch, parts)
+    return jax.jit(task.step, donate_argnums=0, out_shardings=lay).trace(state, batch, parts)
+
+
+@contextlib.contextmanager
+def cache(workdir: Path | None) -> Iterator[None]:
+    """Keeps what is compiled inside in ``<workdir>/compiled``, wherever that folder will lie; None changes nothing.
+
+    XLA's own caches are left out: on jax 0.10 their path, which is below this one, is part of every program's name.
+    """
+    if workdir is None:
+        yield
+        return
+    settings = {
+        "jax_compilation_cache_dir": str(workdir / "compiled"),
+        "jax_persistent_cache_enable_xla_caches": "none",
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    former = {name: jax.config.values[name] for name in settings}
+    try:
+        _configured(settings)
+        yield
+    finally:
+        _configured(former)
+
+
+def _configured(settings: Mapping[str, Any]) -> None:
+    """Sets jax's cache, which is opened once and then stays, anew."""
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 def memory() -> int:

@@ -129,8 +129,8 @@ def save(saved: Manager, step: int, state: PyTree, **extra: Any) -> None:
 def restore_latest(saved: Manager, abstract: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
     """The newest undamaged state in the layout of ``abstract``, and its JSON {step, ...}; None if there is none.
 
-    ``abstract``: ShapeDtypeStructs with a sharding, see :func:`nca_gen.devices.laid`; on any number of devices, whatever
-    number it was saved on, whole or cut over them. Damaged ones that are newer are moved to ``<workdir>/damaged/``, and told.
+    ``abstract``: ShapeDtypeStructs with a sharding, see :func:`nca_gen.devices.laid`; on any number of devices, whole
+    or cut over them, however it was saved. Damaged ones that are newer are moved to ``<workdir>/damaged/``, and told.
     Raises UserError when all are damaged (none is then moved), or for a state of another model.
     """
     workdir = Path(saved.directory).parent
@@ -155,10 +155,10 @@ def restore_params(
 ) -> tuple[PyTree, dict[str, Any]]:
     """The state of ``step`` (None: the newest undamaged one) in the layout of ``abstract``, and its JSON. Only reads.
 
-    ``of``: what is wanted of the state, such as ``eval_params``, which is returned; no more is read than it takes: a
-    quarter of the whole, where Adam and an average are kept. A leaf of ``abstract`` without a sharding goes to the first
-    device. Raises UserError when there is no such checkpoint, when it
-    is damaged, and for a state of another model.
+    ``of``: what is wanted of the state, such as ``eval_params``, which is returned; no more is read than it takes, a
+    quarter of the whole where Adam and an average are kept. A leaf of ``abstract`` without a sharding goes to the
+    first device. Raises UserError when there is no such checkpoint, when it is damaged, and for a state of another
+    model.
     """
     import orbax.checkpoint as ocp
 

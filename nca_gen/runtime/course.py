@@ -22,6 +22,7 @@ from nca_gen.io import mirror
 from nca_gen.pipelines import files, sampling
 from nca_gen.runtime import ahead, checkpoint, feed, log, mesh, record, run
 from nca_gen.runtime.cadence import stop_signals
+from nca_gen.runtime.profile import Profile
 from nca_gen.sections import Mesh, Train
 from nca_gen.tasks import denoise
 
@@ -40,6 +41,7 @@ class Course(NamedTuple):
     program: ahead.Program
     saved: Any
     curve: log.Log
+    profile: Profile
     signals: list[signal.Signals]
     first: Part | None  # whose weights training begins with
     mark: str  # of the config
@@ -80,6 +82,8 @@ def opened(
         record.alone(workdir),
         stop_signals() as signals,
         log.Log(workdir, plan.steps, plan.batch, plan.divergence) as curve,
+        ahead.cache(workdir if plan.cache == "workdir" else None),
+        Profile(plan.profile, workdir) as profile,
     ):
         begun = bool(checkpoint.steps(workdir))
         known = begun and record.check_config(workdir, config)
@@ -94,7 +98,7 @@ def opened(
         record.save_environment(workdir, ahead.size(jax.eval_shape(task.eval_params, program.state)))
         with checkpoint.manager(workdir, plan.keep) as saved, mesh.company():
             yield Course(
-                *(config, plan, workdir, task, splits, parts, evaluate, grid, program, saved, curve, signals),
+                *(config, plan, workdir, task, splits, parts, evaluate, grid, program, saved, curve, profile, signals),
                 *(first, record.config_hash(config), known),
             )
 

@@ -22,6 +22,7 @@ import jax
 from nca_gen import screen
 from nca_gen.errors import UserError
 from nca_gen.io import write as disk
+from nca_gen.runtime import goodput
 
 
 def say(text: str) -> None:
@@ -76,6 +77,7 @@ class Log:
         self.lines: Any = None
         self.events: Any = None
         self.rate, self.bar, self.shown = 0.0, screen.SILENT, contextlib.ExitStack()
+        self.account = goodput.Account(workdir)
 
     def __enter__(self) -> Log:
         """Shows the bar, on a terminal."""
@@ -87,6 +89,8 @@ class Log:
         """Takes the bar away."""
         self.shown.close()
         self.close()
+        with contextlib.suppress(UserError):  # of a full disk, which has been told of
+            self.account.reach(self.account.at)
 
     def close(self) -> None:
         """Closes the files."""
@@ -98,6 +102,7 @@ class Log:
     def rewind(self, step: int) -> None:
         """Goes on from ``step``: lines of later steps are dropped, and TensorBoard is told to drop their events."""
         self.close()
+        self.account.rewind(step)
         self.since, self.clock = step, time.perf_counter()
         self.bar.begin("", self.total, step)
         path = self.workdir / "metrics.jsonl"
@@ -117,11 +122,12 @@ class Log:
                 self.events.write_event(events.Event(step=step + 1, wall_time=time.time(), session_log=start))
 
     @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """What is done inside does not count as training time."""
+    def pause(self, kind: str) -> Iterator[None]:
+        """What is done inside does not count as training time, but as of ``kind``."""
         began = time.perf_counter()
         try:
-            yield
+            with self.account.spent(kind):
+                yield
         finally:
             self.clock += time.perf_counter() - began
 
@@ -149,6 +155,7 @@ class Log:
             self.lines.write(disk.notation({"step": step, "time": time.time(), **metrics}) + "\n")
             self.lines.flush()
             self.scalars(step, metrics)
+        self.account.reach(step)
         if not sys.stdout.isatty():
             say(self.progress(step, loss))
 

@@ -35,9 +35,7 @@ def matmul_flop(jaxpr: Any) -> int:
     return total
 
 
-def examples(
-    task: Any, n: int, size: tuple[int, ...], grid: Mesh | None = None
-) -> dict[str, jax.ShapeDtypeStruct]:
+def examples(task: Any, n: int, size: tuple[int, ...], grid: Mesh | None = None) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a batch for ``task``: ``n`` images of ``size``, with all that the model is told beside.
 
     As they lie on ``grid``, where one is given.
@@ -108,21 +106,28 @@ def peak_mb(config: Any, task: Any) -> float:
 
 def main(config: Any, args: Namespace) -> None:
     """--mode=describe."""
-    describe(config, args.json)
+    describe(config, args.json, vars(args)["for"] or "")
 
 
-def describe(config: Any, json: bool = False) -> dict[str, Any]:
-    """Prints :func:`facts` as a table, or as JSON."""
-    known = facts(config)
+def describe(config: Any, json: bool = False, devices: str = "") -> dict[str, Any]:
+    """Prints :func:`facts` as a table, or as JSON; with ``devices`` (KIND:N) what the page takes on these."""
+    from nca_gen.verbs import describe_fit  # which counts with what stands here
+
+    fit = describe_fit.fit(config, devices) if devices else {}
+    known = (sizes(config, build.task(config)) | {"for": fit}) if fit else facts(config)
     if json:
         print(write.notation(known, indent=2))
         return known
     rows = [*known["parameters"].items(), ("all", known["trainable"])]
     screen.table(("module", "trainable"), rows, known["model"])
-    image, batch = "x".join(map(str, known["image"])), known["training_batch"]
+    image = "x".join(map(str, known["image"]))
     if "halo" in known:
         reach = known["halo"] if known["halo"] == "global" else f"{known['halo']} pixels around it"
         print(f"a call sees        {reach}")
         print(f"a call on {image:<8} {known['gflop_per_call']:.3f} GFLOP (matrix products)")
-    print(f"a training step    {known['training_step_peak_mb']:.0f} MB at batch {batch}, as compiled for this device")
+    if fit:
+        describe_fit.show(fit)
+    else:
+        peak, batch = known["training_step_peak_mb"], known["training_batch"]
+        print(f"a training step    {peak:.0f} MB at batch {batch}, as compiled for this device")
     return known

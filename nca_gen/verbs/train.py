@@ -37,7 +37,8 @@ def train(
     with courses.opened(config, workdir, task, splits, evaluate) as course:
         plan, saved, rollbacks, retried = course.plan, course.saved, 0, None
         while True:
-            state, meta = courses.begun(course)
+            with course.curve.account.spent("starting"):
+                state, meta = courses.begun(course)
             if rollbacks > meta.get("rollbacks", 0):
                 state = jax.jit(checkpoint.rekeyed, out_shardings=devices.shardings(state))(state, rollbacks)
             elif meta["step"]:
@@ -55,6 +56,7 @@ def train(
                     checkpoint.drop(saved, good)
                 rollbacks, retried = rollbacks + 1, saved.latest_step()
                 log.say(f"{why}: back to step {retried or 0}, rollback {rollbacks} of {plan.max_rollbacks}")
+        course.curve.account.turn("checkpoints")  # the last one is still being written
     if halted:
         log.say(f"stopped at step {step} of {plan.steps}; the same command goes on from there")
         raise SystemExit(128 + (course.signals or [signal.SIGTERM])[0])
@@ -64,9 +66,12 @@ def train(
 
 def follow(course: Course, state: PyTree, step: int, rollbacks: int) -> tuple[PyTree, int, bool]:
     """Trains from ``state`` at ``step`` until done or halted: state, step, whether halted."""
-    plan, curve = course.plan, course.curve
-    batches = feed.batches(course.config, course.splits["train"], course.grid, step, rollbacks)
-    advance, logged, before, window = course.program.step, step, None, []  # window: metrics since the last line
+    plan, curve, account = course.plan, course.curve, course.curve.account
+    with account.spent("data"):
+        batches = feed.batches(course.config, course.splits["train"], course.grid, step, rollbacks)
+    with account.spent("compiling"):
+        advance = course.program.step
+    logged, before, window = step, None, []  # window: metrics since the last line
     curve.rewind(step)
     hosts.meet()  # a collective waits for seconds only until all have begun it
     while True:
@@ -80,14 +85,16 @@ def follow(course: Course, state: PyTree, step: int, rollbacks: int) -> tuple[Py
             curve.write(step, log.means(window) | ({"rollbacks": float(rollbacks)} if rollbacks else {}))
             window, logged = [], step
         if keep and step:
-            with curve.pause():
+            with curve.pause("checkpoints"):
                 checkpoint.save(course.saved, step, state, rollbacks=rollbacks, config=course.mark)
         if step and not halt:
-            with curve.pause():
+            with curve.pause("evaluation"):
                 before = evaluated(course, state, step, before)
         if halt or done:
             return state, step, halt
-        state, metrics = advance(state, next(batches), course.parts)
+        with account.spent("data"):
+            batch = next(batches)
+        state, metrics = course.profile.step(step + 1, advance, state, batch, course.parts)
         step += 1
         window.append(metrics)
         if len(window) > 1:  # one step late: the host waits for the step before, never for this one

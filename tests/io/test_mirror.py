@@ -132,31 +132,46 @@ def test_a_network_that_is_away_is_said_once_and_all_is_sent_when_it_is_back(buc
     one.store = store
     assert one.attempt() == ""
     assert capsys.readouterr().err.splitlines() == [
-        f"{URL}: it cannot be reached: is the network away, or the endpoint wrong?; work goes on in {one.folder}",
+        f"{URL}: it cannot be reached, for want of a network or the right endpoint; work goes on in {one.folder}",
         f"{URL} is up to date again",
     ]
     assert stored() == {"metrics.jsonl": "1"}
 
 
+def cut_off(monkeypatch):
+    """Something is written, and then the network is away."""
+    closed = mirror.opened(URL, endpoint="http://127.0.0.1:1")
+    with mirror.place(URL) as folder:
+        written(folder, metrics_jsonl="1")
+        monkeypatch.setattr(mirror.Mirror, "store", property(lambda one: closed), raising=False)
+
+
 def test_what_was_not_sent_is_sent_by_the_same_command(bucket, monkeypatch):
-    with pytest.raises(UserError, match=r"cannot be reached.*; what is not sent lies in .*, and the same command sends it"):
-        with mirror.place(URL, trains=True) as folder:
-            written(folder, metrics_jsonl="1")
-            monkeypatch.setattr(mirror.Mirror, "push", lambda self: mirror.Mirror.listing(self))
-            monkeypatch.setattr(mirror.Mirror, "listing", lambda self: [*obstore.list(closed)])
-            closed = mirror.opened(URL, endpoint="http://127.0.0.1:1")
-    monkeypatch.undo()
+    with (
+        monkeypatch.context() as network,
+        pytest.raises(UserError, match=r"cannot be reached.*; what is not sent lies in .*, and the same command sends"),
+    ):
+        cut_off(network)
+    assert stored() == {}
+    with mirror.place(URL):
+        pass
+    assert stored() == {"metrics.jsonl": "1"}
+
+
+def taken_over(bucket):
+    """One begins, another takes the run over, and the first writes once more."""
+    with mirror.place(URL, trains=True) as folder:
+        bucket(2)
+        with mirror.place(URL, trains=True) as other:
+            written(other, metrics_jsonl="other")
+        bucket(1)
+        written(folder, metrics_jsonl="one")
 
 
 def test_two_that_go_on_with_one_run(bucket):
-    """The second takes it over; the first may go on, and is told that nothing more is sent; nothing is lost."""
+    """The second takes it over; the first is told that nothing more is sent; nothing is lost."""
     with pytest.raises(UserError, match=r"another run writes to s3://bucket/runs/balls: nothing more is sent there"):
-        with mirror.place(URL, trains=True) as folder:
-            bucket(2)
-            with mirror.place(URL, trains=True) as other:
-                written(other, metrics_jsonl="other")
-            bucket(1)
-            written(folder, metrics_jsonl="one")
+        taken_over(bucket)
     assert stored() == {"metrics.jsonl": "other"}
     with pytest.raises(UserError, match=r"have both gone on \(metrics\.jsonl\)"), mirror.place(URL, trains=True):
         pass
@@ -173,7 +188,7 @@ def test_errors_are_one_line_that_says_what_to_do(bucket, monkeypatch):
     assert "no such place" in line("s3://")
     with socket.socket() as s:  # nobody listens
         s.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:{}".format(s.getsockname()[1]))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s.getsockname()[1]}")
         assert "it cannot be reached" in line()
     for said, advice in {
         "GET http://169.254.169.254/latest/api/token - 403": "no credentials",

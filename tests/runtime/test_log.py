@@ -84,7 +84,7 @@ def test_a_pause_is_not_training_time(tmp_path, monkeypatch):
     with log.Log(tmp_path, 100, batch=8) as curve:
         curve.rewind(0)
         now[0] += 2
-        with curve.pause():
+        with curve.pause("evaluation"):
             now[0] += 60
         curve.write(10, {"loss": 1.0})
     assert lines(tmp_path)[0]["images_per_second"] == 10 * 8 / 2
