@@ -231,7 +231,7 @@ SIGNS = {  # of what a store says, what to do
     "accepted: correct them, or the rights of their account",
     r"redirect|region": "the bucket is in another region: set AWS_REGION",
     r"recognise URL": "no such place: write s3://BUCKET/PATH, gs://.. or az://..",
-    r"error sending request|dns|connect|timed? ?out": "it cannot be reached, for want of a network or the right endpoint",
+    r"error sending request|dns|connect|timed? ?out": "it cannot be reached: no network, or another endpoint",
 }
 
 

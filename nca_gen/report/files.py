@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -35,7 +35,8 @@ class Evaluation(NamedTuple):
 class Run(NamedTuple):
     """All that a workdir holds; evaluations from the oldest to the newest.
 
-    ``downstream``: what its samples were worth to a task for which they were made, once that is known.
+    ``downstream``: what its samples were worth to a task for which they were made, once that is known. ``goodput``:
+    where its time has gone.
     """
 
     config: dict[str, Any]
@@ -43,6 +44,7 @@ class Run(NamedTuple):
     log: Columns
     evaluations: list[Evaluation]
     downstream: Evaluation | None = None
+    goodput: Mapping[str, Any] = {}
 
     def newest(self) -> dict[str, Evaluation]:
         """The newest evaluation of every evaluator that left a page, in the order in which they are read."""
@@ -58,7 +60,8 @@ def read(folder: Path) -> Run:
     page = parsed(DOWNSTREAM, read_object(folder / f"{DOWNSTREAM}.json"))
     downstream = Evaluation(0, folder, {DOWNSTREAM: page}) if contains(page) else None
     log = read_log(folder / "metrics.jsonl")
-    return Run(config, environment, log, sorted(evaluations, key=lambda e: e.step), downstream)
+    goodput = read_object(folder / "goodput.json")
+    return Run(config, environment, log, sorted(evaluations, key=lambda e: e.step), downstream, goodput)
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import jinja2
 import numpy as np
 
 from nca_gen import screen
-from nca_gen.contracts import Page
+from nca_gen.contracts import Page, Table
 from nca_gen.io import write as disk
 from nca_gen.report import embed, views, words
 from nca_gen.report.files import DOWNSTREAM, Evaluation, Run, at, computing, dictionary, finite, loose, read, series
@@ -31,6 +31,16 @@ QUANTITIES = {
     "lr": "Learning rate",
     "images_per_second": "Images per second",
     "memory_mb": "Memory, MB",
+}
+SPENT = {  # kinds of goodput.json
+    "steps": "Steps",
+    "lost": "Steps that were lost",
+    "data": "Waiting for data",
+    "checkpoints": "Checkpoints",
+    "evaluation": "Evaluation",
+    "compiling": "Waiting for the compiler",
+    "starting": "Starting",
+    "away": "Between two starts",
 }
 EARLIER = 6  # at most so many older evaluations show their first picture
 
@@ -63,7 +73,7 @@ def write(workdir: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
     if out:
         run = run._replace(evaluations=read(path.parent).evaluations)
     names = [str(name) for section in ("model", "data") if (name := at(run.config, section, "name"))]
-    sections = [*downstream(run), *evaluations(run), *curves(run), speed(run), environment(run)]
+    sections = [*downstream(run), *evaluations(run), *curves(run), spent(run), speed(run), environment(run)]
     shown = {"sections": sections, "oversized": oversized(run), "command": typed(run), "config": whole(run)}
     html = template("run.html").render(title=" · ".join(names) or "A run", head=head(run), **shown)
     disk.text(path, html)
@@ -236,6 +246,21 @@ def speed(run: Run) -> Section:
             took = f" ({screen.duration(seconds)})" if finite(seconds) else ""
             facts["Sampling"] = f"{number(sampling)} images per second{took}"
     return Section("Throughput and memory", facts=facts)
+
+
+def spent(run: Run) -> Section:
+    """Where the time of training has gone, over all its starts."""
+    seconds = {kind: s for kind, s in dictionary(run.goodput, "seconds").items() if finite(s) and s > 0}
+    total = sum(s for kind, s in seconds.items() if kind != "away")
+    if not total:
+        return Section("Where the time went")
+    names = [*(kind for kind in SPENT if kind in seconds), *sorted(seconds.keys() - SPENT.keys())]
+    share = lambda kind: "" if kind == "away" else f"{100 * seconds[kind] / total:.1f} %"
+    rows = [[SPENT.get(kind, kind), share(kind), screen.duration(seconds[kind])] for kind in names]
+    steps = {kind: number(n) for kind, n in dictionary(run.goodput, "steps").items() if finite(n)}
+    good = f"{100 * seconds.get('steps', 0) / total:.1f} % of {screen.duration(total)} went into steps that count"
+    counts = "; steps: " + ", ".join(f"{n} {kind}" for kind, n in steps.items()) if steps else ""
+    return Section("Where the time went", f"{good}{counts}.", tables=[Table("", ["", "Share", "Time"], rows)])
 
 
 def environment(run: Run) -> Section:

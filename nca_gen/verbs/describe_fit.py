@@ -124,16 +124,20 @@ def measured() -> Device:
     )
 
 
-def compiled(config: Any, grid: Mesh, batch: int, parts: Any) -> Compiled:
-    """A training step with ``batch`` images on ``grid``, as one device takes part in it."""
+def traced(config: Any, grid: Mesh, batch: int, parts: Any) -> tuple[Any, float, Any]:
+    """A training step with ``batch`` images on ``grid``: its state, FLOP of a device, and what is to be compiled."""
     task, layout = build.task(config), Layout(**build.fields(config, "mesh"))
     images = examples(task, batch, tuple(config.data.patch), grid)
     key = jax.random.key(0, impl="threefry2x32")
     state = devices.laid(jax.eval_shape(partial(task.init, batch=images), key), grid, layout.shard)
-    traced = ahead.traced(task, state, images, parts, grid)
-    program = traced.lower().compile(QUICK)
+    step = ahead.traced(task, state, images, parts, grid)
+    return state, matmul_flop(step.jaxpr.jaxpr) / grid.size, step.lower()
+
+
+def compiled(state: Any, flop: float, step: Any) -> Compiled:
+    """What a device does in a :func:`traced` step."""
+    program = step.compile(QUICK)
     memory, cost = program.memory_analysis(), program.cost_analysis()
-    flop = matmul_flop(traced.jaxpr.jaxpr) / grid.size
     loops = max(1.0, flop / cost["flops"])
     held = devices.share(state)
     between = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -152,21 +156,19 @@ def fit(config: Any, asked: str) -> dict[str, Any]:
     mesh.check_batch(grid, batch, config.data.patch[0])
     other = batch // 2 if batch % (2 * dealt) == 0 else 2 * batch
     parts = jax.device_put(run.beside(config, "."), devices.replicated(grid))
+    todo = [traced(config, grid, n, parts) for n in (batch, other)]
     with ThreadPoolExecutor(2) as pool:
-        one, two = pool.map(lambda n: compiled(config, grid, n, parts), (batch, other))
-    program = resident()
+        one, two = pool.map(lambda step: compiled(*step), todo)
     device = measured() if kind == "cpu" else DEVICES[kind]
     room = device.memory * device.share
     shared = count if kind == "cpu" else 1  # devices of a CPU have one memory, and one rate
-    if kind == "cpu":
-        room -= program
     each = (two.total - one.total) / (other - batch)  # of one more image in the batch
     most = int((room / shared - one.total) / each + batch) // dealt * dealt if each > 0 else batch
     rate = device.rates[config.model.get("dtype", "float32")]
     products = one.flop * shared / rate / EFFICIENCY["products"]
     moving = one.moved * shared / device.bandwidth / EFFICIENCY["memory"]
     seconds = max(products, moving)
-    known = {
+    return {
         "devices": count,
         "device": device.name,
         "source": device.source,
@@ -186,16 +188,6 @@ def fit(config: Any, asked: str) -> dict[str, Any]:
         "steps": config.train.steps,
         "batch": batch,
     }
-    return known | ({"process_peak_mb": (program + shared * one.total) / 1e6} if kind == "cpu" else {})
-
-
-def resident() -> int:
-    """Bytes of this process, with its libraries, where the system tells; else 0."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 def show(known: Mapping[str, Any]) -> None:
@@ -208,7 +200,6 @@ def show(known: Mapping[str, Any]) -> None:
         (f"a batch of {known['batch']:,}", gb("batch_mb")),
         ("what lies between", gb("between_mb")),
         ("peak of a device", f"{gb('peak_mb')} of {gb('room_mb')}: {verdict}"),
-        *([("peak of the process", gb("process_peak_mb"))] if "process_peak_mb" in known else []),
         ("largest batch", f"{known['largest_batch']:,}"),
         ("a step", f"{known['step_gflop']:,.4g} GFLOP of products, {known['step_moved_gb']:,.4g} GB moved"),
     ]

@@ -132,7 +132,7 @@ def test_a_network_that_is_away_is_said_once_and_all_is_sent_when_it_is_back(buc
     one.store = store
     assert one.attempt() == ""
     assert capsys.readouterr().err.splitlines() == [
-        f"{URL}: it cannot be reached, for want of a network or the right endpoint; work goes on in {one.folder}",
+        f"{URL}: it cannot be reached: no network, or another endpoint; work goes on in {one.folder}",
         f"{URL} is up to date again",
     ]
     assert stored() == {"metrics.jsonl": "1"}

@@ -294,6 +294,17 @@ def test_summary_curves_and_speed(workdir):
     assert "77" not in page.text  # the line that was cut off
 
 
+def test_where_the_time_went(workdir):
+    seconds = {"steps": 1800, "lost": 90, "data": 90, "checkpoints": 20, "away": 7200, "compiling": 0}
+    steps = {"computed": 1050, "lost": 50, "repeated": 50}
+    dump(workdir / "goodput.json", {"seconds": seconds, "steps": steps})
+    said = read(workdir)[1].text
+    assert "90.0 % of 33 min went into steps that count; steps: 1,050 computed, 50 lost, 50 repeated." in said
+    assert "Steps 90.0 % 30 min Steps that were lost 4.5 % 90 s Waiting for data 4.5 % 90 s" in said
+    assert "Between two starts 2 hours" in said
+    assert "compiler" not in said
+
+
 def test_strings_are_escaped_and_paths_stay_at_home(workdir):
     dump(
         workdir / "eval" / "00001000" / "scores.json",
