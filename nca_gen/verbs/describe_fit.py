@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from nca_gen import build, devices, screen
 from nca_gen.errors import UserError, chosen
@@ -124,24 +126,45 @@ def measured() -> Device:
     )
 
 
-def traced(config: Any, grid: Mesh, batch: int, parts: Any) -> tuple[Any, float, Any]:
-    """A training step with ``batch`` images on ``grid``: its state, FLOP of a device, and what is to be compiled."""
+class Step(NamedTuple):
+    """A training step before it is compiled; ``flop`` and ``operand``, the largest of a product, are of one device."""
+
+    state: PyTree
+    flop: float
+    operand: float
+    lowered: jax.stages.Lowered
+
+
+def operand(jaxpr: Any) -> int:
+    """Bytes of the largest operand of all products of a jaxpr."""
+    largest = 0
+    for eqn in jaxpr.eqns:
+        inner = [operand(j) for j in jaxprs_in_params(eqn.params)]
+        own = [x.aval.size * x.aval.dtype.itemsize for x in eqn.invars] if eqn.primitive.name == "dot_general" else []
+        largest = max(largest, *inner, *own, 0)
+    return largest
+
+
+def traced(config: Any, grid: Mesh, batch: int, parts: Any) -> Step:
+    """A training step with ``batch`` images on ``grid``."""
     task, layout = build.task(config), Layout(**build.fields(config, "mesh"))
     images = examples(task, batch, tuple(config.data.patch), grid)
     key = jax.random.key(0, impl="threefry2x32")
     state = devices.laid(jax.eval_shape(partial(task.init, batch=images), key), grid, layout.shard)
     step = ahead.traced(task, state, images, parts, grid)
-    return state, matmul_flop(step.jaxpr.jaxpr) / grid.size, step.lower()
+    jaxpr = step.jaxpr.jaxpr
+    return Step(state, matmul_flop(jaxpr) / grid.size, operand(jaxpr) / grid.size, step.lower())
 
 
-def compiled(state: Any, flop: float, step: Any) -> Compiled:
-    """What a device does in a :func:`traced` step."""
-    program = step.compile(QUICK)
+def compiled(step: Step, packs: bool) -> Compiled:
+    """What a device does in ``step``; ``packs``: its products copy their larger operand first, as those of a CPU do."""
+    program = step.lowered.compile(QUICK)
     memory, cost = program.memory_analysis(), program.cost_analysis()
-    loops = max(1.0, flop / cost["flops"])
-    held = devices.share(state)
+    loops = max(1.0, step.flop / cost["flops"])
+    own = devices.share(step.state)
     between = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return Compiled(held, memory.argument_size_in_bytes - held, between, flop, loops * cost["bytes accessed"])
+    between += int(step.operand) if packs else 0
+    return Compiled(own, memory.argument_size_in_bytes - own, between, step.flop, loops * cost["bytes accessed"])
 
 
 def fit(config: Any, asked: str) -> dict[str, Any]:
@@ -158,7 +181,7 @@ def fit(config: Any, asked: str) -> dict[str, Any]:
     parts = jax.device_put(run.beside(config, "."), devices.replicated(grid))
     todo = [traced(config, grid, n, parts) for n in (batch, other)]
     with ThreadPoolExecutor(2) as pool:
-        one, two = pool.map(lambda step: compiled(*step), todo)
+        one, two = pool.map(partial(compiled, packs=kind == "cpu"), todo)
     device = measured() if kind == "cpu" else DEVICES[kind]
     room = device.memory * device.share
     shared = count if kind == "cpu" else 1  # devices of a CPU have one memory, and one rate

@@ -16,11 +16,11 @@ def large(monkeypatch):
     """A step of 4 GB a device, of which an image of 100 MB; 1 TFLOP and 100 GB an image, on 4 devices."""
 
     def traced(config, grid, batch, parts):
-        return None, batch * 1e12 / grid.size, batch
+        return describe_fit.Step(None, batch * 1e12 / grid.size, batch, None)
 
-    def compiled(state, flop, batch):
-        between = 3 * GB + (batch - 8) * GB / 10
-        return describe_fit.Compiled(GB // 2, GB // 2, int(between), flop, batch * 100e9 / 4)
+    def compiled(step, packs):
+        between = 3 * GB + (step.operand - 8) * GB / 10
+        return describe_fit.Compiled(GB // 2, GB // 2, int(between), step.flop, step.operand * 100e9 / 4)
 
     monkeypatch.setattr(describe_fit, "traced", traced)
     monkeypatch.setattr(describe_fit, "compiled", compiled)
@@ -41,16 +41,27 @@ def test_what_fits_and_how_long_it_takes(large):
 
 
 def test_products_take_the_time_where_little_is_moved(large, monkeypatch):
-    still = lambda *step: describe_fit.Compiled(GB, GB, (step[2] - 8) * GB, step[1], 0)
+    still = lambda step, packs: describe_fit.Compiled(GB, GB, (step.operand - 8) * GB, step.flop, 0)
     monkeypatch.setattr(describe_fit, "compiled", still)
     known = describe_fit.fit(large, "h100:2")
     assert known["bound"] == "products"
     assert known["step_seconds"] == pytest.approx(4e12 / (0.4 * 494e12))
     assert known["largest_batch"] == 66
-    monkeypatch.setattr(describe_fit, "compiled", lambda *step: still(*step)._replace(state=100 * GB))
+    monkeypatch.setattr(describe_fit, "compiled", lambda *step, **how: still(*step, **how)._replace(state=100 * GB))
     over = describe_fit.fit(large, "h100:2")
     assert not over["fits"]
     assert over["largest_batch"] == 0
+
+
+def test_the_largest_operand_of_a_product():
+    """Also of one in a loop; of what is no product nothing counts."""
+    a, b = jax.ShapeDtypeStruct((10, 30), "float32"), jax.ShapeDtypeStruct((30, 5), "float32")
+    large = jax.ShapeDtypeStruct((1000,), "float32")
+    product = lambda a, b, large: (a @ b, large + 1)
+    looped = lambda a, b, large: jax.lax.scan(lambda c, _: (c, c @ b), a, length=3)
+    for f in (product, looped):
+        assert describe_fit.operand(jax.make_jaxpr(f)(a, b, large).jaxpr) == 10 * 30 * 4
+    assert describe_fit.operand(jax.make_jaxpr(lambda x: x + 1)(large).jaxpr) == 0
 
 
 @pytest.mark.parametrize(
