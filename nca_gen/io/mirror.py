@@ -85,8 +85,9 @@ class Mirror:
         with write.refusals(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / RECORD
-        known = json.loads(path.read_text()) if path.is_file() else {"name": uuid.uuid4().hex, "sent": {}}
-        self.name, self.sent = known["name"], known["sent"]
+        known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        self.name: str = known.get("name", uuid.uuid4().hex)
+        self.sent: State = known.get("sent", {})
         self.away = self.replaced = False
 
     def note(self) -> None:
@@ -95,16 +96,12 @@ class Mirror:
 
     def listing(self) -> dict[str, str]:
         """Path -> tag of what is in the store."""
-        import obstore
-
-        return {item["path"]: item["e_tag"] for page in obstore.list(self.store) for item in page}
+        return {item["path"]: item["e_tag"] for page in library().list(self.store) for item in page}
 
     def writer(self) -> str:
         """The name of the folder that wrote last; "" for none."""
-        import obstore
-
         try:
-            return bytes(obstore.get(self.store, WRITER).bytes()).decode()
+            return bytes(library().get(self.store, WRITER).bytes()).decode()
         except FileNotFoundError:
             return ""
 
@@ -113,8 +110,6 @@ class Mirror:
 
         What this folder wrote last is not fetched: the folder is ahead. Raises UserError where both are.
         """
-        import obstore
-
         with reached(self.url):
             there, mine = self.listing(), self.writer() == self.name
             sealed = whole(there)
@@ -133,7 +128,7 @@ class Mirror:
                 target = self.folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with write.whole(target) as draft, draft.open("wb") as file:
-                    for block in obstore.get(self.store, path).stream():
+                    for block in library().get(self.store, path).stream():
                         file.write(block)
                 self.sent[path] = [*state(target), there[path]]
 
@@ -142,16 +137,16 @@ class Mirror:
                 del self.sent[path]
             each(get, behind, self.note)
             if self.trains:
-                obstore.put(self.store, WRITER, self.name.encode())
-                obstore.delete(self.store, [p for p in there if p not in sealed])
+                library().put(self.store, WRITER, self.name.encode())
+                library().delete(self.store, [p for p in there if p not in sealed])
         if behind:
             tell(f"fetched {len(behind)} files of {self.url} to {self.folder}")
 
     def push(self) -> None:
-        """Sends what is new, and removes from the store what was sent and is no more. UserError where another one has
-        begun to write there."""
-        import obstore
+        """Sends what is new, and removes from the store what was sent and is no more.
 
+        Raises UserError where another run has begun to write there.
+        """
         self.replaced = self.trains and self.writer() != self.name
         if self.replaced:
             raise UserError(f"another run writes to {self.url}: nothing more is sent there from {self.folder}")
@@ -165,13 +160,13 @@ class Mirror:
                 return
             try:
                 before = state(self.folder / path)
-                tag = obstore.put(self.store, path, self.folder / path)["e_tag"]
+                tag = library().put(self.store, path, self.folder / path)["e_tag"]
                 self.sent[path] = [*before, tag]
             except FileNotFoundError:  # removed meanwhile; its checkpoint must have no seal
                 vanished.add(group(path))
 
         def remove(path: str) -> None:
-            obstore.delete(self.store, path)
+            library().delete(self.store, path)
             self.sent.pop(path)
 
         for rank in range(3):
@@ -207,20 +202,23 @@ class Mirror:
         return why and f"{why}; what is not sent lies in {self.folder}, and the same command sends it"
 
 
+def library() -> Any:
+    """obstore, which not every installation has."""
+    try:
+        import obstore.store
+    except ModuleNotFoundError as e:
+        raise UserError(
+            "a workdir in an object store needs the library obstore: pip install obstore, or give a folder as --workdir"
+        ) from e
+    return obstore
+
+
 def opened(url: str, **settings: Any) -> Any:
     """The store of ``url``; ``settings`` are of obstore."""
-    try:
-        from obstore.store import from_url
-    except ModuleNotFoundError as e:
-        raise UserError(f"{url} needs the library obstore: pip install obstore, or give a folder as --workdir") from e
     plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    client = {"allow_http": plain, "connect_timeout": "10s"}
     with reached(url):
-        return from_url(
-            url,
-            client_options={"allow_http": plain, "connect_timeout": "10s"},
-            retry_config={"max_retries": 3},
-            **settings,
-        )
+        return library().store.from_url(url, client_options=client, retry_config={"max_retries": 3}, **settings)
 
 
 SIGNS = {  # of what a store says, what to do

@@ -114,7 +114,7 @@ def describe(config: Any, json: bool = False, devices: str = "") -> dict[str, An
     from nca_gen.verbs import describe_fit  # which counts with what stands here
 
     fit = describe_fit.fit(config, devices) if devices else {}
-    known = (sizes(config, build.task(config)) | {"for": fit}) if fit else facts(config)
+    known: dict[str, Any] = {**sizes(config, build.task(config)), "for": fit} if fit else facts(config)
     if json:
         print(write.notation(known, indent=2))
         return known

@@ -28,7 +28,9 @@ from nca_gen.sections import Mesh as Layout
 from nca_gen.verbs.describe import examples, matmul_flop
 
 EFFICIENCY = {"products": 0.4, "memory": 0.6}
-QUICK = {"xla_backend_optimization_level": "0"}  # the same buffers in half the time; this program never runs
+QUICK: dict[str, str | bool] = {
+    "xla_backend_optimization_level": "0"
+}  # the same buffers in half the time; this program never runs
 
 
 class Device(NamedTuple):
@@ -160,6 +162,8 @@ def compiled(step: Step, packs: bool) -> Compiled:
     """What a device does in ``step``; ``packs``: its products copy their larger operand first, as those of a CPU do."""
     program = step.lowered.compile(QUICK)
     memory, cost = program.memory_analysis(), program.cost_analysis()
+    assert memory
+    assert cost
     loops = max(1.0, step.flop / cost["flops"])
     own = devices.share(step.state)
     between = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
