@@ -208,7 +208,7 @@ GIVEN = "--config=configs/small.py --workdir=w"
         (f"{GIVEN} --mode", "--mode: expected one argument"),
         (f"{GIVEN} --wrkdir=x", "unknown flag '--wrkdir'; did you mean --workdir?"),
         (f"{GIVEN} --modes check", "unknown flag '--modes'; did you mean --mode?"),
-        (f"{GIVEN} -x", "unknown flag '-x'; choose one of: --config, --help, --json, --metrics, --mode"),
+        (f"{GIVEN} -x", "unknown flag '-x'; choose one of: --config, --for, --help, --json, --metrics, --mode"),
         (f"{GIVEN} train", "unexpected argument 'train'; flags are written --name=value"),
         ("--config=configs/small.py", "--mode=train needs --workdir=DIR, where the run is kept"),
         ("--config=configs/small.py --mode=evaluate", "--mode=evaluate needs --workdir=DIR, where the run is kept"),

@@ -75,6 +75,15 @@ def place(workdir: Any, trains: bool = False) -> Generator[Any, None, None]:
         raise UserError(lost)
 
 
+def fetched(path: Any) -> Any:
+    """``path``, or if it is of an object store the local folder of it, brought up to date."""
+    if not remote(path):
+        return path
+    mirror = Mirror(str(path).rstrip("/"), trains=False)
+    mirror.fetch()
+    return str(mirror.folder)
+
+
 class Mirror:
     """A folder of this machine and its place ``url`` in a store."""
 
@@ -222,10 +231,10 @@ def opened(url: str, **settings: Any) -> Any:
 
 
 SIGNS = {  # of what a store says, what to do
-    r"NoSuchBucket|bucket does not exist|404": "there is no such bucket: make it, or correct --workdir",
-    r"169\.254\.169\.254|metadata": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+    r"NoSuchBucket|bucket does not exist|code: 404": "there is no such bucket: make it, or correct --workdir",
+    r"169\.254\.169\.254|computeMetadata": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
     "GOOGLE_APPLICATION_CREDENTIALS or AZURE_STORAGE_ACCOUNT_KEY, or run on a machine with a role",
-    r"401|403|AccessDenied|InvalidAccessKey|Signature|Unauth|Permission|credential|decode": "the credentials are not "
+    r"code: 40[13]|AccessDenied|InvalidAccessKey|Signature|Unauth|Permission|credential|decode": "the credentials are not "
     "accepted: correct them, or the rights of their account",
     r"redirect|region": "the bucket is in another region: set AWS_REGION",
     r"recognise URL": "no such place: write s3://BUCKET/PATH, gs://.. or az://..",
@@ -241,8 +250,9 @@ def reached(url: str) -> Generator[None, None, None]:
     except Exception as e:
         if not type(e).__module__.startswith("obstore"):
             raise
-        said = next((advice for sign, advice in SIGNS.items() if re.search(sign, str(e), re.IGNORECASE)), None)
-        raise UserError(f"{url}: {said or str(e).splitlines()[0]}") from e
+        line = str(e).splitlines()[0]  # below it are pages for developers
+        advice = next((advice for sign, advice in SIGNS.items() if re.search(sign, line, re.IGNORECASE)), line)
+        raise UserError(f"{url}: {advice}") from e
 
 
 def files(folder: Path) -> State:

@@ -15,7 +15,7 @@ from nca_gen import config as configs
 from nca_gen.contracts import Part, Parts, Transfer
 from nca_gen.data import latents
 from nca_gen.errors import UserError
-from nca_gen.io import exports, weights
+from nca_gen.io import exports, mirror, weights
 from nca_gen.runtime import checkpoint
 from nca_gen.runtime.log import say
 
@@ -35,8 +35,9 @@ def open_run(path: str | os.PathLike, step: int | None = None) -> Part:
 
     A workdir (the newest good checkpoint, or that of ``step``); an export, also of the zoo ("zoo:NAME") or in the cache
     of a model hub; a folder of latents, which holds their autoencoder; or a published file of weights with the page
-    that says of what, PAGE[:FORM]@FILE. Raises UserError for anything else.
+    that says of what, PAGE[:FORM]@FILE. A folder may lie in an object store. Raises UserError for anything else.
     """
+    path = mirror.fetched(path)
     page, at, file = str(path).partition("@")
     if at and Path(page.partition(":")[0]).is_file():
         return published(configs.load(page), Path(file).expanduser())

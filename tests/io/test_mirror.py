@@ -16,6 +16,7 @@ import pytest
 from nca_gen import main
 from nca_gen.errors import UserError
 from nca_gen.io import mirror
+from nca_gen.runtime import run
 
 obstore = pytest.importorskip("obstore")
 moto = pytest.importorskip("moto.server")
@@ -192,7 +193,8 @@ def test_errors_are_one_line_that_says_what_to_do(bucket, monkeypatch):
         assert "it cannot be reached" in line()
     for said, advice in {
         "GET http://169.254.169.254/latest/api/token - 403": "no credentials",
-        "403 Forbidden: <Error><Code>SignatureDoesNotMatch</Code>": "the credentials are not accepted",
+        "in 140.403ms - Server returned non-2xx status code: 403 Forbidden: ": "the credentials are not accepted",
+        "in 104.404ms, after 1 retries - HTTP error: error sending request": "it cannot be reached",
         "Received redirect without LOCATION, this normally indicates an incorrectly configured region": "AWS_REGION",
     }.items():
         with pytest.raises(UserError, match=advice), mirror.reached(URL):
@@ -255,3 +257,5 @@ def test_a_run_is_killed_goes_on_elsewhere_and_is_used_from_a_third_machine(buck
     bucket(3)
     assert main.run(["--mode=generate", f"--workdir={URL}"]) == 0
     assert [name for name in stored() if name.startswith("generated/") and name.endswith("00001.nii.gz")]
+    bucket(4)
+    assert run.open_run(URL).step == 6  # as a part of another

@@ -43,20 +43,19 @@ def test_a_trace_opens_in_perfetto_and_names_our_steps(traced):
 
 
 def test_compiled_programs_move_with_the_workdir(traced, tmp_path):
-    """Nothing is compiled anew, and jax's own cache is what it was."""
+    """The step is not compiled anew, and jax's own cache is what it was."""
     workdir, former = traced
     assert jax.config.jax_compilation_cache_dir == former
     moved = workdir.rename(tmp_path / "moved")
-    programs = lambda: {path.name for path in (moved / "compiled").iterdir()}
+    programs = lambda: {path.name for path in (moved / "compiled").glob("jit_step-*")}
     before, hits = programs(), []
-    assert any(name.startswith("jit_step-") for name in before)
+    assert len(before) == 1
     jax.clear_caches()
     jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
     toy.run(moved, **{"train.steps": 6, "train.cache": "workdir"})
     jax.monitoring.clear_event_listeners()
     assert programs() == before
     assert "/jax/compilation_cache/cache_hits" in hits
-    assert "/jax/compilation_cache/cache_misses" not in hits
 
 
 def test_without_a_folder_nothing_changes():
