@@ -234,8 +234,8 @@ SIGNS = {  # of what a store says, what to do
     r"NoSuchBucket|bucket does not exist|code: 404": "there is no such bucket: make it, or correct --workdir",
     r"169\.254\.169\.254|computeMetadata": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
     "GOOGLE_APPLICATION_CREDENTIALS or AZURE_STORAGE_ACCOUNT_KEY, or run on a machine with a role",
-    r"code: 40[13]|AccessDenied|InvalidAccessKey|Signature|Unauth|Permission|credential|decode": "the credentials are not "
-    "accepted: correct them, or the rights of their account",
+    r"code: 40[13]|AccessDenied|InvalidAccessKey|Signature|Unauth|Permission|credential|decode": "the credentials "
+    "are not accepted: correct them, or the rights of their account",
     r"redirect|region": "the bucket is in another region: set AWS_REGION",
     r"recognise URL": "no such place: write s3://BUCKET/PATH, gs://.. or az://..",
     r"error sending request|dns|connect|timed? ?out": "it cannot be reached: no network, or another endpoint",

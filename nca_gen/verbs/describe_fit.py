@@ -228,7 +228,10 @@ def show(known: Mapping[str, Any]) -> None:
         ("what lies between", gb("between_mb")),
         ("peak of a device", f"{gb('peak_mb')} of {gb('room_mb')}: {verdict}"),
         ("largest batch", f"{known['largest_batch']:,}"),
-        ("a step", f"{known['step_gflop']:,.4g} GFLOP of products, {known['step_moved_gb']:,.4g} GB moved"),
+        (
+            "a step, on all of them",
+            f"{known['step_gflop']:,.4g} GFLOP of products, {known['step_moved_gb']:,.4g} GB moved",
+        ),
     ]
     screen.table(("each device holds", ""), rows, "")
     share = {name: f"{100 * part:.0f} %" for name, part in known["efficiency"].items()}
