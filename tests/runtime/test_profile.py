@@ -28,6 +28,7 @@ def traced(tmp_path_factory):
     return workdir, former
 
 
+@pytest.mark.slow
 def test_a_trace_opens_in_perfetto_and_names_our_steps(traced):
     """Its form is Chrome's: a list of events, of which those with a duration have a name and a time."""
     [path] = traced[0].glob("profile/plugins/profile/*/perfetto_trace.json.gz")
@@ -42,6 +43,7 @@ def test_a_trace_opens_in_perfetto_and_names_our_steps(traced):
     assert spent["steps"] == {"computed": 4, "lost": 0, "repeated": 0}
 
 
+@pytest.mark.slow
 def test_compiled_programs_move_with_the_workdir(traced, tmp_path):
     """The step is not compiled anew, and jax's own cache is what it was."""
     workdir, former = traced
