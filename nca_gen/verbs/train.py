@@ -71,7 +71,8 @@ def follow(course: Course, state: PyTree, step: int, rollbacks: int) -> tuple[Py
         batches = feed.batches(course.config, course.splits["train"], course.grid, step, rollbacks)
     with account.spent("compiling"):
         advance = course.program.step
-    logged, before, window = step, None, []  # window: metrics since the last line
+    logged, before = step, None
+    window: list[Any] = []  # metrics since the last line
     curve.rewind(step)
     hosts.meet()  # a collective waits for seconds only until all have begun it
     while True:
