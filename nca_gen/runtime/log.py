@@ -51,7 +51,7 @@ def hopeless(why: DivergedError, rollbacks: int, good: int) -> UserError:
     )
 
 
-def settled(metrics: dict[str, jax.Array], step: int) -> dict[str, float]:
+def settled(metrics: dict[str, Any], step: int) -> dict[str, float]:
     """The metrics of ``step`` on the host, once they are computed. Raises DivergedError where they are not finite."""
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
     for name in ("loss", "grad_norm"):
