@@ -36,6 +36,7 @@ def test_an_automaton_is_small_and_says_what_it_is(name):
     assert "**Not for clinical use.**" in text
     assert "*missing*" not in text
     assert "-dirty" not in text
+    assert b".py" not in (folder / "sampler.stablehlo").read_bytes()  # nor where it was made
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def written(part: Part, folder: Path, beside: Mapping[str, str] | None = None) -
     with write.refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
     state = {name: np.asarray(leaf) for name, leaf in run.named(jax.device_get(part.params)).items()}
-    weights.write(folder / exports.MODEL, state, {"format": "jax", "step": str(part.step)})
+    weights.write(folder / exports.MODEL, state, {"step": str(part.step)})  # more than one comes in any order
     stated = {section: fields for section, fields in part.config.to_dict().items() if section not in HERE}
     stated |= {"parts": dict(beside or {})}
     if build.known_of_data(part.config, "decoding"):

@@ -8,7 +8,8 @@ the program.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 
@@ -31,7 +32,23 @@ def serialized(pipeline: Pipeline, size: Sequence[int]) -> bytes:
     (n,) = jax.export.symbolic_shape("n")
     arguments = jax.ShapeDtypeStruct((), np.uint32), jax.ShapeDtypeStruct((n,), np.int32)
     program = jax.export.export(jax.jit(sampler(pipeline, tuple(size))), platforms=PLATFORMS)
-    return bytes(program(*arguments).serialize())
+    with unplaced():
+        return bytes(program(*arguments).serialize())
+
+
+@contextmanager
+def unplaced() -> Iterator[None]:
+    """Programs that are lowered here do not say in which files of this machine their lines stand."""
+    former = jax.config.jax_include_full_tracebacks_in_locations, jax.config.jax_traceback_in_locations_limit
+    set_to = lambda full, limit: (
+        jax.config.update("jax_include_full_tracebacks_in_locations", full),
+        jax.config.update("jax_traceback_in_locations_limit", limit),
+    )
+    set_to(True, 0)
+    try:
+        yield
+    finally:
+        set_to(*former)
 
 
 def sampler(
