@@ -239,8 +239,9 @@ def _restore(
                 f"{root} is of another model: {path} is {there} there and {here} here; choose another --workdir, or "
                 "the config that it was trained with"
             )
-    if of is None:
-        return saved.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"], meta
+    if of is None or jax.process_count() > 1:  # several processes restore together, as the manager has it
+        state = saved.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+        return (of(state) if of else state), meta
     some = jax.tree.map(lambda x, read: x if read else ocp.PLACEHOLDER, abstract, _read(of, abstract))
     how = jax.tree.map(
         lambda x: x if x is ocp.PLACEHOLDER else ocp.ArrayRestoreArgs(dtype=x.dtype, sharding=x.sharding), some
