@@ -1,6 +1,7 @@
 """The package as it is installed: built into a wheel, and used where no checkout is."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -30,8 +31,9 @@ def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "nca_gen"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         (source / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "nca_gen", source / "nca_gen", ignore=shutil.ignore_patterns("__pycache__"))
     done = subprocess.run([sys.executable, "-c", BUILD, str(folder)], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     [wheel] = folder.glob("*.whl")

@@ -18,6 +18,7 @@ from nca_gen.runtime import checkpoint, record, watch
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+MEMORY = ["--config.generate.memory_gb=64"]  # the process of the tests is large already
 EXPAND = {"times": 2, "fold": -1, "quantile": 0.05, "tries": 2, "name": "expanded"}
 
 
@@ -65,7 +66,7 @@ def uses(root):
     trained, gigapixel = f"--workdir={root / 'trained'}", "--config.generate.name=gigapixel"
     return [
         ["--mode=generate", trained, "--config.sample.size=24,20"],
-        ["--mode=generate", trained, "--config.sample.size=64,48", gigapixel, "--config.generate.tile=16"],
+        ["--mode=generate", trained, "--config.sample.size=64,48", gigapixel, "--config.generate.tile=16", *MEMORY],
         ["--mode=evaluate", trained],
         ["--mode=expand", f"--workdir={labelled(root / 'labelled')}"],
     ]
