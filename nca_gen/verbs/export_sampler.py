@@ -39,16 +39,15 @@ def serialized(pipeline: Pipeline, size: Sequence[int]) -> bytes:
 @contextmanager
 def unplaced() -> Iterator[None]:
     """Programs that are lowered here do not say in which files of this machine their lines stand."""
-    former = jax.config.jax_include_full_tracebacks_in_locations, jax.config.jax_traceback_in_locations_limit
-    set_to = lambda full, limit: (
-        jax.config.update("jax_include_full_tracebacks_in_locations", full),
-        jax.config.update("jax_traceback_in_locations_limit", limit),
-    )
-    set_to(True, 0)
+    fields = {"jax_include_full_tracebacks_in_locations": True, "jax_traceback_in_locations_limit": 0}
+    former = {field: jax.config.values[field] for field in fields}
+    for field, value in fields.items():
+        jax.config.update(field, value)
     try:
         yield
     finally:
-        set_to(*former)
+        for field, value in former.items():
+            jax.config.update(field, value)
 
 
 def sampler(
