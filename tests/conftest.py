@@ -33,8 +33,9 @@ install_import_hook("nca_gen", "beartype.beartype")
 gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that live on; to search them took a tenth
 
 LONGEST = (
-    *("configs", "readme", "devices", "gigapixel", "inpaint", "geca", "diff_nca", "fourier_diff_nca", "train"),
-    *("generate", "open", "rivals", "denoise", "resume", "conditional", "describe", "sampling", "bench"),
+    *("local", "configs", "readme", "devices", "gigapixel", "mirror", "inpaint", "geca", "diff_nca", "train"),
+    *("fourier_diff_nca", "export", "generate", "open", "rivals", "denoise", "resume", "checkpoint", "profile"),
+    *("conditional", "describe", "sampling", "bench"),
 )
 
 
