@@ -194,6 +194,7 @@ def test_scores_of_features_are_given_for_each_class(networks):
     assert "classes" not in judge.judge(["drift"], generated, real, None, 0, classes=known)
 
 
+@pytest.mark.slow
 def test_a_metric_that_takes_features_by_itself_is_scored_by_class_too(networks):
     """Of each image once, for all classes and against training images."""
     generated, real, train = (images(8, seed).repeat(2, 1).repeat(2, 2) for seed in range(3))

@@ -1,7 +1,6 @@
 """The package as it is installed: built into a wheel, and used where no checkout is."""
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -31,9 +30,8 @@ def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "nca_gen"):
         (source / name).symlink_to(ROOT / name)
-    shutil.copytree(ROOT / "nca_gen", source / "nca_gen", ignore=shutil.ignore_patterns("__pycache__"))
     done = subprocess.run([sys.executable, "-c", BUILD, str(folder)], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     [wheel] = folder.glob("*.whl")
@@ -43,7 +41,7 @@ def installed(tmp_path_factory):
 
 
 def run(folder, *flags):
-    environment = os.environ | {"PYTHONPATH": str(folder / "site")}
+    environment = os.environ | {"PYTHONPATH": str(folder / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "nca_gen.main", *flags]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
 

@@ -66,9 +66,8 @@ def evaluate(
     ``config.parts``, opened here if None. Everything is drawn from ``config.seed``, so two evaluations of one
     checkpoint are equal. All processes must call this: they share the drawing of samples.
     """
-    params = jax.device_put(
-        jax.device_get(params), jax.local_devices()[0]
-    )  # as open_run has them, so that both compile the same
+    # As open_run has them, so that both compile the same.
+    params = jax.device_put(jax.device_get(params), jax.local_devices()[0])
     model = Part(run.frozen(config), task, params, step, splits.decode)
     names = due(config, step, last(workdir, step - 1)) if names is None else names
     beside = run.beside(config, workdir) if parts is None else parts

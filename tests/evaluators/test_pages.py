@@ -181,6 +181,7 @@ def test_a_strip_has_no_frame_twice():
     assert films.spaced(25, 5).tolist() == [0, 6, 12, 18, 24]
 
 
+@pytest.mark.slow
 def test_films(tmp_path):
     """The way of a sample ends in the sample; a call of the cells grows from the noisy patch's left to its right."""
     pipeline, data = asked()

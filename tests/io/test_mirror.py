@@ -123,6 +123,7 @@ def test_a_seal_comes_last_and_goes_first(bucket, monkeypatch):
     assert not [path for path in stored() if path.startswith("checkpoints/3")]
 
 
+@pytest.mark.slow
 def test_a_network_that_is_away_is_said_once_and_all_is_sent_when_it_is_back(bucket, monkeypatch, capsys):
     away = "http://127.0.0.1:1"
     one = mirror.Mirror(URL, trains=True)

@@ -310,6 +310,7 @@ def test_unknown_formats(tmp_path):
 CELLS, RED = blur.Family(steps=2), {"label": jnp.eye(3)[:1]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "how"),
     [

@@ -90,6 +90,7 @@ def pictures(folder):
     return np.stack([images.read(path) for path in sorted(folder.glob("*.png"))])
 
 
+@pytest.mark.slow
 def test_jax_alone_draws_the_pixels_of_the_package(runs, tmp_path, monkeypatch):
     """The program of an export, and one that an earlier version wrote, where nothing but jax can be imported."""
     root, folder = runs
@@ -112,6 +113,7 @@ def test_jax_alone_draws_the_pixels_of_the_package(runs, tmp_path, monkeypatch):
     assert abs(np.load(tmp_path / "old" / "drawn.npy") - then).max() <= 1
 
 
+@pytest.mark.slow
 def test_an_older_export_is_opened_as_it_was(tmp_path):
     """An export of before: the same parameters, and the same pictures by the package."""
     part = run.open_run(OLD / "diff_nca")
@@ -225,6 +227,7 @@ def test_the_licence_of_the_weights_is_that_of_the_data():
 # The program.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torus", "fourier", "volumes"])
 def test_any_system_becomes_a_program_of_any_number_of_images(name):
     """For every platform, and without a call of what only some of them have."""
@@ -287,6 +290,7 @@ def encoded(tmp_path, monkeypatch):
     return workdir(tmp_path / "run", tiny.config(**small, **data)), tmp_path / "encoded"
 
 
+@pytest.mark.slow
 def test_latents_are_drawn_to_pixels_where_their_autoencoder_is(encoded, tmp_path, monkeypatch):
     """Its decoder is in the program and beside the weights: what was encoded may be gone."""
     root, there = encoded
@@ -306,6 +310,7 @@ def test_latents_are_drawn_to_pixels_where_their_autoencoder_is(encoded, tmp_pat
         verb.export(config, root)
 
 
+@pytest.mark.slow
 def test_parts_go_along(runs, tmp_path):
     """What a run needs beside its own network lies in the export, and is found there wherever that is."""
     root, folder = runs
@@ -319,6 +324,7 @@ def test_parts_go_along(runs, tmp_path):
     assert (name, part.step) == ("first", 4)
 
 
+@pytest.mark.slow
 def test_half_the_room(runs, tmp_path):
     """Weights are rounded once: an export of the export is the same, and its program draws what it draws."""
     flags = [f"--config.export.path={tmp_path / 'x'}", "--config.export.dtype=float16"]

@@ -37,6 +37,7 @@ def test_restores_the_average_of_the_newest(workdir):
     jax.tree.map(np.testing.assert_array_equal, part.params, tiny.params(part.task.model, seed=5))
 
 
+@pytest.mark.slow
 def test_files_are_the_pictures(workdir):
     """Eight files, each the picture of (seed, i) from the averaged weights, and a grid of all beside the folder."""
     config = tiny.config()
