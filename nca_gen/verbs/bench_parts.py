@@ -27,7 +27,7 @@ from nca_gen.verbs import bench_tables
 from nca_gen.verbs.bench_harness import Row, Worker, in_turns, measure
 from nca_gen.verbs.bench_tables import show
 from nca_gen.verbs.bench_worker import INCEPTION, step_of
-from nca_gen.verbs.describe import matmul_flop
+from nca_gen.verbs.describe_work import matmul_flop
 
 WORK = ("pixels", "cell_updates")  # of a call; a pixel of a picture takes config.sample.steps of them
 TARGETS = {"seconds": 0.6, "memory_mb": 0.25}  # of eager PyTorch's, on a CPU

@@ -31,7 +31,7 @@ from nca_gen.io import write
 from nca_gen.metrics import features, fid
 from nca_gen.runtime import ahead
 from nca_gen.verbs.bench_harness import Row
-from nca_gen.verbs.describe import call_gflop, examples
+from nca_gen.verbs.describe_work import call_gflop, examples
 from nca_gen.verbs.evaluate import evaluate
 
 INCEPTION = {"batch": 32, "size": 64}

@@ -25,7 +25,7 @@ from nca_gen import build, devices, screen
 from nca_gen.errors import UserError, chosen
 from nca_gen.runtime import ahead, mesh, run
 from nca_gen.sections import Mesh as Layout
-from nca_gen.verbs.describe import examples, matmul_flop
+from nca_gen.verbs.describe_work import examples, matmul_flop
 
 EFFICIENCY = {"products": 0.4, "memory": 0.6}
 QUICK: dict[str, str | bool] = {

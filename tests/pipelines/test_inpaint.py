@@ -21,7 +21,7 @@ from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.pipelines import inpaint, sampling, upscale
 from nca_gen.tiling import windows
-from nca_gen.verbs.describe import matmul_flop
+from nca_gen.verbs.describe_work import matmul_flop
 
 LOCAL, BLUR, BLOCKS = tiny.diff(norm="cell", steps=2), blur.Model(halo=2), blur.Model(channels=12, halo=2)
 TORUS = BLUR.bordered("wrap")

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from nca_gen import build, devices
 from nca_gen.runtime import ahead, mesh
-from nca_gen.verbs.describe import examples
+from nca_gen.verbs.describe_work import examples
 
 
 @pytest.mark.parametrize(

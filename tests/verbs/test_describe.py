@@ -12,7 +12,8 @@ import tiny
 from nca_gen import arrays, build
 from nca_gen.config import load
 from nca_gen.verbs import describe as verb
-from nca_gen.verbs.describe import describe, facts, matmul_flop
+from nca_gen.verbs.describe import describe, facts
+from nca_gen.verbs.describe_work import matmul_flop
 
 ROOT = Path(__file__).resolve().parents[2]
 
