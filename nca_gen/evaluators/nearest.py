@@ -21,14 +21,16 @@ COURSE = ("Distance to the nearest training image (held-out images: 1)", "The sa
 def evaluate(pipeline: Pipeline, data: Held, folder: Path, /) -> Page:
     """A page of rows in pairs, and how near samples are over the steps of training."""
     samples, when = data.samples(pipeline).images, f" at step {pipeline.parts['model'].step:,}"
-    return page(folder, samples, data.train, when, data.real)
+    return page(folder, np.clip(samples, -1.0, 1.0), data.train, when, data.real)
 
 
 def page(folder: Path, samples: Images, train: Images, when: str = "", real: Images | None = None) -> Page:
-    """The page of ``samples`` and ``train``, images of one shape; ``real``: held-out ones, the yardstick."""
-    shown = np.clip(samples[:], -1.0, 1.0)
-    distance, index = neighbours.nearest(shown, train)
-    rows, columns = pairs(shown, train, distance, index)
+    """The page of ``samples`` and ``train``, images of one shape in [-1, 1]; ``real``: held-out ones, the yardstick.
+
+    Of sets on disk only what is shown is in memory.
+    """
+    distance, index = neighbours.nearest(samples, train)
+    rows, columns = pairs(samples, train, distance, index)
     pictures.grid(folder / "neighbours.png", rows, columns)
     caption = (
         f"Rows in pairs: samples{when}, and below each the training image nearest to it, pixel by pixel. "

@@ -12,13 +12,16 @@ import math
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from nca_gen.io.sets import Images
+from nca_gen import screen
+from nca_gen.io.sets import Images, Lazy
 from nca_gen.metrics.about import About
 from nca_gen.metrics.distances import blocks as slices
 
-BLOCK, ROWS = 2**22, 1024  # numbers, and at most images, of one set that meet a block of the other
-HELD = 16  # blocks of queries that meet each block of references at one reading of it
+BLOCK, ROWS = 2**23, 1024  # numbers, and at most images, of one set that meet a block of the other
+HELD = 8  # blocks of queries that meet each block of references at one reading of it
 ROUNDING = 8  # standard deviations
+KEPT = 4  # pairs of sets on disk of which the nearest are remembered: a score and a page ask the same
+_FOUND: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 
 ABOUT = About(
     kinds=("images", "volumes"),
@@ -41,9 +44,22 @@ def nearest(queries: Images, references: Images) -> tuple[Float[np.ndarray, " Q"
 
     A product of matrices in float32 says which pairs may be nearest, up to its rounding, and those are taken term by
     term in float64. Works in blocks: beyond the arrays given it needs about 0.1 GB, and 0.3 GB more for images that are
-    read from disk; or a few images in float64 where they are larger.
+    read from disk; or a few images in float64 where they are larger. Of sets on disk it is found once.
     Raises ValueError where the images of the two sets differ in shape.
     """
+    pair = tuple(x.digest if isinstance(x, Lazy) else "" for x in (queries, references))
+    if not all(pair):
+        return _nearest(queries, references)
+    if pair not in _FOUND:
+        _FOUND[pair] = _nearest(queries, references)
+        for array in _FOUND[pair]:
+            array.flags.writeable = False
+        for old in list(_FOUND)[:-KEPT]:
+            del _FOUND[old]
+    return _FOUND[pair]
+
+
+def _nearest(queries: Images, references: Images) -> tuple[Float[np.ndarray, " Q"], Int[np.ndarray, " Q"]]:
     if queries.shape[1:] != references.shape[1:]:
         raise ValueError(f"neighbours need images of one shape, got {queries.shape[1:]} and {references.shape[1:]}")
     width = math.prod(queries.shape[1:])
@@ -57,22 +73,28 @@ def nearest(queries: Images, references: Images) -> tuple[Float[np.ndarray, " Q"
         single = flat.astype(np.float32, copy=False)
         return flat, single, np.einsum("ij,ij->i", single, single, dtype=np.float64)
 
+    def meet(queries: tuple, references: tuple, near: np.ndarray, which: np.ndarray, first: int) -> None:
+        """Writes into ``near`` and ``which`` where a reference, of which ``first`` is the first's number, is nearer."""
+        (some, a, lengths), (others, b, heights) = queries, references
+        for at in slices(len(some), ROWS):
+            expanded = lengths[at, None] + heights - 2 * (a[at] @ b.T)
+            rounding = unit * np.sqrt(lengths[at, None] * heights)
+            reach = np.minimum(near[at], (expanded + rounding).min(1))
+            maybe = (expanded - rounding <= reach[:, None]) & (near[at, None] > 0)  # no nearer than a copy
+            for i, j in zip(*np.nonzero(maybe), strict=True):
+                i += at.start
+                difference = np.subtract(some[i], others[j], dtype=np.float64)
+                if (exact := np.vdot(difference, difference)) < near[i]:
+                    near[i], which[i] = exact, first + j
+
     squares, index = np.full(len(queries), np.inf), np.zeros(len(queries), int)
-    for block in slices(len(queries), HELD * rows):
-        some, a, lengths = rows_of(queries, block)
-        near, which = squares[block], index[block]  # views: what they get is the result
-        for seen in slices(len(references), rows):
-            others, b, heights = rows_of(references, seen)
-            for at in slices(len(some), ROWS):
-                expanded = lengths[at, None] + heights - 2 * (a[at] @ b.T)
-                rounding = unit * np.sqrt(lengths[at, None] * heights)
-                reach = np.minimum(near[at], (expanded + rounding).min(1))
-                maybe = (expanded - rounding <= reach[:, None]) & (near[at, None] > 0)  # no nearer than a copy
-                for i, j in zip(*np.nonzero(maybe), strict=True):
-                    i += at.start
-                    difference = np.subtract(some[i], others[j], dtype=np.float64)
-                    if (exact := np.vdot(difference, difference)) < near[i]:
-                        near[i], which[i] = exact, seen.start + j
+    with screen.bar("nearest of the training images", len(queries) * len(references), "pairs") as bar:
+        for block in slices(len(queries), HELD * rows):
+            mine = rows_of(queries, block)
+            for seen in slices(len(references), rows):
+                theirs = rows_of(references, seen)
+                meet(mine, theirs, squares[block], index[block], seen.start)  # views: what they get is the result
+                bar.advance(len(mine[0]) * len(theirs[0]))
     return np.sqrt(squares / width), index
 
 

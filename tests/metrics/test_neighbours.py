@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from nca_gen.evaluators import nearest
 from nca_gen.io import sets
 from nca_gen.metrics import neighbours
 
@@ -39,6 +40,21 @@ def test_images_that_are_read_give_what_arrays_give(monkeypatch):
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
     assert len(read) == 3 * 31
+
+
+def test_of_sets_on_disk_a_page_asks_no_second_time_and_holds_what_it_shows(monkeypatch, tmp_path):
+    monkeypatch.setattr(neighbours, "BLOCK", 480)  # 10 images
+    read = []
+    of = lambda x, digest: sets.Lazy(lambda at: read.append(len(at)) or x[at], x.shape, digest)
+    samples, train = of(images(0, 200, 4, 4, 3), "samples"), of(images(1, 300, 4, 4, 3), "train")
+    scored = neighbours.statistics(samples, train)
+    assert max(read) == neighbours.HELD * 10
+    read.clear()
+    page = nearest.page(tmp_path, samples, train)
+    assert [figure.file for figure in page.figures] == ["neighbours.png"]
+    assert read == [nearest.SHOWN] * 2 * nearest.PAIRS
+    with pytest.raises(ValueError, match="read-only"):
+        scored[0] = 0.0
 
 
 def test_finds_planted_copies():
