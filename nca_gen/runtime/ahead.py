@@ -28,13 +28,17 @@ two thirds of the time that XLA's own 3 takes, and in six sevenths, after which 
 
 
 class Program(NamedTuple):
-    """A task's ``init`` and ``step`` on a mesh. ``state``: the shapes of its state, as its arrays lie there."""
+    """A task's ``init`` and ``step`` on a mesh, compiled in the background where they will be needed.
+
+    ``state``: the shapes of its state, as its arrays lie there.
+    """
 
     state: PyTree
     key: Key[Array, ""]
     start: jax.stages.Traced
     starting: Future | None
-    stepping: Future
+    advance: jax.stages.Traced
+    stepping: Future | None
 
     def init(self) -> PyTree:
         """The state before the first step."""
@@ -43,7 +47,7 @@ class Program(NamedTuple):
     @property
     def step(self) -> Callable[..., tuple[PyTree, dict[str, Array]]]:
         """(state, batch, parts) -> the next state, and metrics; the state that it is given is used up."""
-        return self.stepping.result()
+        return self.stepping.result() if self.stepping else self.advance.lower().compile(OFTEN)
 
 
 def compiled(
@@ -53,9 +57,10 @@ def compiled(
     parts: Parts,
     grid: Mesh,
     fresh: bool,
+    left: bool,
     shard: str = "auto",
 ) -> Program:
-    """Begins to compile; ``fresh``: also ``init``, which a resumed run does without. ``batch``: its shapes
+    """Begins to compile ``init`` where a run is ``fresh``, and ``step`` where some are ``left``. ``batch``: its shapes
     (:func:`nca_gen.runtime.feed.shapes`). ``shard``: how the state lies, see :func:`nca_gen.devices.laid`.
 
     Raises UserError where ``batch`` is not for the model, and where no memory holds the state.
@@ -71,9 +76,10 @@ def compiled(
     pool = ThreadPoolExecutor(2)
     start = jax.jit(init, out_shardings=devices.shardings(state)).trace(key)  # which jax remembers
     starting = pool.submit(start.lower().compile, ONCE) if fresh else None
-    stepping = pool.submit(traced(task, state, batch, parts, grid).lower().compile, OFTEN)
+    advance = traced(task, state, batch, parts, grid)
+    stepping = pool.submit(advance.lower().compile, OFTEN) if left else None
     pool.shutdown(wait=False)
-    return Program(state, key, start, starting, stepping)
+    return Program(state, key, start, starting, advance, stepping)
 
 
 def traced(

@@ -85,14 +85,15 @@ def opened(
         ahead.cache(workdir if plan.cache == "workdir" else None),
         Profile(plan.profile, workdir) as profile,
     ):
-        begun = bool(checkpoint.steps(workdir))
+        steps = checkpoint.steps(workdir)
+        begun, left = bool(steps), plan.steps > max(steps, default=0)
         known = begun and record.check_config(workdir, config)
         record.check_data(workdir, splits, begun)
         log.say(f"training to step {plan.steps} on {grid.size} {jax.default_backend()} device(s) in {workdir}")
         key = jax.random.key(config.seed, impl="threefry2x32")
         batch = feed.shapes(splits["train"], patch, plan.batch, grid)
         first = None if begun else run.first(config, workdir, task)
-        program = ahead.compiled(task, key, batch, parts, grid, not begun, layout.shard)
+        program = ahead.compiled(task, key, batch, parts, grid, not begun, left, layout.shard)
         if sampled:
             sampling.check_large(config, task)  # while the compiler works
         record.save_environment(workdir, ahead.size(jax.eval_shape(task.eval_params, program.state)))

@@ -53,7 +53,7 @@ def peak_mb(config: Any, task: Any) -> float:
     batch = examples(task, config.train.batch, tuple(config.data.patch), grid)
     parts = jax.device_put(run.beside(config, "."), devices.replicated(grid))
     key = jax.random.key(0, impl="threefry2x32")
-    program = ahead.compiled(task, key, batch, parts, grid, fresh=False)
+    program = ahead.compiled(task, key, batch, parts, grid, fresh=False, left=True)
     memory = program.stepping.result().memory_analysis()
     return (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6
 

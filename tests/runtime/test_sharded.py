@@ -56,7 +56,7 @@ def trained(shard):
     """The losses of 4 steps on 4 devices, the last state, and the program."""
     grid, key = mesh.make(), jax.random.key(0, impl="threefry2x32")
     batch = examples(task(), 4, (8, 8), grid)
-    program = ahead.compiled(task(), key, batch, {}, grid, False, shard)
+    program = ahead.compiled(task(), key, batch, {}, grid, False, True, shard)
     state = jax.device_put(tiny.state(task()), devices.shardings(program.state))
     image = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32)
     losses = []
