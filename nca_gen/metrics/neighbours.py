@@ -21,7 +21,7 @@ BLOCK, ROWS = 2**23, 1024  # numbers, and at most images, of one set that meet a
 HELD = 8  # blocks of queries that meet each block of references at one reading of it
 ROUNDING = 8  # standard deviations
 KEPT = 4  # pairs of sets on disk of which the nearest are remembered: a score and a page ask the same
-_FOUND: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+_FOUND: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
 
 ABOUT = About(
     kinds=("images", "volumes"),
