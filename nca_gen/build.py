@@ -28,21 +28,19 @@ NAMED = {  # sections with a name: the room of its modules, and what in them the
     "generate": ("pipelines", "Pipeline"),
     "evals": ("evaluators", "evaluate"),
 }
+OF_VERBS = ("expand", "encode", "classify", "study", "readers", "bench", "export")
 FIXED = {  # sections without one
     "codec": ("diffusion.codec", "Codec"),
     "optimizer": ("tasks.learner", "Learner"),
     "sample": ("pipelines.sampling", "Settings"),
-    **{
-        section: ("sections", section.capitalize())
-        for section in ("train", "held", "mesh", "expand", "encode", "classify", "study", "bench", "export")
-    },
+    **{section: ("sections", section.capitalize()) for section in ("train", "held", "mesh", *OF_VERBS)},
 }
 BESIDE = {"sample": own.Drawing, "data": own.Patches, "evals": own.Turn}  # fields that these have too
 GIVEN = {"model": ("timesteps",), "task": ("model", "learner", "process", "codec"), "generate": ("parts",)}  # by us
 ASKED = (("learner", "optimizer"), ("codec", "codec"), ("process", "diffusion"), ("process", "generate"))  # by a task
 USUAL = {"diffusion": "discrete", "generate": "sample"}  # names
 SECTIONS = ("seed", "model", "codec", "diffusion", "task", "optimizer", "data", "train", "sample", "generate", "held")
-SECTIONS += ("evals", "parts", "expand", "encode", "classify", "study", "bench", "export", "mesh")
+SECTIONS += ("evals", "parts", *OF_VERBS, "mesh")
 
 
 def named(room: str, entry: str, name: str) -> ModuleType:

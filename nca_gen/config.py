@@ -111,6 +111,13 @@ def saved(path: Path, verb: str = "") -> Any:
     return build.completed(ConfigDict(written(path)), verb)
 
 
+def empty() -> Any:
+    """The ConfigDict of a verb that needs no model and no data set."""
+    from ml_collections import ConfigDict
+
+    return ConfigDict()
+
+
 def written(path: Path) -> dict[str, Any]:
     """What stands in a ``config.json``, in the sections of today. Raises UserError where it is damaged."""
     try:

@@ -30,6 +30,7 @@ modes
   expand     enlarge a labelled training set by the model of the workdir
   classify   train classifiers on a labelled data set and on its expansions; compare them over folds
   study      one table of several runs: how good, how large, how fast
+  readers    serve pairs of a real and a synthetic picture to people who say which is real; report how often they can
   describe   parameters, reach, FLOP and memory of the model; with --for=h100:8 whether it fits there, and for how long
   bench      time and peak memory of a training step and of sampling
   check      read the data set through; say what is in it and what is wrong with it
@@ -50,6 +51,7 @@ VERBS = (
     "expand",
     "classify",
     "study",
+    "readers",
     "describe",
     "bench",
     "check",
@@ -58,6 +60,7 @@ VERBS = (
 USES = ("generate", "evaluate", "expand", "export")  # of what was trained
 READS = (*USES, "encode")  # beside the config also weights of the workdir; the others only write there
 SAYS = ("describe", "check")  # and write nothing
+SHORT = ("export", "readers")  # whose fields are flags too: --export.path for --config.export.path
 FLAGS = ("--config", "--workdir", "--mode", "--samples", "--reference", "--train", "--metrics", "--weights")
 FLAGS += ("--stage", "--for", "--json", "--help", "--out")
 
@@ -112,8 +115,8 @@ def parse(argv: list[str]) -> tuple[Namespace, list[str]]:
         raise UserError(f"--mode={args.mode} needs --workdir=DIR, where the run is kept{hint}")
     if args.samples and (args.config or rest):
         raise UserError(f"{(rest or ['--config'])[0]} is for a model; --samples are scored without a config")
-    if args.mode == "export":  # whose fields are short enough to be flags
-        rest = [f"--config.{word[2:]}" if word.startswith("--export.") else word for word in rest]
+    if args.mode in SHORT:
+        rest = [f"--config.{word[2:]}" if word.startswith(f"--{args.mode}.") else word for word in rest]
     if args.weights:
         os.environ["NCA_GEN_WEIGHTS"] = args.weights
     return args, rest
@@ -133,6 +136,8 @@ def configure(args: Namespace, rest: list[str]) -> Any:
         config = configs.saved(stored)
     elif args.workdir and args.mode in USES:
         raise UserError(f"there is no run in {args.workdir}; train first, or correct --workdir")
+    elif args.mode == "readers":  # pictures are all that it needs
+        config = configs.empty()
     else:
         raise UserError(f"name a config with --config=FILE, one of: {pages()}")
     former = [flag for flag in rest if configs.former(flag)]

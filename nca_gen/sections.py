@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from annotated_types import Ge, Gt, Len, MaxLen, MinLen, Predicate
+from annotated_types import Ge, Gt, Interval, Len, MaxLen, MinLen, Predicate
 
 from nca_gen.errors import UserError
 from nca_gen.ranges import Count, Natural, OneOf, Seed, Share, SomeOf
@@ -200,6 +200,27 @@ class Study(NamedTuple):
     train: Count = 1080
     split: Split = "test"
     metrics: tuple[str, ...] = ()
+
+
+class Readers(NamedTuple):
+    """``config.readers``: the study of --mode=readers; ``--readers.real`` is short for ``--config.readers.real``, etc.
+
+    ``real``, ``synthetic``: folders of pictures or slides; may be left out once the study is prepared. ``pairs`` that a
+    reader sees, 0 for as many as the smaller folder has. All pictures get one ``size`` (height, width), () for the
+    least of all, by ``fit``: "crop" cuts out their middles, "resize" reduces them; "" where they are of one size. Tiles
+    are PNG, or JPEG where ``quality`` is above 0, a third as long. ``host``: "0.0.0.0" for other machines too;
+    ``port``: 0 for any that is free. ``serve``: false writes the report and ends.
+    """
+
+    real: str = ""
+    synthetic: str = ""
+    pairs: Annotated[int, Interval(ge=0, le=9999)] = 0
+    fit: Annotated[str, OneOf(("", "crop", "resize"))] = ""
+    size: Annotated[tuple[Count, ...], MaxLen(2)] = ()
+    quality: Annotated[int, Interval(ge=0, le=100)] = 0
+    host: str = "127.0.0.1"
+    port: Annotated[int, Interval(ge=0, le=65535)] = 8080
+    serve: bool = True
 
 
 class Export(NamedTuple):

@@ -59,7 +59,7 @@ def test_a_wheel_trains_and_reports_outside_of_the_checkout(installed):
 
 def test_a_wheel_has_all_of_the_package_and_nothing_else(installed):
     packed = {str(p.relative_to(installed / "site")) for p in (installed / "site").rglob("*") if p.is_file()}
-    kinds = (".py", ".html", ".jinja", ".css", ".json", ".safetensors", ".stablehlo")
+    kinds = (".py", ".html", ".jinja", ".css", ".js", ".json", ".safetensors", ".stablehlo")
     here = {str(p.relative_to(ROOT)) for p in (ROOT / "nca_gen").rglob("*") if p.suffix in kinds}
     here |= {str(p.relative_to(ROOT)) for p in (ROOT / "nca_gen" / "zoo").glob("*/*.md")}
     assert {name for name in packed if ".dist-info/" not in name} == here
