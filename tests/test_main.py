@@ -203,7 +203,7 @@ GIVEN = "--config=configs/small.py --workdir=w"
         (
             f"{GIVEN} --mode=x",
             "unknown mode 'x'; choose one of: bench, chain, check, classify, describe, encode, evaluate, expand, "
-            "export, generate, study, train",
+            "export, generate, readers, study, train",
         ),
         (f"{GIVEN} --mode", "--mode: expected one argument"),
         (f"{GIVEN} --wrkdir=x", "unknown flag '--wrkdir'; did you mean --workdir?"),
@@ -231,6 +231,17 @@ def test_errors_are_one_line(here, calls, capsys, flags, line):
     assert (out, calls) == ("", [])
     assert err.count("\n") == 1
     assert err.startswith(f"error: {line}")
+
+
+def test_readers_need_no_config(here, calls):
+    """Their fields are flags, and in a workdir of theirs those that it was begun with."""
+    assert main.run(["--mode=readers", "--workdir=w", "--readers.pairs=3", "--config.readers.port=0"]) == 0
+    config = calls[-1][1]
+    assert (config.readers.pairs, config.readers.port, config.readers.serve) == (3, 0, True)
+    (here / "w" / "config.json").write_text('{"readers": {"pairs": 4, "size": [8, 9]}}')
+    assert main.run(["--mode=readers", "--workdir=w", "--readers.serve=false"]) == 0
+    config = calls[-1][1]
+    assert (config.readers.pairs, config.readers.size, config.readers.serve) == (4, (8, 9), False)
 
 
 @pytest.mark.parametrize("mode", ["train", "generate", "evaluate"])
