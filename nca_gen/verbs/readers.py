@@ -84,7 +84,7 @@ def prepare(plan: Readers, folder: Path) -> readers_server.Study:
         write.facts(folder / FACTS, make(plan, folder, settings))
     facts = json.loads((folder / FACTS).read_text())
     height, width = facts["size"]
-    return readers_server.Study(folder, facts["pairs"], (height, width), facts["length"], facts["kind"])
+    return readers_server.Study(folder, facts["pairs"], (height, width), facts["kind"])
 
 
 def make(plan: Readers, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -108,10 +108,12 @@ def make(plan: Readers, folder: Path, settings: dict[str, Any]) -> dict[str, Any
         raise UserError(f"{twice.name} is in both folders: a picture is real or synthetic")
     write.facts(folder / CONFIG, {"readers": settings})
     how = pictures.Plan(plan.fit, size, plan.quality)
+    doubts = pictures.doubts(real, synthetic, how)
+    print("".join(f"note: {sentence}\n" for sentence in doubts), end="", flush=True)
     with refusals(folder):
         numbered = record.begin(folder, [*known])
         pictures.prepare(folder, [(number, known[picture]) for number, picture in numbered], how)
-        length = pictures.longest(folder)
+        length = pictures.equalise(folder)
     return {
         "pairs": plan.pairs or fewest,
         "size": size,
@@ -120,7 +122,7 @@ def make(plan: Readers, folder: Path, settings: dict[str, Any]) -> dict[str, Any
         "encoder": f"JPEG of quality {plan.quality}, 4:4:4" if plan.quality else "PNG, lossless",
         "fit": {"": "as they are", "crop": "cut out of the middle", "resize": "reduced"}[plan.fit],
         "pictures": {"real": len(real), "synthetic": len(synthetic)},
-        "doubts": pictures.doubts(real, synthetic, how),
+        "doubts": doubts,
     }
 
 
@@ -144,7 +146,7 @@ def summarise(folder: Path) -> list[str]:
     if not answers:
         return [f"no answers yet; readers: {len(people)}"]
     of = {number: [a for a in answers if a.reader == number] for number, _, _ in people}
-    names = {number: f"{number} {name}".rstrip() for number, name, _ in people}
+    names = {number: f"{number} {name or '(no name)'}" for number, name, _ in people}
     some = {names[number]: those for number, those in of.items() if those}
     rows = [[name, *cells(those)] for name, those in some.items()]
     rows.append(["Total", *cells(answers)])

@@ -2,7 +2,7 @@
 
 All are cut to one size, become 8 bits of RGB, and are encoded by one encoder as tiles of a pyramid, whose levels are
 means of the full size: what pyramid, codec, colour space or metadata a file had is gone. Tiles lie in SQLite, in the
-order of shuffled numbers, and leave the server at one length.
+order of shuffled numbers, and are all of one length.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 
 from nca_gen import screen
 from nca_gen.errors import UserError
-from nca_gen.io import codec, images, slides, walk
+from nca_gen.io import codec, images, slides, space, walk
 
 TILE = 256  # side, pixels
 FILE = "tiles.sqlite"
@@ -37,11 +37,15 @@ Window = Callable[[slides.Box, Size], slides.Pixels]
 
 
 class Original(NamedTuple):
-    """A file of a set: its full ``size`` (height, width), and the ``codec`` that it was stored with."""
+    """A file of a set: its full ``size`` (height, width), how it is stored, and how large a pixel is.
+
+    ``mpp``: micrometres along height and width, () where that is not known.
+    """
 
     path: Path
     size: Size
     codec: str
+    mpp: space.Sizes = ()
 
 
 class Plan(NamedTuple):
@@ -67,11 +71,12 @@ def originals(folder: str, field: str) -> list[Original]:
 def original(path: Path) -> Original:
     """What is to be known of the file at ``path``. Raises UserError where it cannot be read."""
     if slides.is_slide(path):
-        full = slides.open_slide(path).levels[0]
-        return Original(path, (full.height, full.width), codec.of_file(path))
+        slide = slides.open_slide(path)
+        full = slide.levels[0]
+        return Original(path, (full.height, full.width), codec.of_file(path), (slide.mpp,) * 2 if slide.mpp else ())
     data = path.read_bytes()
-    height, width, _ = images.decode(data, path).shape
-    return Original(path, (height, width), codec.of(data))
+    pixels, mpp = images.measured(data, path)
+    return Original(path, pixels.shape[:2], codec.of(data), mpp)
 
 
 def window(path: Path) -> Window:
@@ -120,12 +125,19 @@ def doubts(real: Sequence[Original], synthetic: Sequence[Original], plan: Plan) 
     """What may still tell the sets apart, whatever the server does; to stand in the report."""
     sentences = []
     codecs = [codec.summary(one.codec for one in some) or "unknown" for some in (real, synthetic)]
-    if codec.lossy(codecs[0]) != codec.lossy(codecs[1]):
+    if codecs[0] != codecs[1] and any(map(codec.lossy, codecs)):
         sentences.append(
             f"Files of the real pictures are {codecs[0]}, of the synthetic ones {codecs[1]}: readers may learn the "
             "blocks of JPEG. Give both through the same codec."
         )
-    factors = [float(np.median([box(one.size, plan)[2] / plan.size[0] for one in some])) for some in (real, synthetic)]
+    factor = lambda one: box(one.size, plan)[2] / plan.size[0]
+    sizes = [[[factor(one) * side for side in one.mpp] for one in some if one.mpp][:1] for some in (real, synthetic)]
+    if all(sizes) and not space.alike(sizes[0][0], sizes[1][0]):
+        sentences.append(
+            f"What is shown as a pixel is {space.words(sizes[0][0])} wide in real pictures and "
+            f"{space.words(sizes[1][0])} in synthetic ones: cells differ in size."
+        )
+    factors = [float(np.median([factor(one) for one in some])) for some in (real, synthetic)]
     if max(factors) > 1.01 * min(factors):
         sentences.append(
             f"Real pictures were reduced {factors[0]:.3g} times, synthetic ones {factors[1]:.3g} times, and what is "
@@ -227,16 +239,25 @@ def _store(store: sqlite3.Connection, number: int, one: Original, plan: Plan, ba
     store.execute("INSERT INTO finished VALUES (?)", (number,))
 
 
-def longest(folder: Path) -> int:
-    """The bytes of the longest tile."""
+def equalise(folder: Path) -> int:
+    """Fills all tiles up with zeros, which no decoder reads, to the bytes of the longest one, and returns them.
+
+    So neither what is sent nor how much is read for it depends on the picture. A second time nothing is left to do.
+    """
     with closing(sqlite3.connect(folder / FILE)) as store:
-        return store.execute("SELECT max(length(data)) FROM tiles").fetchone()[0]
+        store.create_function("filled", 2, lambda data, n: data.ljust(n, b"\0"), deterministic=True)
+        length = store.execute("SELECT max(length(data)) FROM tiles").fetchone()[0]
+        for (picture,) in store.execute("SELECT picture FROM finished").fetchall():
+            with store:
+                change = "UPDATE tiles SET data = filled(data, ?) WHERE picture = ? AND length(data) < ?"
+                store.execute(change, (length, picture, length))
+    return length
 
 
-def tile(folder: Path, picture: int, level: int, row: int, column: int, length: int) -> bytes | None:
-    """A tile of a picture, filled up to ``length`` with zeros, which no decoder reads; None where there is none."""
+def tile(folder: Path, picture: int, level: int, row: int, column: int) -> bytes | None:
+    """A tile of a picture; None where there is none."""
     with closing(sqlite3.connect(f"{(folder / FILE).absolute().as_uri()}?mode=ro", uri=True)) as store:
         where = 'picture = ? AND level = ? AND row = ? AND "column" = ?'
         query = f"SELECT data FROM tiles WHERE {where}"
         found = store.execute(query, (picture, level, row, column)).fetchone()
-    return found and found[0].ljust(length, b"\0")
+    return found[0] if found else None

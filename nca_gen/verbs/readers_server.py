@@ -1,8 +1,8 @@
 """What readers are served: one page that is the same for all, tiles of the two pictures of a pair, and their answers.
 
 Nothing here knows which picture is real: that stands in a column which only :func:`readers_answers.answers` and the
-drawing of trials read. An address names a reader, a pair, a place and a tile, and no file. All tiles are as long as the
-longest, come from one store by one path, and have the same headers, which say nothing of their content or age.
+drawing of trials read. An address names a reader, a pair, a place and a tile, and no file. All tiles are of one length,
+come from one store by one path, and have the same headers, which say nothing of their content or age.
 """
 
 from __future__ import annotations
@@ -37,15 +37,12 @@ THREADS = 8
 
 
 class Study(NamedTuple):
-    """What the server has to know: where the study lies, ``pairs`` of a reader, and what a tile is.
-
-    ``size``: height and width of every picture; ``length``: bytes of every tile; ``kind``: its media type.
-    """
+    """What the server has to know: where the study lies, how many ``pairs`` a reader sees, height and width of every
+    picture, and the media type of a tile."""
 
     folder: Path
     pairs: int
     size: tuple[int, int]
-    length: int
     kind: str
 
 
@@ -99,7 +96,7 @@ def app(study: Study) -> Any:
     @application.get(TILE)
     def tile(token: str, number: int, place: int, level: int, row: int, column: int) -> Any:
         picture = record.picture(study.folder, token, number, place)
-        data = picture and pictures.tile(study.folder, picture, level, row, column, study.length)
+        data = picture and pictures.tile(study.folder, picture, level, row, column)
         if not data:
             flask.abort(404)
         return flask.Response(data, content_type=study.kind)

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -74,7 +75,7 @@ def query(folder, text, *values, file=record.FILE):
 
 def level(folder, picture, number, rows, columns):
     """What a browser puts together of a level of a picture."""
-    tile = lambda r, c: PIL.Image.open(io.BytesIO(pictures.tile(folder, picture, number, r, c, 10**6)))
+    tile = lambda r, c: PIL.Image.open(io.BytesIO(pictures.tile(folder, picture, number, r, c)))
     return np.concatenate([np.concatenate([np.asarray(tile(r, c)) for c in range(columns)], 1) for r in range(rows)])
 
 
@@ -147,6 +148,21 @@ def test_what_was_prepared_before_a_stop_is_not_made_again(folders, tmp_path, mo
     assert readers.prepare(plan, tmp_path).kind == "image/jpeg"
 
 
+def test_what_may_tell_the_sets_apart_is_said():
+    """Of files, before the server has anything to do with it."""
+    one = pictures.Original(Path("a"), (600, 600), "PNG", (0.25, 0.25))
+    said = lambda other, fit="resize": pictures.doubts([one], [other], pictures.Plan(fit, (300, 300), 0))
+    assert said(one) == said(one._replace(mpp=())) == []
+    [codecs] = said(one._replace(codec="JPEG quality 75, 4:2:0"))
+    assert "PNG, of the synthetic ones JPEG quality 75, 4:2:0" in codecs
+    [cells] = said(one._replace(mpp=(0.5, 0.5)))
+    assert "0.5 µm wide in real pictures and 1 µm in synthetic ones" in cells
+    [cells, sharp] = said(one._replace(size=(300, 300)))
+    assert "0.5 µm wide in real pictures and 0.25 µm" in cells
+    assert "reduced 2 times, synthetic ones 1 times" in sharp
+    assert said(one._replace(size=(300, 300)), "crop") == []
+
+
 # Blindness.
 
 
@@ -177,7 +193,8 @@ def test_tiles_are_alike_but_for_their_pixels(study):
     assert len(tiles) == 20
     assert len({repr(headers) for _, _, headers, _ in tiles}) == 1
     assert {name for name, _ in tiles[0][2]} == {"Content-Type", "Content-Length", *server.HEADERS}
-    assert {len(data) for *_, data in tiles} == {study.length}
+    [length] = {len(data) for *_, data in tiles}
+    assert {n for (n,) in query(study.folder, "SELECT length(data) FROM tiles", file=pictures.FILE)} == {length}
     heads, ends = {}, []
     for path, _, _, data in tiles:
         kinds, at = [], 8
@@ -364,7 +381,7 @@ def test_the_report_of_known_answers(study, capsys):
     html = (study.folder / "readers.html").read_text()
     assert "&lt;b&gt;Ann&lt;/b&gt;" in html
     assert "never began (0 of 4)" in html
-    assert "2 (2 of 4)" in html
+    assert "2 (no name) (2 of 4)" in html
     assert "blocks of JPEG" in html  # one real file is one
 
 

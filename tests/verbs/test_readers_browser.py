@@ -126,7 +126,7 @@ def test_a_reader_goes_through_a_study(study, tabs):
         assert loaded
         assert all(name.startswith(address) and "real" not in name and ".png" not in name for name in loaded)
         time.sleep(0.3)
-    # The server is gone while the reader answers: the page keeps the choice, also when it is opened anew.
+    # The server is gone while the reader answers: the page keeps the choice, and sends it.
     tab.key("1")
     tab.wait("document.querySelector('#note').textContent.includes('kept here')")
     assert answers(study) == [(1, 2), (2, 1)]
