@@ -16,7 +16,7 @@ import json
 import sqlite3
 import statistics
 from argparse import Namespace
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,18 +101,13 @@ def make(plan: Readers, folder: Path, settings: dict[str, Any]) -> dict[str, Any
             f"--readers.pairs={plan.pairs}: a reader sees a picture once, and there are {len(real)} real and "
             f"{len(synthetic)} synthetic ones"
         )
-    files = [(True, one) for one in real] + [(False, one) for one in synthetic]
-    known = {record.Picture(kind, str(one.path), walk.content(one.path).hex()): one for kind, one in files}
-    digests = [{picture.digest for picture in known if picture.real == kind} for kind in (True, False)]
-    if twice := next((picture for picture in known if picture.digest in digests[0] & digests[1]), None):
-        raise UserError(f"{twice.name} is in both folders: a picture is real or synthetic")
-    write.facts(folder / CONFIG, {"readers": settings})
-    how = pictures.Plan(plan.fit, size, plan.quality)
+    files, how = catalogue(real, synthetic), pictures.Plan(plan.fit, size, plan.quality)
     doubts = pictures.doubts(real, synthetic, how)
     print("".join(f"note: {sentence}\n" for sentence in doubts), end="", flush=True)
+    write.facts(folder / CONFIG, {"readers": settings})
     with refusals(folder):
-        numbered = record.begin(folder, [*known])
-        pictures.prepare(folder, [(number, known[picture]) for number, picture in numbered], how)
+        numbers = record.begin(folder, [*files])
+        pictures.prepare(folder, [(number, files[picture]) for number, picture in numbers], how)
         length = pictures.equalise(folder)
     return {
         "pairs": plan.pairs or fewest,
@@ -124,6 +119,21 @@ def make(plan: Readers, folder: Path, settings: dict[str, Any]) -> dict[str, Any
         "pictures": {"real": len(real), "synthetic": len(synthetic)},
         "doubts": doubts,
     }
+
+
+def catalogue(
+    real: Sequence[pictures.Original], synthetic: Sequence[pictures.Original]
+) -> dict[record.Picture, pictures.Original]:
+    """All files by what the record knows of them. Raises UserError for one that is in both sets."""
+    files = {
+        record.Picture(kind, str(one.path), walk.content(one.path).hex()): one
+        for kind, some in ((True, real), (False, synthetic))
+        for one in some
+    }
+    contents = {picture.digest for picture in files if picture.real}
+    if twice := next((picture for picture in files if not picture.real and picture.digest in contents), None):
+        raise UserError(f"{twice.name} is in both folders: a picture is real or synthetic")
+    return files
 
 
 @contextmanager
@@ -147,33 +157,21 @@ def summarise(folder: Path) -> list[str]:
         return [f"no answers yet; readers: {len(people)}"]
     of = {number: [a for a in answers if a.reader == number] for number, _, _ in people}
     names = {number: f"{number} {name or '(no name)'}" for number, name, _ in people}
-    some = {names[number]: those for number, those in of.items() if those}
-    rows = [[name, *cells(those)] for name, those in some.items()]
-    rows.append(["Total", *cells(answers)])
-    far = forced_choice.apart([tally(those) for those in some.values()])
-    rows[-1][COLUMNS.index("|p - 0.5|")] = f"{far:.4f}"
-    facts = json.loads((folder / FACTS).read_text())
-    summary = {
-        "readers": {name: numbers(those) for name, those in some.items()},
-        "total": numbers(answers) | {"apart": far},
-        "study": facts,
-    }
-    write.facts(folder / "readers.json", summary)
+    each = {names[number]: numbers(those) for number, those in of.items() if those}
+    apart = forced_choice.apart([Tally(known["tp"], known["fp"]) for known in each.values()])
+    total, facts = numbers(answers) | {"apart": apart}, json.loads((folder / FACTS).read_text())
+    rows = [[name, *cells(known)] for name, known in [*each.items(), ("Total", total)]]
+    write.facts(folder / "readers.json", {"readers": each, "total": total, "study": facts})
     write.text(folder / "answers.csv", table(answers))
     unfinished = [f"{names[i]} ({len(of[i])} of {n})" for i, _, n in people if len(of[i]) < n]
-    write.text(folder / "readers.html", page(rows, facts, len(some), unfinished))
+    write.text(folder / "readers.html", page(rows, facts, len(each), unfinished))
     return [*screen.aligned(COLUMNS, rows), f"the page is {folder / 'readers.html'}, answers are in answers.csv"]
-
-
-def tally(answers: Sequence[record.Answer]) -> Tally:
-    """How many chose the real picture, and how many the synthetic one."""
-    right = sum(answer.right for answer in answers)
-    return Tally(right, len(answers) - right)
 
 
 def numbers(answers: Sequence[record.Answer]) -> dict[str, Any]:
     """What is known of some answers."""
-    counts = tally(answers)
+    right = sum(answer.right for answer in answers)
+    counts = Tally(right, len(answers) - right)
     return {
         "n": counts.n,
         "tp": counts.tp,
@@ -187,9 +185,8 @@ def numbers(answers: Sequence[record.Answer]) -> dict[str, Any]:
     }
 
 
-def cells(answers: Sequence[record.Answer]) -> list[Any]:
-    """The numbers of some answers, as a row of the table."""
-    of = numbers(answers)
+def cells(of: Mapping[str, Any]) -> list[Any]:
+    """What :func:`numbers` says, as a row of the table."""
     chance = f"{of['chance']:.3f}" if of["chance"] >= 0.001 else "< 0.001"
     between = " to ".join(f"{end:.3f}" for end in of["interval"])
     shares = [f"{of['p']:.4f}", f"{of['apart']:.4f}", between, chance, f"{of['first']:.2f}"]
