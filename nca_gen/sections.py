@@ -208,8 +208,9 @@ class Readers(NamedTuple):
     ``real``, ``synthetic``: folders of pictures or slides; may be left out once the study is prepared. ``pairs`` that a
     reader sees, 0 for as many as the smaller folder has. All pictures get one ``size`` (height, width), () for the
     least of all, by ``fit``: "crop" cuts out their middles, "resize" reduces them; "" where they are of one size. Tiles
-    are PNG, or JPEG where ``quality`` is above 0, a third as long. ``host``: "0.0.0.0" for other machines too;
-    ``port``: 0 for any that is free. ``serve``: false writes the report and ends.
+    are PNG, or JPEG where ``quality`` is above 0, a third as long. ``host``: "0.0.0.0" for other machines too,
+    on an open network behind a proxy that encrypts; ``port``: 0 for any that is free. ``serve``: false writes the
+    report and ends.
     """
 
     real: str = ""

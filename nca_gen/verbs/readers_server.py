@@ -7,6 +7,7 @@ come from one store by one path, and have the same headers, which say nothing of
 
 from __future__ import annotations
 
+import logging
 import socket
 import sqlite3
 import sys
@@ -34,6 +35,7 @@ TILE = f"/r/{TOKEN}/<int(max=99999):number>/<int(min=1, max=2):place>/<int(max=3
 TILE += "/<int(max=99999):row>/<int(max=99999):column>"
 LONGEST = 24 * 60 * 60 * 1000  # milliseconds of an answer
 THREADS = 8
+EVERYWHERE = ("0.0.0.0", "::")  # hosts that are no address
 
 
 class Study(NamedTuple):
@@ -137,7 +139,9 @@ def serve(study: Study, host: str, port: int, say: Callable[[str], None]) -> Non
             f"cannot serve at {host}:{port} ({e.strerror or e}); choose another --readers.port or --readers.host"
         ) from e
     server = waitress.create_server(app(study), sockets=[listener], threads=THREADS, ident=None)
-    say(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/")
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that readers wait a moment is no news
+    name = socket.gethostname() if host in EVERYWHERE else f"[{host}]" if ":" in host else host
+    say(f"http://{name}:{listener.getsockname()[1]}/")
     try:
         server.run()  # returns when it is interrupted
     finally:
