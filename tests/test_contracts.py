@@ -32,12 +32,19 @@ from nca_gen.evaluators import (
     scores,
 )
 from nca_gen.metrics import fid
-from nca_gen.models import diff_nca, dit, fourier_diff_nca, geca, resnet34, unet, vae_kl
+from nca_gen.models import diff_nca, dit, efficient_unet, fourier_diff_nca, geca, resnet34, unet, vae_kl
 from nca_gen.pipelines import decode, gigapixel, inpaint, sample, upscale
 from nca_gen.tasks import autoencode, classify, denoise
 from nca_gen.tasks.learner import Learner
 
-denoisers: list[Denoiser] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model(), dit.Model(), unet.Model()]
+denoisers: list[Denoiser] = [
+    diff_nca.Model(),
+    fourier_diff_nca.Model(),
+    geca.Model(),
+    dit.Model(),
+    unet.Model(),
+    efficient_unet.Model(),
+]
 local: list[Local] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model()]
 listener: Listener = fourier_diff_nca.Model()
 heir: Heir = geca.Model()

@@ -25,10 +25,10 @@ State = dict[str, np.ndarray]
 def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[str] = COUNTERS) -> dict[str, Any]:
     """The variables of ``module`` (``params``, ``batch_stats``) from the tensors of a torch network, in float32.
 
-    ``example`` is an input, or its ``ShapeDtypeStruct``. Raises UserError for the first tensor that is missing, has
-    another shape, is no float or not finite, or that nobody asks for and no pattern in ``ignore`` names. A beginning
-    that the names of the whole network have ("module.", "first_stage_model.") is left out, and what lies beside it is
-    of other networks.
+    ``example`` is an input, or its ``ShapeDtypeStruct``; several are a tuple. Raises UserError for the first tensor
+    that is missing, has another shape, is no float or not finite, or that nobody asks for and no pattern in ``ignore``
+    names. A beginning that the names of the whole network have ("module.", "first_stage_model.") is left out, and what
+    lies beside it is of other networks.
     """
     filled: dict[str, Any] = {}
     leaves = _leaves(module, example)
@@ -92,7 +92,7 @@ def random_state(module: nn.Module, example: Any, seed: int) -> State:
     leaves = _leaves(module, example)
     for path, leaf, shape in sorted(leaves, key=lambda item: _name(item[0])):
         size = _torch_shape(leaf, shape)
-        if leaf in ("scale", "var"):
+        if leaf in ("scale", "g", "var"):
             tensor = rng.uniform(0.75, 1.25, size)
         else:
             tensor = rng.standard_normal(size) * (np.sqrt(2 / np.prod(shape[:-1])) if leaf == "kernel" else 0.1)
@@ -105,12 +105,13 @@ Leaves = list[tuple[tuple[str, ...], str, tuple[int, ...]]]
 
 def _leaves(module: nn.Module, example: Any) -> Leaves:
     """Path, its last part, and shape of every variable; nothing is computed."""
-    return _declared(cast("Any", module), jax.ShapeDtypeStruct(example.shape, example.dtype))
+    inputs = example if isinstance(example, tuple) else (example,)
+    return _declared(cast("Any", module), jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs))
 
 
 @cache
-def _declared(module: Any, example: jax.ShapeDtypeStruct) -> Leaves:
-    shapes = jax.eval_shape(module.init, jax.random.key(0), example)
+def _declared(module: Any, inputs: tuple[Any, ...]) -> Leaves:
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     paths = ((tuple(key.key for key in keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(shapes))
     return [(path, path[-1], leaf.shape) for path, leaf in paths]
 

@@ -45,7 +45,7 @@ def examples(task: Any, n: int, size: tuple[int, ...], grid: Mesh | None = None)
     else:
         colours = {"image": 3} | ({"label": model.classes} if isinstance(model, Classifier) else {})
     sides = lambda name: () if name == "label" else size
-    shapes = {name: (n,) if name == "level" else (n, *sides(name), k) for name, k in colours.items()}
+    shapes = {name: (n,) if name in ("level", "low_log_snr") else (n, *sides(name), k) for name, k in colours.items()}
     lay = lambda shape: devices.dealt(grid, len(shape)) if grid else None
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=lay(shape)) for name, shape in shapes.items()}
 
