@@ -66,7 +66,7 @@ class UNet(nn.Module):
             hidden = Fourier(name=f"{name}_hiddens.0")(log_snr)
             hidden = nn.silu(Linear(inner, name=f"{name}_hiddens.1")(hidden))
             tokens = Linear(TOKENS * self.width, name=f"{name}_tokens.0")(hidden)
-            return Linear(inner, name=f"{name}_cond.0")(hidden), tokens.reshape(len(x), TOKENS, self.width)
+            return Linear(inner, name=f"{name}_cond.0")(hidden), tokens.reshape(x.shape[0], TOKENS, self.width)
 
         c, tokens = time("to_time", log_snr)
         if low is not None:
@@ -252,7 +252,7 @@ class Model:
                 raise UserError(f"the condition {field!r} is of {image.shape}; beside x_t of {x.shape} give {shape}")
             return image
 
-        time = lambda log_snr: jnp.broadcast_to(jnp.asarray(log_snr, jnp.float32), len(x))
+        time = lambda log_snr: jnp.broadcast_to(jnp.asarray(log_snr, jnp.float32), x.shape[:1])
         context = picture("context") if self.context_channels else None
         low = (picture("low"), time(cond.get("low_log_snr", 0.0))) if self.low_resolution else None
         prediction: Any = self.network.apply({"params": params}, x, time(told), context, low)

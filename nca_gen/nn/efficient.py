@@ -65,7 +65,7 @@ class CrossAttention(modules.Module):
         q = Map(inside, **how, name="to_q")(rows).reshape(*rows.shape[:2], self.heads, self.head)
         pairs = Map(2 * inside, **how, name="to_kv")(tokens).reshape(*tokens.shape[:2], 2, self.heads, self.head)
         nothing = self.param("null_kv", nn.initializers.normal(1.0), (2, self.head)).astype(self.dtype)
-        nothing = jnp.broadcast_to(nothing[:, None], (len(x), 1, *pairs.shape[2:]))
+        nothing = jnp.broadcast_to(nothing[:, None], (x.shape[0], 1, *pairs.shape[2:]))
         k, v = jnp.moveaxis(jnp.concatenate([nothing, pairs], 1), 2, 0)
         y = attention(q, k, v, queries=q.shape[1]).reshape(*rows.shape[:2], inside)  # the keys are so few
         y = Map(x.shape[-1], **how, name="to_out.0")(y)
@@ -85,14 +85,14 @@ class SelfAttention(modules.Module):
         rows = Gain(**how, name="norm")(x.reshape(x.shape[0], -1, x.shape[-1]))
         q = Map(inside, **how, name="to_q")(rows)
         nothing = self.param("null_kv", nn.initializers.normal(1.0), (2, self.head)).astype(self.dtype)
-        pairs = [jnp.broadcast_to(nothing.reshape(1, 1, -1), (len(x), 1, 2 * self.head))]
+        pairs = [jnp.broadcast_to(nothing.reshape(1, 1, -1), (x.shape[0], 1, 2 * self.head))]
         if tokens is not None:
             named = modules.LayerNorm(epsilon=1e-5, **how, name="to_context.0")(tokens)
             pairs.insert(0, Linear(2 * self.head, **how, name="to_context.1")(named))
         pairs.append(Map(2 * self.head, **how, name="to_kv")(rows))
         k, v = jnp.split(jnp.concatenate(pairs, 1)[:, :, None], 2, -1)
         # With keys that all share, a head of a cell is a query like any other.
-        y = attention(q.reshape(len(x), -1, 1, self.head), k, v, queries=QUERIES * self.heads)
+        y = attention(q.reshape(x.shape[0], -1, 1, self.head), k, v, queries=QUERIES * self.heads)
         y = Map(x.shape[-1], **how, name="to_out.0")(y.reshape(q.shape))
         return Gain(**how, name="to_out.1")(y).reshape(x.shape)
 

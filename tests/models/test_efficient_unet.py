@@ -146,6 +146,17 @@ def test_bad_input_is_one_line():
 
 
 @pytest.mark.slow
+def test_a_batch_of_any_number():
+    """As an export has it, whose program draws as many samples as it is asked for."""
+    model = Model(**cascade.TINY["second"])
+    (n,) = jax.export.symbolic_shape("n")
+    like = lambda leaf: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype)
+    x, log_snr, cond = jax.tree.map(like, cascade.inputs(model, 8))
+    y = jax.eval_shape(partial(cascade.call, model), tiny.shapes(model), x, log_snr, cond)
+    assert y.shape == (n, 8, 8, 3)
+
+
+@pytest.mark.slow
 def test_what_is_left_out_is_zero_and_one_time_is_for_all():
     model = Model(**cascade.TINY["second"])
     params, (x, log_snr, cond) = cascade.params(model), cascade.inputs(model, 8)
