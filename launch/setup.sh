@@ -37,7 +37,8 @@ else
     needs="sys, venv, ensurepip"
     install() {
         "$1" -m venv --clear .venv
-        .venv/bin/python -m pip install $quiet --disable-pip-version-check "${locks[@]/#/--requirement=}"
+        # The locks are whole, and what is imported is compiled when it is: as uv does it, in two thirds of the time.
+        .venv/bin/python -m pip install $quiet --disable-pip-version-check --no-deps --no-compile "${locks[@]/#/--requirement=}"
     }
 fi
 

@@ -11,4 +11,6 @@ bash launch/setup.sh
 .venv/bin/python -m ruff format --check .
 .venv/bin/python launch/typecheck.py
 .venv/bin/shellcheck launch/*.sh findings/*.sh .ci/run
-exec .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=20 "$@"
+# One process more than there are cores: some tests wait for the processes that they start.
+cores=$(getconf _NPROCESSORS_ONLN)
+exec .venv/bin/python -m pytest --numprocesses=$((cores < 4 ? cores + 1 : 4)) --dist=loadfile --durations=20 "$@"

@@ -35,7 +35,7 @@ jaxtyping.install_import_hook("nca_gen", "beartype.beartype")
 gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that live on; to search them took a tenth
 
 LONGEST = (
-    *("local", "configs", "readme", "devices", "gigapixel", "mirror", "inpaint", "geca", "diff_nca", "train"),
+    *("colabs", "local", "configs", "readme", "devices", "gigapixel", "mirror", "inpaint", "geca", "diff_nca", "train"),
     *("fourier_diff_nca", "export", "generate", "open", "rivals", "denoise", "resume", "checkpoint", "profile"),
     *("conditional", "describe", "sampling", "bench"),
 )
