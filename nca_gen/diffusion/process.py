@@ -48,6 +48,19 @@ def jump(process: Process, t: Array, u: Array) -> tuple[Level, Level]:
     return r, jnp.maximum(s**2 - (r * s_u) ** 2, 0.0)
 
 
+def renoise(process: Process, x: Images, eps: Images, t: Array, u: Array, published: bool = False) -> Images:
+    """x_t of q(x_t | x_u), x_u = ``x``, from standard normal ``eps``: :func:`jump` for scalar t > u.
+
+    ``published``: with the deviation s_t - r s_u of URCDM's code in place of sqrt(s_t^2 - r^2 s_u^2). x_t is then less
+    noisy than its level says; for parity alone.
+    """
+    r, beta = jump(process, t, u)
+    if published:
+        (_, s), (_, s_u) = process.levels(t), process.levels(u)
+        return r * x + (s - r * s_u) * eps
+    return r * x + jnp.sqrt(beta) * eps
+
+
 def posterior(process: Process, x: Images, x0: Images, t: Array, u: Array) -> tuple[Images, Level]:
     """Mean and standard deviation of q(x_u | x_t, x0) (Ho et al. 2020, equation 7) for any scalar t > u."""
     (_, s), (a_u, s_u) = process.levels(t), process.levels(u)

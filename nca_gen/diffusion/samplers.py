@@ -79,6 +79,29 @@ def begin(x: Float[Array, "B *S C"], memory: Any = ()) -> Carry:
     return Carry(x, memory, jnp.zeros_like(x), jnp.zeros(()))
 
 
+def advance(
+    step: Step,
+    process: Process,
+    denoise: Denoiser,
+    carry: Carry,
+    t: Num[Array, ""],
+    u: Num[Array, ""],
+    key: Key[Array, " B"],
+    at: arrays.Coords,
+) -> Carry:
+    """The carry at u, from that at t > u. All randomness is keyed by (``key``, tag of t)."""
+    k = arrays.fold(key, process.tag(t))
+    batch_t = jnp.full(carry.x.shape[:1], t)
+    output, memory = denoise(carry.x, batch_t, carry.memory, k)
+    prediction, v = variance.parted(output, carry.x.shape[-1])
+    x0 = x0_of(process, prediction, carry.x, batch_t)
+    noise = arrays.cell_normal(k, -1, at, carry.x.shape[-1])
+    x = step(process, carry, x0, t, u, noise, v)
+    (a, s), (a_u, s_u) = process.levels(t), process.levels(u)
+    gap = log_ratio(a_u, s_u) - log_ratio(a, s)
+    return Carry(x, memory, x0, gap)
+
+
 def sample(
     step: Step,
     process: Process,
@@ -96,17 +119,7 @@ def sample(
     at = arrays.coords(carry.x.shape[1:-1]) if at is None else at
 
     def body(carry: Carry, pair):
-        t, u = pair
-        k = arrays.fold(key, process.tag(t))
-        batch_t = jnp.full(carry.x.shape[:1], t)
-        output, memory = denoise(carry.x, batch_t, carry.memory, k)
-        prediction, v = variance.parted(output, carry.x.shape[-1])
-        x0 = x0_of(process, prediction, carry.x, batch_t)
-        noise = arrays.cell_normal(k, -1, at, carry.x.shape[-1])
-        x = step(process, carry, x0, t, u, noise, v)
-        (a, s), (a_u, s_u) = process.levels(t), process.levels(u)
-        gap = log_ratio(a_u, s_u) - log_ratio(a, s)
-        return Carry(x, memory, x0, gap), None
+        return advance(step, process, denoise, carry, *pair, key, at), None
 
     pairs = jnp.asarray(times[:-1]), jnp.asarray(times[1:])
     return jax.lax.scan(body, carry, pairs)[0]

@@ -71,7 +71,15 @@ def sites(
 
 @cache
 def _segment(
-    model: Any, process: Any, codec: Codec, settings: Settings, known: str, blend: int | float, extent: tuple[int, ...]
+    model: Any,
+    process: Any,
+    codec: Codec,
+    settings: Settings,
+    known: str,
+    blend: int | float,
+    extent: tuple[int, ...],
+    resample: int,
+    jump: int,
 ) -> Any:
     """One compiled way from noise to the hole's cells, [B, 1, .., M, D]: to a sampler they are an image of one row."""
     model, local = model.inference(), isinstance(model, Local)
@@ -117,7 +125,8 @@ def _segment(
         blended = inpaint.blended(step, jnp.asarray(sites.row), blend) if blend else step
         x = samplers.initial_noise(key, sites.row.shape[:-1], sites.row.shape[-1], at)
         x = jnp.where(noise < 1, noised(process, jnp.broadcast_to(sites.row, x.shape), x, times[:1]), x)
-        return samplers.sample(blended, process, bounded, samplers.begin(x, memory), times, key, at).x
+        given = blended, process, bounded, samplers.begin(x, memory), times, key, at
+        return (inpaint.resampled(*given, resample, jump) if resample > 1 else samplers.sample(*given)).x
 
     return run
 
@@ -134,6 +143,8 @@ def fill(
     noise: int | float = 1.0,
     blend: int | float = 0.0,
     whole: bool = False,
+    resample: int = 1,
+    jump: int = 1,
 ) -> Float[np.ndarray, "B *T C"]:
     """``image`` (in [-1, 1]) with its ``hole`` painted anew, once for every key; known pixels are returned bit for bit.
 
@@ -141,7 +152,9 @@ def fill(
     hole starts from noise (1), or from ``image`` with this part of the noise. ``blend``: the part of ``image`` that
     enters the hole at every step. ``whole``: the model sees the whole image at every step, as it does anyway unless it
     is local and inherits nothing; the answer is the same, to the rounding of float32. A clip that is "dynamic" measures
-    the hole's cells alone. ``cond``: labels, a row a key. Raises UserError for what this model cannot do.
+    the hole's cells alone. ``resample``, ``jump``: so many times are so many steps taken on end
+    (:func:`nca_gen.diffusion.inpaint.path`). ``cond``: labels, a row a key. Raises UserError for what this model cannot
+    do.
     """
     if not hole.any():
         return np.repeat(image[None], len(key), 0)
@@ -155,7 +168,7 @@ def fill(
     cell = todo.row if settings.heredity == "none" else todo.x0[0]
     like = jnp.asarray(np.broadcast_to(cell, (len(key), *cell.shape)), jnp.float32)
     memory = sampling.newborn(model, settings.heredity, settings.guided(cond), like, first)
-    run = _segment(model, process, codec, settings, known, blend, extent)
+    run = _segment(model, process, codec, settings, known, blend, extent, resample, jump)
     row = np.asarray(run(part.params, todo, times, jnp.float32(noise), key, cond, memory))
     cells = np.zeros((len(key), *extent, row.shape[-1]), np.float32)
     cells[(slice(None), *todo.windows.at)] = row.reshape(len(key), -1, row.shape[-1])
@@ -205,7 +218,7 @@ def curve(
     """
     table = []
     model, process, codec = settings.stage(part.task.model), part.task.process, part.task.codec
-    run = _segment(model, process, codec, settings, "noised", 0.0, codec.cells(image.shape[:-1]))
+    run = _segment(model, process, codec, settings, "noised", 0.0, codec.cells(image.shape[:-1]), 1, 1)
     for side in sides:
         hole = np.zeros(image.shape[:-1], bool)
         hole[tuple(slice((n - side) // 2, (n - side) // 2 + side) for n in hole.shape)] = True
@@ -302,7 +315,9 @@ class Pipeline:
 
     The hole: the white pixels of the image ``mask`` (255, or 1), and the ``box`` (top, left, height, width). ``known``:
     how the network is shown the other pixels, "noised" to the level of the hole or "clean". ``torus``: the picture has
-    no edge.
+    no edge. ``resample``: how many times ``jump`` steps of sampling on end are taken, with noise added again in between
+    (RePaint: Lugmayr et al. 2022; 10 and 10 there): the hole then agrees better with what is around it, at ``resample``
+    times the cost. 1 is to sample once.
     """
 
     parts: Parts
@@ -312,6 +327,8 @@ class Pipeline:
     samples: Count = 4
     known: Annotated[str, OneOf(inpaint.KNOWN)] = "noised"
     torus: bool = False
+    resample: Count = 1
+    jump: Count = 1
 
     @cached_property
     def part(self) -> Part:
@@ -327,7 +344,8 @@ class Pipeline:
         """What two folders of fillings may differ in."""
         mask = [Path(self.mask).stem] if self.mask else []
         box = ["-".join(map(str, self.box))] if any(self.box) else []
-        return [Path(self.image).stem, *mask, *box, self.known]
+        again = [f"{self.resample}-times-{self.jump}"] if self.resample > 1 else []
+        return [Path(self.image).stem, *mask, *box, self.known, *again]
 
     def draw(
         self, key: Key[Array, " n"], size: tuple[int, ...] = (), cond: Condition = None
@@ -336,7 +354,8 @@ class Pipeline:
         image, _ = stored(self.part, self.image)
         hole = holes(self.mask, self.box, image.shape[:2])
         settings, batch = Settings.of(self.part.config.sample), self.part.config.sample.batch
-        todo = fillings(self.part, key, images.to_float(image), hole, settings, cond, batch=batch, known=self.known)
+        how = {"known": self.known, "resample": self.resample, "jump": self.jump}
+        todo = fillings(self.part, key, images.to_float(image), hole, settings, cond, batch=batch, **how)
         for batch in todo:
             yield from batch
 

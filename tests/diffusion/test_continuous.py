@@ -84,6 +84,53 @@ def test_noise_is_added_again_exactly(this):
     assert float((r * s_u) ** 2 + beta) == pytest.approx(float(s**2), rel=1e-5)
 
 
+@partial(jax.jit, static_argnums=0)
+@partial(jax.vmap, in_axes=(None, 0, 0))
+def _linear(this, t, u):
+    """Of the step down from t to u and of the one back: the factors of what they add up, all in one row."""
+    one, none = jnp.ones((1, 1)), jnp.zeros((1, 1))
+    of_x, deviation = process.posterior(this, one, none, t, u)
+    of_x0, _ = process.posterior(this, none, one, t, u)
+    again = [process.renoise(this, *given, t, u) for given in ((one, none), (none, one))]
+    little = process.renoise(this, none, one, t, u, published=True)
+    return [jnp.ravel(v)[0] for v in (of_x, of_x0, deviation, *again, little, *this.levels(t), *this.levels(u))]
+
+
+def linear(this, t, u):
+    return np.float64(_linear(this, *(jnp.asarray(v) for v in (t, u))))
+
+
+PAIRS = np.float32([[1, 1, 0.8, 0.501, 2e-3, 1e-3, 0.5], [0.999, 1e-3, 0.3, 0.5, 1e-3, 0, 0]])
+TABLES = [discrete.Process("linear", 1000), discrete.Process("cosine", 1000)]
+
+
+@pytest.mark.parametrize(("this", "pairs"), [*((this, PAIRS) for this in ALL), *((this, None) for this in TABLES)])
+def test_down_and_back_is_the_same_distribution(this, pairs):
+    """Of the moments of q(x_t | x0), to either end of time and between neighbours: a step of the posterior gives those
+    of q(x_u | x0), and noise that is added again those of q(x_t | x0)."""
+    pairs = np.round(1000 * PAIRS).astype(np.int32) - 1 if pairs is None else pairs
+    of_x, of_x0, down, r, back, _, a, s, a_u, s_u = linear(this, *pairs)
+    mean, variance = of_x * a + of_x0, (of_x * s) ** 2 + down**2
+    np.testing.assert_allclose(mean, a_u, rtol=1e-5)
+    np.testing.assert_allclose(variance, s_u**2, rtol=2e-5)
+    np.testing.assert_allclose(r * mean, a, rtol=1e-5)
+    np.testing.assert_allclose(r**2 * variance + back**2, s**2, rtol=2e-5)
+
+
+def test_noise_between_neighbours_keeps_its_digits():
+    """In float32, of all 999 pairs of a table of a thousand, against float64: 1 - abar_t / abar_u."""
+    this = discrete.Process("linear", 1000)
+    back = linear(this, np.arange(1, 1000), np.arange(999))[4]
+    np.testing.assert_allclose(back**2, 1 - this.abar[1:] / this.abar[:-1], rtol=1e-3)
+
+
+def test_published_noise_is_too_little():
+    """Of URCDM's 1024 and 256 steps: 26 times in the middle of the cosine, 7 times at the noisy end of the linear."""
+    for this, steps, t, times in ((COSINE, 1024, 0.5, 25.6), (LINEAR, 256, 1.0, 7.16)):
+        row = linear(this, np.float32([t]), np.float32([t - 1 / steps]))
+        assert row[4] / row[5] == pytest.approx(times, rel=5e-3)
+
+
 def test_the_straight_path():
     """Half-way lies the mean of image and noise; its velocity is noise less image, whatever the time."""
     x0, eps = np.full((2, 3, 3, 1), 2, np.float32), np.full((2, 3, 3, 1), -4, np.float32)

@@ -84,6 +84,17 @@ def test_windows_round_the_edge_of_a_torus():
     assert np.abs(mine - fill(BLUR, HOLES["last corner"], whole=True)).max() > 0.01
 
 
+def test_resampling_in_windows_and_batches():
+    """Two in windows, or one and one in the whole image: all noise belongs to coordinates, visit and key."""
+    given = part(BLUR), KEY, picture(*SIZE), HOLES["far apart"], HOW
+    again = {"resample": 2, "jump": 2}
+    mine = inpaint.fill(*given, **again)
+    ones = list(inpaint.fillings(*given, batch=1, whole=True, **again))
+    np.testing.assert_allclose(mine, np.concatenate(ones), atol=1e-5)
+    np.testing.assert_array_equal(mine[:, ~HOLES["far apart"]], np.stack([picture(*SIZE)[~HOLES["far apart"]]] * 2))
+    assert np.abs(mine - inpaint.fill(*given))[:, HOLES["far apart"]].max() > 0.1
+
+
 WAYS = pytest.mark.parametrize(("model", "known"), [(BLUR, "noised"), slow(BLUR, "clean"), slow(LOCAL, "noised")])
 
 
@@ -282,6 +293,16 @@ def pipeline(tmp_path, **fields):
     return inpaint.Pipeline({"model": part(BLUR)}, **{"image": str(tmp_path / "in.png"), "samples": 2} | fields)
 
 
+def test_fillings_of_other_resampling_have_a_folder_of_their_own():
+    """And those that are sampled once the one that they had."""
+    for fields, end in (
+        ({}, ["noised"]),
+        ({"jump": 5}, ["noised"]),
+        ({"resample": 3, "jump": 5}, ["noised", "3-times-5"]),
+    ):
+        assert inpaint.Pipeline({}, "in.png", **fields).title() == ["in", *end]
+
+
 @pytest.mark.slow
 def test_files(tmp_path, stored):
     """A box and the mask that is the same: the same files, in which the known pixels are those of the input."""
@@ -315,6 +336,7 @@ def test_files(tmp_path, stored):
         ({"box": (-1, 0, 7, 4)}, "not within"),
         ({"box": (1, 1, 0, 4)}, "not within"),
         ({"mask": "in"}, "20 x 17 pixels, the image 21 x 17"),
+        ({"box": (1, 1, 2, 2), "resample": 2, "jump": 4}, "config.generate.jump=4 .* set it to 3 at the most"),
         ({"box": (1, 1, 2, 2), "known": "noisy"}, "config.generate.known 'noisy'; did you mean noised"),
     ],
 )
