@@ -54,8 +54,8 @@ def blended(step: Step, x0: Float[Array, "B *S C"], weight: float) -> Step:
 
 
 def path(steps: int, resample: int, jump: int) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-    """RePaint's order of ``steps`` steps (Lugmayr et al. 2022, algorithm 1; with jumps, its appendix B): the number of
-    every step, from 0 at the noisy end on, and of this visit to it.
+    """Orders ``steps`` steps as RePaint does (Lugmayr et al. 2022, algorithm 1, and its jumps): returns the number of
+    each, from 0 at the noisy end on, and how often it was taken before.
 
     ``jump`` steps on end are taken ``resample`` times before the next ones. The last step, into the clean image, is
     taken once, and so are those at the noisy end that make no whole jump. Raises UserError for a jump that is longer

@@ -49,7 +49,7 @@ def jump(process: Process, t: Array, u: Array) -> tuple[Level, Level]:
 
 
 def renoise(process: Process, x: Images, eps: Images, t: Array, u: Array, published: bool = False) -> Images:
-    """x_t of q(x_t | x_u), x_u = ``x``, from standard normal ``eps``: :func:`jump` for scalar t > u.
+    """Adds noise again: x_t of q(x_t | x_u) (:func:`jump`) from x_u = ``x`` and standard normal ``eps``, scalar t > u.
 
     ``published``: with the deviation s_t - r s_u of URCDM's code in place of sqrt(s_t^2 - r^2 s_u^2). x_t is then less
     noisy than its level says; for parity alone.
