@@ -131,6 +131,17 @@ def unblocked(x: Float[Array, "B *S D"], k: int) -> Float[Array, "B *T C"]:
     return x.transpose(0, *order, 2 * n + 1).reshape(x.shape[0], *sides, -1)
 
 
+def reduced(x: Float[Array, "B *T C"], k: int) -> Float[Array, "B *S C"]:
+    """Mean of every block of ``k`` pixels a side; ``k`` divides every axis."""
+    cells = blocked(x, k)
+    return cells.reshape(*cells.shape[:-1], k ** (x.ndim - 2), x.shape[-1]).mean(-2)
+
+
+def enlarged(x: Float[Array, "B *S C"], k: int) -> Float[Array, "B *T C"]:
+    """Every place as a block of ``k`` equal pixels a side: :func:`reduced` gives back ``x``."""
+    return unblocked(jnp.tile(x, k ** (x.ndim - 2)), k)
+
+
 def multi_hot(label: Num[Array | np.ndarray, "B L"], classes: int) -> Float[Array, "B K"]:
     """The labels of images as conditions: ``classes`` columns of 0 or 1 as they are, a grade as its one-hot row.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from nca_gen.diffusion.samplers import Denoiser
 
 Conditional = Callable[..., tuple[Float[Array, "B *S C"], Any]]  # (x, t, cond, memory, key) -> (output, memory)
 NULL = 1  # names the keys of the null rows
+LOW = ("low", "low_log_snr")  # what a null condition keeps: without its smaller image there is nothing to resolve
 
 
 def clocked(process: Process, apply: Conditional) -> Conditional:
@@ -29,9 +30,14 @@ def clocked(process: Process, apply: Conditional) -> Conditional:
     return at_time
 
 
-def rows(cond: Any, null: Any) -> Any:
-    """[cond 0, null 0, cond 1, null 1, ..] of every leaf: the two of an image lie side by side, on one device."""
-    return jax.tree.map(lambda c, n: jnp.stack([c, n], 1).reshape(-1, *c.shape[1:]), cond, null)
+def rows(cond: Any, free: Any) -> Any:
+    """[cond 0, free 0, cond 1, free 1, ..] of every leaf: the two of an image lie side by side, on one device."""
+    return jax.tree.map(lambda c, n: jnp.stack([c, n], 1).reshape(-1, *c.shape[1:]), cond, free)
+
+
+def null(cond: Mapping[str, Array]) -> dict[str, Array]:
+    """``cond`` as if nothing was said of the images, but for :data:`LOW`."""
+    return {name: leaf if name in LOW else jnp.zeros_like(leaf) for name, leaf in cond.items()}
 
 
 def both(key: Key[Array, " B"]) -> Key[Array, " R"]:
@@ -43,18 +49,18 @@ def classifier_free(denoise: Conditional, cond: Condition, scale: float) -> Deno
     """p_null + scale (p_cond - p_null) (Ho & Salimans 2022), both by one call on 2 B :func:`rows`.
 
     scale 0 is unconditional, 1 conditional and one call on B rows, above 1 guided; without a condition there is nothing
-    to guide. Each half has randomness and a memory of its own; the null condition is zeros; a variance is that of the
-    conditional half.
+    to guide. Each half has randomness and a memory of its own; the null condition is that of :func:`null`; a variance
+    is that of the conditional half.
     """
     if scale == 1 or cond is None:
         return lambda x, t, memory, key: denoise(x, t, cond, memory, key)
 
     def guided(x, t, memory, key):
         t = jnp.broadcast_to(t, x.shape[:1])
-        pairs = rows(cond, jax.tree.map(jnp.zeros_like, cond))
+        pairs = rows(cond, null(cond))
         outputs, memory = denoise(rows(x, x), rows(t, t), pairs, memory, both(key))
-        (given, v), (null, _) = (variance.parted(half, x.shape[-1]) for half in (outputs[::2], outputs[1::2]))
-        prediction = null + scale * (given - null)
+        (given, v), (free, _) = (variance.parted(half, x.shape[-1]) for half in (outputs[::2], outputs[1::2]))
+        prediction = free + scale * (given - free)
         return prediction if v is None else jnp.concatenate([prediction, v], -1), memory
 
     return guided

@@ -200,8 +200,10 @@ class Pipeline:
     ) -> Iterator[Float[np.ndarray, "H W C"]]:
         """A picture of ``size`` for each key, of pixels that were as deep as in a file, made in a temporary folder.
 
-        Each is in memory when it is yielded; for one that is larger there is :meth:`write`.
+        Each is in memory when it is yielded; for one that is larger there is :meth:`write`. Raises UserError for a
+        model that draws nothing :func:`sampling.alone`.
         """
+        sampling.alone(self.part.task.model)
         for i in range(len(key)):
             some = slice(i, i + 1)
             row = sampling.rows(cond, some)

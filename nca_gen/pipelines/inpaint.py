@@ -153,7 +153,7 @@ def fill(
     enters the hole at every step. ``whole``: the model sees the whole image at every step, as it does anyway unless it
     is local and inherits nothing; the answer is the same, to the rounding of float32. A clip that is "dynamic" measures
     the hole's cells alone. ``resample``, ``jump``: so many times are so many steps taken on end
-    (:func:`nca_gen.diffusion.inpaint.path`). ``cond``: labels, a row a key. Raises UserError for what this model cannot
+    (:func:`nca_gen.diffusion.inpaint.path`). ``cond``: a row a key. Raises UserError for what this model cannot
     do.
     """
     if not hole.any():
@@ -163,7 +163,7 @@ def fill(
     # What a cell beyond its halo would have handed on is not known in a window.
     todo = sites(model, codec, image, hole, whole or settings.heredity != "none")
     times, extent = levels(process, settings.steps, noise), codec.cells(hole.shape)
-    cond = jax.tree.map(jnp.asarray, cond)
+    cond = sampling.augmented(task, jax.tree.map(jnp.asarray, cond), key)
     first = arrays.fold(key, process.tag(jnp.asarray(times[0])))
     cell = todo.row if settings.heredity == "none" else todo.x0[0]
     like = jnp.asarray(np.broadcast_to(cell, (len(key), *cell.shape)), jnp.float32)

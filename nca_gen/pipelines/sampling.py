@@ -85,8 +85,24 @@ def title(config: Any) -> list[str]:
 def conditions(model: Any, labels: Sequence[int], n: int, first: int = 0) -> Condition:
     """The conditions of samples ``first .. first + n - 1``: each one class, ``labels`` in turn, or () for all classes.
 
-    None for a model that knows no classes. Raises UserError for a class that it does not know.
+    None for a model that knows no classes. Raises UserError for a class that it does not know, and for a model that
+    draws nothing :func:`alone`.
     """
+    alone(model)
+    return labelled(model, labels, n, first)
+
+
+def alone(model: Any) -> None:
+    """Raises UserError for a model that only resolves a smaller image, which it would have to be given."""
+    if "low" in model.conditions:
+        raise UserError(
+            "this model only resolves a smaller image, which a cascade or --mode=evaluate gives it; by itself it draws "
+            "nothing"
+        )
+
+
+def labelled(model: Any, labels: Sequence[int], n: int, first: int = 0) -> Condition:
+    """The classes of :func:`conditions` alone."""
     classes = model.conditions.get("label", 0)
     if wrong := [k for k in labels if not 0 <= k < classes]:
         known = f"0 to {classes - 1}" if classes else "none"
@@ -109,10 +125,12 @@ def check(config: Any, task: denoise.Task) -> None:
     settings = Settings.of(sample)
     settings.stages(model)
     task.process.times(settings.steps)
-    conditions(model, sample.labels, 1)
+    labelled(model, sample.labels, 1)
     for field, size in (("size", sample.size), ("large", sample.large)):
         if size and len(size) != model.ndim:
             raise UserError(f"config.sample.{field}={tuple(size)}: this model takes {model.ndim} sides")
+    if sample.large and task.resolves:
+        raise UserError("config.sample.large is of no use: the smaller images of this model are those of patches")
 
 
 def check_large(config: Any, task: denoise.Task) -> None:
@@ -121,7 +139,7 @@ def check_large(config: Any, task: denoise.Task) -> None:
     if not sample.large:
         return
     model = denoiser(Part(config, task, None), config.get("generate", {}).get("torus", False)).task.model
-    stage, cond = Settings.of(sample).stages(model)[-1], conditions(model, sample.labels, 1)
+    stage, cond = Settings.of(sample).stages(model)[-1], labelled(model, sample.labels, 1)
     x = jax.ShapeDtypeStruct((1, *task.codec.cells(sample.large), model.reads), jnp.float32)
     told = lambda: task.process.told(jnp.asarray(task.process.times(1)[:1]))
     params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
@@ -193,6 +211,14 @@ def begin(
     return samplers.begin(x, newborn(model, inherits, guided, x, arrays.fold(key, process.tag(jnp.asarray(t)))))
 
 
+def augmented(task: denoise.Task, cond: Condition, key: Key[Array, " B"]) -> Condition:
+    """``cond`` as a model is told it in sampling: a smaller image has its noise (:meth:`denoise.Task.augmented`)."""
+    return _augmented(task, cond, key) if task.resolves else cond
+
+
+_augmented = jax.jit(denoise.Task.augmented, static_argnums=0)
+
+
 def trajectory(
     part: Part,
     key: Key[Array, " B"],
@@ -206,8 +232,8 @@ def trajectory(
     """The carry after each of ``frames`` stretches of sampling; ``part.task.codec.decode`` of its ``.x`` is the sample.
 
     A side of ``size`` pixels that a block does not divide is grown up to the next one. ``cond``: a row a sample; None,
-    and for each row of zeros, is none at all. ``lay``: how the samples lie on the devices, see :func:`spread`; default
-    as ``key`` does. UserError for what this model cannot do.
+    and for each row of zeros, is none at all; a smaller image in it gets its noise here. ``lay``: how the samples lie
+    on the devices, see :func:`spread`; default as ``key`` does. UserError for what this model cannot do.
 
     Equal for every value of ``frames``, to the rounding of float32: randomness is keyed by the time. One sample a key.
     """
@@ -220,6 +246,7 @@ def trajectory(
     if cond is not None:
         cond = jax.tree.map(jnp.asarray, cond)
         cond = jax.device_put(cond, devices.dealt(lay.mesh)) if lay else cond
+    cond = augmented(part.task, cond, key)
     carry = laid(begin(stages[0], process, codec.cells(size), settings.heredity, settings.guided(cond), times[0], key))
     stops, turns = (np.linspace(0, settings.steps, n + 1).round().astype(int) for n in (frames, len(runs)))
     for start, stop in pairwise(np.union1d(stops, turns)):
@@ -308,6 +335,6 @@ def growth(
     task: Any, params: Any, x: Float[Array, "B *S C"], t: Time, key: Key[Array, " B"], cond: Condition = None
 ) -> Float[Array, "n B *T K"]:
     """The clean image that the cells of an Automaton have in mind after each step of one call at x_t, and before it."""
-    outs = task.model.growth(params, x, task.process.told(t), cond, key)
+    outs = task.model.growth(params, x, task.process.told(t), augmented(task, cond, key), key)
     words = variance.parted(outs, x.shape[-1])[0]
     return jax.vmap(lambda out: task.codec.decode(x0_of(task.process, out, x, t)))(words)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import Ge
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from nca_gen import arrays, ranges
 from nca_gen.contracts import Condition, Denoiser, Parts, Process
-from nca_gen.diffusion import discrete, variance
+from nca_gen.diffusion import continuous, discrete, guidance, variance
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import noised, target
 from nca_gen.errors import UserError
@@ -37,8 +38,19 @@ def l1_l2(error: Float[Array, "B *S C"], weight: Float[Array, "B *s 1"]) -> Floa
 
 
 LOSSES: dict[str, Callable[[Array, Array], Array]] = {"l1_l2": l1_l2, "l2": l2, "l1": l1}
+PICTURES = ("image", "context", "low")  # conditions that are encoded as images are
 FIELDS = {"image": "context"}  # fields of a batch whose name is not that of the condition
 _DROP = -4  # the step that names which conditions are dropped; -1 is the noise, -2 the times
+_LOW, _LOW_TIME = -5, -6  # those that name the noise of the smaller image, and its time in training
+
+
+def fields(model: Denoiser) -> dict[str, int]:
+    """The fields of a batch that ``model`` learns from, and their channels when they are encoded.
+
+    A smaller image is none of them: it is made of the image.
+    """
+    told = {FIELDS.get(name, name): k for name, k in model.conditions.items() if name not in guidance.LOW}
+    return {"image": model.reads} | told
 
 
 class State(NamedTuple):
@@ -63,6 +75,11 @@ class Task:
     that the model also learns without. ``label_drop``: "row" drops all conditions of an image, "entry" each class for
     itself, as published for GeCA, and all else by row. ``vb``: the weight of the variational bound, in bits, where the
     model says a variance (:func:`nca_gen.diffusion.variance.bits`).
+
+    A model that is told "low" resolves a smaller image, as a later stage of a cascade does (Ho et al. 2022): the image
+    reduced ``low`` times (area mean), enlarged again (nearest), encoded as images are, and in noise of a time of
+    ``low_schedule`` (:mod:`nca_gen.diffusion.continuous`): in training uniform in [0, 1), in sampling ``low_time``. It
+    is never dropped.
     """
 
     model: Denoiser
@@ -75,6 +92,9 @@ class Task:
     label_drop: Annotated[str, OneOf(("row", "entry"))] = "row"
     drop: Share = 0.1
     vb: Weight = 1.0
+    low: Literal[0] | Annotated[int, Ge(2)] = 0
+    low_schedule: Annotated[str, OneOf(("linear", "cosine"))] = "linear"
+    low_time: Share = 0.2
 
     def __post_init__(self):
         if not isinstance(self.model, Denoiser):
@@ -84,11 +104,25 @@ class Task:
             raise UserError("task.ema=1 is an average that never moves: lower it, or set task.ema_warmup")
         if self.learns_variance and not isinstance(self.process, discrete.Process):
             raise UserError("a learned variance needs a discrete process; set model.learned_variance to False")
+        if self.resolves and not self.low:
+            raise UserError("task.low=0, and the model is told a smaller image: say how many times smaller, such as 4")
+        if self.low and not self.resolves:
+            raise UserError(f"task.low={self.low}, and the model is told no smaller image: set task.low to 0")
 
     @property
     def learns_variance(self) -> bool:
         """Whether the model says the variance of a step beside its prediction."""
         return self.model.predicts == 2 * self.model.reads
+
+    @property
+    def resolves(self) -> bool:
+        """Whether the model is told a smaller image."""
+        return "low" in self.model.conditions
+
+    @property
+    def low_process(self) -> continuous.Process:
+        """In whose time the smaller image gets its noise."""
+        return continuous.Process(self.low_schedule)
 
     def init(self, key: Key[Array, ""], batch: Mapping[str, Any] | None = None) -> State:
         """The state before the first step. Raises UserError where ``batch`` does not fit the model."""
@@ -112,36 +146,55 @@ class Task:
                 f"the images have {given} channels; set --config.model.image_channels={given} "
                 f"(it is {self.model.reads})"
             )
-        fields = {FIELDS.get(name, name) for name in self.model.conditions}
-        if "label" in fields - batch.keys():
+        read = fields(self.model)
+        if "label" in read.keys() - batch.keys():
             raise UserError("these images have no labels; set --config.model.classes=0 to learn without")
-        if missing := sorted(fields - batch.keys()):
+        if missing := sorted(read.keys() - batch.keys()):
             raise UserError(f"these images have no {missing[0]!r}, which is a condition of the model: see config.data")
-        tree = jax.eval_shape(self.condition, {field: batch[field] for field in fields}) or {}
-        for name, channels in self.model.conditions.items():
-            if tree[name].ndim > 1 and tree[name].shape[-1] != channels:
-                raise UserError(
-                    f"{FIELDS.get(name, name)!r} has {tree[name].shape[-1]} channels, the model takes {channels}"
-                )
+        tree = jax.eval_shape(self.condition, {field: batch[field] for field in read}) or {}
+        for name, leaf in tree.items():
+            if leaf.ndim > 1 and leaf.shape[-1] != (channels := self.model.conditions[name]):
+                raise UserError(f"{FIELDS.get(name, name)!r} has {leaf.shape[-1]} channels, the model takes {channels}")
 
     def condition(self, batch: Mapping[str, Array]) -> Condition:
-        """What the model is told of each image; None where it takes no condition. A picture is encoded as images are.
+        """What the model is told of each image; None where it takes no condition. A picture is encoded as images are;
+        a smaller image is still without noise (:meth:`augmented`).
 
-        Raises UserError for labels of another number of classes.
+        Raises UserError for labels of another number of classes, and where ``low`` does not divide the sides.
         """
-        tree = {name: jnp.asarray(batch[FIELDS.get(name, name)]) for name in self.model.conditions}
+        names = [name for name in self.model.conditions if name not in guidance.LOW]
+        tree = {name: jnp.asarray(batch[FIELDS.get(name, name)]) for name in names}
         if "label" in tree:
             tree["label"] = arrays.multi_hot(tree["label"], self.model.conditions["label"])
-        if "image" in tree:
-            tree["image"] = self.codec.encode(tree["image"])
-        return tree or None
+        if self.resolves:
+            if any(side % self.low for side in batch["image"].shape[1:-1]):
+                raise UserError(f"task.low={self.low} does not divide an image of {batch['image'].shape[1:-1]}")
+            tree["low"] = arrays.enlarged(arrays.reduced(jnp.asarray(batch["image"]), self.low), self.low)
+        pictures = {name: self.codec.encode(tree[name]) for name in PICTURES if name in tree}
+        return tree | pictures or None
+
+    def augmented(self, cond: Condition, key: Key[Array, " B"], t: Float[Array, " B"] | None = None) -> Condition:
+        """``cond`` with noise in its smaller image, and the log-SNR of that beside; itself for a model that reads none.
+
+        ``t``: the time of the noise, one a sample; None is that of sampling, ``low_time``. The noise belongs to ``key``
+        and to coordinates. Raises UserError where there is no smaller image.
+        """
+        if not self.resolves:
+            return cond
+        if cond is None or "low" not in cond:
+            raise UserError("this model only resolves a smaller image, and there is none: it is a stage of a cascade")
+        low = cond["low"]
+        t = jnp.full(low.shape[:1], self.low_time) if t is None else t
+        eps = arrays.cell_normal(key, _LOW, arrays.coords(low.shape[1:-1]), low.shape[-1])
+        return cond | {"low": noised(self.low_process, low, eps, t), "low_log_snr": self.low_process.log_snr(t)}
 
     def dropped(self, cond: Condition, key: Key[Array, " B"]) -> Condition:
-        """``cond`` without what is dropped."""
+        """``cond`` without what is dropped: never the smaller image, without which there is nothing to resolve."""
         if cond is None:
             return None
         row = arrays.cell_uniform(key, _DROP, (), 1)[:, 0] >= self.drop
         rest = {name: leaf * row.reshape(-1, *[1] * (leaf.ndim - 1)) for name, leaf in cond.items()}
+        rest |= {name: cond[name] for name in guidance.LOW if name in cond}
         if self.label_drop == "entry" and "label" in cond:
             label = cond["label"]
             rest["label"] = label * (arrays.cell_uniform(key, _DROP, (), label.shape[-1]) >= self.drop)
@@ -154,6 +207,8 @@ class Task:
         eps = arrays.cell_normal(key, -1, arrays.coords(x0.shape[1:-1]), x0.shape[-1])
         x = noised(self.process, x0, eps, t)
         cond = self.dropped(self.condition(batch), key)
+        if self.resolves:
+            cond = self.augmented(cond, key, arrays.cell_uniform(key, _LOW_TIME, (), 1)[:, 0])
         output, _ = self.model.apply(params, x, self.process.told(t), cond, (), key)
         prediction, v = variance.parted(output, x.shape[-1])
         weight = self.process.weight(t).reshape(-1, *[1] * (x.ndim - 1))

@@ -100,6 +100,7 @@ def call(config: Any, batch: int) -> Work:
     model = task.model.inference()
     told = task.process.told(jnp.asarray(task.process.times(1)[:1]))
     cond = task.condition({name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()})
+    cond = task.augmented(cond, key)
     cond = jax.device_put(cond, devices.dealt(mesh))
     run = jax.jit(lambda params, x, cond: model.apply(params, x, told, cond, (), key)[0])
     steps = model.steps if isinstance(model, Automaton) else 1

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from nca_gen import arrays, devices
 from nca_gen.contracts import Autoencoder, Classifier, Denoiser
-from nca_gen.tasks.denoise import FIELDS
+from nca_gen.tasks.denoise import fields
 
 
 def matmul_flop(jaxpr: Any) -> int:
@@ -38,14 +38,14 @@ def examples(task: Any, n: int, size: tuple[int, ...], grid: Mesh | None = None)
     """
     model, axes = task.model, len(size)
     if isinstance(model, Denoiser):
-        told = {"image": model.reads} | {FIELDS.get(name, name): k for name, k in model.conditions.items()}
-        colours = {name: task.codec.colours(k, axes) if name in ("image", "context") else k for name, k in told.items()}
+        read = fields(model).items()
+        colours = {name: task.codec.colours(k, axes) if name in ("image", "context") else k for name, k in read}
     elif isinstance(model, Autoencoder):
         colours = {"image": model.image_channels}
     else:
         colours = {"image": 3} | ({"label": model.classes} if isinstance(model, Classifier) else {})
     sides = lambda name: () if name == "label" else size
-    shapes = {name: (n,) if name in ("level", "low_log_snr") else (n, *sides(name), k) for name, k in colours.items()}
+    shapes = {name: (n,) if name == "level" else (n, *sides(name), k) for name, k in colours.items()}
     lay = lambda shape: devices.dealt(grid, len(shape)) if grid else None
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=lay(shape)) for name, shape in shapes.items()}
 

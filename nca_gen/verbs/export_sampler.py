@@ -88,9 +88,11 @@ def latent_draws(part: Part, size: tuple[int, ...]) -> Callable[..., Float[Array
 
 
 def denoised(part: Part, size: tuple[int, ...]) -> Callable[..., Float[Array, "n *T C"]]:
-    """What a denoiser makes of noise, by ``config.sample``. Raises UserError for a ``size`` that it does not take."""
+    """What a denoiser makes of noise, by ``config.sample``. Raises UserError for a ``size`` that it does not
+    take, and for one that draws nothing alone."""
     config, torus = part.config, part.config.get("generate", {}).get("torus", False)
     part = sampling.denoiser(part, torus)
+    sampling.alone(part.task.model)
     if len(size) != part.task.model.ndim:
         raise UserError(f"config.export.size={size}: this model takes {part.task.model.ndim} sides")
     if torus:

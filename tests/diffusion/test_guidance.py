@@ -74,6 +74,15 @@ def test_both_halves_of_an_image_lie_side_by_side():
     assert len({tuple(w) for w in words.tolist()}) == 4
 
 
+def test_without_a_condition_there_still_is_the_smaller_image():
+    """A stage of a cascade is guided by what else it is told."""
+    cond = {"low": X, "low_log_snr": np.float32([1, 2]), "label": COND["label"]}
+    free = jax.device_get(guidance.null(cond))
+    for field in guidance.LOW:
+        np.testing.assert_array_equal(free[field], cond[field])
+    assert not free["label"].any()
+
+
 def test_each_half_remembers_for_itself():
     def denoise(x, t, cond, memory, key):
         return x, memory * 2 + cond["label"].sum(-1)
