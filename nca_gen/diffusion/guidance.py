@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,9 +36,10 @@ def rows(cond: Any, free: Any) -> Any:
     return jax.tree.map(lambda c, n: jnp.stack([c, n], 1).reshape(-1, *c.shape[1:]), cond, free)
 
 
-def null(cond: Mapping[str, Array]) -> dict[str, Array]:
+def null(cond: Mapping[str, Any]) -> dict[str, Any]:
     """``cond`` as if nothing was said of the images, but for :data:`LOW`."""
-    return {name: leaf if name in LOW else jnp.zeros_like(leaf) for name, leaf in cond.items()}
+    zeros = partial(jax.tree.map, jnp.zeros_like)
+    return {name: field if name in LOW else zeros(field) for name, field in cond.items()}
 
 
 def both(key: Key[Array, " B"]) -> Key[Array, " R"]:

@@ -1,5 +1,6 @@
 """A stage of a cascade, which is told a smaller image: what that is, what noise it has, and that it helps."""
 
+import json
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -15,10 +16,11 @@ from nca_gen.contracts import Part
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.continuous import Process
 from nca_gen.errors import UserError
-from nca_gen.pipelines import sampling
+from nca_gen.io import images
+from nca_gen.pipelines import sample, sampling
 from nca_gen.tasks import denoise
 from nca_gen.tasks.learner import Learner
-from nca_gen.verbs import evaluate, export, generate
+from nca_gen.verbs import export_sampler
 from nca_gen.verbs.describe_work import examples
 from nca_gen.verbs.train import train
 
@@ -179,11 +181,6 @@ def test_what_does_not_fit():
         list(sampling.images(stage, arrays.keys(1, 1), (4, 4), settings, {"label": jnp.ones((1, 2))}))
 
 
-def test_describe_gives_it_no_field_of_its_own():
-    shapes = {name: x.shape for name, x in examples(task(), 2, (8, 8)).items()}
-    assert shapes == {"image": (2, 8, 8, 1), "label": (2, 2)}
-
-
 def small():
     """The config of a stage of URCDM's kind, a tiny one."""
     c = tiny.stated()
@@ -195,17 +192,33 @@ def small():
     c.train = {"steps": 2, "batch": 4, "log_every": 1}
     c.sample.update(steps=2, large=(), n=4)
     c.held = {"n": 4, "train": 8}
-    c.evals = {"scores": {"metrics": ("drift",)}}
+    c.evals = {"scores": {"every": 2, "metrics": ("drift",)}}
     return build.completed(c)
 
 
-@pytest.mark.slow
-def test_a_stage_of_urcdm_is_trained_evaluated_and_refuses_what_it_cannot(tmp_path):
+def test_it_draws_nothing_alone(tmp_path):
+    """One line of --mode=generate and of --mode=export; training does not refuse, but for a picture of another size."""
     config = small()
-    train(config, tmp_path)
-    assert "drift" in evaluate.everything(config, tmp_path)["scores"]
-    assert (tmp_path / "eval" / "00000002" / "samples.png").is_file()
-    for verb in (export.export, generate.generate):
+    stage = Part(config, build.task(config), {})
+    alone = sample.Pipeline({"model": stage})
+    for verb in (lambda: alone.write(tmp_path), lambda: export_sampler.serialized(alone, (16, 16))):
         with pytest.raises(UserError, match=r"only resolves a smaller image, .* by itself it draws nothing") as error:
-            verb(build.completed(config, "export"), tmp_path, tmp_path / "out")
+            verb()
         assert "\n" not in str(error.value)
+    sampling.check(config, stage.task)
+    config.sample.large = (32, 32)
+    with pytest.raises(UserError, match=r"config\.sample\.large is of no use"):
+        sampling.check(config, stage.task)
+
+
+def test_describe_gives_it_no_field_of_its_own():
+    shapes = {name: x.shape for name, x in examples(task(), 2, (8, 8)).items()}
+    assert shapes == {"image": (2, 8, 8, 1), "label": (2, 2)}
+
+
+@pytest.mark.slow
+def test_a_stage_of_urcdm_is_trained_and_evaluated(tmp_path):
+    train(small(), tmp_path)
+    folder = tmp_path / "eval" / "00000002"
+    assert "drift" in json.loads((folder / "scores.json").read_text())["scores"]
+    assert images.read(folder / "samples.png").std() > 1
