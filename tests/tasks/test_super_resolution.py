@@ -59,6 +59,12 @@ class Blind(Stage):
         return params["w"] * x, memory
 
 
+class Surrounded(Stage):
+    """Cells that are told what is around them."""
+
+    conditions = MappingProxyType({"context": 4})
+
+
 class Ear(Stage):
     """Remembers what it is told."""
 
@@ -89,6 +95,13 @@ def test_the_smaller_image_in_numpy(sides):
     np.testing.assert_allclose(mine.condition(given)["low"], expected, atol=1e-6)
     cells = replace(mine, codec=replace(mine.codec, block=2)).condition(given)["low"]
     np.testing.assert_allclose(arrays.unblocked(cells, 2), expected, atol=1e-6)
+
+
+def test_surroundings_are_encoded_as_images_are():
+    mine = task(Surrounded(), low=0, codec=Codec(mean=(1.0,), std=(2.0,), block=2))
+    context = mine.condition({"image": jnp.zeros((2, 4, 4, 1)), "context": jnp.full((2, 4, 4, 1), 3.0)})["context"]
+    assert context.shape == (2, 2, 2, 4)
+    np.testing.assert_array_equal(context, 1)
 
 
 def test_reduced_is_the_way_back():
