@@ -16,6 +16,7 @@ from nca_gen import screen
 from nca_gen.io.sets import Images, Lazy
 from nca_gen.metrics.about import About
 from nca_gen.metrics.distances import blocks as slices
+from nca_gen.metrics.notes import note
 
 BLOCK, ROWS = 2**23, 1024  # numbers, and at most images, of one set that meet a block of the other
 HELD = 8  # blocks of queries that meet each block of references at one reading of it
@@ -118,4 +119,7 @@ def distance(real: Float[np.ndarray, " M"], generated: Float[np.ndarray, " N"]) 
 def score(generated: Images, real: Images, train: Images, seed: int) -> dict[str, float]:
     """How close ``generated`` is to ``train``, against how close ``real`` is (see ``ABOUT``); reads no ``seed``."""
     del seed
-    return distance(statistics(real, train), statistics(generated, train))
+    usual = statistics(real, train)
+    if not np.median(usual):
+        note("the real images are among the training images, so there is no distance to compare with: hold some out")
+    return distance(usual, statistics(generated, train))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import tempfile
 from argparse import Namespace
@@ -167,8 +168,11 @@ def compare(
 ) -> dict[str, Any]:
     """Scores what lies at ``samples`` against ``reference`` and ``train`` (see :func:`nca_gen.io.sets.open`).
 
-    ``workdir``, if given, gets scores.json and a report. Raises UserError where sets of different kinds meet.
+    ``workdir``, if given, gets scores.json and a report, in place of those of another comparison. Raises UserError
+    where sets of different kinds meet, and where a run is kept there: its report is about what it has drawn itself.
     """
+    if workdir and run.config_file(workdir).is_file():
+        raise UserError(f"{workdir} is what a run is kept in; choose another --workdir for the scores of --samples")
     paths = {"generated": samples, "real": reference, "train": train}
     opened = {role: path and sets.open(path, wanted=wanted(specs or ())) for role, path in paths.items()}
     kinds = {role: sets.kind(some) for role, some in opened.items() if some is not None}
@@ -182,7 +186,8 @@ def compare(
     page = Page("Samples", facts.pop("scores"), tables=scores.by_class(facts), facts=facts)
     if workdir:
         folder = run.evaluation(workdir, 0)
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # of other sets
+        folder.mkdir(parents=True)
         pages = {"scores": page, **(gallery(opened, page, folder) if kind == "images" else {})}
         for name, shown in pages.items():
             write.facts(folder / f"{name}.json", files.written(shown))

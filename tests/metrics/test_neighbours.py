@@ -10,6 +10,7 @@ import pytest
 from nca_gen.evaluators import nearest
 from nca_gen.io import sets
 from nca_gen.metrics import neighbours
+from nca_gen.metrics.notes import collecting
 
 
 def images(seed: int, n: int, *shape: int) -> np.ndarray:
@@ -97,7 +98,11 @@ def test_what_differs_by_less_than_the_product_rounds():
 
 def test_held_out_copies_leave_no_yardstick():
     train = images(5, 4, 4, 4, 1)
-    assert np.isnan(neighbours.score(images(6, 2, 4, 4, 1), train[:2], train, 0)["neighbours"])
+    with collecting() as notes:
+        assert np.isnan(neighbours.score(images(6, 2, 4, 4, 1), train[:2], train, 0)["neighbours"])
+    assert notes == [
+        "the real images are among the training images, so there is no distance to compare with: hold some out"
+    ]
 
 
 def test_images_must_have_one_shape():

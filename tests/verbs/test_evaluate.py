@@ -221,6 +221,20 @@ def test_two_folders_are_scored_like_arrays(folders, tmp_path):
     assert report.count("<img") == 3
 
 
+def test_a_page_is_about_the_newest_comparison_alone(folders, tmp_path):
+    """No nearest training images of another set stay there; and nothing is written beside a run."""
+    a, b = (str(folders[0] / name) for name in "ab")
+    verb.compare(a, b, a, ["neighbours"], tmp_path)
+    verb.compare(b, a, None, ["drift"], tmp_path)
+    assert sorted(path.name for path in (tmp_path / "eval" / "00000000").iterdir()) == [
+        *("real.png", "samples.png", "scores.json")
+    ]
+    assert "Nearest" not in (tmp_path / "report.html").read_text()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="is what a run is kept in"):
+        verb.compare(a, b, None, ["drift"], tmp_path)
+
+
 def test_an_npz_in_the_layout_of_adm(folders, tmp_path):
     root, x = folders
     np.savez(tmp_path / "a.npz", images.from_float(x["a"]))
