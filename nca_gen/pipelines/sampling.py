@@ -211,9 +211,9 @@ def begin(
     return samplers.begin(x, newborn(model, inherits, guided, x, arrays.fold(key, process.tag(jnp.asarray(t)))))
 
 
-def augmented(task: denoise.Task, cond: Condition, key: Key[Array, " B"]) -> Condition:
+def augmented(task: Any, cond: Condition, key: Key[Array, " B"]) -> Condition:
     """``cond`` as a model is told it in sampling: a smaller image has its noise (:meth:`denoise.Task.augmented`)."""
-    return _augmented(task, cond, key) if task.resolves else cond
+    return _augmented(task, cond, key) if isinstance(task, denoise.Task) and task.resolves else cond
 
 
 _augmented = jax.jit(denoise.Task.augmented, static_argnums=0)

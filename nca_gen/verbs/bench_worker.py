@@ -29,6 +29,7 @@ from nca_gen.config import tuples
 from nca_gen.contracts import Automaton
 from nca_gen.io import write
 from nca_gen.metrics import features, fid
+from nca_gen.pipelines import sampling
 from nca_gen.runtime import ahead
 from nca_gen.verbs.bench_harness import Row
 from nca_gen.verbs.describe_work import call_gflop, examples
@@ -100,7 +101,7 @@ def call(config: Any, batch: int) -> Work:
     model = task.model.inference()
     told = task.process.told(jnp.asarray(task.process.times(1)[:1]))
     cond = task.condition({name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()})
-    cond = task.augmented(cond, key)
+    cond = sampling.augmented(task, cond, key)
     cond = jax.device_put(cond, devices.dealt(mesh))
     run = jax.jit(lambda params, x, cond: model.apply(params, x, told, cond, (), key)[0])
     steps = model.steps if isinstance(model, Automaton) else 1
