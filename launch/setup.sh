@@ -37,7 +37,7 @@ else
     needs="sys, venv, ensurepip"
     install() {
         "$1" -m venv --clear .venv
-        # The locks are whole, and what is imported is compiled when it is: as uv does it, in two thirds of the time.
+        # The locks are whole, and what is imported is compiled when it is, as uv does it.
         .venv/bin/python -m pip install $quiet --disable-pip-version-check --no-deps --no-compile "${locks[@]/#/--requirement=}"
     }
 fi

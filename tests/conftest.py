@@ -1,6 +1,4 @@
-"""Every test runs on 4 virtual CPU devices, with compiled code kept between runs, and with shapes and types checked.
-
-Slow tests do without these checks, which take a fifth of the time: what they call, others call as well.
+"""Every test runs on 4 virtual CPU devices, with shapes and types checked, and compiled code kept between runs.
 
 Environment variables, set before jax is imported, so that the processes that tests start have the same.
 """
@@ -11,7 +9,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import jaxtyping
+from jaxtyping import install_import_hook
 
 TESTS = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "nca_gen", "tests")
@@ -31,7 +29,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the package, and the toys that several tests share
 
-jaxtyping.install_import_hook("nca_gen", "beartype.beartype")
+install_import_hook("nca_gen", "beartype.beartype")
 gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that live on; to search them took a tenth
 
 LONGEST = (
@@ -45,8 +43,3 @@ def pytest_collection_modifyitems(items):
     """The files that take longest begin, longest first, or one process would wait for another at the end."""
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem.removeprefix("test_"), len(LONGEST)))
-
-
-def pytest_runtest_setup(item):
-    """Whether shapes and types are checked from here on."""
-    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("slow") is not None)

@@ -17,10 +17,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "tests" / "golden.json"
-PAGES = [  # but those that chain the runs of others, and that of the zoo, whose smoke form is the quickstart's
-    f"configs/{path.name}"
-    for path in sorted(ROOT.glob("configs/*.py"))
-    if "\ndef chain(" not in path.read_text() and path.name != "zoo.py"
+PAGES = [  # but those that chain the runs of others
+    f"configs/{path.name}" for path in sorted(ROOT.glob("configs/*.py")) if "\ndef chain(" not in path.read_text()
 ]
 CLOCKS = ("step", "time", "images_per_second", "memory_mb")  # of a line of the curve, and no result
 LOOSE = {  # relative and absolute tolerance, by the beginning of the name
