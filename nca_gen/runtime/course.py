@@ -35,7 +35,8 @@ class Course(NamedTuple):
     workdir: Path
     task: Any
     splits: Any
-    parts: Parts
+    parts: Parts  # that a step reads
+    beside: run.Beside  # all that there are
     evaluate: Callable | None
     grid: Any
     program: ahead.Program
@@ -77,7 +78,7 @@ def opened(
         sampling.check(config, task)
     for note in chain(configs.notes(config), labels.check(splits, task.model)):
         log.say(f"note: {note}")
-    parts = jax.device_put(run.beside(config, workdir), devices.replicated(grid))
+    near = run.beside(config, workdir)
     with (
         record.alone(workdir),
         stop_signals() as signals,
@@ -92,6 +93,7 @@ def opened(
         log.say(f"training to step {plan.steps} on {grid.size} {jax.default_backend()} device(s) in {workdir}")
         key = jax.random.key(config.seed, impl="threefry2x32")
         batch = feed.shapes(splits["train"], patch, plan.batch, grid)
+        parts = jax.device_put(run.learned_from(task, key, batch, near), devices.replicated(grid))
         first = None if begun else run.first(config, workdir, task)
         program = ahead.compiled(task, key, batch, parts, grid, not begun, left, layout.shard)
         if sampled:
@@ -99,7 +101,22 @@ def opened(
         record.save_environment(workdir, ahead.size(jax.eval_shape(task.eval_params, program.state)))
         with checkpoint.manager(workdir, plan.keep) as saved, mesh.company():
             yield Course(
-                *(config, plan, workdir, task, splits, parts, evaluate, grid, program, saved, curve, profile, signals),
+                *(
+                    config,
+                    plan,
+                    workdir,
+                    task,
+                    splits,
+                    parts,
+                    near,
+                    evaluate,
+                    grid,
+                    program,
+                    saved,
+                    curve,
+                    profile,
+                    signals,
+                ),
                 *(first, record.config_hash(config), known),
             )
 

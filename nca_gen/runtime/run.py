@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Key, PyTree
 
 from nca_gen import build
 from nca_gen import config as configs
-from nca_gen.contracts import Part, Parts, Transfer
+from nca_gen.contracts import Part, Parts, Task, Transfer
 from nca_gen.data import latents
 from nca_gen.errors import UserError
 from nca_gen.io import exports, mirror, weights
@@ -123,9 +125,39 @@ def encoding(root: Path) -> Part:
     return Part(frozen(config), task, latents.restored(root, task.model), decode=latents.decoder(root))
 
 
-def beside(config: Any, workdir: str | os.PathLike) -> Parts:
+@dataclass(frozen=True)
+class Beside(Mapping[str, Part]):
+    """Parts by name, each opened when it is first asked for: networks that are trained at the same time, one day to be
+    used together, need not be there before."""
+
+    paths: Mapping[str, str | Path]
+    opened: dict[str, Part] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Part:
+        """The part, opened by :func:`open_run`."""
+        if name not in self.opened:
+            self.opened[name] = open_run(self.paths[name])
+        return self.opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        """The number of parts."""
+        return len(self.paths)
+
+
+def beside(config: Any, workdir: str | os.PathLike) -> Beside:
     """The parts of ``config.parts``. A path that begins with a dot is seen from ``workdir``, others from here."""
-    return {name: open_run(seen(str(path), workdir)) for name, path in config.get("parts", {}).items()}
+    return Beside({name: seen(str(path), workdir) for name, path in config.get("parts", {}).items()})
+
+
+def learned_from(task: Task, key: Key[Array, ""], batch: Mapping[str, Any], parts: Beside) -> Parts:
+    """Those of ``parts`` that a step of ``task`` reads, opened. ``batch``: its shapes."""
+    if parts:
+        jax.eval_shape(lambda key, batch: task.step(task.init(key), batch, parts), key, batch)
+    return dict(parts.opened)
 
 
 def first(config: Any, workdir: str | os.PathLike, task: Any) -> Part | None:
@@ -168,7 +200,8 @@ def seen(path: str, workdir: str | os.PathLike) -> str | Path:
 
 def parts(config: Any, workdir: str | os.PathLike) -> Parts:
     """All that a pipeline of the run needs: the "model" itself, and what is :func:`beside` it."""
-    return {"model": part(config, workdir), **beside(config, workdir)}
+    near = beside(config, workdir)
+    return Beside({"model": Path(workdir), **near.paths}, {"model": part(config, workdir)})
 
 
 def frozen(config: Any) -> Any:

@@ -59,7 +59,7 @@ def evaluate(
     workdir: str | Path,
     step: int,
     names: Sequence[str] | None = None,
-    parts: Parts | None = None,
+    parts: run.Beside | None = None,
 ) -> dict[str, float]:
     """Asks the evaluators ``names`` about ``params``, rewrites the report and returns all scores.
 
@@ -72,7 +72,8 @@ def evaluate(
     model = Part(run.frozen(config), task, params, step, splits.decode)
     names = due(config, step, last(workdir, step - 1)) if names is None else names
     beside = run.beside(config, workdir) if parts is None else parts
-    pages = ask({**beside, "model": model}, splits, workdir, names)
+    parts = run.Beside({**beside.paths, "model": workdir}, {**beside.opened, "model": model})
+    pages = ask(parts, splits, workdir, names)
     for page in pages.values():
         if page.scores:
             labels = page.facts.get("protocol") or page.scores

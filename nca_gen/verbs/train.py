@@ -110,6 +110,6 @@ def evaluated(course: Course, state: PyTree, step: int, before: dict[str, int] |
     before = evaluate.last(course.workdir, step) if before is None else before
     if names := evaluate.due(course.config, step, before):
         ask, params = course.evaluate or evaluate.evaluate, devices.gathered(course.task.eval_params(state))
-        scores = ask(course.config, course.task, params, course.splits, course.workdir, step, names, course.parts)
+        scores = ask(course.config, course.task, params, course.splits, course.workdir, step, names, course.beside)
         course.curve.scalars(step, scores or {})
     return before | dict.fromkeys(names, step)
