@@ -24,8 +24,9 @@ def main(_: Any, args: Namespace) -> None:
 def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first: str | None = None) -> None:
     """Runs the stages of ``page``, from the stage ``first`` on, each in its folder of ``workdir``.
 
-    What is finished is passed over. ``rest``: overrides, --config.STAGE.field=value. Raises UserError for a page
-    without a chain, a stage that there is not, and whatever a stage refuses.
+    What is finished is passed over. ``rest``: overrides, --config.STAGE.field=value, or --config.field=value of all
+    stages, where these do not differ in it. Raises UserError for a page without a chain, a stage that there is not, and
+    whatever a stage refuses.
     """
     if page is None:
         raise UserError(f"name the page of the chain with --config=FILE, one of: {configs.pages()}")
@@ -44,7 +45,8 @@ def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first
 
 
 def listed(page: str, rest: Sequence[str], first: str | None) -> list[Stage]:
-    """The stages of ``page``. Raises UserError where an override, or ``first``, is of none of them."""
+    """The stages of ``page``. Raises UserError where an override, or ``first``, is of none of them, and for an override
+    of all of a field in which they differ."""
     stages = configs.stages(page)
     names = [stage.name for stage in stages]
     if first and first not in names:
@@ -54,15 +56,29 @@ def listed(page: str, rest: Sequence[str], first: str | None) -> list[Stage]:
         if not word.startswith("--config.") or "=" not in word:
             raise unknown("flag", f"--{path}", [f"--config.{name}.FIELD=VALUE" for name in names])
         _, stage, *rest_of = path.split(".")
-        if stage not in names:
+        if stage in names:
+            continue
+        if stage not in build.SECTIONS:
             raise unknown("stage in", path, (".".join(("config", name, *rest_of)) for name in names))
+        values = [stated(one.config, [stage, *rest_of]) for one in stages]
+        if differ := next((name for name, value in zip(names, values, strict=True) if value != values[0]), ""):
+            few = " or ".join(f"--config.{name}.{'.'.join([stage, *rest_of])}" for name in (names[0], differ))
+            raise UserError(f"the stages differ in {path}: say which one, {few}")
     return stages
+
+
+def stated(config: Any, path: Sequence[str]) -> Any:
+    """What a page says at ``path``; None for nothing."""
+    for name in path:
+        config = config.get(name) if config is not None else None
+    return config
 
 
 def whole(stage: Stage, workdir: Path, rest: Sequence[str]) -> Any:
     """The config of ``stage``, whole and locked, with its overrides; its data are seen from its folder."""
     start = f"--config.{stage.name}."
-    own = [word.replace(start, "--config.", 1) for word in rest if word.startswith(start)]
+    of_all = [word for word in rest if word.removeprefix("--config.").partition("=")[0].split(".")[0] in build.SECTIONS]
+    own = of_all + [word.replace(start, "--config.", 1) for word in rest if word.startswith(start)]
     config = configs.override(stage.config, own, verb=next((mode for mode in stage.modes if mode != "train"), ""))
     if (path := config.data.get("path", "")).startswith("."):
         with config.unlocked():
