@@ -255,7 +255,7 @@ class Pipeline:
             levels = run(todo, params, key, work, self.pixels, cond, bar, shared=True)
             if not hosts.first():
                 return []
-            finish(todo, levels, work, ends, bar, mpp)
+            finish(levels, work, ends, bar, mpp)
         took = screen.duration(time.perf_counter() - start)
         sizes = [f"{end}: {end.stat().st_size / 1e9:.2f} GB" if end.is_file() else str(end) for end in ends]
         unseen = todo.channels not in (1, 3) and any(end.suffix == ".tiff" for end in ends)
@@ -274,7 +274,6 @@ def planned(job: Job, plan: Path) -> Job:
 
 
 def finish(
-    job: Job,
     levels: tuple[huge.Store, ...],
     work: Path,
     ends: list[Path],
@@ -291,6 +290,6 @@ def finish(
             huge.tiff(end, levels, bar.advance, mpp)
         else:
             dtype = levels[0].dtype.numpy_dtype
-            huge.describe(work / PICTURE, len(levels), job.channels, work.stem, dtype, mpp)
+            huge.describe(work / PICTURE, len(levels), levels[0].shape[0], work.stem, dtype, mpp)
             (work / PICTURE).rename(end)
     shutil.rmtree(work)

@@ -15,7 +15,7 @@ import ctypes
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
@@ -319,10 +319,10 @@ def denoising(
     return Stage(plan.tiles, read, work, write)
 
 
-def halving(job: Job, disk: Stores, number: int) -> Stage:
-    """Level ``number`` of the pyramid, from the one before."""
-    here, there = disk.levels[number - 1 : number + 1]
-    plan = tiles.plan(there.shape[1:], tuple(side * job.codec.block for side in job.sides), 0)
+def halving(levels: Sequence[huge.Store], sides: tuple[int, ...], number: int) -> Stage:
+    """Level ``number`` of a pyramid, from the one before, in tiles of ``sides`` pixels, as its shards have."""
+    here, there = levels[number - 1 : number + 1]
+    plan = tiles.plan(there.shape[1:], sides, 0)
     twice = lambda tile: tuple(slice(2 * c.start, 2 * c.stop) for c in tile.core)
     read = lambda tile: [here[(slice(None), *twice(tile))].read()]
     work = lambda tile, readings: [huge.halved(readings[0].result())]
@@ -465,23 +465,46 @@ def run(
         name, make = f"pass {number + 1} of {len(job.passes)}", partial(denoising, job, params, key, disk, number, cond)
         todo.append((name, pixels * (len(times) - 1), make))
     passes = len(todo)
-    todo += [(f"level {number}", 0.0, partial(halving, job, disk, number)) for number in range(1, len(disk.levels))]
+    sides = tuple(side * job.codec.block for side in job.sides)
+    todo += [(f"level {i}", 0.0, partial(halving, disk.levels, sides, i)) for i in range(1, len(disk.levels))]
 
     n = len(job.plan(0).tiles)
     already = [worth for _, worth, _ in todo[: journal.stage]] + [todo[journal.stage][1] * len(journal.done) / n]
     bar.begin("", math.prod(job.size), sum(already))
+
+    def begin(number: int) -> Stage:
+        bar.what, _, make = todo[number]
+        if number == passes and (hosts.first() or not shared):  # a picture may need the room
+            shutil.rmtree(folder / CELLS)
+        return make()
+
+    # The others are about as far.
+    finish = lambda number, share: bar.advance(todo[number][1] / share)
+    perform(journal, len(todo), begin, finish, deal, meet)
+    return disk.levels
+
+
+def perform(
+    journal: Journal,
+    n: int,
+    begin: Callable[[int], Stage],
+    finish: Callable[[int, int], None] = lambda number, share: None,
+    deal: Callable[[Sequence[int]], Sequence[int]] = hosts.dealt,
+    meet: Callable[[], None] = hosts.meet,
+) -> None:
+    """Does the stages 0 .. n - 1, or what ``journal`` does not say is done of them, one after the other.
+
+    ``begin`` makes a stage when its turn comes; ``deal``: which of its tiles this process does; ``finish`` is told of
+    each, by stage and by how many there are to do; all processes ``meet`` at the end of a stage.
+    """
     with journal.file:
-        for number in range(journal.stage, len(todo)):
-            bar.what, worth, make = todo[number]
-            if number == passes and (hosts.first() or not shared):  # a picture may need the room
-                shutil.rmtree(folder / CELLS)
-            stage, done = make(), journal.done if number == journal.stage else set()
+        for number in range(journal.stage, n):
+            stage, done = begin(number), journal.done if number == journal.stage else set()
             share = deal(range(len(stage.tiles)))
 
-            def finish(i: int, number: int = number, worth: float = worth / max(1, len(share))) -> None:
+            def settle(i: int, number: int = number, share: int = max(1, len(share))) -> None:
                 journal.add(number, i)
-                bar.advance(worth)  # the others are about as far
+                finish(number, share)
 
-            sweep(stage, [i for i in share if i not in done], finish)
+            sweep(stage, [i for i in share if i not in done], settle)
             meet()
-    return disk.levels
