@@ -80,11 +80,12 @@ def resampled(
     at: arrays.Coords,
     resample: int,
     jump: int,
+    published: bool = False,
 ) -> Carry:
     """:func:`samplers.sample` in the order of :func:`path`: noise is added again, exactly, where it goes back.
 
     The hole and the known pixels come to agree, as each is denoised in sight of the other. A later visit has noise of
-    its own; the first visits have that of :func:`samplers.sample`.
+    its own; the first visits have that of :func:`samplers.sample`. ``published``: as :func:`process.renoise` has it.
     """
     number, visit = path(len(times) - 1, resample, jump)
     now = np.r_[0, number[:-1] + 1]
@@ -94,7 +95,7 @@ def resampled(
         here, t, u, visit = row
         again = jnp.where(visit > 0, arrays.fold(key, visit + _VISIT), key)
         eps = arrays.cell_normal(arrays.fold(again, process.tag(t)), _BACK, at, carry.x.shape[-1])
-        x = jnp.where(t > here, forward.renoise(process, carry.x, eps, t, here), carry.x)
+        x = jnp.where(t > here, forward.renoise(process, carry.x, eps, t, here, published), carry.x)
         # What a multistep solver knows of the step before lies on another path.
         carry = carry._replace(x=x, gap=jnp.where(t > here, 0.0, carry.gap))
         return advance(step, process, denoise, carry, t, u, again, at), None

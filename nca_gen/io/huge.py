@@ -7,13 +7,15 @@ a shard holds chunks, which are what a read decodes. Nothing here holds more tha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
+from nca_gen.errors import UserError
 from nca_gen.io import space
 from nca_gen.io import write as files
 
@@ -22,6 +24,19 @@ LEAST = 256  # a pyramid ends with the first level that fits in one tile of this
 PAGE = 256  # side of the tiles of a TIFF
 STRIDE = 16  # tiles of a TIFF that are read at once
 COLOURS = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}
+
+
+@contextmanager
+def refusals(path: str | Path) -> Generator[None, None, None]:
+    """Turns what the operating system refuses TensorStore below ``path`` into a UserError: what stands there stays."""
+    try:
+        yield
+    except ValueError as e:
+        if "No space left" not in str(e) and "Disk quota" not in str(e):
+            raise
+        raise UserError(
+            f"the disk of {path} is full: make room, and start the same command again; it goes on from there"
+        ) from e
 
 
 def array(

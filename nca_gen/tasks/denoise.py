@@ -173,11 +173,18 @@ class Task:
         pictures = {name: self.codec.encode(tree[name]) for name in PICTURES if name in tree}
         return tree | pictures or None
 
-    def augmented(self, cond: Condition, key: Key[Array, " B"], t: Float[Array, " B"] | None = None) -> Condition:
+    def augmented(
+        self,
+        cond: Condition,
+        key: Key[Array, " B"],
+        t: Float[Array, " B"] | None = None,
+        at: arrays.Coords | None = None,
+    ) -> Condition:
         """``cond`` with noise in its smaller image, and the log-SNR of that beside; itself for a model that reads none.
 
         ``t``: the time of the noise, one a sample; None is that of sampling, ``low_time``. The noise belongs to ``key``
-        and to coordinates. Raises UserError where there is no smaller image.
+        and to the coordinates ``at``, by default those of a whole image. Raises UserError where there is no smaller
+        image.
         """
         if not self.resolves:
             return cond
@@ -185,7 +192,7 @@ class Task:
             raise UserError("this model only resolves a smaller image, and there is none: it is a stage of a cascade")
         low = cond["low"]
         t = jnp.full(low.shape[:1], self.low_time) if t is None else t
-        eps = arrays.cell_normal(key, _LOW, arrays.coords(low.shape[1:-1]), low.shape[-1])
+        eps = arrays.cell_normal(key, _LOW, at or arrays.coords(low.shape[1:-1]), low.shape[-1])
         return cond | {"low": noised(self.low_process, low, eps, t), "low_log_snr": self.low_process.log_snr(t)}
 
     def dropped(self, cond: Condition, key: Key[Array, " B"]) -> Condition:
