@@ -11,7 +11,9 @@ from nca_gen.errors import UserError
 from nca_gen.ranges import Count, Natural, OneOf, Seed, Share, SomeOf
 
 Split = Annotated[str, OneOf(("train", "val", "test"))]
-Flips = Annotated[str, SomeOf(("all", "none", "horizontal", "vertical", "depth"))]
+MIRRORS = ("all", "none", "horizontal", "vertical", "depth")
+Flips = Annotated[str, SomeOf(MIRRORS)]
+Views = Annotated[str, SomeOf((*MIRRORS, "dihedral"))]
 LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nd-4.0")
 LICENCES += ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "odbl", "openrail", "other")
 Sides = Annotated[tuple[Count, ...], MaxLen(3)]
@@ -74,10 +76,11 @@ class Drawing(NamedTuple):
 
 class Patches(NamedTuple):
     """Of every ``config.data``: the sides ``patch`` of what is cut out for training; ``flips``, the axes that are
-    mirrored at random: "all", "none", or some of "horizontal", "vertical", "depth", joined by "+"."""
+    mirrored at random: "all", "none", or some of "horizontal", "vertical", "depth", joined by "+"; or "dihedral", all 8
+    views of a square patch."""
 
     patch: Annotated[tuple[Count, ...], Len(2, 3)]
-    flips: Flips | bool = "all"
+    flips: Views | bool = "all"
 
 
 class Turn(NamedTuple):

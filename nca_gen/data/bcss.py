@@ -12,7 +12,7 @@ from nca_gen.data import records
 from nca_gen.data.source import Splits, assign
 from nca_gen.errors import UserError
 from nca_gen.io import images
-from nca_gen.ranges import Count, Gigabytes
+from nca_gen.ranges import Count, Gigabytes, Natural
 
 TEST = ("OL", "LL", "E2", "EW", "GM", "S3")  # institutions held out by the data set's authors
 
@@ -21,6 +21,7 @@ def splits(
     path: str = "",
     reduce: Count = 4,
     context_factor: Count = 1,
+    square: Natural = 0,
     cache: str = "",
     strict: bool = False,
     memory_gb: Gigabytes = 2.0,
@@ -28,9 +29,9 @@ def splits(
     """Splits by institution: "test" is six, "val" a tenth of the other patients, by a hash of their names; uint8 RGB.
 
     Images are stored reduced by ``reduce`` (area mean); crops are for the pipeline. ``cache``, ``strict``,
-    ``memory_gb`` and ``context_factor``: see :func:`nca_gen.data.records.stored`.
+    ``memory_gb``, ``context_factor`` and ``square``: see :func:`nca_gen.data.records.stored`.
     """
-    return records.stored(Bcss, reduce, path, cache, strict, memory_gb, context_factor=context_factor)
+    return records.stored(Bcss, reduce, path, cache, strict, memory_gb, context_factor=context_factor, square=square)
 
 
 class Bcss(records.Builder):

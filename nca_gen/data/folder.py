@@ -15,7 +15,7 @@ from nca_gen.data import table
 from nca_gen.data.source import Example, Source, Splits, complain, fits, remember
 from nca_gen.errors import UserError
 from nca_gen.io import images, space, walk
-from nca_gen.ranges import Count, Gigabytes
+from nca_gen.ranges import Count, Gigabytes, Natural
 
 
 class Look(NamedTuple):
@@ -36,6 +36,7 @@ def splits(
     label_maps: str = "",
     labels: tuple[str, ...] = (),
     context_factor: Count = 1,
+    square: Natural = 0,
     split_seed: int = 0,
     strict: bool = False,
     memory_gb: Gigabytes = 2.0,
@@ -51,7 +52,8 @@ def splits(
 
     ``label_maps``: a folder with a map for each image, of the same name but for its ending, whose classes become the
     field ``label_map`` (int32 ``[H, W, 1]``, nearest where images are resized). ``labels``: the columns of labels.csv
-    that are labels, () for all that hold numbers. ``context_factor``: see :meth:`nca_gen.data.source.Source.read`.
+    that are labels, () for all that hold numbers. ``context_factor`` and ``square``: see
+    :meth:`nca_gen.data.source.Source.read`.
     Raises UserError for a missing or empty folder, a wrong labels.csv, and images of different depth or channels.
     """
     if window and not (len(window) == 2 and window[0] < window[1]):
@@ -102,6 +104,7 @@ def splits(
             fields,
             context_factor,
             about=lambda i: about(names[i]),
+            square=square,
         )
 
     return table.sources(rows, [*known], lost, source, map_of)

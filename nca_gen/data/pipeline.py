@@ -2,8 +2,8 @@
 
 An epoch visits example ``i`` once for every patch that fits into it, so a large image is not under-sampled and every
 place is drawn about equally often; where a patch is cut and whether it is mirrored is drawn anew each time. Patches
-have as many axes as the examples, and every field (:attr:`nca_gen.data.source.Source.grids`) is cut at the same place
-and mirrored alike.
+have as many axes as the examples, and every field (:attr:`nca_gen.data.source.Source.grids`) is cut at the same place,
+mirrored and transposed alike.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def batches(
     "image" is float32 in [-1, 1), as is "context" where the source has it; "label" ``[.., L]`` and other fields, if
     the source has them, come in their own type. ``step`` batches are passed over at no cost: resuming needs no other
     state. Process ``p`` has the ``p``-th share of the rows of the whole batch: their number changes nothing.
-    ``flips``: which axes are mirrored, each with probability 1/2 (see :mod:`nca_gen.data.flips`).
-    Raises UserError for a patch of another number of axes than the examples, for an example smaller than the patch, and
-    where ``processes`` do not divide ``batch``.
+    ``flips``: which axes are mirrored, each with probability 1/2, or all 8 views (see :mod:`nca_gen.data.flips`).
+    Raises UserError for a patch of another number of axes than the examples, for an example or a square smaller than
+    the patch, for views of a patch that is not square, and where ``processes`` do not divide ``batch``.
     """
     import grain
 
@@ -53,13 +53,15 @@ def batches(
         raise UserError(f"config.train.batch={batch} cannot be dealt evenly to {processes} processes")
     source = sources.of(source)
     owner = _owners(source, patch)
-    ndim, odds = len(patch), mirrors.probabilities(flips, len(patch))
+    ndim, odds, turns = len(patch), mirrors.probabilities(flips, len(patch)), mirrors.transposed(flips, patch)
 
     def row(slot: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         i, numbers = int(owner[slot % len(owner)]), rng.random(2 * ndim)
+        turn = turns and rng.random() < 0.5  # where nothing is turned no number is drawn: batches stay what they were
         example = source.read(i, _box(source.shapes[i], patch, numbers[:ndim]), rng)
         mirror = tuple(slice(None, None, -1 if u < p else 1) for u, p in zip(numbers[ndim:], odds, strict=True))
-        return {name: example[name][mirror] for name in source.grids} | _label(example)
+        grids = {name: example[name][mirror] for name in source.grids}
+        return {name: x.swapaxes(ndim - 2, ndim - 1) if turn else x for name, x in grids.items()} | _label(example)
 
     slots = len(owner) * -(-_EPOCH // len(owner))
     draws = grain.MapDataset.range(slots).seed(seed).shuffle().repeat(_ENDLESS // slots).random_map(row)
@@ -133,8 +135,12 @@ def check_axes(source: Source, patch: Sequence[int]) -> None:
 
 
 def check_fits(source: Source, patch: Sequence[int]) -> None:
-    """Raises UserError for a ``patch`` of other axes than the examples, and for one that does not fit into each."""
+    """Raises UserError for a ``patch`` of other axes than the examples, and for one that does not fit into each.
+
+    So too for one that does not fit into ``source.square``.
+    """
     check_axes(source, patch)
+    sources.pieces(source.square, patch)
     small = [i for i, shape in enumerate(source.shapes) if any(n < p for n, p in zip(shape, patch, strict=False))]
     if small:
         name, size = source.head(small[0])["name"], tuple(source.shapes[small[0]][:-1])

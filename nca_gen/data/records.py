@@ -82,10 +82,12 @@ def stored(
     memory_gb: int | float,
     labels: Sequence[str] = (),
     context_factor: int = 1,
+    square: int = 0,
 ) -> Splits:
     """The splits of ``builder`` over the files in ``path``, built by the first call and reused by the later ones.
 
-    ``labels`` are the names of the label columns; ``context_factor``: see :meth:`nca_gen.data.source.Source.read`.
+    ``labels`` are the names of the label columns; ``context_factor`` and ``square``: see
+    :meth:`nca_gen.data.source.Source.read`.
     They are kept below ``cache`` (default ``~/.cache/nca_gen``) in a folder named by a hash of ``path`` and
     ``variant``. Let one process build before several start. It is said where the files have changed since.
     """
@@ -123,6 +125,7 @@ def stored(
             resident,
             unreadable[split],
             context_factor=context_factor,
+            square=square,
             about=(lambda i: about((split, i))) if labels else None,
             digest=lambda: keys.get(split, ""),
         )

@@ -24,6 +24,8 @@ SPLITS = ("train", "val", "test")
 Grid = Num[np.ndarray, "*T C"]
 Box = Sequence[tuple[int, int]]
 """First place and the one after the last, on each spatial axis; it may reach beyond the example."""
+Span = Sequence[tuple[Any, Any]]
+"""The same, where ends may also lie between two places."""
 
 
 Example = dict[str, Any]
@@ -44,7 +46,8 @@ class Source(Sequence):
     ``shapes``: ``[*T, C]`` of each, known without decoding, all of one number of axes. ``resident``: decoded images
     stay in memory. ``unreadable`` lists the (name, reason) of files that belong here and are left out. ``fields`` names
     what an example has on the grid of its image. ``context_factor`` above 1: patches come with their surroundings, so
-    many times as wide.
+    many times as wide; a float where ``window`` can read at any place, not at whole ones alone. ``square``: side of the
+    square of which a patch is a piece, and whose surroundings are meant; 0: the patch is all of it.
 
     Where an example is too large to be decoded for one patch, ``window(i, field, box, k)`` reads the ``box`` of a field
     reduced by ``k`` (area mean), beyond the example too. ``about(i)`` gives what is known without its pixels: name,
@@ -56,10 +59,11 @@ class Source(Sequence):
     resident: bool = True
     unreadable: Sequence[tuple[str, str]] = ()
     fields: tuple[str, ...] = ()
-    context_factor: int = 1
-    window: Callable[[int, str, Box, int], Grid] | None = None
+    context_factor: int | float = 1
+    window: Callable[[int, str, Any, Any], Grid] | None = None
     about: Callable[[int], Example] | None = None
     digest: Callable[[], str] = str
+    square: int = 0
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -87,12 +91,17 @@ class Source(Sequence):
         """Example ``i`` within ``box``: the image, every field at the same place, and what is known beside.
 
         ``context`` is the window of ``context_factor`` times the sides around the same middle, reduced to the size of
-        the patch; beyond the edge of what there is, the nearest place is repeated. ``rng`` draws the image where only
-        its distribution is known (``moments``); without it the image is the mean.
+        the patch; beyond the edge of what there is, the nearest place is repeated. With a ``square`` it is the piece
+        of the square's context that the patch is of the square, and no more than this is read: the middle piece, or
+        where there is an ``rng`` one that it draws. ``rng`` also draws the image where only its distribution is known
+        (``moments``); without it the image is the mean.
+        Raises UserError for a ``square`` smaller than the patch.
         """
-        k, parts = self.context_factor, [(name, name, box, 1) for name in ("image", *self.fields)]
+        k = self.context_factor
+        parts: list[tuple[str, str, Span, Any]] = [(name, name, box, 1) for name in ("image", *self.fields)]
         if k > 1:
-            parts.append(("context", "image", around(box, k), k))
+            sides = [b - a for a, b in box]
+            parts.append(("context", "image", around(box, k, pieces(self.square, sides, rng)), k))
         if self.window:
             return self.head(i) | {name: self.window(i, field, where, k) for name, field, where, k in parts}
         whole = dict(self[i])
@@ -179,20 +188,45 @@ def drawn(example: Example, rng: np.random.Generator | None = None) -> Grid:
 
 
 def clipped(array: Any, box: Box) -> Num[np.ndarray, "*S C"]:
-    """The part of ``array`` in ``box``, which meets it; beyond its edges the nearest place is repeated.
+    """The part of ``array`` in ``box``; beyond its edges the nearest place is repeated.
 
     ``array`` is ``[*T, C]``, or anything with that ``shape`` of which slices can be read.
     """
-    inside = [(max(a, 0), min(b, n)) for (a, b), n in zip(box, array.shape, strict=False)]
-    part = array[tuple(slice(a, b) for a, b in inside)]
-    beyond = [(start - a, b - stop) for (start, stop), (a, b) in zip(inside, box, strict=True)]
-    return np.pad(part, [*beyond, (0, 0)], "edge") if any(map(any, beyond)) else part
+    sides = [*zip(box, array.shape, strict=False)]
+    part = array[tuple(slice(min(max(a, 0), n - 1), max(min(b, n), 1)) for (a, b), n in sides)]
+    for axis, ((a, b), n) in enumerate(sides):
+        if a < 0 or b > n:
+            places = np.clip(np.arange(a, b), 0, n - 1)
+            part = part.take(places - places[0], axis)
+    return part
 
 
-def around(box: Box, factor: int) -> Box:
-    """The box of ``factor`` times the sides around the middle of ``box``; where that is odd, half a place before it."""
-    starts = [a - (factor - 1) * (b - a) // 2 for a, b in box]
+def around(box: Box, factor: int | float, margins: Box = ()) -> Span:
+    """The context of ``box``: ``factor`` times the sides around its middle; where that is odd, half a place before it.
+
+    ``margins``: how far the square of which the box is a piece goes on before and behind it, on each axis; the context
+    is then the same piece of that of the square. A ``factor`` that is a float gives the exact place, whole or not.
+    """
+    margins = margins or [(0, 0)] * len(box)
+    shifts = [(factor - 1) * (b - a + after - before) for (a, b), (before, after) in zip(box, margins, strict=True)]
+    starts = [a - (x // 2 if isinstance(factor, int) else x / 2) for (a, _), x in zip(box, shifts, strict=True)]
     return [(start, start + factor * (b - a)) for start, (a, b) in zip(starts, box, strict=True)]
+
+
+def pieces(square: int, sides: Sequence[int], rng: np.random.Generator | None = None) -> list[tuple[int, int]]:
+    """How far a ``square`` goes on before and behind a patch of these ``sides``, on each axis: evenly, or as drawn.
+
+    Of no square, 0, it does not. Raises UserError for one that is smaller than the patch.
+    """
+    if not square:
+        return [(0, 0)] * len(sides)
+    if square < max(sides):
+        raise UserError(
+            f"config.data.square={square} is smaller than config.data.patch={tuple(sides)}, which is a piece of it: "
+            f"give {max(sides)} or more, or 0 where the patch is all of it"
+        )
+    before = [int(rng.integers(square - side + 1)) if rng else (square - side) // 2 for side in sides]
+    return [(first, square - side - first) for first, side in zip(before, sides, strict=True)]
 
 
 def remember(load: Callable[[Any], Example], gigabytes: int | float) -> Callable[[Any], Example]:
@@ -278,7 +312,7 @@ def cut(source: Source, spans: Sequence[tuple[int, int, int]]) -> Source:
         whole, place = source[i], (*[slice(None)] * axis, slice(start, stop))
         return whole | {field: whole[field][place] for field in ("image", *source.fields)}
 
-    def window(i: int, field: str, box: Box, k: int) -> Grid:
+    def window(i: int, field: str, box: Span, k: int | float) -> Grid:
         axis, start, _ = spans[i]
         shift = np.eye(len(box), dtype=int)[axis] * start
         return source.window(i, field, [(a + s, b + s) for (a, b), s in zip(box, shift.tolist(), strict=True)], k)

@@ -28,6 +28,7 @@ def splits(
     test: Count = 128,
     right: Natural = 0,
     context_factor: Count = 1,
+    square: Natural = 0,
     strict: bool = True,
 ) -> Splits:
     """The strips; ``val`` and ``test`` are their widths in pixels of the field, before ``reduce`` (area mean).
@@ -35,7 +36,7 @@ def splits(
     ``right`` pixels beyond them are for training again: it moves the held-out strips to where they show what the
     rest shows (the shipped field's right edge is paler than the whole).
 
-    ``path``: an image file that takes the place of the shipped field. ``context_factor``: see
+    ``path``: an image file that takes the place of the shipped field. ``context_factor`` and ``square``: see
     :meth:`nca_gen.data.source.Source.read`; the context of a strip ends where the strip ends. ``strict`` changes
     nothing: there is one file, and without it nothing can be done.
     Raises UserError where the strips leave nothing to train on, or ``path`` is a folder.
@@ -57,17 +58,23 @@ def splits(
         )
     train, *held_out = [images.reduce(field[:, a:b], reduce) for a, b in pairwise(edges)]
     strips = ([train, *held_out[2:]], *([strip] for strip in held_out[:2]))
-    sources = (_source(name, split, parts, context_factor) for split, parts in zip(SPLITS, strips, strict=True))
+    sources = (_source(name, split, parts, context_factor, square) for split, parts in zip(SPLITS, strips, strict=True))
     return Splits(dict(zip(SPLITS, sources, strict=True)))
 
 
-def _source(name: str, split: str, strips: list[np.ndarray], context_factor: int) -> Source:
+def _source(name: str, split: str, strips: list[np.ndarray], context_factor: int, square: int) -> Source:
     for strip in strips:
         strip.flags.writeable = False
     beside = {"name": f"{name}/{split}", "patient": name}
     examples = [{"image": strip} | beside for strip in strips]
     shapes = [strip.shape for strip in strips]
-    return Source(lambda i: {**examples[i]}, shapes, context_factor=context_factor, digest=lambda: content(examples))
+    return Source(
+        lambda i: {**examples[i]},
+        shapes,
+        context_factor=context_factor,
+        square=square,
+        digest=lambda: content(examples),
+    )
 
 
 def _shipped() -> images.Image:

@@ -25,7 +25,7 @@ from nca_gen.data import table
 from nca_gen.data.source import Box, Example, Source, Splits, clipped, complain, fits, remember
 from nca_gen.errors import UserError
 from nca_gen.io import images, space, volumes
-from nca_gen.ranges import Count, Gigabytes, Percent
+from nca_gen.ranges import Count, Gigabytes, Natural, Percent
 
 SAMPLE = 2**24  # voxels of which percentiles are taken, evenly spread, where a volume has more
 PACKED = (".gz", ".npz")  # endings of volumes of which no part can be read
@@ -88,6 +88,7 @@ def splits(
     label_maps: str = "",
     labels: tuple[str, ...] = (),
     context_factor: Count = 1,
+    square: Natural = 0,
     split_seed: int = 0,
     strict: bool = False,
     memory_gb: Gigabytes = 2.0,
@@ -97,7 +98,7 @@ def splits(
     ``reduce``: blocks of so many voxels along D, H and W become one (area mean). ``resize``: (depth, height, width) to
     which a volume is then brought (bicubic). ``label_maps``: a folder of volumes of the same names, whose classes
     become the field ``label_map`` (int32 ``[D, H, W, 1]``). ``labels``: the columns of labels.csv that are labels, ()
-    for all that hold numbers. ``context_factor``: see :meth:`nca_gen.data.source.Source.read`.
+    for all that hold numbers. ``context_factor`` and ``square``: see :meth:`nca_gen.data.source.Source.read`.
 
     Every volume is read once here, so that a damaged one is known before the first step: it is named and skipped
     (``strict``: UserError). Where a ``window`` is given, volumes in ``.npy``, ``.nii`` and folders are not: their heads
@@ -166,6 +167,7 @@ def splits(
             context_factor,
             None if resident else lambda i, field, box, k: read(names[i], field, box, k),
             lambda i: about(names[i]),
+            square=square,
         )
 
     return table.sources(rows, [*known], lost, source, map_of)

@@ -299,6 +299,34 @@ def reduce(image: Num[np.ndarray, "*T C"], k: int | Sequence[int]) -> Num[np.nda
     return (mean if image.dtype.kind == "f" else np.rint(mean)).astype(image.dtype)
 
 
+def area(image: Num[np.ndarray, "H W C"], box: Sequence[int | float], size: Sequence[int]) -> Num[np.ndarray, "h w C"]:
+    """Means over the ``size`` = (h, w) equal parts of the ``box`` = (top, left, height, width), rounded to the type.
+
+    Of a pixel that lies in several parts each takes its share. Where sides are whole this is :func:`reduce`.
+    """
+    kind = np.float32 if image.dtype == np.uint8 else np.float64
+    out = image
+    for axis in (0, 1):
+        shares = _shares(box[axis], box[2 + axis] / size[axis], size[axis], out.shape[axis], kind)
+        flat = np.moveaxis(out, axis, 0)
+        sums = shares @ flat.reshape(len(flat), -1)
+        out = np.moveaxis(sums.reshape(size[axis], *flat.shape[1:]), 0, axis)
+    out = out / (box[2] / size[0] * box[3] / size[1])
+    return _rounded(out, image.dtype)
+
+
+def _shares(start: int | float, step: int | float, n: int, side: int, kind: Any) -> Any:
+    """How much of each of ``side`` pixels lies in each of ``n`` parts of the length ``step``: a sparse [n, side]."""
+    from scipy.sparse import csr_array
+
+    low = start + step * np.arange(n)[:, None]
+    places = np.floor(low).astype(int) + np.arange(math.ceil(step) + 1)
+    shares = np.minimum(low + step, places + 1) - np.maximum(low, places)
+    shares = np.where((places >= 0) & (places < side), np.clip(shares, 0, None), 0).astype(kind)
+    ends = np.arange(n + 1) * places.shape[1]
+    return csr_array((shares.ravel(), np.clip(places, 0, side - 1).ravel(), ends), (n, side))
+
+
 def resize(image: Num[np.ndarray, "*T C"], size: Sequence[int]) -> Num[np.ndarray, "*S C"]:
     """Bicubic (antialiased, pillow's) to ``size``, one number an axis, in the image's own type.
 

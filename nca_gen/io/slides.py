@@ -32,7 +32,7 @@ ZARR, OPENSLIDE = ".zarr", (".mrxs", ".vms", ".vmu", ".svslide")
 EVERY = (*SUFFIXES, ".tif", ".tiff", ZARR, *OPENSLIDE)
 LEAST = 256  # side of a tile where a library does not say
 LIMIT = 2**26  # pixels of a window that is resized in one piece
-SUPPORT = {"nearest": 0.5, "box": 0.5, "bicubic": 2.0, "lanczos": 3.0}  # half the width of a kernel in output pixels
+SUPPORT = {"nearest": 0.5, "area": 0.5, "box": 0.5, "bicubic": 2.0, "lanczos": 3.0}  # half a kernel, in output pixels
 Pixels = Shaped[np.ndarray, "h w C"]
 Number = int | float
 Box = tuple[Number, Number, Number, Number]  # top, left, height, width in pixels of the full size
@@ -104,11 +104,19 @@ class Slides:
         return window(self.slides[i], box, size, kernel, inside)
 
 
-def window(slide: Slide, box: Box, size: tuple[int, int], kernel: str = "bicubic", inside: bool = True) -> Pixels:
+def window(
+    slide: Slide,
+    box: Box,
+    size: tuple[int, int],
+    kernel: str = "bicubic",
+    inside: bool = True,
+    fill: tuple[int, ...] = (),
+) -> Pixels:
     """The ``box`` of a slide brought to ``size`` = (height, width), from the smallest level that has as much.
 
-    ``kernel`` and ``inside`` as in :func:`resample`. A window of more than ``LIMIT`` pixels of that level, such as
-    a slide without a pyramid has, is first reduced by the area mean of a whole number of pixels, in bands.
+    ``kernel`` and ``inside`` as in :func:`resample`. ``fill``: the colour of what lies beyond the slide; without one,
+    the box must lie within it. A window of more than ``LIMIT`` pixels of that level, such as a slide without a pyramid
+    has, is first reduced by the area mean of a whole number of pixels, in bands.
     """
     full = slide.levels[0]
     shrink = min(box[2] / size[0], box[3] / size[1])
@@ -119,12 +127,34 @@ def window(slide: Slide, box: Box, size: tuple[int, int], kernel: str = "bicubic
     k = max(1, min(int(shrink), math.ceil(math.sqrt(box[2] * box[3] / LIMIT))))
     extent, box = (level.height // k, level.width // k), tuple(x / k for x in box)
     read = partial(_read if k == 1 else partial(_reduced, k), slide, level)
+    if fill:
+        return resample(partial(filled, read, extent, fill, slide.dtype), None, box, size, kernel, inside)
     return resample(read, extent, box, size, kernel, inside)
+
+
+def filled(
+    read: Callable[[int, int, int, int], Pixels],
+    extent: tuple[int, int],
+    fill: tuple[int, ...],
+    dtype: np.dtype,
+    top: int,
+    left: int,
+    height: int,
+    width: int,
+) -> Pixels:
+    """A window of an image of ``extent`` = (height, width), which ``read`` gives, on a ground of one colour."""
+    out = np.empty((height, width, len(fill)), dtype)
+    out[:] = fill
+    rows, columns = range(max(0, top), min(extent[0], top + height)), range(max(0, left), min(extent[1], left + width))
+    if rows and columns:
+        into = out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        into[:] = read(rows.start, columns.start, len(rows), len(columns))
+    return out
 
 
 def resample(
     read: Callable[[int, int, int, int], Pixels],
-    extent: tuple[int, int],
+    extent: tuple[int, int] | None,
     box: Box,
     size: tuple[int, int],
     kernel: str = "bicubic",
@@ -132,18 +162,24 @@ def resample(
 ) -> Pixels:
     """The ``box`` of an image of ``extent`` = (height, width) brought to ``size``, antialiased as Pillow does it.
 
-    ``read(top, left, height, width)`` gives pixels of the image, and is asked for no more than is needed. ``inside``
-    crops, then resizes: nothing outside the box is seen (but for parts of a pixel). Otherwise the result is that of
-    resizing the whole image by that much and cutting the box out: at its edges the kernel reaches beyond it.
+    ``read(top, left, height, width)`` gives pixels of the image, and is asked for no more than is needed; beyond its
+    edges too where ``extent`` is None. ``kernel``: one of ``SUPPORT``; "area" is the mean over exactly what an output
+    pixel covers (:func:`nca_gen.io.images.area`), where Pillow's "box" takes whole pixels. ``inside`` crops, then
+    resizes: nothing outside the box is seen (but for parts of a pixel). Otherwise the result is that of resizing the
+    whole image by that much and cutting the box out: at its edges the kernel reaches beyond it.
     """
     import PIL.Image
 
     pad = [0 if inside else SUPPORT[kernel] * max(1.0, box[2 + a] / size[a]) + 1 for a in (0, 1)]
-    low = [max(0, math.floor(box[a] - pad[a])) for a in (0, 1)]
-    high = [min(extent[a], math.ceil(box[a] + box[2 + a] + pad[a])) for a in (0, 1)]
+    low = [math.floor(box[a] - pad[a]) for a in (0, 1)]
+    high = [math.ceil(box[a] + box[2 + a] + pad[a]) for a in (0, 1)]
+    if extent:
+        low, high = [max(0, x) for x in low], [min(*x) for x in zip(high, extent, strict=True)]
     pixels = read(low[0], low[1], high[0] - low[0], high[1] - low[1])
     top, left = max(0.0, box[0] - low[0]), max(0.0, box[1] - low[1])
     corners = (left, top, min(left + box[3], pixels.shape[1]), min(top + box[2], pixels.shape[0]))
+    if kernel == "area":
+        return images.area(pixels, (top, left, corners[3] - top, corners[2] - left), size)
     work = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
     how = PIL.Image.Resampling[kernel.upper()]
     planes = [np.asarray(PIL.Image.fromarray(p).resize(size[::-1], how, corners)) for p in np.moveaxis(work, -1, 0)]

@@ -70,6 +70,7 @@ def opened(
     task, splits = task or build.task(config), splits or build.splits(config)
     config = files.learned(config, splits)
     flips.axes(config.data.get("flips", "all"), len(patch))
+    flips.transposed(config.data.get("flips", "all"), patch)
     asked = any(section.get("every", 0) for section in config.evals.values())  # whether something is, in training
     sampled = asked and isinstance(task, denoise.Task) and "sample" in config
     if asked:

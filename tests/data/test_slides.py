@@ -74,6 +74,12 @@ def three(tmp_path):
     return tmp_path, {f"{i}.tif": tiff(tmp_path / f"{i}.tif", tissue()) for i in range(3)}
 
 
+def plane(path, height=1200, width=1600, **options):
+    """A slide of 16 bits whose values are 32 times the place, down in red and to the right in green."""
+    y, x = np.mgrid[:height, :width]
+    return tiff(path, np.stack([32 * y + 16, 32 * x + 16, 0 * x], -1).astype(np.uint16), 3, **options)
+
+
 def examples(splits):
     return [(source, i) for source in splits.values() for i in range(len(source))]
 
@@ -248,10 +254,12 @@ def test_slides_that_cannot_be_used(tmp_path, capsys):
     assert [name for name, _ in found["train"].unreadable] == ["glass.tif", "small.tif"]
     lines = capsys.readouterr().err
     assert "glass.tif: no region of it has 50% tissue" in lines
-    assert "small.tif: 16 x 200 pixels have no region of 32" in lines
+    assert "small.tif: 16 x 200 pixels have no region of 32; config.data.pad, a colour, makes it one" in lines
     for fields, message in (
         ({"level": 1}, "it has 1 levels, and no level 1"),
-        ({"mpp": 1.0}, "does not say how many microns"),
+        ({"reduce": 8}, "8 x 20 pixels have no region of 32"),
+        ({"pad": (1, 2)}, r"pad=\(1, 2\) is no colour of .*: give 3 numbers from 0 to 255"),
+        ({"pad": (1, 2, 256)}, "from 0 to 255"),
         ({"tissue": 2}, "a share"),
         ({"region": 8}, "less than 16"),
     ):
@@ -259,3 +267,76 @@ def test_slides_that_cannot_be_used(tmp_path, capsys):
             slides.splits(str(tmp_path), **{"region": 32, "strict": True} | fields)
     with pytest.raises(UserError, match="put slides"):
         slides.splits(str(tmp_path / "nowhere"))
+
+
+# Magnifications of URCDM: reduced pixels, contexts by any factor, pieces of squares, what lies beyond the slide.
+
+
+def middle(source):
+    """An example about the middle of its slide, and where it begins."""
+    corners = [[int(v) for v in source.head(i)["name"].partition("@")[2].split(",")] for i in range(len(source))]
+    ends = np.max(corners, 0)
+    i = int(np.argmin(np.abs(np.array(corners) - ends / 2).sum(1)))
+    return i, np.array(corners[i])
+
+
+@pytest.mark.parametrize(
+    ("scale", "pixel"),
+    [({"reduce": 3}, 3), ({"reduce": 6.25}, 6.25), ({"mpp": 1.25, "reduce": 1.2}, 3), ({"mpp": 0.5}, 1)],
+)
+@pytest.mark.parametrize(("factor", "square"), [(1.6, 0), (4, 0), (2.5, 32), (6.25, 24)])
+def test_pixels_and_their_contexts_lie_where_they_should(tmp_path, scale, pixel, factor, square):
+    """Of a slide that is linear in its coordinates: a mean is the value at the middle of what it covers.
+
+    Where it takes parts of pixels, it is that to a tenth of its width, and over all to a hundredth.
+    """
+    plane(tmp_path / "0.tif", resolution=(20000, 20000), resolutionunit="CENTIMETER")  # 0.5 microns
+    fields = {"tissue": 0, "region": 24, "context_factor": factor, "square": square} | scale
+    found = slides.splits(str(tmp_path), **fields)["train"]
+    assert found.head(0)["mpp"] == pytest.approx((0.5 * pixel,) * 2)
+    i, corner = middle(found)
+    read, corner = found.read(i, [(3, 19), (5, 21)]), np.add(corner, (3, 5))
+    places, side = np.arange(16) + 0.5, square or 16
+    offset = (side - 16) // 2
+    for axis, across in enumerate([(slice(None), 7), (7, slice(None))]):
+        context = corner[axis] - offset + side / 2 + (offset + places - side / 2) * factor
+        for field, expected, width in (("image", corner[axis] + places, 1), ("context", context, factor)):
+            error = (read[field][*across, axis] / (32 * pixel) - expected) / width
+            assert np.abs(error).max() <= 0.1
+            assert abs(error.mean()) < 0.01
+
+
+def test_what_lies_beyond_a_slide_is_the_colour(three):
+    """In patches and contexts; regions are as many as hold the slide, in their middle."""
+    root, levels = three
+    colour = (242, 243, 242)
+    found = slides.splits(str(root), region=96, tissue=0, pad=colour, context_factor=2.5, strict=True)
+    seen = {}
+    for source, i in examples(found):
+        example = source[i]
+        name, _, corner = example["name"].partition("@")
+        top, left = map(int, corner.split(","))
+        seen.setdefault(name, set()).add((top, left))
+        wide = np.pad(levels[name][0].astype(float), ((400, 400), (400, 400), (0, 0)), constant_values=np.nan)
+        wide = np.where(np.isnan(wide), colour, wide)
+        y, x = top + 400, left + 400
+        np.testing.assert_array_equal(example["image"], wide[y : y + 96, x : x + 96])
+        read = source.read(i, [(20, 60), (0, 40)])
+        np.testing.assert_array_equal(read["image"], example["image"][20:60, :40])
+        fine = wide[y - 10 : y + 90, x - 30 : x + 70].repeat(2, 0).repeat(2, 1)  # 5 halves are one
+        mean = fine.reshape(40, 5, 40, 5, 3).mean((1, 3))
+        # Made of the level of half the size, it mixes what neighbours there share.
+        assert np.abs(read["context"].mean((0, 1)) - mean.mean((0, 1))).max() < 1.5
+    places = {(top, left) for top in (-16, 80, 176) for left in (-32, 64, 160, 256)}  # 288 x 384 about 256 x 320
+    assert seen == dict.fromkeys(levels, places)
+    patch = found["train"].read(0, [(-300, -290), (0, 10)])
+    assert np.unique(patch["image"].reshape(-1, 3), axis=0).tolist() == [[*colour]]
+
+
+def test_a_slide_smaller_than_a_region_is_one(tmp_path):
+    """The share of tissue is that of what is slide."""
+    tiff(tmp_path / "0.tif", tissue()[:, 96:], 1)
+    [train, *_] = slides.splits(str(tmp_path), region=300, reduce=4, tissue=0.9, pad=(242, 243, 242)).values()
+    assert [train.head(i)["name"] for i in range(len(train))] == ["0.tif@-118,-122"]
+    image = train[0]["image"]
+    assert (image != (242, 243, 242)).any(-1).sum() <= 64 * 56

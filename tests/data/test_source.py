@@ -8,6 +8,8 @@ import pytest
 from nca_gen.data import source
 from nca_gen.errors import UserError
 
+RNG = np.random.default_rng(0)
+
 
 def test_tenths_are_held_out_by_group():
     groups = [f"p{i // 3}" for i in range(120)]  # 40 patients, 3 images each
@@ -177,6 +179,43 @@ def test_large_examples_are_read_by_their_window_alone():
     for name, value in plain.read(0, box).items():
         np.testing.assert_array_equal(large.read(0, box)[name], value)
     assert calls[:2] == [("image", box, 1), ("image", [(4, 8), (-1, 3)], 2)]
+
+
+def test_the_context_of_a_piece_is_the_piece_of_the_context_of_its_square():
+    """Of volumes too; drawn evenly by a generator, and the middle one without. No more is read than is needed."""
+    image, areas = RNG.random((40, 44, 60, 1), np.float32), []
+
+    def window(i, field, box, k):
+        areas.append(np.prod([b - a for a, b in box]))
+        return source.images.reduce(source.clipped(image, box), k)
+
+    whole = source.Source(lambda i: {"image": image}, [image.shape], context_factor=4)
+    pieces = dataclasses.replace(whole, square=8, window=window, about=lambda i: {})
+    patch, rng, seen = [(16, 20), (18, 24), (20, 26)], np.random.default_rng(0), set()
+    context = {  # by the offset of the patch in its square
+        (d, e, f): whole.read(0, [(16 - d, 24 - d), (18 - e, 26 - e), (20 - f, 28 - f)])["context"][
+            d : d + 4, e : e + 6, f : f + 6
+        ]
+        for d in range(5)
+        for e in range(3)
+        for f in range(3)
+    }
+    for _ in range(300):
+        read = pieces.read(0, patch, rng)
+        np.testing.assert_array_equal(read["image"], image[16:20, 18:24, 20:26])
+        [offset] = [d for d, some in context.items() if np.array_equal(some, read["context"])]
+        seen.add(offset)
+    assert seen == {*context}
+    assert max(areas) == 4 * 6 * 6 * 4**3
+    np.testing.assert_array_equal(pieces.read(0, patch)["context"], context[2, 1, 1])
+    with pytest.raises(UserError, match=r"config.data.square=5 is smaller than config.data.patch=\(4, 6, 6\)"):
+        dataclasses.replace(whole, square=5).read(0, patch)
+
+
+def test_far_beyond_the_edge_there_is_the_nearest_place():
+    image = ramp(4, 6)
+    np.testing.assert_array_equal(source.clipped(image, [(-9, -7), (8, 11)])[..., 0], np.full((2, 3), 5))
+    np.testing.assert_array_equal(source.clipped(image, [(7, 9), (-2, 1)])[..., 0], np.full((2, 3), 18))
 
 
 def test_splits_know_labels_decoder_and_pixels():

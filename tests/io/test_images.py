@@ -420,3 +420,14 @@ def test_units_of_ome(tmp_path, unit):
 def test_units_of_imagej(tmp_path, unit, dots, microns):
     tifffile.imwrite(tmp_path / "x.tif", noise((4, 4)), imagej=True, resolution=(dots, dots), metadata={"unit": unit})
     assert images.sized(tmp_path / "x.tif")[1] == pytest.approx((microns,) * 2 if microns else ())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_area_means_of_any_size(dtype):
+    """Where sides are whole they are those of blocks; parts of a pixel count by their share."""
+    pixels = (RNG.random((24, 36, 3)) * (1 if dtype == np.float32 else 250)).astype(dtype)
+    same = np.testing.assert_array_equal if dtype != np.float32 else np.testing.assert_allclose
+    same(images.area(pixels, (4, 8, 18, 12), (6, 4)), images.reduce(pixels[4:22, 8:20], 3))
+    fine = pixels.repeat(4, 0).repeat(4, 1)  # a quarter of a pixel is whole here
+    got = images.area(pixels, (1.25, 0.5, 22.5, 33), (18, 12))
+    same(got, images.reduce(fine[5:95, 2:134], (5, 11)))
