@@ -33,7 +33,7 @@ from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from nca_gen import arrays, devices, hosts, screen
 from nca_gen.contracts import Condition, Part, Parts, unchanged
-from nca_gen.data import slides as tissue
+from nca_gen.data.stain import stained
 from nca_gen.diffusion import guidance, inpaint, samplers
 from nca_gen.errors import UserError, chosen
 from nca_gen.io import huge, images, slides, write
@@ -149,11 +149,7 @@ def around(here: Level, before: Level, index: Index) -> Box:
 
 def seen(plane: Plane, pad: Sequence[int], box: Box, side: int, kernel: str) -> UInt8[np.ndarray, "side side C"]:
     """The ``box`` of a plane at ``side`` x ``side`` pixels; beyond it is ``pad``."""
-    margin = math.ceil(max(box.height, box.width)) + 1  # so that no coordinate is negative
-    read = lambda top, left, height, width: plane.padded(top - margin, left - margin, height, width, pad)
-    extent = tuple(n + 2 * margin for n in plane.grid.sides)
-    shifted = (box.top + margin, box.left + margin, box.height, box.width)
-    return slides.resample(read, (extent[0], extent[1]), shifted, (side, side), kernel)
+    return slides.resample(partial(plane.padded, colour=pad), None, box, (side, side), kernel)
 
 
 # What is drawn, and what is glass.
@@ -168,7 +164,7 @@ def glass(plane: Plane, k: int) -> Bool[np.ndarray, "h w"]:
     rows = [(y * k, min(height - y, bands.step) * k) for y in bands]
     small = np.concatenate([images.reduce(plane.read(y, 0, n, width * k), k) for y, n in rows])
     erode, dilate = (np.ones((max(1, round(n / k)),) * 2, bool) for n in (ERODE, DILATE))
-    return ~ndimage.binary_dilation(ndimage.binary_erosion(tissue.stained(small), erode), dilate)
+    return ~ndimage.binary_dilation(ndimage.binary_erosion(stained(small), erode), dilate)
 
 
 def skipped(here: Level, before: Level, mask: Bool[np.ndarray, "h w"], k: int) -> set[Index]:
@@ -279,7 +275,7 @@ class Stage(NamedTuple):
         """What the network is told of the magnification before."""
         assert self.before is not None
         level, plane = self.before
-        box, kernel = around(self.level, level, index), "nearest" if self.published else "box"
+        box, kernel = around(self.level, level, index), "nearest" if self.published else "area"
         context = images.to_float(seen(plane, level.pad, box, self.side, kernel))
         return (context + 1) / 2 if self.published else context
 
