@@ -188,9 +188,9 @@ def laptop(config):
     _placed(config, *_place(config), LAPTOP, _alone(config))
     if _place(config)[0] == 0:
         config.data.region = config.data.region * 3 // 2  # of slides that are not much larger
-    recipes.muon(config, steps=1200, lr=2e-3)
+    recipes.muon(config, steps=600, lr=2e-3)
     config.task.update(ema=0.995, ema_warmup=True)
-    config.train.update(steps=1200, batch=8, log_every=20, checkpoint_every=300)
+    config.train.update(steps=600, batch=8, log_every=20, checkpoint_every=200)
     config.held = {"n": 32, "train": 128}
     often(config, 0)  # --mode=evaluate asks
 

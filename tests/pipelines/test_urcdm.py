@@ -1,0 +1,320 @@
+"""Slides by a cascade of cascades: every patch in its place, the same slide wherever it is cut, killed, or spread."""
+
+import hashlib
+from dataclasses import replace
+
+import echo
+import jax
+import numpy as np
+import pytest
+
+from nca_gen import arrays, devices
+from nca_gen.errors import UserError
+from nca_gen.io import images, slides
+from nca_gen.pipelines import cascade, sampling, urcdm
+from nca_gen.pipelines.sampling import Settings
+from nca_gen.tiling.mosaic import Grid, Plane
+
+PLACE, SIZE = "mag1_stage2", (88, 120)
+KEY = arrays.keys(3, 1)
+
+
+def painted(folder, parts, size=SIZE, **how):
+    pipeline = urcdm.Pipeline(parts, place=PLACE, **{"glass": False} | how)
+    levels = pipeline.painted(folder, KEY, size)
+    return np.moveaxis(levels[0].read().result(), 0, -1)
+
+
+def digest(pixels):
+    return hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
+
+
+def plane(folder, picture, patch=16):
+    """``picture`` as if it had been painted."""
+    grid = Grid.of(picture.shape[:2], patch, patch * 7 // 8)
+    there = Plane.at(folder, grid, 3)
+    for index in (index for wave in grid.waves() for index in wave):
+        top, left = grid.corner(index)
+        there.write(index, picture[top : top + patch, left : left + patch])
+    return there
+
+
+# Where patches lie.
+
+
+@pytest.mark.parametrize(
+    ("size", "patches"), [((41344, 41344), (2, 8, 46)), ((40000, 40000), (1, 7, 45)), ((6400, 6400), (1, 2, 7))]
+)
+def test_planes_of_the_published_cascade(size, patches):
+    """1024, 6400 and 40000 pixels by a factor of 6.25; 41344 ends 35 pixels of the overview beyond one patch."""
+    names = ("stage1", "stage2", "stage3")
+    found = [urcdm.level(names, (64, 256, 1024), 6.25, (), [n / 6.25**m for n in size]) for m in (2, 1, 0)]
+    assert [level.grid.shape for level in found] == [(n, n) for n in patches]
+    for level, m in zip(found, (2, 1, 0), strict=True):
+        assert min(level.at(-1).sides) >= max(size) / 6.25**m
+
+
+@pytest.mark.parametrize("size", [(5001, 3333), (33, 20), (1024, 7000)])
+def test_a_slide_of_any_size_lies_in_the_middle_of_its_planes(size):
+    for m in (2, 1, 0):
+        level = urcdm.level(("stage1", "stage3"), (64, 1024), 6.25, (), [n / 6.25**m for n in size])
+        for side, first, n in zip(level.at(-1).sides, level.origin, size, strict=True):
+            before, behind = -first, side + first - n / 6.25**m
+            assert before >= 0
+            assert behind >= 0
+            assert abs(before - behind) <= 2
+            assert side == 1024 or before + behind < 16 + 1
+
+
+@pytest.mark.parametrize("factor", [2.0, 6.25])
+def test_a_context_is_where_the_patch_is(factor, tmp_path):
+    """On a plane of known colours: context pixel u of a patch lies ``factor`` times as far from its middle as pixel u
+    of the patch."""
+    size = (3000, 2500)
+    here = urcdm.level(("mag1_stage1", "mag1_stage2"), (16, 64), factor, (), size)
+    before = urcdm.level(("mag0_stage1", "mag0_stage2"), (16, 64), 0.0, (), [n / factor for n in size])
+    height, width = before.at(-1).sides
+    y, x = (np.arange(n) + 0.5 + first for n, first in zip((height, width), before.origin, strict=True))
+    ramp = lambda y, x: np.stack(np.broadcast_arrays(250 * y / height, 250 * x / width, 128), -1)
+    below = plane(tmp_path / "below", np.rint(ramp(y[:, None], x[None])).clip(0, 255).astype(np.uint8), 64)
+    for number, side in enumerate(here.sides):
+        stage = urcdm.Stage(here, number, below, None, (before, below), set(), False)
+        for index in ((2, 3), (here.grid.shape[0] // 2, here.grid.shape[1] - 3)):
+            corner = here.corner(index)
+            middle = [(at + here.sides[-1] / 2) / factor for at in corner]
+            offsets = (np.arange(side) + 0.5 - side / 2) * here.sides[-1] / side
+            ys, xs = (at + offsets for at in middle)
+            inside = np.ix_((ys > 0) & (ys < size[0] / factor), (xs > 0) & (xs < size[1] / factor))
+            told = (stage.context(index) * 128 + 128)[inside]
+            np.testing.assert_allclose(told, ramp(ys[:, None], xs[None])[inside], atol=1.01)
+            own = (np.arange(side) + 0.5) * here.sides[-1] / side
+            ys, xs = ((at + own) / factor for at in corner)
+            np.testing.assert_allclose(stage.enlarged(index), ramp(ys[:, None], xs[None]), atol=1.5)
+
+
+def test_what_is_painted_is_registered(tmp_path):
+    """Networks that say what they are told: the slide is what the first has drawn, enlarged, with no seam and no shift,
+    however its patches overlap."""
+    slide = painted(tmp_path, echo.cascade())
+    first = Plane.at(tmp_path / "mag0_stage2", urcdm.levels(echo.cascade(), PLACE, SIZE)[0].at(1), 3)
+    overview = first.read(0, 0, *first.grid.sides)
+    assert overview.shape == (44, 60, 3)
+    assert overview.std() > 20
+    np.testing.assert_array_equal(slide, overview.repeat(2, 0).repeat(2, 1))
+
+
+def test_one_patch_is_what_the_network_samples(tmp_path):
+    """Of one magnification, one patch: noise, smaller image and steps are those of sampling."""
+    parts = {
+        "mag1_stage1": echo.part(echo.Model(mixed=True), 16),
+        "model": echo.part(echo.Model(low=True, mixed=True), 32, 2),
+    }
+    slide = painted(tmp_path, parts, (32, 32))
+    how = Settings.of(echo.SAMPLE)
+    small = sampling.sample(parts["mag1_stage1"], arrays.fold(KEY, 0), (16, 16), how)
+    kept = images.to_float(images.from_float(np.asarray(small), np.uint8))
+    low = {"low": arrays.enlarged(jax.numpy.asarray(kept), 2)}
+    large = sampling.sample(parts["model"], arrays.fold(KEY, 1), (32, 32), how, low)
+    np.testing.assert_array_equal(slide, images.from_float(np.asarray(large)[0], np.uint8))
+
+
+# The same slide.
+
+
+@pytest.mark.parametrize(("n", "how"), [(2, {}), (4, {"resample": 2})])
+def test_devices_do_not_change_it(n, how, tmp_path, monkeypatch):
+    """1, 2 and 4 devices paint the same pixels."""
+    found = []
+    for count in (1, n):
+        monkeypatch.setattr(urcdm, "local", lambda count=count: devices.mesh(jax.local_devices(), count))
+        found.append(painted(tmp_path / str(count), echo.cascade(mixed=True), **how))
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_killed_run_goes_on_to_the_same_slide(tmp_path, monkeypatch):
+    """Killed at any patch: those that are there are not painted again, and the slide is the same."""
+    whole = painted(tmp_path / "whole", echo.cascade(mixed=True))
+    keep, left, kept = urcdm.Stage.keep, 0, []
+
+    def dying(stage, index, pixels):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        keep(stage, index, pixels)
+        kept.append((stage.name, index))
+
+    monkeypatch.setattr(urcdm.Stage, "keep", dying)
+    for left in (1, 7, 20):  # noqa: B007
+        with pytest.raises(KeyboardInterrupt):
+            painted(tmp_path / "cut", echo.cascade(mixed=True))
+    left = 1000
+    again = painted(tmp_path / "cut", echo.cascade(mixed=True))
+    assert digest(again) == digest(whole)
+    assert len(kept) == len(set(kept)) == sum(2 * level.patches for level in urcdm.levels(echo.cascade(), PLACE, SIZE))
+
+
+def test_seeds_and_settings_make_other_slides(tmp_path):
+    parts = echo.cascade(mixed=True)
+    found = [painted(tmp_path / str(i), parts, **how) for i, how in enumerate(({}, {"steps": (3, 2)}, {"resample": 2}))]
+    assert len({digest(slide) for slide in found}) == 3
+
+
+# Glass.
+
+
+def test_glass_is_enlarged_and_never_drawn(tmp_path):
+    """Where the overview shows glass, a network that paints nothing finite is not asked."""
+    parts = echo.cascade(pad=(242, 243, 242))
+    floors = urcdm.levels(parts, PLACE, (1600, 1600))
+    below = np.full((*floors[0].at(-1).sides, 3), (242, 243, 242), np.uint8)
+    below[100:160, 100:200] = (200, 60, 140)
+    stages = urcdm.Pipeline(parts, place=PLACE).stages(tmp_path, floors)
+    stage = stages[2]._replace(before=(floors[0], plane(tmp_path / "below", below, 32)))
+    mask = urcdm.glass(stage.before[1], 2)
+    assert 0.5 < mask.mean() < 0.99
+    glassy = urcdm.skipped(floors[1], floors[0], mask, 2)
+    assert 0 < len(glassy) < floors[1].patches
+    asked = []
+    keep = lambda index, pixels: asked.append(index)
+    for index in (index for wave in floors[1].grid.waves() for index in wave):
+        box = urcdm.beneath(floors[1], floors[0], index)
+        tissue = box.top < 160 and box.top + box.height > 100 and box.left < 200 and box.left + box.width > 100
+        assert not (tissue and index in glassy)
+    stage = stage._replace(glassy=glassy)
+    part = echo.part(echo.Model(context=True), 16, scale=1.0, context_factor=2)
+    urcdm.paint(stage, part, urcdm.How(Settings.of(echo.SAMPLE), 1, 1, False), KEY, 4, lambda n: None)
+    for index in [*glassy][::40]:
+        top, left = stage.plane.grid.corner(index)
+        own = stage.plane.grid.own(index)
+        np.testing.assert_array_equal(stage.plane.read(top, left, 16, 16)[own], stage.enlarged(index)[own])
+    assert asked == []
+    assert keep
+
+
+def test_a_patch_fades_into_glass_behind_it():
+    """Over the pixels that it shares with a later neighbour that is glass, evenly from all to nothing."""
+    grid = Grid.of((30, 30), 16, 14)
+    assert (urcdm.fading(grid, (0, 0), set()) == 1).all()
+    right = urcdm.fading(grid, (0, 0), {(0, 1)})[..., 0]
+    np.testing.assert_array_equal(right[:, 14:], np.tile([0.75, 0.25], (16, 1)))
+    assert (right[:, :14] == 1).all()
+    np.testing.assert_array_equal(urcdm.fading(grid, (0, 0), {(1, 0)})[..., 0], right.T)
+    both = urcdm.fading(grid, (0, 0), {(1, 0), (0, 1)})[..., 0]
+    np.testing.assert_allclose(both, right * right.T)
+    assert (urcdm.fading(grid, (1, 1), {(0, 1), (1, 0)}) == 1).all()  # drawn in sight of these
+
+
+# What URCDM's code does otherwise.
+
+
+def test_published_contexts_begin_at_zero(tmp_path):
+    parts = echo.cascade()
+    floors = urcdm.levels(parts, PLACE, SIZE)
+    below = np.random.default_rng(0).integers(0, 256, (*floors[0].at(-1).sides, 3), np.uint8)
+    stages = urcdm.Pipeline(parts, place=PLACE).stages(tmp_path, floors)
+    stage = stages[2]._replace(before=(floors[0], plane(tmp_path / "below", below, 32)))
+    published = stage._replace(published=True).context((1, 1))
+    assert published.min() >= 0
+    assert published.max() <= 1
+    assert stage.context((1, 1)).min() < -0.2
+    colours = {tuple(c) for c in np.rint(published.reshape(-1, 3) * 256).astype(int).tolist()}
+    assert colours <= {tuple(c) for c in below.reshape(-1, 3).tolist()}  # nearest: none is mixed
+
+
+# The command.
+
+
+def written(folder, **how):
+    folder.mkdir(exist_ok=True)
+    parts = echo.cascade(mixed=True, size=SIZE)
+    return urcdm.Pipeline(parts, place=PLACE, **how).write(folder)
+
+
+def test_a_slide_is_written_with_its_size_and_its_overviews(tmp_path):
+    lines = written(tmp_path / "a", mpp=(0.5,), glass=False, format="both")
+    assert "88 x 120 = 10.6 k pixels by 4 networks" in lines[0]
+    [tiff], [zarr] = tmp_path.glob("a/*.tiff"), tmp_path.glob("a/*.ome.zarr")
+    for path in (tiff, zarr):
+        slide = slides.open_slide(path)
+        assert (slide.levels[0].height, slide.levels[0].width, slide.mpp) == (*SIZE, 0.5)
+    for name in ("mag0", "mag1"):
+        assert images.read(tiff.with_name(f"{tiff.stem}_{name}.png")).std() > 0
+    assert "is there already" in written(tmp_path / "a", mpp=(0.5,), glass=False, format="both")[-1]
+    assert not [*tmp_path.glob("a/*.part")]
+
+
+def test_a_dry_run_says_what_it_takes_and_leaves_nothing(tmp_path):
+    lines = written(tmp_path / "a", dry_run=True)
+    assert "GB" in lines[1]
+    assert lines[2].startswith("time ")
+    assert not [*(tmp_path / "a").iterdir()]
+
+
+def test_a_missing_network_is_named_with_what_trains_it():
+    parts = echo.cascade()
+
+    class Lacking(dict):
+        def __getitem__(self, name):
+            if name == "mag0_stage2":
+                raise UserError("../mag0_stage2 is no trained part")
+            return super().__getitem__(name)
+
+    with pytest.raises(UserError, match=r"mag0_stage2 is missing .* --config=configs/urcdm.py:mag0,stage2 "):
+        urcdm.levels(Lacking(parts), PLACE, SIZE)
+
+
+def test_a_full_disk_keeps_what_stands(tmp_path, monkeypatch):
+    write, left = Plane.write, 9
+
+    def full(plane, index, pixels):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError("RESOURCE_EXHAUSTED: Failed to write [OS error 28: ENOSPC No space left on device]")
+        write(plane, index, pixels)
+
+    monkeypatch.setattr(Plane, "write", full)
+    with pytest.raises(UserError, match="is full: make room, and start the same command again"):
+        written(tmp_path / "a", glass=False)
+    assert len([*tmp_path.glob("a/*.part/mag*/c/*/*/0")]) == 9
+    left = 1000
+    written(tmp_path / "a", glass=False)
+    monkeypatch.undo()
+    written(tmp_path / "b", glass=False)
+    [one], [other] = tmp_path.glob("a/*.tiff"), tmp_path.glob("b/*.tiff")
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"place": "third"}, "config.generate.place='third' says no place in a cascade"),
+        ({"steps": (3,)}, r"config.generate.steps=\(3,\): give a number for each network"),
+    ],
+)
+def test_wrong_settings_are_named(change, message, tmp_path):
+    pipeline = replace(urcdm.Pipeline(echo.cascade(), place=PLACE, glass=False), **change)
+    with pytest.raises(UserError, match=message):
+        pipeline.painted(tmp_path, KEY, SIZE)
+
+
+def test_what_is_not_finite_is_not_kept(tmp_path):
+    parts = echo.cascade()
+    bad = replace(parts["mag1_stage1"], params={"scale": np.float32(np.nan)})
+    with pytest.raises(UserError, match="mag1_stage1 paints what is not finite"):
+        painted(tmp_path, parts | {"mag1_stage1": bad})
+
+
+# A cascade of one magnification, without a mosaic.
+
+
+def test_a_cascade_draws_small_and_then_resolves(tmp_path):
+    parts = {"mag2_stage1": echo.part(echo.Model(), 16), "model": echo.part(echo.Model(low=True), 32, 2)}
+    pipeline = cascade.Pipeline(parts, place="mag2_stage2")
+    key = arrays.keys(0, 6)
+    drawn = np.stack([*pipeline.draw(key, (32, 32))])
+    small = sampling.sample(parts["mag2_stage1"], arrays.fold(key, 0), (16, 16), Settings.of(echo.SAMPLE))
+    np.testing.assert_allclose(drawn, np.asarray(arrays.enlarged(small, 2)), atol=1e-5)
+    pipeline.write(tmp_path)
+    assert images.read(tmp_path / "00001.png").shape == (32, 32, 3)
