@@ -29,7 +29,7 @@ from nca_gen.data.source import Example, Source, Span, Splits, clipped, complain
 from nca_gen.data.stain import stained
 from nca_gen.errors import UserError
 from nca_gen.io import images, slides, space
-from nca_gen.ranges import Count, Natural
+from nca_gen.ranges import Count, Gigabytes, Natural
 
 CELLS = 16  # places a side at which a region is looked at, to tell how much of it is tissue
 CLOSE = 0.05  # a level whose pixels are as large as asked, up to this share, is taken as it is
@@ -113,6 +113,7 @@ def splits(
     labels: tuple[str, ...] = (),
     split_seed: int = 0,
     strict: bool = False,
+    memory_gb: Gigabytes = 1.0,
 ) -> Splits:
     """The three splits of the slides in the folder ``path``, by patient; pixels as stored, uint8 or uint16.
 
@@ -128,6 +129,8 @@ def splits(
     smaller than a region is one. Without, regions lie within, and beyond the edge contexts repeat the nearest pixel.
     ``window`` = (low, high): these two values become the least and the greatest that the type of the pixels holds, and
     what lies beyond is cut off. ``labels``: the columns of labels.csv that are labels, () for all that hold numbers.
+    What is much reduced is made of the levels of the pyramid; where a slide lacks them, they are made once and stay in
+    memory, of all slides up to ``memory_gb``.
     Slides that cannot be used are named and left out (``strict``: UserError). Raises UserError for a missing or empty
     folder, a wrong labels.csv, slides of different channels or depth, and a colour of others.
     """
@@ -139,7 +142,8 @@ def splits(
         raise UserError(f"config.data.window={window} must be two numbers, the lower first")
     files = table.below(path, slides.EVERY, f"slides ({', '.join(slides.EVERY)})")
     root, rows = files.root, table.read(files, split_seed, labels, patient)
-    look = partial(_look, root, level, mpp, reduce, region, tissue, window, pad)
+    room = memory_gb * 2**30 / len(files.names)
+    look = partial(_look, root, level, mpp, reduce, region, tissue, window, pad, context_factor, room)
     looks, lost = table.probe(rows, files.names, look, "reading slides")
     complain(lost, strict)
     views = {name: look.view for name, look in looks.items()}
@@ -206,6 +210,8 @@ def _look(
     tissue: int | float,
     window: tuple[int | float, ...],
     pad: tuple[int, ...],
+    factor: int | float,
+    room: int | float,
     name: str,
 ) -> Look:
     """What is to be known of a slide. Raises Unreadable if it has no regions of tissue."""
@@ -219,6 +225,7 @@ def _look(
             path,
             f"{sides[0]} x {sides[1]} pixels have no region of {region}; config.data.pad, a colour, makes it one",
         )
+    view = replace(view, slide=slides.deepened(view.slide, view.scale * factor, room))
     first = [(side - n * region) // 2 if pad else 0 for side, n in zip(sides, grid, strict=True)]
     # What is slide of all regions is looked at in one go.
     extent = sides if pad else [n * region for n in grid]

@@ -32,6 +32,7 @@ ZARR, OPENSLIDE = ".zarr", (".mrxs", ".vms", ".vmu", ".svslide")
 EVERY = (*SUFFIXES, ".tif", ".tiff", ZARR, *OPENSLIDE)
 LEAST = 256  # side of a tile where a library does not say
 LIMIT = 2**26  # pixels of a window that is resized in one piece
+STEP = 4  # a side, from a level to the next of a pyramid that is made here
 SUPPORT = {"nearest": 0.5, "area": 0.5, "box": 0.5, "bicubic": 2.0, "lanczos": 3.0}  # half a kernel, in output pixels
 Pixels = Shaped[np.ndarray, "h w C"]
 Number = int | float
@@ -150,6 +151,34 @@ def filled(
         into = out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
         into[:] = read(rows.start, columns.start, len(rows), len(columns))
     return out
+
+
+def deepened(slide: Slide, shrink: int | float, room: int | float) -> Slide:
+    """``slide`` with levels in memory below its last one, down to those that are ``shrink`` times smaller a side.
+
+    They are area means, each ``STEP`` times smaller than the one before, or more where they would not fit into ``room``
+    bytes. For a slide without a pyramid, of which windows that are much reduced would be decoded at the full size each
+    time. Where the slide has such levels it is as it was, and nothing is read.
+    """
+    k = STEP
+    while slide.levels[0].height / (last := slide.levels[-1]).height * k <= shrink * 1.001:
+        size = -(-last.height // k) * -(-last.width // k) * slide.channels * slide.dtype.itemsize
+        if size <= room:
+            slide, room, k = slide._replace(levels=(*slide.levels, _smaller(slide, k))), room - size, STEP
+        else:
+            k *= 2
+    return slide
+
+
+def _smaller(slide: Slide, k: int) -> Plane:
+    """The last level reduced by ``k``, in memory; read in bands of two rows of tiles or more."""
+    full, last = slide.levels[0], slide.levels[-1]
+    height, width = -(-last.height // k), -(-last.width // k)
+    rows, step = max(2 * last.tile[0] // k, LIMIT // 16 // (k * k * width), 1), full.height / height
+    bands = [(y, min(rows, height - y)) for y in range(0, height, rows)]
+    parts = [window(slide, (y * step, 0, n * step, full.width), (n, width), "area") for y, n in bands]
+    pixels = np.concatenate(parts)
+    return Plane(height, width, (LEAST, LEAST), lambda y, x, h, w: pixels[y : y + h, x : x + w])
 
 
 def resample(

@@ -30,10 +30,21 @@ def test_variants_begin_with_the_image_itself():
     assert len(flips.variants("all", 3)) == 8
 
 
+def test_all_views_of_a_square():
+    assert (flips.axes("dihedral"), flips.axes("dihedral", 3)) == ((True, True), (False, True, True))
+    assert flips.transposed("dihedral", (3, 8, 8))
+    assert not any(flips.transposed(word, (8, 6)) for word in ("all", True, "none", "horizontal+vertical"))
+    with pytest.raises(UserError, match=r"'dihedral' is for square patches, and config.data.patch=\(8, 6\)"):
+        flips.transposed("dihedral", (8, 6))
+    with pytest.raises(UserError, match=r"config.encode.flips='dihedral' is for training alone"):
+        flips.variants("dihedral", field="config.encode.flips")
+
+
 def test_words_that_are_none():
     with pytest.raises(UserError, match="did you mean horizontal"):
         flips.axes("horizontl")
     with pytest.raises(UserError, match="2 axes has no depth"):
         flips.axes("depth+horizontal")
-    with pytest.raises(UserError, match="unknown value"):
-        flips.axes("all+depth", 3)
+    for word in ("all+depth", "dihedral+depth"):
+        with pytest.raises(UserError, match="unknown value"):
+            flips.axes(word, 3)

@@ -110,6 +110,21 @@ def test_flips(flips, down, right):
         assert share.mean() == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / 2000))
 
 
+def test_all_eight_views_come_evenly_and_alike():
+    """Of image, map and context; the other words draw the numbers that they drew before there was this one."""
+    source = volumes((8, 8), context_factor=2)
+    batch = take(1, source, batch=800, flips="dihedral")[0]
+    x, maps, wide = pixels(batch), batch["label_map"][..., 0], images.from_float(batch["context"]).astype(int)
+    np.testing.assert_array_equal(x.sum(-1), maps)
+    views = np.stack([x[:, 0, 0], x[:, 0, -1], x[:, -1, 0]], 1).reshape(len(x), -1)  # three corners tell a view
+    _, counts = np.unique(views, axis=0, return_counts=True)
+    assert len(counts) == 8
+    assert ((counts - 100) ** 2 / 100).sum() < 24.3  # chi-squared, 7 degrees of freedom, p = 0.001
+    assert (np.sign(np.diff(x[:, :, 0, :], axis=1)).sum(1) == np.sign(wide[:, -1, 0] - wide[:, 0, 0]) * 7).all()
+    with pytest.raises(UserError, match="for square patches"):
+        take(1, flips="dihedral", patch=(8, 6))
+
+
 def test_an_epoch_visits_images_by_area():
     source = examples((8, 8), (16, 16), (24, 40), labelled=False)
     batch, *_ = take(1, source, batch=20 * 205)  # 1 + 4 + 15 visits, as often as an epoch repeats them

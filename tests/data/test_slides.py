@@ -340,3 +340,70 @@ def test_a_slide_smaller_than_a_region_is_one(tmp_path):
     assert [train.head(i)["name"] for i in range(len(train))] == ["0.tif@-118,-122"]
     image = train[0]["image"]
     assert (image != (242, 243, 242)).any(-1).sum() <= 64 * 56
+
+
+def test_slides_that_do_not_say_their_microns(tmp_path, capsys):
+    """They are taken to be of what the config says; where that says nothing, and sizes matter, it is asked for."""
+    for name in "abcd":
+        tiff(tmp_path / f"{name}.tif", tissue(), 1)
+    tiff(tmp_path / "said.tif", tissue(), 1, resolution=(40000, 40000), resolutionunit="CENTIMETER")
+    found = slides.splits(str(tmp_path), mpp=0.25, reduce=2, region=32)
+    [note] = found.notes
+    says = "a.tif, b.tif, c.tif and 1 more does not say how many microns a pixel is: taken as config.data.mpp=0.25"
+    assert note == says
+    assert note in capsys.readouterr().err
+    assert {source.head(i)["mpp"] for source, i in examples(found)} == {(0.5, 0.5)}
+    (tmp_path / "said.tif").unlink()
+    for fields in ({"reduce": 2}, {"context_factor": 2.5}):
+        [note] = slides.splits(str(tmp_path), region=32, **fields).notes
+        assert "no slide says how many microns a pixel is" in note
+        assert "--config.data.mpp=" in note
+    assert slides.splits(str(tmp_path), region=32).notes == ()
+
+
+def test_a_truncated_slide_is_named(tmp_path):
+    for name in "abcd":
+        tiff(tmp_path / f"{name}.tif", tissue(), 1)
+    data = (tmp_path / "b.tif").read_bytes()
+    (tmp_path / "b.tif").write_bytes(data[: len(data) // 2])
+    found = slides.splits(str(tmp_path), region=32)
+    assert [lost[0] for source in {id(s): s for s in found.values()}.values() for lost in source.unreadable] == [
+        "b.tif"
+    ]
+    with pytest.raises(UserError, match=r"unreadable files \(1.*b\.tif"):
+        slides.splits(str(tmp_path), region=32, strict=True)
+
+
+def test_one_patient_in_two_splits_is_told(tmp_path, capsys):
+    rows = {"TCGA-A1-A0SK-01.tif": "train", "TCGA-A1-A0SK-02.tif": "test", "c.tif": "val"}
+    for name in rows:
+        tiff(tmp_path / name, tissue(64, 160), 1)
+    (tmp_path / "labels.csv").write_text("filename,split\n" + "".join(f"{n},{s}\n" for n, s in rows.items()))
+    slides.splits(str(tmp_path), region=32)
+    assert "patients in two splits (1): TCGA-A1-A0SK" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("levels", [4, 1])
+def test_training_decodes_no_level_whole(tmp_path, monkeypatch, levels):
+    """The tiles of a patch and of its context; of a slide without a pyramid those of the patch: the rest is in memory,
+    where it fits."""
+    for i in range(3):
+        tiff(tmp_path / f"{i}.tif", tissue(1024, 1280), levels)
+    fields = {"region": 64, "context_factor": 6.25, "pad": (242, 243, 242)}
+    found = slides.splits(str(tmp_path), **fields)
+    batches = pipeline.batches(found["train"], patch=(32, 32), batch=4, seed=0)
+    reads = []
+    true = files._read
+    monkeypatch.setattr(files, "_read", lambda *a: reads.append((a[1], a[4] * a[5])) or true(*a))
+    for _ in range(6):
+        next(batches)
+    stored = [area for level, area in reads if isinstance(level, files.Level)]
+    assert stored
+    assert max(stored) <= 51**2  # 32 * 6.25 / 4, and the parts of pixels at its ends
+    if levels == 1:  # the same of all three
+        small = slides.splits(str(tmp_path), memory_gb=0, **fields)
+        box = [(10, 42), (20, 52)]
+        for kept, split in zip(found.values(), small.values(), strict=True):
+            one, other = (source.read(3, box)["context"].astype(int) for source in (kept, split))
+            assert np.abs(one - other).max() <= 1
+        assert max(area for _, area in reads) >= 200**2
