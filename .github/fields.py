@@ -36,11 +36,12 @@ finite and fit in 32 bits; an empty range is any such number, or any text.
 
 Two fields go with every data set: `patch`, the sides of what is cut out of an image (height, width) or a volume (depth,
 height, width) for training, and `flips`, the axes that are mirrored at random ("all", "none", or some of "horizontal",
-"vertical", "depth", joined by "+"; "dihedral" is all 8 views of a square patch). Several data sets have `path`, the folder of the files; `strict`, which makes a
-file that cannot be read an error and not a warning; `memory_gb`, how much may stay in memory; `cache`, where what was
-read once is stored; `split_seed`, any whole number, which draws the patients of the splits; and `context_factor`, above
-1 for a second field "context" of a batch: the surroundings of the patch, so many times as wide, or where `square` says
-so those of a square of that side, of which the patch is a piece, cut at the same place.
+"vertical", "depth", joined by "+"; "dihedral" is all 8 views of a square patch). Several data sets have `path`, the
+folder of the files; `strict`, which makes a file that cannot be read an error and not a warning; `memory_gb`, how much
+may stay in memory; `cache`, where what was read once is stored; `split_seed`, any whole number, which draws the
+patients of the splits; and `context_factor`, above 1 for a second field "context" of a batch: the surroundings of the
+patch, so many times as wide, or where `square` says so those of a square of that side, of which the patch is a piece,
+cut at the same place.
 
 Every evaluator has `every`: it is asked in training every so many steps, and where this is 0, by `--mode=evaluate`
 alone.

