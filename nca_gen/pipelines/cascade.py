@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -97,7 +98,7 @@ class Pipeline:
             images = None
             for number, stage in enumerate(networks):
                 scale = int(np.prod([later.task.low for later in networks[number + 1 :]]))
-                low = None if images is None else {"low": arrays.enlarged(images, stage.task.low)}
+                low = None if images is None else {"low": arrays.enlarged(jnp.asarray(images), stage.task.low)}
                 some, sides = arrays.fold(key[start : start + batch], number), tuple(side // scale for side in size)
                 [images] = sampling.images(stage, some, sides, Settings.of(stage.config.sample), low, batch=batch)
             yield from images

@@ -87,7 +87,7 @@ class Level(NamedTuple):
 
 
 def level(
-    networks: Sequence[str], sides: Sequence[int], factor: float, pad: Sequence[int], size: Sequence[float]
+    networks: Sequence[str], sides: Sequence[int], factor: float, pad: Sequence[int], size: Sequence[int | float]
 ) -> Level:
     """The magnification whose plane holds a slide of ``size`` pixels of it, in its middle."""
     ratio = sides[-1] // sides[0]
