@@ -88,7 +88,7 @@ def get_config():
             "model": {"name": "efficient_unet"},
             "diffusion": {"name": "continuous", "clock": "log_snr", "gamma": 5.0},
             "task": {"name": "denoise", "loss": "l2", "ema": 0.9999, "drop": 0.0},
-            "optimizer": {"lr": 1e-4, "b2": 0.99, "clip": 1.0},
+            "optimizer": {"b2": 0.99, "clip": 1.0},
             "data": {"name": "slides", "path": "", "pad": GLASS, "flips": "dihedral"},
             "train": {"steps": 200_000, "batch": 8},
             "sample": {"sampler": "dpm_solver_pp", "clip": "dynamic"},
@@ -198,8 +198,8 @@ def laptop(config):
 def smoke(config):
     """Seconds: shows that every part works, not what it is worth. On the field of tissue that ships."""
     _placed(config, *_place(config), SMOKE, _alone(config))
-    fields = ("patch", "square", "reduce", "context_factor", "flips")
-    config.data = {"name": "tissue"} | {field: config.data[field] for field in fields}
+    whole = {field: int(config.data[field]) for field in ("reduce", "context_factor")}  # as fields in memory take them
+    config.data = {"name": "tissue", "flips": "dihedral"} | {f: config.data[f] for f in ("patch", "square")} | whole
     config.sample.update(steps=4, n=4, batch=8)
     config.held = {"n": 4, "train": 8}
     recipes.smoke(config)

@@ -48,6 +48,7 @@ def test_every_form_is_understood(path):
 def test_a_page_says_only_what_differs(path):
     """No field that a page states is the default anyway, but where another form or the reader needs it there."""
     told = {"data.path", "sample.size", "codec.block", "model.weights", "model.image_channels"}
+    told |= {"data.reduce", "data.tissue", "diffusion.prediction"}
     page, same = configs.stated(path), []
     for section in set(page) - {"evals", "parts", "seed"}:
         usual = build.defaults(section, page[section].get("name", build.USUAL.get(section, "")))

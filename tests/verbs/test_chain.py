@@ -92,12 +92,19 @@ def test_what_is_finished_is_passed_over(calls, tmp_path, monkeypatch, capsys):
     assert [mode for mode, _, _ in calls] == ["train", "encode", "train"]
 
 
+def test_what_is_said_of_no_stage_is_said_of_all(calls):
+    """Where they do not differ in it; what is said of one of them goes before."""
+    assert run("--config.last.train.batch=3", "--config.train.batch=4", "--config.seed=9") == 0
+    assert [(c.train.batch, c.seed) for mode, _, c in calls if mode == "train"] == [(4, 9), (3, 9)]
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
         ("--stage=lst", "unknown stage 'lst'; did you mean last?"),
         ("--config.frst.seed=1", "unknown stage in 'config.frst.seed'; did you mean config.first.seed?"),
-        ("--config.seed=1", "unknown stage in 'config.seed'; "),
+        ("--config.sed=1", "unknown stage in 'config.sed'; "),
+        ("--config.data.path=a", "the stages differ in config.data.path: say which one, --config.first.data.path or"),
         ("--config.last.train.step=1", "unknown field 'config.train.step'; did you mean config.train.steps?"),
         ("--seed=1", "unknown flag '--seed'; "),
     ],
