@@ -77,6 +77,11 @@ SMOKE = Scale(
         {"blocks": 1, "attention": F, "cross_attention": F, "head": 8},
     ),
 )
+PEER = {  # imagen-pytorch's, of --mode=bench
+    "script": "tests/peers/torch_efficient_unet.py",
+    "fields": ("width", "multipliers", "blocks", "attention", "cross_attention", "efficient", "heads", "head")
+    + ("context_channels", "low_resolution", "image_channels"),
+}
 SCHEDULES = ("cosine", "cosine", "linear")
 PREDICTIONS = ("eps", "v", "v")
 
@@ -94,6 +99,7 @@ def get_config():
             "sample": {"sampler": "dpm_solver_pp", "clip": "dynamic"},
             "generate": {"name": "urcdm"},
             "evals": of_samples(every=10_000),
+            "bench": {"what": ("peer",), "batch": 1, "peer": PEER},
             "parts": {},
         }
     )
@@ -202,6 +208,7 @@ def smoke(config):
     config.data = {"name": "tissue", "flips": "dihedral"} | {f: config.data[f] for f in ("patch", "square")} | whole
     config.sample.update(steps=4, n=4, batch=8)
     config.held = {"n": 4, "train": 8}
+    config.evals.scores = {"every": 0, "metrics": ("drift", "neighbours")}  # others know nothing of 8 pixels
     recipes.smoke(config)
 
 

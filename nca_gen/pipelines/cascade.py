@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +96,7 @@ class Pipeline:
             return
         networks = [opened(self.parts, name, self.place) for name in self.networks]
         for start in range(0, len(key), batch):
-            images = None
+            images: Any = None
             for number, stage in enumerate(networks):
                 scale = int(np.prod([later.task.low for later in networks[number + 1 :]]))
                 low = None if images is None else {"low": arrays.enlarged(jnp.asarray(images), stage.task.low)}

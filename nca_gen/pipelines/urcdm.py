@@ -219,7 +219,6 @@ def program(task: Any, how: How, grid: Mesh) -> Any:
     step = chosen(samplers.SAMPLERS, "config.sample.sampler", settings.sampler)
     bound = chosen(guidance.CLIPS, "config.sample.clip", settings.clip)
     times = process.times(settings.steps)
-    again = {"resample": how.resample, "jump": how.jump, "published": how.published}
 
     def run(params, known, hole, cond, words, rows, columns):
         at = (rows, columns)
@@ -232,7 +231,10 @@ def program(task: Any, how: How, grid: Mesh) -> Any:
             denoise = guidance.constrained(denoise, process, codec, bound)
         carry = samplers.begin(samplers.initial_noise(key, x0.shape[1:-1], x0.shape[-1], at))
         given = step, process, denoise, carry, times, key, at
-        carry = inpaint.resampled(*given, **again) if how.resample > 1 else samplers.sample(*given)
+        if how.resample > 1:
+            carry = inpaint.resampled(*given, how.resample, how.jump, how.published)
+        else:
+            carry = samplers.sample(*given)
         return jnp.where(hole, codec.decode(carry.x), known)
 
     lay = P(devices.AXES)

@@ -124,7 +124,8 @@ class Plane(NamedTuple):
         (y0, y1), (x0, x1) = inside
         pixels = self.read(y0, x0, y1 - y0, x1 - x0)
         rows, columns = np.arange(top, top + height), np.arange(left, left + width)
-        out = pixels[np.ix_(np.clip(rows - y0, 0, y1 - y0 - 1), np.clip(columns - x0, 0, x1 - x0 - 1))]
+        down, across = np.clip(rows - y0, 0, y1 - y0 - 1), np.clip(columns - x0, 0, x1 - x0 - 1)
+        out = pixels.take(down, 0).take(across, 1)
         if len(colour):
             out[(rows < 0) | (rows >= self.grid.sides[0])] = colour
             out[:, (columns < 0) | (columns >= self.grid.sides[1])] = colour
