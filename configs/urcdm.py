@@ -79,8 +79,10 @@ SMOKE = Scale(
 )
 PEER = {  # imagen-pytorch's, of --mode=bench
     "script": "tests/peers/torch_efficient_unet.py",
-    "fields": ("width", "multipliers", "blocks", "attention", "cross_attention", "efficient", "heads", "head")
-    + ("context_channels", "low_resolution", "image_channels"),
+    "fields": (
+        *("width", "multipliers", "blocks", "attention", "cross_attention", "efficient", "heads", "head"),
+        *("context_channels", "low_resolution", "image_channels"),
+    ),
 }
 SCHEDULES = ("cosine", "cosine", "linear")
 PREDICTIONS = ("eps", "v", "v")
