@@ -42,6 +42,12 @@ def null(cond: Mapping[str, Any]) -> dict[str, Any]:
     return {name: field if name in LOW else zeros(field) for name, field in cond.items()}
 
 
+def guides(cond: Condition, scale: int | float) -> bool:
+    """Whether there is a null condition to go away from: a ``scale`` other than 1, and a field that :func:`null` takes
+    away. With :data:`LOW` alone both halves would be told the same."""
+    return scale != 1 and any(name not in LOW for name in cond or ())
+
+
 def both(key: Key[Array, " B"]) -> Key[Array, " R"]:
     """The keys of conditional and null :func:`rows`: apart, so that the halves fire and are born independently."""
     return rows(key, arrays.fold(key, NULL))
@@ -50,11 +56,11 @@ def both(key: Key[Array, " B"]) -> Key[Array, " R"]:
 def classifier_free(denoise: Conditional, cond: Condition, scale: float) -> Denoiser:
     """p_null + scale (p_cond - p_null) (Ho & Salimans 2022), both by one call on 2 B :func:`rows`.
 
-    scale 0 is unconditional, 1 conditional and one call on B rows, above 1 guided; without a condition there is nothing
-    to guide. Each half has randomness and a memory of its own; the null condition is that of :func:`null`; a variance
-    is that of the conditional half.
+    scale 0 is unconditional, 1 conditional and one call on B rows, above 1 guided; where there is nothing to guide
+    (:func:`guides`), one call on B rows too. Each half has randomness and a memory of its own; the null condition is
+    that of :func:`null`; a variance is that of the conditional half.
     """
-    if scale == 1 or cond is None:
+    if not guides(cond, scale):
         return lambda x, t, memory, key: denoise(x, t, cond, memory, key)
 
     def guided(x, t, memory, key):

@@ -74,7 +74,7 @@ class Settings(NamedTuple):
 
     def guided(self, cond: Condition) -> bool:
         """Whether every sample takes two rows of a call: its condition, and none."""
-        return cond is not None and self.guidance != 1
+        return guidance.guides(cond, self.guidance)
 
 
 def title(config: Any) -> list[str]:

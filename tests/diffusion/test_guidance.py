@@ -83,6 +83,23 @@ def test_without_a_condition_there_still_is_the_smaller_image():
     assert not free["label"].any()
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_a_smaller_image_alone_leaves_nothing_to_guide(scale):
+    """Its null condition keeps all of it: one call on the rows that there are, told of them, with their own keys."""
+    sizes, low = [], {"low": X + 1, "low_log_snr": np.float32([1, 2])}
+
+    def denoise(x, t, cond, memory, key):
+        sizes.append(len(x))
+        return x + cond["low"], jax.random.key_data(key)
+
+    said, words = guided(denoise, scale, low)
+    assert sizes == [2]
+    np.testing.assert_allclose(said, 2 * X + 1, atol=1e-6)
+    np.testing.assert_array_equal(words, jax.random.key_data(KEY))
+    guided(lambda x, t, cond, *_: (sizes.append(len(x)) or x, ()), scale, low | COND)
+    assert sizes == [2, 2 if scale == 1 else 4]
+
+
 def test_each_half_remembers_for_itself():
     def denoise(x, t, cond, memory, key):
         return x, memory * 2 + cond["label"].sum(-1)
