@@ -60,7 +60,7 @@ def classifier_free(denoise: Conditional, cond: Condition, scale: float) -> Deno
     (:func:`guides`), one call on B rows too. Each half has randomness and a memory of its own; the null condition is
     that of :func:`null`; a variance is that of the conditional half.
     """
-    if not guides(cond, scale):
+    if cond is None or not guides(cond, scale):
         return lambda x, t, memory, key: denoise(x, t, cond, memory, key)
 
     def guided(x, t, memory, key):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,8 +95,8 @@ def open(
 
     A folder (with its sub folders, as :func:`nca_gen.io.walk.walk` finds them; a note says what is passed over) of
     images, of volumes (``.nii``, ``.nii.gz``, ``.npy``, ``.npz``: one a file) or of slides (``.svs`` and the like,
-    tiled TIFF); a single volume or slide; an ``.npz`` in the layout of ADM (``arr_0``, ``[N, H, W, C]``) or an
-    ``.npy``, where five axes ``[N, D, H, W, C]`` are volumes. Every file is read once here, so that a damaged one is
+    tiled TIFF, OME-Zarr); a single volume or slide; an ``.npz`` in the layout of ADM (``arr_0``, ``[N, H, W, C]``) or
+    an ``.npy``, where five axes ``[N, D, H, W, C]`` are volumes. Every file is read once here, so that a damaged one is
     known before any number is: ``progress`` hears how many are done. Memory does not grow with the number of images.
     A tiled TIFF without a pyramid is an image where ``wanted`` is "images", or others of the folder are, or it is
     smaller than a tile of a slide; else it is a slide.
@@ -109,11 +110,15 @@ def open(
         return _array(root)
     if root.is_file() and root.name.lower().endswith(ARCHIVES):
         raise UserError(f"{path} is an archive: unpack it, and give the folder")
-    names, notes = ([root.name], []) if root.is_file() else _files(root)
+    single = root.is_file() or root.name.lower().endswith(slides.ZARR)
+    names, notes = ([root.name], []) if single else _files(root)
     if beside := _pictures(names):
         names = [name for name in names if name not in beside]
         notes = [*notes, f"passed over: {len(beside)} pictures beside volumes of the same name ({min(beside)})"]
-    folder = root.parent if root.is_file() else root
+    folder = root.parent if single else root
+    if again := _again(folder, names):
+        names = [name for name in names if name not in again]
+        notes = [*notes, f"passed over: {len(again)} files that show a slide of the same name again ({min(again)})"]
     kind = _one_kind(folder, names, wanted)
     look = {"images": _look, "volumes": volumes.look, "slides": slides.open_slide}[kind]
     # Volumes and slides are large, and one at a time is in memory.
@@ -290,7 +295,7 @@ def _alpha(data: bytes) -> bool:
 
 def _files(root: Path) -> tuple[list[str], list[str]]:
     """Scorable files below ``root``, and what has to be said of others."""
-    wanted = (*walk.IMAGES, *volumes.SUFFIXES, *slides.SUFFIXES)
+    wanted = (*walk.IMAGES, *volumes.SUFFIXES, *(end for end in slides.EVERY if end not in walk.IMAGES))
     files = walk.walk(root, wanted)
     if not files.names:
         also = "".join(f" ({sentence})" for sentence in files.said)
@@ -302,6 +307,24 @@ def _pictures(names: Iterable[str]) -> set[str]:
     """The images beside a volume of the same name, as we write them: they show it."""
     stems = {name.partition(".")[0] for name in names if name.lower().endswith(volumes.SUFFIXES)}
     return {name for name in names if name.lower().endswith(images.SUFFIXES) and name.partition(".")[0] in stems}
+
+
+def _again(folder: Path, names: Sequence[str]) -> set[str]:
+    """What shows a slide beside it again, as we write it: pictures called as it is, or NAME_MORE, and an OME-Zarr."""
+
+    def stem(name: str) -> str:
+        return str(Path(name).with_name(Path(name).name.partition(".")[0]))
+
+    whole = {stem(name): name for name in sorted(names, key=str.lower) if name.lower().endswith(slides.EVERY)}
+    found = set()
+    for name in names:
+        own, low = stem(name), name.lower()
+        ends = [] if low.endswith(slides.ZARR) else [one.start() for one in re.finditer("_", own)]
+        near = (whole.get(own[:end]) for end in [len(own), *ends])
+        other = next((one for one in near if one and one != name), None)
+        if low.endswith((".png", ".jpg", ".jpeg", slides.ZARR)) and other and _kind(folder / other) == "slides":
+            found.add(name)
+    return found
 
 
 def _one_kind(folder: Path, names: Iterable[str], wanted: str) -> str:

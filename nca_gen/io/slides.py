@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nca_gen.errors import UserError
-from nca_gen.io import colour, images, space
+from nca_gen.io import colour, images, space, walk
 
 SUFFIXES = (".svs", ".ndpi", ".scn", ".bif")  # and tiled .tif, .tiff
 ZARR, OPENSLIDE = ".zarr", (".mrxs", ".vms", ".vmu", ".svslide")
@@ -277,9 +277,16 @@ def of(slides: Sequence[Slide], notes: Sequence[str]) -> Slides:
         notes = [*notes, "16-bit pixels are rounded to 8 bits for feature networks"]
     key = hashlib.sha256()
     for slide in slides:
-        with open(slide.path, "rb") as file:
-            key.update(hashlib.file_digest(file, "sha256").digest())
+        key.update(_content(Path(slide.path)))
     return Slides(tuple(slides), key.hexdigest(), tuple(notes))
+
+
+def _content(path: Path) -> bytes:
+    """SHA-256 of the file of a slide, or of the files in its folder."""
+    if path.is_dir():
+        return walk.content(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _high(slide: Slide) -> int:
@@ -420,7 +427,8 @@ def _read(slide: Slide, level: Level | Plane, top: int, left: int, height: int, 
             file.seek(level.offsets[r * across + c])
             return file.read(level.counts[r * across + c])
 
-        for _ in pool.map(paste, [((r, c), data(r, c)) for r in rows for c in columns]):
+        tiles = [((r, c), data(r, c)) for r in rows for c in columns]
+        for _ in (map if len(tiles) == 1 else pool.map)(paste, tiles):  # a thread takes longer to start than a tile
             pass
     return out
 

@@ -34,12 +34,12 @@ ABOUT = About(
         "real slides or large images, in 8 bits. Patch i of both sets has the same random size, and the same place as "
         "a fraction of the room that the slide leaves; every slide gives an equal share, in the order of the set. "
         "protocol=urcdm (the default; ddof 1): a square whose side is log-uniform from the patch size to the shorter "
-        "side of the smallest slide of both sets, cropped, then resized to the patch size (1024 unless the option "
-        "patch says another) by an antialiased bicubic. protocol=anyres (Chai et al. 2022; ddof 0): the shorter side "
-        "of the whole image is resized by Lanczos to a size uniform from the patch size (256) to that same largest "
-        "side, then a patch is cropped. Windows of a slide come from the smallest level of its pyramid that has enough "
-        "pixels. Lower is better. It falls with the number of patches n (50,000 as published), and depends on the "
-        "patch size: compare at equal ones only."
+        "side of the smallest slide of both sets (or to the option largest), cropped, then resized to the patch size "
+        "(1024 unless the option patch says another) by an antialiased bicubic. protocol=anyres (ddof 0): the shorter "
+        "side of the whole image is resized by Lanczos to a size uniform from the patch size (256) to that same "
+        "largest side, then a patch is cropped. Windows of a slide come from the smallest level with enough pixels. "
+        "Lower is better. It falls with the number of patches n (50,000 as published), and depends on the patch size: "
+        "compare at equal ones only."
     ),
 )
 
@@ -156,6 +156,7 @@ def score(
     protocol: str = "urcdm",
     n: Count = PATCHES,
     patch: Count | None = None,
+    largest: Count | None = None,
     extractor: str = "inception",
     layer: str = "2048",
     weights: str | None = None,
@@ -165,8 +166,9 @@ def score(
 
     What is known of the real patches is kept on disk.
 
-    ``patch`` is the side of a patch as features see it (None: as published). Raises UserError for an unknown protocol,
-    no slides, and slides that are smaller than a patch.
+    ``patch`` is the side of a patch as features see it (None: as published), ``largest`` the greatest side in the sense
+    of ``protocol`` (None: the shorter side of the smallest slide), one for all that is to be compared. Raises UserError
+    for an unknown protocol, no slides, and slides that are smaller than a patch or than ``largest``.
     """
     del train
     if protocol not in PROTOCOLS:
@@ -175,12 +177,17 @@ def score(
         raise UserError(f"pfid needs slides or images, got {len(generated)} generated and {len(real)} real")
     how = PROTOCOLS[protocol]
     patch = patch or how.patch
-    largest = min(min(size) for images in (generated, real) for size in sizes(images))
-    if largest < patch:
+    least = min(min(size) for images in (generated, real) for size in sizes(images))
+    if least < patch:
         raise UserError(
-            f"pfid takes patches of {patch} pixels, and the smallest slide has a side of {largest}: "
-            f"choose smaller ones (pfid:patch={largest // 2})"
+            f"pfid takes patches of {patch} pixels, and the smallest slide has a side of {least}: "
+            f"choose smaller ones (pfid:patch={least // 2})"
         )
+    if largest and not patch <= largest <= least:
+        raise UserError(
+            f"pfid:largest={largest} lies between the side of a patch, {patch}, and that of the smallest slide, {least}"
+        )
+    largest = largest or least
     cut = partial(patches, n=n, patch=patch, largest=largest, protocol=protocol, seed=seed)
     read = partial(statistics, name=extractor, layer=layer, weights=weights, batch=batch)
     some = cut(real)

@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from nca_gen.errors import UserError
-from nca_gen.io import images, sets, slides, volumes
+from nca_gen.io import huge, images, sets, slides, volumes
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (12, 16, 20, 3)).astype(np.uint8)
@@ -310,3 +310,30 @@ def test_channels_that_come_first_are_told(tmp_path, side):
     np.save(tmp_path / "x.npy", np.zeros((5, 3, side, side), np.uint8))
     with pytest.raises(UserError, match="channels come last, N x H x W x C"):
         sets.open(tmp_path / "x.npy")
+
+
+def test_slides_are_ome_zarr_too_and_what_shows_them_again_is_passed_over(tmp_path):
+    """As a gigapixel picture is written: a TIFF, the same as OME-Zarr, a glance at it and a mask."""
+    pixels = np.random.default_rng(5).integers(0, 256, (3, 300, 280), np.uint8)
+    for name in ("a", "b"):
+        huge.level(tmp_path / f"{name}.ome.zarr", 0, (300, 280), 3, np.uint8, (128, 128), (64, 64)).write(
+            pixels
+        ).result()
+        huge.describe(tmp_path / f"{name}.ome.zarr", 1, 3, name)
+    alone = sets.open(tmp_path)
+    assert (sets.kind(alone), len(alone), alone.sizes) == ("slides", 2, ((300, 280),) * 2)
+    np.testing.assert_array_equal(alone.window(1, (8, 16, 40, 50), (40, 50)), np.moveaxis(pixels, 0, -1)[8:48, 16:66])
+    one = sets.open(tmp_path / "a.ome.zarr")
+    assert (len(one), one.names) == (1, (str(tmp_path / "a.ome.zarr"),))
+    assert len({alone.digest, one.digest, sets.open(tmp_path / "b.ome.zarr").digest}) == 3
+    with tifffile.TiffWriter(tmp_path / "a.tiff") as file:
+        for k in (1, 2):
+            file.write(images.reduce(np.moveaxis(pixels, 0, -1), k), tile=(128, 128), photometric="rgb")
+    for name in ("a", "a_mask", "b"):
+        images.write(tmp_path / f"{name}.png", PIXELS[0])
+    found = sets.open(tmp_path)
+    assert [path.rpartition("/")[2] for path in found.names] == ["a.tiff", "b.ome.zarr"]
+    assert found.notes[0] == "passed over: 4 files that show a slide of the same name again (a.ome.zarr)"
+    images.write(tmp_path / "other.png", PIXELS[0])
+    with pytest.raises(UserError, match="mixes"):
+        sets.open(tmp_path)

@@ -193,6 +193,21 @@ def test_sets_of_unlike_sizes_share_the_smallest_side(simple):
         pfid.score(a, b, None, 0, n=20, patch=65)
 
 
+def test_the_largest_crop_may_be_stated(simple):
+    """One for all sets that are compared: that of the smallest of them. It lies between a patch and the slides."""
+    large, other, small = tissue(2, 200, 200), tissue(2, 200, 200), tissue(2, 120, 120)
+    how = {"n": 20, "patch": 32}
+    stated = pfid.score(other, large, None, 3, largest=120, **how)
+    few = fid.distance(
+        *(pfid.statistics(cut(x, 20, largest=120), name="inception", layer="2048") for x in (large, other))
+    )
+    assert stated["pfid"] == pytest.approx(few["fid"])
+    assert pfid.score(small, large, None, 3, largest=120, **how) == pfid.score(small, large, None, 3, **how)
+    for wrong in (16, 201):
+        with pytest.raises(UserError, match=f"pfid:largest={wrong} lies between the side of a patch, 32, and .* 200"):
+            pfid.score(other, large, None, 3, largest=wrong, **how)
+
+
 def test_defaults_are_the_published_ones():
     assert (pfid.PROTOCOLS["urcdm"].patch, pfid.PROTOCOLS["anyres"].patch, pfid.PATCHES) == (1024, 256, 50_000)
     small = np.zeros((1, 300, 300, 3), np.float32)
