@@ -5,7 +5,8 @@ Pictures are made alike (:mod:`nca_gen.verbs.readers_pictures`), served with not
 (:mod:`nca_gen.verbs.readers_answers`). A reader has a link of their own, and goes on where they were.
 
 In the workdir: ``study.sqlite``, which knows the truth and the answers; ``tiles.sqlite``, the pictures; and, written
-when serving ends or with --readers.serve=false, ``readers.html``, ``readers.json`` and ``answers.csv``.
+when serving ends (Ctrl-C, SIGTERM) or with --readers.serve=false, ``readers.html``, ``readers.json`` and
+``answers.csv``. The latter also lists the links of readers.
 """
 
 from __future__ import annotations
@@ -57,12 +58,28 @@ def readers(config: Any, workdir: str | Path) -> None:
         study = prepare(plan, folder)
         readers_server.serve(study, plan.host, plan.port, lambda address: welcome(address, folder))
     print("\n".join(summarise(folder)), flush=True)
+    if not plan.serve:
+        print("\n".join(links(folder, plan)), flush=True)
 
 
 def welcome(address: str, folder: Path) -> None:
     """Says where readers go, and how the study ends."""
     print(f"readers begin at {address} (Ctrl-C ends; the same command goes on where it was)", flush=True)
     print(f"the answers so far: --mode=readers --workdir={folder} --readers.serve=false", flush=True)
+
+
+def links(folder: Path, plan: Readers) -> list[str]:
+    """Where each reader goes on, for one who has lost it. They stand on the screen alone: a report is passed on."""
+    known = record.tokens(folder)
+    rows = [
+        [f"{i} {name or '(no name)'}", readers_server.address(plan.host, plan.port, token)]
+        for i, (name, token) in enumerate(known, 1)
+    ]
+    return (
+        ["links of readers (as served at --readers.host and --readers.port):", *screen.aligned([], rows)]
+        if known
+        else []
+    )
 
 
 # Before: pictures.

@@ -208,6 +208,12 @@ def people(folder: Path) -> list[tuple[int, str, int]]:
         return study.execute(query).fetchall()
 
 
+def tokens(folder: Path) -> list[tuple[str, str]]:
+    """Name and token of every reader, in the order in which they came."""
+    with reading(folder) as study:
+        return study.execute("SELECT name, token FROM readers ORDER BY id").fetchall()
+
+
 def answers(folder: Path) -> list[Answer]:
     """All answers and the truth, in the order of readers and pairs."""
     query = """

@@ -19,10 +19,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nca_gen import screen
+from nca_gen.data.slides import stained
 from nca_gen.errors import UserError
 from nca_gen.io import codec, images, slides, space, walk
 
 TILE = 256  # side, pixels
+GLANCE = 1024  # side of the middle of a slide's smallest level, at which is seen whether it has colours
 FILE = "tiles.sqlite"
 TILES = """
 CREATE TABLE IF NOT EXISTS tiles (
@@ -39,13 +41,14 @@ Window = Callable[[slides.Box, Size], slides.Pixels]
 class Original(NamedTuple):
     """A file of a set: its full ``size`` (height, width), how it is stored, and how large a pixel is.
 
-    ``mpp``: micrometres along height and width, () where that is not known.
+    ``mpp``: micrometres along height and width, () where that is not known. ``grey``: it has no colours.
     """
 
     path: Path
     size: Size
     codec: str
     mpp: space.Sizes = ()
+    grey: bool = False
 
 
 class Plan(NamedTuple):
@@ -72,11 +75,19 @@ def original(path: Path) -> Original:
     """What is to be known of the file at ``path``. Raises UserError where it cannot be read."""
     if slides.is_slide(path):
         slide = slides.open_slide(path)
-        full = slide.levels[0]
-        return Original(path, (full.height, full.width), codec.of_file(path), (slide.mpp,) * 2 if slide.mpp else ())
+        full, last = slide.levels[0], slide.levels[-1]
+        height, width = min(last.height, GLANCE), min(last.width, GLANCE)
+        seen = slide.read(last, (last.height - height) // 2, (last.width - width) // 2, height, width)
+        mpp = (slide.mpp,) * 2 if slide.mpp else ()
+        return Original(path, (full.height, full.width), codec.of_file(path), mpp, colourless(seen))
     data = path.read_bytes()
     pixels, mpp = images.measured(data, path)
-    return Original(path, pixels.shape[:2], codec.of(data), mpp)
+    return Original(path, pixels.shape[:2], codec.of(data), mpp, colourless(pixels))
+
+
+def colourless(pixels: slides.Pixels) -> bool:
+    """Whether nothing in a picture has a colour (:func:`nca_gen.data.slides.stained`)."""
+    return pixels.shape[-1] < 3 or not bool(stained(images.picture(pixels)).any())
 
 
 def window(path: Path) -> Window:
@@ -129,6 +140,12 @@ def doubts(real: Sequence[Original], synthetic: Sequence[Original], plan: Plan) 
         sentences.append(
             f"Files of the real pictures are {codecs[0]}, of the synthetic ones {codecs[1]}: readers may learn the "
             "blocks of JPEG. Give both through the same codec."
+        )
+    greys = [sum(one.grey for one in some) for some in (real, synthetic)]
+    if greys[0] * len(synthetic) != greys[1] * len(real):
+        sentences.append(
+            f"{greys[0]} of {len(real)} real pictures and {greys[1]} of {len(synthetic)} synthetic ones are grey, the "
+            "others in colour: a reader may tell by that alone. Give both in colours, or both in grey."
         )
     factor = lambda one: box(one.size, plan)[2] / plan.size[0]
     sizes = [[[factor(one) * side for side in one.mpp] for one in some if one.mpp][:1] for some in (real, synthetic)]
@@ -242,7 +259,8 @@ def _store(store: sqlite3.Connection, number: int, one: Original, plan: Plan, ba
 def equalise(folder: Path) -> int:
     """Fills all tiles up with zeros, which no decoder reads, to the bytes of the longest one, and returns them.
 
-    So neither what is sent nor how much is read for it depends on the picture. A second time nothing is left to do.
+    So neither what is sent nor how much is read for it depends on the picture. Nor does where that lies: what was
+    filled up would be in pieces, so the file is written anew, in the order of numbers that are by chance.
     """
     with closing(sqlite3.connect(folder / FILE)) as store:
         store.create_function("filled", 2, lambda data, n: data.ljust(n, b"\0"), deterministic=True)
@@ -251,6 +269,7 @@ def equalise(folder: Path) -> int:
             with store:
                 change = "UPDATE tiles SET data = filled(data, ?) WHERE picture = ? AND length(data) < ?"
                 store.execute(change, (length, picture, length))
+        store.execute("VACUUM")
     return length
 
 

@@ -8,6 +8,7 @@ come from one store by one path, and have the same headers, which say nothing of
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sqlite3
 import sys
@@ -129,7 +130,10 @@ def libraries() -> tuple[Any, Any]:
 
 
 def serve(study: Study, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serves until it is interrupted; ``say`` hears the address once it answers. Raises UserError for a taken port."""
+    """Serves until it is interrupted, by Ctrl-C or SIGTERM; ``say`` hears the address once it answers.
+
+    Raises UserError for a port that is taken.
+    """
     _, waitress = libraries()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -140,9 +144,16 @@ def serve(study: Study, host: str, port: int, say: Callable[[str], None]) -> Non
         ) from e
     server = waitress.create_server(app(study), sockets=[listener], threads=THREADS, ident=None)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that readers wait a moment is no news
-    name = socket.gethostname() if host in EVERYWHERE else f"[{host}]" if ":" in host else host
-    say(f"http://{name}:{listener.getsockname()[1]}/")
+    say(address(host, listener.getsockname()[1]))
+    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:
         server.run()  # returns when it is interrupted
     finally:
+        signal.signal(signal.SIGTERM, former)
         server.close()
+
+
+def address(host: str, port: int, token: str = "") -> str:
+    """Where a reader goes, who has a ``token`` already or not."""
+    name = socket.gethostname() if host in EVERYWHERE else f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/{f'r/{token}' if token else ''}"

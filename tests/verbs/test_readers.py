@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import signal
 import socket
 import sqlite3
 import struct
@@ -161,6 +162,25 @@ def test_what_may_tell_the_sets_apart_is_said():
     assert "0.5 µm wide in real pictures and 0.25 µm" in cells
     assert "reduced 2 times, synthetic ones 1 times" in sharp
     assert said(one._replace(size=(300, 300)), "crop") == []
+    [grey] = said(one._replace(grey=True))
+    assert grey.startswith("0 of 1 real pictures and 1 of 1 synthetic ones are grey, the others in colour")
+
+
+def test_a_picture_is_grey_where_it_has_no_colours(tmp_path):
+    """In one channel or in three, as a slide too; what JPEG makes of grey is no colour."""
+    rng = np.random.default_rng(3)
+    grey = tissue(rng, (64, 64), 1)
+    images.write(tmp_path / "one.png", grey)
+    images.write(tmp_path / "three.png", grey.repeat(3, -1))
+    PIL.Image.fromarray(grey.repeat(3, -1)).save(tmp_path / "three.jpg", quality=60)
+    images.write(tmp_path / "deep.tif", grey.astype(np.uint16) << 8)
+    tifffile.imwrite(tmp_path / "slide.tif", grey.repeat(3, -1), tile=(64, 64), photometric="rgb")
+    coloured = grey.repeat(3, -1)
+    coloured[30, 30] = 90, 90, 120
+    images.write(tmp_path / "spot.png", coloured)
+    tifffile.imwrite(tmp_path / "stained.tif", coloured, tile=(64, 64), photometric="rgb")
+    found = {one.path.name for one in pictures.originals(str(tmp_path), "--readers.real") if one.grey}
+    assert found == {"one.png", "three.png", "three.jpg", "deep.tif", "slide.tif"}
 
 
 # Blindness.
@@ -209,6 +229,50 @@ def test_tiles_are_alike_but_for_their_pixels(study):
     assert max(ends) > 20 * min(ends)  # as they are, the lengths would tell
     named = b" ".join(data for *_, data in look(study, token))
     assert not re.search(rb"case\d|fake\d|scanner|synthetic/|\.png", named)
+
+
+def test_tiles_of_real_and_synthetic_pictures_take_the_same_way(study, monkeypatch):
+    """So that time tells nothing: the same questions to the same files for every tile, nothing encoded on the way.
+
+    Each tile lies in as many pages, one after the other, though some were filled up after they had been stored.
+    """
+    token, asked = record.enrol(study.folder, "", 4), []
+    client, connect = server.app(study).test_client(), sqlite3.connect
+    real = {i for (i,) in query(study.folder, "SELECT id FROM pictures WHERE real")}
+    first = {n: a in real for n, a in query(study.folder, "SELECT number, first FROM trials")}
+
+    def listened(path, **how):
+        store = connect(path, **how)
+        store.set_trace_callback(lambda text: asked.append((Path(path).name, re.sub(r"\d+|'.*?'", "?", text))))
+        return store
+
+    monkeypatch.setattr(sqlite3, "connect", listened)
+    monkeypatch.setattr(pictures, "encoded", None)
+    ways = {True: [], False: []}
+    for pair in (1, 2):
+        for place in (1, 2):
+            for tile in ("0/0/0", "0/1/1", "1/0/0"):
+                asked.clear()
+                assert client.get(f"/r/{token}/{pair}/{place}/{tile}").status_code == 200
+                way = [(name, re.sub("first|second", "place", text)) for name, text in asked]
+                ways[first[pair] == (place == 1)].append(way)
+    assert len(ways[True]) == len(ways[False]) == 6
+    assert len({repr(way) for way in ways[True] + ways[False]}) == 1
+    monkeypatch.undo()
+    try:
+        pages = query(
+            study.folder,
+            "SELECT path, pageno FROM dbstat WHERE name = 'tiles' AND pagetype = 'overflow' ORDER BY path",
+            file=pictures.FILE,
+        )
+    except sqlite3.OperationalError:
+        pytest.skip("this SQLite has no dbstat, which tells where tiles lie")
+    chains = {}
+    for path, page in pages:
+        chains.setdefault(path.partition("+")[0], []).append(page)
+    assert len(chains) == 12 * 5
+    assert len({len(chain) for chain in chains.values()}) == 1
+    assert all(chain == [*range(chain[0], chain[0] + len(chain))] for chain in chains.values())
 
 
 def test_pairs_of_a_reader_are_balanced_and_their_own(study):
@@ -388,7 +452,37 @@ def test_the_report_of_known_answers(study, capsys):
 def test_no_answers_are_no_report(study, capsys):
     record.enrol(study.folder, "", 4)
     assert main.run(["--mode=readers", f"--workdir={study.folder}", "--readers.serve=false"]) == 0
-    assert capsys.readouterr().out == "no answers yet; readers: 1\n"
+    out = capsys.readouterr().out
+    assert out.startswith("no answers yet; readers: 1\n")
+
+
+def test_links_are_listed_again_on_the_screen_alone(study, capsys):
+    """A reader who has lost theirs goes on where they were; the report, which is passed on, opens no study."""
+    tokens = [record.enrol(study.folder, name, 2) for name in ("Ann", "")]
+    record.answer(study.folder, tokens[0], 1, 1, 900)
+    flags = ["--readers.serve=false", "--readers.host=study.lab", "--readers.port=80"]
+    assert main.run(["--mode=readers", f"--workdir={study.folder}", *flags]) == 0
+    *_, one, two = capsys.readouterr().out.splitlines()
+    assert one.split() == ["1", "Ann", f"http://study.lab:80/r/{tokens[0]}"]
+    assert two.split() == ["2", "(no", "name)", f"http://study.lab:80/r/{tokens[1]}"]
+    written = b"".join((study.folder / name).read_bytes() for name in ("readers.html", "readers.json", "answers.csv"))
+    assert not any(token.encode() in written for token in tokens)
+    assert record.progress(study.folder, tokens[0]) == (2, 1, True)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_asked_to_end_writes_its_report(study, end):
+    """By a scheduler or by Ctrl-C: the answers so far are a page, and the process ends well."""
+    record.answer(study.folder, record.enrol(study.folder, "Ann", 2), 1, 1, 900)
+    command = [sys.executable, "-m", "nca_gen.main", "--mode=readers", f"--workdir={study.folder}", "--readers.port=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+        assert process.stdout.readline().startswith("readers begin at http://127.0.0.1:")
+        process.stdout.readline()
+        process.send_signal(end)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "the page is" in out
+    assert json.loads((study.folder / "readers.json").read_text())["total"]["n"] == 1
 
 
 # The command line.
