@@ -31,6 +31,7 @@ modes
   classify   train classifiers on a labelled data set and on its expansions; compare them over folds
   study      one table of several runs: how good, how large, how fast
   readers    serve pairs of a real and a synthetic picture to people who say which is real; report how often they can
+  tables     URCDM's tables of scores, for a folder of real slides and folders of generated slides or images
   describe   parameters, reach, FLOP and memory of the model; with --for=h100:8 whether it fits there, and for how long
   bench      time and peak memory of a training step and of sampling
   check      read the data set through; say what is in it and what is wrong with it
@@ -52,6 +53,7 @@ VERBS = (
     "classify",
     "study",
     "readers",
+    "tables",
     "describe",
     "bench",
     "check",
@@ -60,7 +62,8 @@ VERBS = (
 USES = ("generate", "evaluate", "expand", "export")  # of what was trained
 READS = (*USES, "encode")  # beside the config also weights of the workdir; the others only write there
 SAYS = ("describe", "check")  # and write nothing
-SHORT = ("export", "readers")  # whose fields are flags too: --export.path for --config.export.path
+ALONE = ("readers", "tables")  # that need pictures, and no config
+SHORT = ("export", *ALONE)  # whose fields are flags too: --export.path for --config.export.path
 FLAGS = ("--config", "--workdir", "--mode", "--samples", "--reference", "--train", "--metrics", "--weights")
 FLAGS += ("--stage", "--for", "--json", "--help", "--out")
 
@@ -136,7 +139,7 @@ def configure(args: Namespace, rest: list[str]) -> Any:
         config = configs.saved(stored)
     elif args.workdir and args.mode in USES:
         raise UserError(f"there is no run in {args.workdir}; train first, or correct --workdir")
-    elif args.mode == "readers":  # pictures are all that it needs
+    elif args.mode in ALONE:
         config = configs.empty()
     else:
         raise UserError(f"name a config with --config=FILE, one of: {pages()}")

@@ -213,7 +213,7 @@ class Readers(NamedTuple):
     least of all, by ``fit``: "crop" cuts out their middles, "resize" reduces them; "" where they are of one size. Tiles
     are PNG, or JPEG where ``quality`` is above 0, a third as long. ``host``: "0.0.0.0" for other machines too,
     on an open network behind a proxy that encrypts; ``port``: 0 for any that is free. ``serve``: false writes the
-    report and ends.
+    report, lists the links of readers and ends.
     """
 
     real: str = ""
@@ -225,6 +225,31 @@ class Readers(NamedTuple):
     host: str = "127.0.0.1"
     port: Annotated[int, Interval(ge=0, le=65535)] = 8080
     serve: bool = True
+
+
+class Tables(NamedTuple):
+    """``config.tables``: what --mode=tables scores; ``--tables.real`` is short for ``--config.tables.real``, and so on.
+
+    ``real``: a folder of slides. ``generated``: what is held against them, as NAME=DIR, several with commas; folders of
+    slides, or of images of the size of a patch. ``halves``: all are held against one half of the real patients, and the
+    other half is a row too, which says what can be reached; false takes all real slides, and there is no such row.
+    ``n`` patches of ``patch`` pixels at each of so many ``magnifications``, from the full size on each coarser by
+    ``factor``; of places of which a share of ``tissue`` is stained. ``crops``: patches of pFID. ``fid_by``, ``ip_by``:
+    extractors of FID and pFID, and of IP and IR, whose balls reach to the ``k``-th neighbour.
+    """
+
+    real: str = ""
+    generated: tuple[str, ...] = ()
+    halves: bool = True
+    n: Count = 10_000
+    crops: Count = 50_000
+    patch: Annotated[int, Ge(16)] = 1024
+    magnifications: Annotated[int, Interval(ge=1, le=9)] = 3
+    factor: Annotated[int | float, Gt(1)] = 6.25
+    tissue: Share = 0.1
+    fid_by: str = "inception"
+    ip_by: str = "vgg16"
+    k: Count = 3
 
 
 class Export(NamedTuple):
