@@ -70,9 +70,9 @@ SMOKE = Scale(
     (8, 16, 32),
     16,
     _networks(
-        {"width": 8, "multipliers": (1, 1), "blocks": 1, "attention": (F, T), "cross_attention": F, "head": 8},
+        {"width": 8, "multipliers": (1,), "blocks": 1, "attention": T, "cross_attention": F, "head": 8},
         8,
-        (1, 1),
+        (1,),
         {"blocks": 1, "attention": F, "cross_attention": F, "head": 8},
         {"blocks": 1, "attention": F, "cross_attention": F, "head": 8},
     ),

@@ -24,6 +24,7 @@ GRADES = 5
 SMALL = {  # what a flag of the README becomes
     "--config.sample.size=512,512": "--config.sample.size=24,40",
     "--config.sample.size=4096,4096": "--config.sample.size=64,48",
+    "--config.sample.size=2048,2048": "--config.sample.size=40,56",
     "--config.generate.box=40,40,44,52": "--config.generate.box=4,4,8,10",
     "--config.generate.factor=4": "--config.generate.factor=2",
     "--config.evals.samplers.rows=ddpm:300,ddim:50,dpm_solver_pp:20": "--config.evals.samplers.rows=ddpm:4,ddim:2",
@@ -53,6 +54,10 @@ MORE = {  # by mode and page or workdir: what makes it small where a form cannot
     ("chain", "configs/geca_chain.py"): [
         *("--config.autoencoder.data.name=folder", f"--config.cells.model.classes={GRADES}"),
         *("--config.autoencoder.mesh.data=1", "--config.cells.mesh.data=1"),
+    ],
+    ("chain", "configs/urcdm.py"): [
+        *("--config.data.name=slides", "--config.data.pad=242,243,242", "--config.train.steps=1"),
+        *(f"--config.evals.{name}.every=0" for name in ("scores", "nearest", "films")),
     ],
     ("expand", "runs/geca"): ["--config.expand.times=1", "--config.expand.tries=1"],
 }
@@ -88,7 +93,7 @@ def test_every_command_of_the_readme_in_its_smoke_form(data, monkeypatch, capsys
     for command in COMMANDS:
         flags = list(small(command, data))
         assert main.run(flags) == 0, f"{' '.join(command)}\n{' '.join(flags)}\n{capsys.readouterr().err}"
-        if "--mode=chain" in flags:
+        if f"--workdir={data}/runs/chain" in flags:
             check_chain(data / "runs" / "chain", flags)
 
 
@@ -114,7 +119,7 @@ def small(command, data):
             path, _, forms = value.partition(":")
             kept = [form for form in forms.split(",") if form not in ("", "laptop")]
             word = f"--config={path}:{','.join([*kept, 'smoke'])}"
-        kind = next((kind for kind in ("volumes", "slides") if kind in page), "dir")
+        kind = next((kind for kind in ("volumes", "slides") if kind in page), "slides" if "urcdm" in page else "dir")
         places = {"DIR": kind.upper(), "FILE": "FILE.png"}
         yield f"{name}={data / places[value]}" if value in places else word
     if mode != "evaluate" or page:
