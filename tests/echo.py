@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -13,13 +14,14 @@ from nca_gen.diffusion.codec import Codec
 from nca_gen.tasks.denoise import Task
 from nca_gen.tasks.learner import Learner
 
-SAMPLE = {"sampler": "ddim", "steps": 2, "clip": "static", "guidance": 1.0, "heredity": "none", "growth": ()}
+SAMPLE = {"sampler": "ddim", "steps": 2, "clip": "dynamic", "guidance": 1.0, "heredity": "none", "growth": ()}
 
 
 @dataclass(frozen=True)
 class Model:
-    """Says what x0 is: the smaller image where it is told one; else the middle of its context, where it is told one,
-    enlarged by ``factor``; else what x_t is around a pixel. ``mixed``: of all, a third each, whatever it is told."""
+    """Says, by v, what x0 is: the smaller image where it is told one; else the middle of its context, where it is told
+    one, enlarged by ``factor``; else what x_t is around a pixel. ``mixed``: of all, a third each, whatever it is told.
+    """
 
     context: bool = False
     low: bool = False
@@ -45,8 +47,9 @@ class Model:
             said.append(jnp.repeat(jnp.repeat(cond["context"][:, inner, inner], k, 1), k, 2))
         if self.low:
             said.append(cond["low"])
-        x0 = sum(said) / 3 if self.mixed else said[-1]
-        return params["scale"] * x0, memory
+        x0 = params["scale"] * (sum(said) / 3 if self.mixed else said[-1])
+        a, s = (jnp.sqrt(jax.nn.sigmoid(sign * told)).reshape(-1, 1, 1, 1) for sign in (1, -1))
+        return (a * x - x0) / s, memory
 
     def inference(self):
         return self
@@ -54,7 +57,7 @@ class Model:
 
 def part(model, patch, low=0, scale=1.0, **data):
     """``model`` as if it had been trained on patches of so many pixels; ``data``: fields of that section."""
-    task = Task(model, Learner(), continuous.Process(prediction="x0"), Codec(), low=low, low_time=0.0)
+    task = Task(model, Learner(), continuous.Process(prediction="v", clock="log_snr"), Codec(), low=low, low_time=0.0)
     config = {"seed": 1, "sample": SAMPLE | {"n": 2, "batch": 4, "size": (patch, patch)}, "mesh": {"space": 1}}
     config |= {"data": {"patch": (patch, patch), "context_factor": 1, "pad": ()} | data}
     return Part(ConfigDict(config), task, {"scale": jnp.full((), scale)})

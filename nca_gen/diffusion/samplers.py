@@ -72,6 +72,7 @@ def dpm_solver_pp(process: Process, carry: Carry, x0, t, u, noise, v=None) -> Fl
 
 
 SAMPLERS: dict[str, Step] = {"ddpm": ddpm, "ddim": ddim, "dpm_solver_pp": dpm_solver_pp}
+DETERMINISTIC = ("ddim", "dpm_solver_pp")  # of which noise is the start alone
 
 
 def begin(x: Float[Array, "B *S C"], memory: Any = ()) -> Carry:

@@ -35,6 +35,7 @@ from nca_gen import arrays, devices, hosts, screen
 from nca_gen.contracts import Condition, Part, Parts, unchanged
 from nca_gen.data.stain import stained
 from nca_gen.diffusion import guidance, inpaint, samplers
+from nca_gen.diffusion import process as forward
 from nca_gen.errors import UserError, chosen
 from nca_gen.io import huge, images, slides, write
 from nca_gen.pipelines import cascade, files, gigapixel, sample, sampling
@@ -226,10 +227,15 @@ def program(task: Any, how: How, grid: Mesh) -> Any:
         x0, cond = codec.encode(known), task.augmented(cond, key, at=at)
         call = guidance.clocked(process, partial(model.apply, params))
         denoise = guidance.classifier_free(call, cond or None, settings.guidance)
-        denoise = inpaint.replaced(denoise, hole, lambda t, k: inpaint.noised(process, x0, t, k, at))
-        if bound:
+        noise = samplers.initial_noise(key, x0.shape[1:-1], x0.shape[-1], at)
+        if bound:  # what the network is shown, so before known pixels are replaced
             denoise = guidance.constrained(denoise, process, codec, bound)
-        carry = samplers.begin(samplers.initial_noise(key, x0.shape[1:-1], x0.shape[-1], at))
+        # Along the path of an ODE noise stays what it was.
+        steady = settings.sampler in samplers.DETERMINISTIC and how.resample == 1
+        fixed = lambda t, k: forward.noised(process, x0, noise, t)
+        drawn = lambda t, k: inpaint.noised(process, x0, t, k, at)
+        denoise = inpaint.replaced(denoise, hole, fixed if steady else drawn)
+        carry = samplers.begin(noise)
         given = step, process, denoise, carry, times, key, at
         if how.resample > 1:
             carry = inpaint.resampled(*given, how.resample, how.jump, how.published)
