@@ -1,8 +1,13 @@
-"""Networks of a cascade that say what they are told, so that what a cascade paints is known, and little to compile."""
+"""Networks of a cascade that say what they are told, so that what a cascade paints is known, and little to compile.
+
+`python echo.py FOLDER` writes a slide of theirs there, in a process of its own, or in one of several.
+"""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +16,8 @@ from ml_collections import ConfigDict
 from nca_gen.contracts import Part
 from nca_gen.diffusion import continuous
 from nca_gen.diffusion.codec import Codec
+from nca_gen.pipelines import urcdm
+from nca_gen.runtime import mesh
 from nca_gen.tasks.denoise import Task
 from nca_gen.tasks.learner import Learner
 
@@ -77,3 +84,17 @@ def cascade(patch=16, mixed=False, pad=(), size=None):
     if size:
         parts["model"].config.sample.size = size
     return parts
+
+
+PLACE, SIZE = "mag1_stage2", (88, 120)
+
+
+def write(folder, **how):
+    """A slide of all that networks are told, in its folder."""
+    folder.mkdir(exist_ok=True)
+    return urcdm.Pipeline(cascade(mixed=True, size=SIZE), place=PLACE, **how).write(folder)
+
+
+if __name__ == "__main__":
+    mesh.connect()
+    write(Path(sys.argv[1]), glass=False)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import echo
 import numpy as np
 import painting
 import pytest
@@ -150,3 +151,12 @@ def test_two_processes_paint_one_image(tmp_path):
             whole = unsplit(case["kind"], case["norm"], case.get("size", (16, 12)))
             np.testing.assert_array_equal(x, y)
             np.testing.assert_allclose(x, whole[: case["n"]], **SAME)
+
+
+@pytest.mark.slow
+def test_two_processes_paint_one_slide(tmp_path):
+    """Patches of a wave are dealt to both, which read what the other has painted: the file of one process."""
+    two_processes(lambda i: [echo.__file__, str(tmp_path / "two")])
+    echo.write(tmp_path / "one", glass=False)
+    [one], [other] = tmp_path.glob("one/*.tiff"), tmp_path.glob("two/*.tiff")
+    assert one.read_bytes() == other.read_bytes()

@@ -1,6 +1,11 @@
 """Slides by a cascade of cascades: every patch in its place, the same slide wherever it is cut, killed, or spread."""
 
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import echo
@@ -15,7 +20,7 @@ from nca_gen.pipelines import cascade, sampling, urcdm
 from nca_gen.pipelines.sampling import Settings
 from nca_gen.tiling.mosaic import Grid, Plane
 
-PLACE, SIZE = "mag1_stage2", (88, 120)
+PLACE, SIZE = echo.PLACE, echo.SIZE
 KEY = arrays.keys(3, 1)
 
 
@@ -154,6 +159,25 @@ def test_a_killed_run_goes_on_to_the_same_slide(tmp_path, monkeypatch):
     assert len(kept) == len(set(kept)) == sum(2 * level.patches for level in urcdm.levels(echo.cascade(), PLACE, SIZE))
 
 
+@pytest.mark.slow
+def test_kill_9(tmp_path):
+    """A process that is killed twice on its way leaves what the next one finishes: the file of one left alone."""
+    count = lambda: len([*tmp_path.glob("cut/*.part/mag1_stage*/c/*/*/0")])
+    seen = []
+    for patches in (2, 9):
+        child = subprocess.Popen([sys.executable, echo.__file__, str(tmp_path / "cut")], env=os.environ)
+        while child.poll() is None and count() < patches:
+            time.sleep(0.002)
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL  # it was not done
+        seen.append(count())
+    assert 2 <= seen[0] < seen[1]
+    echo.write(tmp_path / "cut", glass=False)
+    echo.write(tmp_path / "alone", glass=False)
+    [one], [other] = tmp_path.glob("cut/*.tiff"), tmp_path.glob("alone/*.tiff")
+    assert one.read_bytes() == other.read_bytes()
+
+
 def test_seeds_and_settings_make_other_slides(tmp_path):
     parts = echo.cascade(mixed=True)
     found = [painted(tmp_path / str(i), parts, **how) for i, how in enumerate(({}, {"steps": (3, 2)}, {"resample": 2}))]
@@ -224,14 +248,8 @@ def test_published_contexts_begin_at_zero(tmp_path):
 # The command.
 
 
-def written(folder, **how):
-    folder.mkdir(exist_ok=True)
-    parts = echo.cascade(mixed=True, size=SIZE)
-    return urcdm.Pipeline(parts, place=PLACE, **how).write(folder)
-
-
 def test_a_slide_is_written_with_its_size_and_its_overviews(tmp_path):
-    lines = written(tmp_path / "a", mpp=(0.5,), glass=False, format="both")
+    lines = echo.write(tmp_path / "a", mpp=(0.5,), glass=False, format="both")
     assert "88 x 120 = 10.6 k pixels by 4 networks" in lines[0]
     [tiff], [zarr] = tmp_path.glob("a/*.tiff"), tmp_path.glob("a/*.ome.zarr")
     for path in (tiff, zarr):
@@ -239,12 +257,12 @@ def test_a_slide_is_written_with_its_size_and_its_overviews(tmp_path):
         assert (slide.levels[0].height, slide.levels[0].width, slide.mpp) == (*SIZE, 0.5)
     for name in ("mag0", "mag1"):
         assert images.read(tiff.with_name(f"{tiff.stem}_{name}.png")).std() > 0
-    assert "is there already" in written(tmp_path / "a", mpp=(0.5,), glass=False, format="both")[-1]
+    assert "is there already" in echo.write(tmp_path / "a", mpp=(0.5,), glass=False, format="both")[-1]
     assert not [*tmp_path.glob("a/*.part")]
 
 
 def test_a_dry_run_says_what_it_takes_and_leaves_nothing(tmp_path):
-    lines = written(tmp_path / "a", dry_run=True)
+    lines = echo.write(tmp_path / "a", dry_run=True)
     assert "GB" in lines[1]
     assert lines[2].startswith("time ")
     assert not [*(tmp_path / "a").iterdir()]
@@ -275,12 +293,12 @@ def test_a_full_disk_keeps_what_stands(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Plane, "write", full)
     with pytest.raises(UserError, match="is full: make room, and start the same command again"):
-        written(tmp_path / "a", glass=False)
+        echo.write(tmp_path / "a", glass=False)
     assert len([*tmp_path.glob("a/*.part/mag*/c/*/*/0")]) == 5  # of the first network nothing is needed any more
     left = 1000
-    written(tmp_path / "a", glass=False)
+    echo.write(tmp_path / "a", glass=False)
     monkeypatch.undo()
-    written(tmp_path / "b", glass=False)
+    echo.write(tmp_path / "b", glass=False)
     [one], [other] = tmp_path.glob("a/*.tiff"), tmp_path.glob("b/*.tiff")
     assert one.read_bytes() == other.read_bytes()
 
