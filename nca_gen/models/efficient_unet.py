@@ -25,8 +25,7 @@ from nca_gen import ranges
 from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError
 from nca_gen.nn import modules, port
-from nca_gen.nn.blocks import conv
-from nca_gen.nn.efficient import GROUPS, TOKENS, Fourier, Linear, Residual, Transformer, down, first, up
+from nca_gen.nn.efficient import GROUPS, TOKENS, Fourier, Linear, Residual, Transformer, conv, down, first, up
 from nca_gen.ranges import Axes, Count, Natural, OneOf
 
 TEXT = ("attn_pool.*", "null_text_embed", "null_text_hidden")  # of a network that can read; here it never does

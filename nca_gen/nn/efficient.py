@@ -6,17 +6,19 @@ Parameters have the names of imagen-pytorch, for :mod:`nca_gen.nn.port`.
 from __future__ import annotations
 
 from functools import partial
+from math import prod
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from nca_gen import arrays
-from nca_gen.nn import modules
+from nca_gen.nn import blocks, modules
 from nca_gen.nn.attention import QUERIES, attention
-from nca_gen.nn.blocks import conv, spread
+from nca_gen.nn.blocks import spread
 
 GROUPS = 8
 TAPS = (3, 7, 15)  # of the first convolutions
@@ -27,6 +29,35 @@ EXPANSION = 2  # of a token, within its MLP
 Norm = partial(modules.GroupNorm, GROUPS, epsilon=1e-5)
 Linear = partial(modules.Dense, kernel_init=spread)
 Map = partial(Linear, use_bias=False)
+
+
+def conv(x: Array, width: int, taps: int = 3, **how: Any) -> nn.Conv:
+    """:func:`nca_gen.nn.blocks.conv`, as one product where that is faster.
+
+    A CPU rearranges the kernel of a convolution at every call, and twice more for the gradient. Where a field has fewer
+    cells than channels, that takes longer than to rearrange the field.
+    """
+    gathered = taps > 1 and prod(x.shape[1:-1]) < width and jax.default_backend() == "cpu"
+    return blocks.conv(x, width, taps, **how, conv_general_dilated=product if gathered else None)
+
+
+def product(x: Array, kernel: Array, strides: Any, padding: Any, *, precision: Any = None, **_: Any) -> Array:
+    """A convolution of stride 1 as one product: of all that a cell sees, side by side, with the kernel.
+
+    Equal to :func:`jax.lax.conv_general_dilated`, whose arguments it has. The gradient gathers the cells again.
+    """
+
+    @jax.checkpoint
+    def run(x: Array, kernel: Array) -> Array:
+        around = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        windows = (
+            tuple(slice(i, i + n) for i, n in zip(at, x.shape[1:-1], strict=True))
+            for at in np.ndindex(*kernel.shape[:-2])
+        )
+        cells = jnp.concatenate([around[:, *window] for window in windows], -1)
+        return jnp.matmul(cells, kernel.reshape(-1, kernel.shape[-1]), precision=precision)
+
+    return run(x, kernel)
 
 
 class Gain(modules.Module):

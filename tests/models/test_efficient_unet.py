@@ -14,7 +14,7 @@ import tiny
 from nca_gen.errors import UserError
 from nca_gen.models.efficient_unet import Model, architecture, published
 from nca_gen.nn import port
-from nca_gen.nn.efficient import alike, doubled, halved
+from nca_gen.nn.efficient import alike, conv, doubled, halved
 
 TEXT = {"first": 2_572_032, "second": 958_848, "third": 958_848}  # parameters that serve text alone
 COUNTS = {  # of imagen-pytorch, without and with a context image
@@ -118,6 +118,27 @@ def test_cells_halve_and_double(n):
         cell = y[(slice(None), *(i // 2 for i in at), slice(inner, None, 2**n))]
         np.testing.assert_array_equal(cell, x[(slice(None), *at)])
     np.testing.assert_array_equal(doubled(jax.device_put(y)), x)
+
+
+@pytest.mark.parametrize("sides", [(3,), (3, 2), (2, 1, 3)])
+def test_a_convolution_of_few_cells_is_one_product(sides):
+    """Of values and gradients, batched, in any number of dimensions; where there are more cells than channels it is
+    jax's own."""
+    x = jax.random.normal(jax.random.key(0), (2, *sides, 5))
+    gathered, own = conv(x, 7), conv(jnp.zeros((1, 4, 4, 4, 5)), 7)
+    assert gathered.conv_general_dilated
+    assert not own.conv_general_dilated
+    start = gathered.init(jax.random.key(1), x)
+
+    def answer(layer, values, x):
+        y = layer.apply(values, x)
+        return jnp.sum(jnp.sin(y)), y
+
+    there, here = (
+        jax.grad(partial(answer, layer), (0, 1), has_aux=True)(start, x)
+        for layer in (gathered.clone(conv_general_dilated=None), gathered)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), here, there)
 
 
 def test_doubling_starts_without_a_lattice():
