@@ -83,6 +83,7 @@ PEER = {  # imagen-pytorch's, of --mode=bench
         *("width", "multipliers", "blocks", "attention", "cross_attention", "efficient", "heads", "head"),
         *("context_channels", "low_resolution", "image_channels"),
     ),
+    "targets": {"seconds": 0.8, "memory_mb": 0.6},
 }
 SCHEDULES = ("cosine", "cosine", "linear")
 PREDICTIONS = ("eps", "v", "v")
@@ -101,7 +102,7 @@ def get_config():
             "sample": {"sampler": "dpm_solver_pp", "clip": "dynamic"},
             "generate": {"name": "urcdm"},
             "evals": of_samples(every=10_000),
-            "bench": {"what": ("peer",), "batch": 1, "peer": PEER},
+            "bench": {"what": ("peer",), "batch": 1, "dtypes": ("float32",), "apart": True, "peer": PEER},
             "parts": {},
         }
     )

@@ -16,6 +16,7 @@ Flips = Annotated[str, SomeOf(MIRRORS)]
 Views = Annotated[str, SomeOf((*MIRRORS, "dihedral"))]
 LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nd-4.0")
 LICENCES += ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "odbl", "openrail", "other")
+Dtype = Annotated[str, OneOf(("float32", "bfloat16"))]
 Sides = Annotated[tuple[Count, ...], MaxLen(3)]
 
 
@@ -120,15 +121,19 @@ class Bench(NamedTuple):
     """``config.bench``: what --mode=bench measures.
 
     ``what``: names of :data:`nca_gen.verbs.bench_parts.PARTS`. A row is the median of ``rounds`` after a warm-up, of
-    ``batch`` images. ``peer_python``: an interpreter that has PyTorch, "" for this one. ``peer``: its ``script``, which
-    takes the ``fields`` of config.model, in each of its ``forms`` (changed fields by what is added to the name); of
-    features of images, ``features_peer``. ``rivals``: sections ``model`` by name. ``against``: another checkout of this
+    ``batch`` images. ``apart``: one process at a time, started anew for every turn, where memory does not hold all that
+    are compared. ``dtypes`` of ours beside a peer. ``peer_python``: an interpreter that has PyTorch, "" for this one.
+    ``peer``: its ``script``, which takes the ``fields`` of config.model, in each of its ``forms`` (changed fields by
+    what is added to the name), and perhaps ``targets`` of the ratios of ``seconds`` and ``memory_mb``; of features of
+    images, ``features_peer``. ``rivals``: sections ``model`` by name. ``against``: another checkout of this
     program, or a script that takes what :mod:`nca_gen.verbs.bench_worker` does.
     """
 
     what: tuple[str, ...] = ("model",)
     batch: Count = 2
     rounds: Count = 3
+    apart: bool = False
+    dtypes: Annotated[tuple[Dtype, ...], MinLen(1)] = ("float32", "bfloat16")
     peer_python: str = ""
     peer: Mapping[str, Any] = {}
     features_peer: str = ""

@@ -31,9 +31,13 @@ class Worker(NamedTuple):
     folder: str | None = None
 
 
-def measure(workers: Mapping[str, Worker], rounds: int) -> list[Row]:
-    """A row for each worker: of ``rounds`` after a warm-up, the medians; its memory, also in its first process."""
-    first, second = in_turns(workers, 0), in_turns(workers, rounds)
+def measure(workers: Mapping[str, Worker], rounds: int, apart: bool = False) -> list[Row]:
+    """A row for each worker: of ``rounds`` after a warm-up, the medians; its memory, also in its first process.
+
+    ``apart``: one worker at a time.
+    """
+    turns = one_by_one if apart else in_turns
+    first, second = turns(workers, 0), turns(workers, rounds)
     rows = []
     for name, answers in second.items():
         times = {k: statistics.median(answer[k] for answer in answers[1:]) for k in ("seconds", "cpu_seconds")}
@@ -56,6 +60,15 @@ def in_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[Row]]
             for name, ask in asks.items():
                 answers[name].append(ask())
     return answers
+
+
+def one_by_one(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[Row]]:
+    """As :func:`in_turns`, with no more than one worker at a time, which is started anew for every turn."""
+    turns = [
+        in_turns({name: worker}, min(rounds, 1)) for _ in range(max(rounds, 1)) for name, worker in workers.items()
+    ]
+    answers = {name: [turn[name] for turn in turns if name in turn] for name in workers}
+    return {name: [own[0][0], *(answer for turn in own for answer in turn[1:])] for name, own in answers.items()}
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def model(config: Any, plan: Bench) -> Row:
         "targets": TARGETS | {"memory_60_to_20_steps": FLAT},
     }
     for name, ratio in facts["ratio_to_pytorch"].items():
-        say(f"ours by {name}: {by(ratio)}")
+        say(f"ours by {name}: {by(ratio, TARGETS)}")
     if not others:
         say(NO_PEER)
     if {"steps", "remat"} <= known:
@@ -251,27 +252,28 @@ def ratios(row: Row, other: Row) -> dict[str, float]:
     return {k: row[k] / other[k] for k in TARGETS}
 
 
-def by(ratio: dict[str, float]) -> str:
+def by(ratio: dict[str, float], targets: Mapping[str, float]) -> str:
     """Ratios in words."""
-    return ", ".join(f"{ratio[k]:.2f} x its {k} (target {TARGETS[k]})" for k in TARGETS)
+    return ", ".join(f"{ratio[k]:.2f} x its {k} (target {target})" for k, target in targets.items())
 
 
 def peer(config: Any, plan: Bench) -> Row:
-    """A training step and a call, in both dtypes, beside eager PyTorch's."""
+    """A training step and a call, in each of the dtypes, beside eager PyTorch's."""
     rows: list[Row] = []
     ratio: dict[str, dict[str, float]] = {}
+    targets = dict(plan.peer.get("targets") or TARGETS)
     for name, kind in {"training step": "train", "call": "call"}.items():
-        cases = {f"{name}, {dtype}": ours(config, plan, kind, dtype=dtype) for dtype in DTYPES}
+        cases = {f"{name}, {dtype}": ours(config, plan, kind, dtype=dtype) for dtype in plan.dtypes}
         others = {f"{name}, {other}": worker for other, worker in peers(config, plan, kind).items()}
-        some = measure(cases | others, plan.rounds)
+        some = measure(cases | others, plan.rounds, plan.apart)
         rows += some
         show(some)
         for row in some[: len(cases)] if others else ():
             ratio[row["name"]] = ratios(row, some[-1])
-            say(f"{row['name']}, by eager PyTorch: {by(ratio[row['name']])}")
+            say(f"{row['name']}, by eager PyTorch: {by(ratio[row['name']], targets)}")
     if not ratio:
         say(NO_PEER)
-    return {"peer": rows, "ratio": ratio, "targets": TARGETS}
+    return {"peer": rows, "ratio": ratio, "targets": targets}
 
 
 def rivals(config: Any, plan: Bench) -> Row:

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from nca_gen import arrays, build, devices
@@ -90,10 +91,18 @@ def train(config: Any, batch: int) -> Work:
     return run, {"gflop": work, "images": batch, "buffers_mb": buffers}
 
 
+def drawn(shapes: PyTree, mesh: Mesh) -> PyTree:
+    """Small random numbers of ``shapes`` on every device, as if they had been read: the program that starts a large
+    network takes more memory than a call of it."""
+    rng, whole = np.random.default_rng(0), devices.replicated(mesh)
+    one = lambda leaf: jax.device_put(0.02 * rng.standard_normal(leaf.shape, np.float32), whole)
+    return jax.tree.map(lambda leaf: one(leaf).astype(leaf.dtype), shapes)
+
+
 def call(config: Any, batch: int) -> Work:
     """One call of the network on a batch, as in a step of sampling."""
     task, mesh, size = build.task(config), layout(config, batch), tuple(config.data.patch)
-    params = jax.jit(task.model.init, out_shardings=devices.replicated(mesh))(jax.random.key(0))
+    params = drawn(jax.eval_shape(task.model.init, jax.random.key(0)), mesh)
     shapes = examples(task, batch, size)
     key, cells = arrays.keys(0, batch), task.codec.cells(size)
     x = arrays.cell_normal(key, 0, arrays.coords(cells), task.model.reads)

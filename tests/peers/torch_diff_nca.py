@@ -101,11 +101,14 @@ def objective(model, x0, t, eps, fire=None):
 
 
 class Trainer:
-    """Adam and an exponential moving average of the parameters; ``objective(model, x0)`` is the loss."""
+    """Adam and an exponential moving average of the parameters; ``objective(model, x0)`` is the loss.
 
-    def __init__(self, model, objective, lr=1.6e-3, decay=0.9999, ema=0.99):
+    ``clip`` bounds the global norm of the gradient; 0 is off.
+    """
+
+    def __init__(self, model, objective, lr=1.6e-3, decay=0.9999, ema=0.99, clip=0.0):
         self.model, self.average, self.ema = model, copy.deepcopy(model).requires_grad_(False), ema
-        self.objective = objective
+        self.objective, self.clip = objective, clip
         self.adam = torch.optim.Adam(model.parameters(), lr, betas=(0.9, 0.99), eps=1e-8)
         self.rate = torch.optim.lr_scheduler.ExponentialLR(self.adam, decay)
 
@@ -113,6 +116,8 @@ class Trainer:
         loss = self.objective(self.model, x0)
         self.adam.zero_grad()
         loss.backward()
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.adam.step()
         self.rate.step()
         with torch.no_grad():

@@ -59,6 +59,15 @@ def test_the_median_after_the_warm_up_in_turns(tmp_path):
     }
 
 
+def test_apart_each_turn_starts_one_worker_anew(tmp_path):
+    """Where memory holds only one: the first process of each, then in every turn a warm-up and what counts."""
+    log = tmp_path / "order"
+    cases = {"a": worker("a", [99, 2], log), "b": worker("b", [50, 4], log)}
+    a, b = measure(cases, 2, apart=True)
+    assert log.read_text() == "ab" + "aabb" * 2
+    assert (a["seconds"], a["first_mb"], b["seconds"], b["first_mb"]) == (2, 990, 4, 500)
+
+
 def test_a_worker_that_ends_early_is_named(tmp_path):
     with pytest.raises(UserError, match="worker of 'a' ended early"):
         measure({"a": worker("a", [1], tmp_path / "order")}, 2)
@@ -74,7 +83,7 @@ def test_sampling_beside_pytorch_and_with_a_halo(monkeypatch, capsys):
     """Rates, ratios and hours by hand, from workers whose seconds are made up: half as long as their names."""
     asked = []
 
-    def measured(cases, rounds):
+    def measured(cases, rounds, apart=False):
         asked.append([json.loads(case.command[-1]) if isinstance(case, Worker) else case for case in cases.values()])
         work = {"gflop": 3.0, "pixels": 50.0, "cell_updates": 70}
         found = {name: {"name": name, "seconds": len(name) / 2, "cpu_seconds": 1.0, "memory_mb": 1.0} for name in cases}
@@ -107,7 +116,7 @@ def test_a_model_that_is_no_local_rule_has_no_halo(monkeypatch):
     """A transformer, in continuous time, of three axes: nothing is asked of it that it has not."""
     seen = []
 
-    def measured(cases, rounds):
+    def measured(cases, rounds, apart=False):
         seen.extend(cases)
         work = {"gflop": 3.0, "pixels": 50.0, "cell_updates": 70}
         return [{"name": n, "seconds": 1.0, "cpu_seconds": 1.0, "memory_mb": 1.0} | work for n in cases]
@@ -142,7 +151,7 @@ def test_both_dtypes_beside_the_peer(monkeypatch, capsys):
     """Ratios by hand, from workers whose seconds are those of their kind and dtype."""
     seconds = {"float32": 6.0, "bfloat16": 3.0, "PyTorch": 12.0}
 
-    def measured(cases, rounds):
+    def measured(cases, rounds, apart=False):
         def of(name):
             return next(s for word, s in seconds.items() if word in name)
 
@@ -155,6 +164,10 @@ def test_both_dtypes_beside_the_peer(monkeypatch, capsys):
     assert found["ratio"] == {
         name: dict.fromkeys(("seconds", "memory_mb"), 0.5 if "float32" in name else 0.25) for name in names
     }
+    own = {"seconds": 0.8, "memory_mb": 0.6}
+    single = parts.peer(config(), PLAN._replace(dtypes=("bfloat16",), peer=PEER | {"targets": own}))
+    assert (list(single["ratio"]), single["targets"]) == (names[1::2], own)
+    assert "0.25 x its seconds (target 0.8)" in capsys.readouterr().out
     monkeypatch.setattr(parts, "peers", lambda config, plan, kind: {})
     assert parts.peer(config(), PLAN)["ratio"] == {}
     assert capsys.readouterr().out.splitlines()[-1] == parts.NO_PEER
@@ -194,7 +207,7 @@ def test_the_peers_of_the_pages(page, monkeypatch):
 def test_rivals_share_what_makes_them_comparable(monkeypatch):
     seen = {}
 
-    def measured(cases, rounds):
+    def measured(cases, rounds, apart=False):
         seen.update({name: json.loads(case.command[-1]) for name, case in cases.items()})
         return [{"name": n, "seconds": 1.0, "cpu_seconds": 1.0, "memory_mb": 1.0} for n in cases]
 
@@ -219,7 +232,7 @@ def test_another_checkout_in_turns(tmp_path, monkeypatch, capsys):
     (tmp_path / "old.py").touch()
     ran = []
 
-    def measured(cases, rounds):
+    def measured(cases, rounds, apart=False):
         ran.append(cases)
         time = {"seconds": 1.0, "first_mb": 20.0}
         return [{"name": n, "cpu_seconds": 1.0 + i, "memory_mb": 10.0 + i} | time for i, n in enumerate(cases)]
