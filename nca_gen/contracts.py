@@ -397,6 +397,23 @@ class Pipeline(Protocol):
         ...
 
 
+class Calls(NamedTuple):
+    """How often a network is asked for one picture: for ``patches`` of a ``shape`` [*S, C], ``each`` so many times."""
+
+    patches: int
+    each: int
+    shape: tuple[int, ...]
+
+
+@runtime_checkable
+class Counted(Pipeline, Protocol):
+    """A pipeline that draws pictures patch by patch, and knows before it draws of how many."""
+
+    def calls(self, size: tuple[int, ...]) -> Mapping[str, Calls]:
+        """Of every network, by its name, for a picture of ``size``; it needs nothing of ``Part.params``."""
+        ...
+
+
 class Figure(NamedTuple):
     """A picture of a page: ``file`` in the folder of the evaluation; shown as ``kind``.
 

@@ -8,6 +8,7 @@ import pytest
 from nca_gen.contracts import (
     Autoencoder,
     Automaton,
+    Counted,
     Denoiser,
     Evaluator,
     Heir,
@@ -33,7 +34,7 @@ from nca_gen.evaluators import (
 )
 from nca_gen.metrics import fid
 from nca_gen.models import diff_nca, dit, efficient_unet, fourier_diff_nca, geca, resnet34, unet, vae_kl
-from nca_gen.pipelines import decode, gigapixel, inpaint, sample, upscale
+from nca_gen.pipelines import decode, gigapixel, inpaint, sample, upscale, urcdm
 from nca_gen.tasks import autoencode, classify, denoise
 from nca_gen.tasks.learner import Learner
 
@@ -63,6 +64,7 @@ pipelines: list[type[Pipeline]] = [
     upscale.Pipeline,
     gigapixel.Pipeline,
 ]
+counted: type[Counted] = urcdm.Pipeline
 evaluators: list[Evaluator] = [
     confusion,
     films,

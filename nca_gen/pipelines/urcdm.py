@@ -32,7 +32,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from nca_gen import arrays, devices, hosts, screen
-from nca_gen.contracts import Condition, Part, Parts, unchanged
+from nca_gen.contracts import Calls, Condition, Part, Parts, unchanged
 from nca_gen.data.stain import stained
 from nca_gen.diffusion import guidance, inpaint, samplers
 from nca_gen.diffusion import process as forward
@@ -466,6 +466,17 @@ class Pipeline:
             raise UserError(f"config.generate.steps={self.steps}: give a number for each network of a magnification")
         steps, sampler = self.steps[number] if self.steps else settings.steps, self.sampler or settings.sampler
         return How(settings._replace(steps=steps, sampler=sampler), self.resample, self.jump, self.published)
+
+    def calls(self, size: tuple[int, ...]) -> dict[str, Calls]:
+        """Of every network, where no glass is skipped."""
+        found: dict[str, Calls] = {}
+        for level in levels(self.parts, self.place, (size[0], size[1])):
+            for number, name in enumerate(level.networks):
+                part = cascade.opened(self.parts, name, self.place)
+                how, side = self.how(part, number), level.sides[number]
+                steps, _ = inpaint.path(how.settings.steps, how.resample, how.jump)
+                found[name] = Calls(level.patches, len(steps), (side, side, part.task.model.reads))
+        return found
 
     def stages(self, work: Path, floors: Sequence[Level]) -> list[Stage]:
         """What the networks have to paint in the folder ``work``, in their order; no glass is known yet."""

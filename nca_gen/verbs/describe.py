@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 
 from nca_gen import build, devices, screen
+from nca_gen import config as configs
+from nca_gen.config import Stage
 from nca_gen.contracts import Denoiser, Local
 from nca_gen.io import write
 from nca_gen.runtime import ahead, mesh, run
-from nca_gen.verbs import describe_fit
+from nca_gen.verbs import describe_fit, describe_slide
 from nca_gen.verbs.describe_work import call_gflop, examples
 
 
@@ -60,13 +63,27 @@ def peak_mb(config: Any, task: Any) -> float:
 
 def main(config: Any, args: Namespace) -> None:
     """--mode=describe."""
-    describe(config, args.json, vars(args)["for"] or "")
+    describe(config, args.json, vars(args)["for"] or "", beside(config, args))
 
 
-def describe(config: Any, json: bool = False, devices: str = "") -> dict[str, Any]:
-    """Prints :func:`facts` as a table, or as JSON; with ``devices`` (KIND:N) what the page takes on these."""
+def beside(config: Any, args: Namespace) -> list[Stage]:
+    """The stages of the page's chain, the last of them as ``config`` is; none where the page lists none."""
+    if not args.config or args.workdir or "chain" not in configs.page(args.config)[2]:
+        return []
+    stages = configs.stages(args.config)
+    wholes = [stage._replace(config=configs.override(stage.config, [])) for stage in stages[:-1]]
+    return [*wholes, stages[-1]._replace(config=config)]
+
+
+def describe(config: Any, json: bool = False, devices: str = "", stages: Sequence[Stage] = ()) -> dict[str, Any]:
+    """Prints :func:`facts` as a table, or as JSON; with ``devices`` (KIND:N) what the page takes on these.
+
+    ``stages``: of a chain; where all of them draw a picture patch by patch, what that takes.
+    """
     fit = describe_fit.fit(config, devices) if devices else {}
     known: dict[str, Any] = {**sizes(config, build.task(config)), "for": fit} if fit else facts(config)
+    if stages and (picture := describe_slide.work(stages)):
+        known["picture"] = picture
     if json:
         print(write.notation(known, indent=2))
         return known
@@ -82,4 +99,6 @@ def describe(config: Any, json: bool = False, devices: str = "") -> dict[str, An
     else:
         peak, batch = known["training_step_peak_mb"], known["training_batch"]
         print(f"a training step    {peak:.0f} MB at batch {batch}, as compiled for this device")
+    if "picture" in known:
+        describe_slide.show(known["picture"])
     return known

@@ -10,8 +10,9 @@ import pytest
 import tiny
 
 from nca_gen import arrays, build
-from nca_gen.config import load
+from nca_gen.config import load, override, stages
 from nca_gen.verbs import describe as verb
+from nca_gen.verbs import describe_slide
 from nca_gen.verbs.describe import describe, facts
 from nca_gen.verbs.describe_work import matmul_flop
 
@@ -203,3 +204,32 @@ def test_volumes_in_continuous_time():
     assert (told["halo"], told["image"]) == ("global", [4, 6, 8, 2])
     assert wider["trainable"] - told["trainable"] == 27 * 32
     assert wider["gflop_per_call"] - told["gflop_per_call"] == pytest.approx(2 * 27 * 32 * 4 * 6 * 8 / 1e9)
+
+
+def whole(forms):
+    """The stages of URCDM."""
+    page = f"{ROOT}/configs/urcdm.py:{forms}"
+    return [stage._replace(config=override(stage.config, [])) for stage in stages(page)]
+
+
+def test_a_slide_by_the_published_cascade(monkeypatch):
+    """Patches and steps of the paper; 40000 pixels a side are 1, 49 and 45 x 45 patches, and a pixel 1 MFLOP a call."""
+    chain = whole("published")
+    chain[-1].config.sample.size = (40_000, 40_000)
+    monkeypatch.setattr(describe_slide, "call_gflop", lambda task, shape: shape[0] * shape[1] / 1000)
+    known = describe_slide.work(chain)
+    rows = [(row["network"], row["patches"], row["each"], row["shape"]) for row in known["networks"]]
+    sides = {1: (64, 1024), 2: (256, 256), 3: (1024, 256)}  # pixels, and steps
+    assert rows == [
+        (f"mag{m}_stage{s}", patches, steps, (side, side, 3))
+        for m, patches in enumerate((1, 49, 2025))
+        for s, (side, steps) in sides.items()
+    ]
+    exaflop = (1 + 49 + 2025) * sum(steps * side**2 for side, steps in sides.values()) * 1e6 / 1e18
+    assert known["exaflop"] == pytest.approx(exaflop)
+    rates = {"h100:1": 989e12 * 0.4, "a100:9": 9 * 312e12 * 0.4}  # bfloat16
+    assert known["hours"] == pytest.approx({fleet: exaflop * 1e18 / rate / 3600 for fleet, rate in rates.items()})
+
+
+def test_only_what_is_drawn_patch_by_patch_is_counted():
+    assert describe_slide.work(whole("lrdm,smoke")) is None
