@@ -135,14 +135,14 @@ def _placed(config, magnification, stage, scale=PUBLISHED, alone=False):
     config.diffusion.update(schedule=SCHEDULES[stage - 1], prediction=PREDICTIONS[stage - 1])
     config.task.low = side // scale.sides[stage - 2] if stage > 1 else 0
     patch = scale.crop if stage == 3 else side
-    config.data.update(
-        patch=(patch, patch),
-        square=side if stage == 3 else 0,
-        region=side * 3 // 2,  # so that squares shift by half
-        reduce=scale.factor ** (2 - magnification) * (last // side),
-        context_factor=scale.factor if surrounded else 1,
-        tissue=(0.05, 0.25, 0.5)[magnification],
-    )
+    config.data = config.data.to_dict() | {  # anew: a factor may be whole or not
+        "patch": (patch, patch),
+        "square": side if stage == 3 else 0,
+        "region": side * 3 // 2,  # so that squares shift by half
+        "reduce": scale.factor ** (2 - magnification) * (last // side),
+        "context_factor": scale.factor if surrounded else 1,
+        "tissue": (0.05, 0.25, 0.5)[magnification],
+    }
     config.sample.update(steps=(50, 25, 25)[stage - 1], size=(patch, patch))
 
 
@@ -207,8 +207,8 @@ def laptop(config):
 def smoke(config):
     """Seconds: shows that every part works, not what it is worth. On the field of tissue that ships."""
     _placed(config, *_place(config), SMOKE, _alone(config))
-    whole = {field: int(config.data[field]) for field in ("reduce", "context_factor")}  # as fields in memory take them
-    config.data = {"name": "tissue", "flips": "dihedral"} | {f: config.data[f] for f in ("patch", "square")} | whole
+    fields = ("patch", "square", "reduce", "context_factor", "flips")
+    config.data = {"name": "tissue"} | {field: config.data[field] for field in fields}
     config.sample.update(steps=4, n=4, batch=8)
     config.held = {"n": 4, "train": 8}
     config.evals.scores = {"every": 0, "metrics": ("drift", "neighbours")}  # others know nothing of 8 pixels

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -325,7 +325,10 @@ class Part:
     decode: Callable[[np.ndarray], np.ndarray] = unchanged
 
 
-Parts = Mapping[str, Part]
+if TYPE_CHECKING:
+    Parts = Mapping[str, Part]
+else:
+    Parts = Mapping  # a part may be opened when it is asked for, which no check at run time should do
 """Trained parts by name: "model" is the run itself, the others are those of ``config.parts``."""
 
 

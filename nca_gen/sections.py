@@ -36,6 +36,20 @@ def spans(steps: str) -> bool:
     return True
 
 
+def named(word: str) -> bool:
+    """Whether it is NAME=DIR. Raises UserError for anything else."""
+    name, _, path = word.partition("=")
+    if not (name.strip() and path):
+        raise UserError(f"{word!r} is no folder with its name: write NAME=DIR, several with commas")
+    return True
+
+
+INCEPTIONS = ("inception", "inception-pytorch", "inception-clean", "inception-stylegan", "inception-torchmetrics")
+EXTRACTORS = (*INCEPTIONS, "inception-random", "vgg16", "resnet34", "resnet50", "dinov2-vits14", "dinov2-vitb14")
+EXTRACTORS += ("clip-vitl14-336",)  # of nca_gen.metrics.features, which is loaded where something is scored
+Extractor = Annotated[str, OneOf(EXTRACTORS)]
+
+
 class Train(NamedTuple):
     """``config.train``: how long, on how many images a step, what is left behind how often.
 
@@ -244,7 +258,7 @@ class Tables(NamedTuple):
     """
 
     real: str = ""
-    generated: tuple[str, ...] = ()
+    generated: tuple[Annotated[str, Predicate(named)], ...] = ()
     halves: bool = True
     n: Count = 10_000
     crops: Count = 50_000
@@ -252,8 +266,8 @@ class Tables(NamedTuple):
     magnifications: Annotated[int, Interval(ge=1, le=9)] = 3
     factor: Annotated[int | float, Gt(1)] = 6.25
     tissue: Share = 0.1
-    fid_by: str = "inception"
-    ip_by: str = "vgg16"
+    fid_by: Extractor = "inception"
+    ip_by: Extractor = "vgg16"
     k: Count = 3
 
 

@@ -57,6 +57,7 @@ MORE = {  # by mode and page or workdir: what makes it small where a form cannot
     ],
     ("chain", "configs/urcdm.py"): [
         *("--config.data.name=slides", "--config.data.pad=242,243,242", "--config.train.steps=1"),
+        "--config.mesh.data=1",
         *(f"--config.evals.{name}.every=0" for name in ("scores", "nearest", "films")),
     ],
     ("expand", "runs/geca"): ["--config.expand.times=1", "--config.expand.tries=1"],

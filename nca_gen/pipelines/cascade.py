@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Predicate
 from jaxtyping import Array, Float, Key
 
 from nca_gen import arrays, hosts, screen
@@ -18,12 +20,20 @@ from nca_gen.pipelines import files, sampling
 from nca_gen.pipelines.sampling import Settings
 
 
+def placed(place: str) -> bool:
+    """Whether ``place`` says a magnification and a stage, such as mag0_stage1; or nothing."""
+    return re.fullmatch(r"([a-z]+\d+_[a-z]+\d+)?", place) is not None
+
+
+Place = Annotated[str, Predicate(placed)]
+
+
 def groups(names: Mapping[str, object], place: str) -> list[list[str]]:
     """The networks that come before the one at ``place``, and it, by magnification: "mag0_stage1" and so on, in order.
 
     Raises UserError for a place that is no such word.
     """
-    if len(place.split("_")) != 2:
+    if not place or not placed(place):
         raise UserError(f"config.generate.place={place!r} says no place in a cascade: write it like mag0_stage1")
     every = sorted({*names, place} - {"model"})
     heads = dict.fromkeys(name.partition("_")[0] for name in every)
@@ -57,7 +67,7 @@ class Pipeline:
     """
 
     parts: Parts
-    place: str = ""
+    place: Place = ""
     dtype: files.Depth = ""
     mpp: files.Microns = ()
 

@@ -417,7 +417,7 @@ class Pipeline:
     """
 
     parts: Parts
-    place: str = ""
+    place: cascade.Place = ""
     slides: Count = 1
     batch: Count = 1
     sampler: Annotated[str, OneOf(("", *samplers.SAMPLERS))] = ""

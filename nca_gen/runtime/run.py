@@ -126,7 +126,7 @@ def encoding(root: Path) -> Part:
 
 
 @dataclass(frozen=True)
-class Beside(Mapping[str, Part]):
+class Beside(Mapping):
     """Parts by name, each opened when it is first asked for: networks that are trained at the same time, one day to be
     used together, need not be there before."""
 

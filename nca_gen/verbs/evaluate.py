@@ -72,7 +72,7 @@ def evaluate(
     model = Part(run.frozen(config), task, params, step, splits.decode)
     names = due(config, step, last(workdir, step - 1)) if names is None else names
     beside = run.beside(config, workdir) if parts is None else parts
-    parts = run.Beside({**beside.paths, "model": workdir}, {**beside.opened, "model": model})
+    parts = run.Beside({"model": workdir, **beside.paths}, {**beside.opened, "model": model})
     pages = ask(parts, splits, workdir, names)
     for page in pages.values():
         if page.scores:

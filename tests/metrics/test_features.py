@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nca_gen import sections
 from nca_gen.errors import UserError
 from nca_gen.io import images, weights
 from nca_gen.metrics import features
@@ -208,3 +209,8 @@ def test_a_damaged_file_is_made_anew(calls, tmp_path):
         assert path.read_bytes() == whole
     assert len(calls) == 5
     assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
+def test_sections_name_the_same_networks():
+    """A config knows their names before any of them is loaded."""
+    assert {*sections.EXTRACTORS} <= {*features.EXTRACTORS}
