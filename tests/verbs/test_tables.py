@@ -357,7 +357,7 @@ def test_numbers_of_other_networks_and_other_counts_bear_no_published_name():
         ("{real} --tables.generated=a={d}/volumes", "--tables.generated: a: {d}/volumes holds volumes"),
         (
             "{real} --tables.fid_by=incepton",
-            "unknown value of config.tables.fid_by 'incepton'; did you mean inception?",
+            "config.tables.fid_by 'incepton'; did you mean inception?",
         ),
         ("--tables.factor=1", "config.tables.factor must be more than 1; got 1"),
         ("--tables.patch=8", "config.tables.patch must be at least 16; got 8"),
