@@ -566,7 +566,7 @@ class Pipeline:
         if self.dry_run:
             with TemporaryDirectory(dir=folder) as scratch:
                 needs = self.rehearsed(Path(scratch), floors, size)
-            return [*said(floors, size), *taken(needs, free)]
+            return [*said(floors, size), *taken(needs, free)] if hosts.first() else []
         mpp, lines = files.sides(self.mpp, 2), said(floors, size)
         for number in range(self.slides):
             stem = f"{size[0]}x{size[1]}_{self.identity(floors, size, number)}"
