@@ -33,7 +33,7 @@ install_import_hook("nca_gen", "beartype.beartype")
 gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that live on; to search them took a tenth
 
 LONGEST = (
-    *("colabs", "local", "configs", "readme", "devices", "gigapixel", "mirror", "inpaint", "geca", "diff_nca", "train"),
+    *("readme", "colabs", "local", "configs", "devices", "gigapixel", "mirror", "inpaint", "geca", "diff_nca", "train"),
     *("fourier_diff_nca", "export", "generate", "open", "rivals", "denoise", "resume", "checkpoint", "profile"),
     *("conditional", "describe", "sampling", "bench"),
 )

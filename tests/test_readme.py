@@ -75,7 +75,7 @@ def data(tmp_path_factory):
         picture = np.full((32, 32, 3), 60 + 120 * (i % 2), np.uint8) + rng.integers(0, 40, (32, 32, 3), np.uint8)
         images.write(folder / "DIR" / f"{i}.png", picture)
         volumes.write(folder / "VOLUMES" / f"{i}.nii.gz", rng.standard_normal((16, 16, 16, 1)).astype(np.float32))
-        tissue = rng.integers(90, 200, (128, 128, 3), np.uint8)
+        tissue = rng.integers(90, 200, (128, 128, 3), np.uint8) // np.uint8((1, 2, 1))  # stained, at any size
         tifffile.imwrite(folder / "SLIDES" / f"{i}.tif", tissue, tile=(64, 64), photometric="rgb")
         rows.append(f"{i}.png,p{i},{i % GRADES}")
     (folder / "DIR" / "labels.csv").write_text("\n".join(rows))

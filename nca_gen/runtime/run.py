@@ -136,7 +136,8 @@ class Beside(Mapping):
     def __getitem__(self, name: str) -> Part:
         """The part, opened by :func:`open_run`."""
         if name not in self.opened:
-            self.opened[name] = open_run(self.paths[name])
+            with jax.ensure_compile_time_eval():  # a step may ask while it is traced
+                self.opened[name] = open_run(self.paths[name])
         return self.opened[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -54,8 +54,9 @@ def peak_mb(config: Any, task: Any) -> float:
     """Memory of a training step on the first device, in MB: of the program that training there compiles."""
     grid = mesh.make(1, 1)
     batch = examples(task, config.train.batch, tuple(config.data.patch), grid)
-    parts = jax.device_put(run.beside(config, "."), devices.replicated(grid))
     key = jax.random.key(0, impl="threefry2x32")
+    parts = run.learned_from(task, key, batch, run.beside(config, "."))
+    parts = jax.device_put(parts, devices.replicated(grid))
     program = ahead.compiled(task, key, batch, parts, grid, fresh=False, left=True)
     memory = program.stepping.result().memory_analysis()
     return (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6

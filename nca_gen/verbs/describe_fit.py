@@ -182,7 +182,10 @@ def fit(config: Any, asked: str) -> dict[str, Any]:
     dealt = grid.shape["data"]
     mesh.check_batch(grid, batch, config.data.patch[0])
     other = batch // 2 if batch % (2 * dealt) == 0 else 2 * batch
-    parts = jax.device_put(run.beside(config, "."), devices.replicated(grid))
+    task, key = build.task(config), jax.random.key(0, impl="threefry2x32")
+    shapes = examples(task, batch, tuple(config.data.patch))
+    parts = run.learned_from(task, key, shapes, run.beside(config, "."))
+    parts = jax.device_put(parts, devices.replicated(grid))
     todo = [traced(config, grid, n, parts) for n in (batch, other)]
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(partial(compiled, packs=kind == "cpu"), todo)
