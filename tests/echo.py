@@ -62,15 +62,15 @@ class Model:
         return self
 
 
-def part(model, patch, low=0, scale=1.0, **data):
+def part(model, patch, low=0, scale=1.0, codec=Codec(), **data):  # noqa: B008
     """``model`` as if it had been trained on patches of so many pixels; ``data``: fields of that section."""
-    task = Task(model, Learner(), continuous.Process(prediction="v", clock="log_snr"), Codec(), low=low, low_time=0.0)
+    task = Task(model, Learner(), continuous.Process(prediction="v", clock="log_snr"), codec, low=low, low_time=0.0)
     config = {"seed": 1, "sample": SAMPLE | {"n": 2, "batch": 4, "size": (patch, patch)}, "mesh": {"space": 1}}
     config |= {"data": {"patch": (patch, patch), "context_factor": 1, "pad": ()} | data}
     return Part(ConfigDict(config), task, {"scale": jnp.full((), scale)})
 
 
-def cascade(patch=16, mixed=False, pad=(), size=None):
+def cascade(patch=16, mixed=False, pad=(), size=None, codec=Codec()):  # noqa: B008
     """Two magnifications, twice as fine, of two networks each, twice as large: the parts of the last."""
     parts = {}
     for m in (0, 1):
@@ -78,7 +78,7 @@ def cascade(patch=16, mixed=False, pad=(), size=None):
             model = Model(context=m > 0, low=stage > 1, mixed=mixed)
             side = patch * stage
             parts[f"mag{m}_stage{stage}"] = part(
-                model, side, low=2 * (stage > 1), context_factor=2 if m else 1, pad=pad
+                model, side, low=2 * (stage > 1), codec=codec, context_factor=2 if m else 1, pad=pad
             )
     parts["model"] = parts.pop("mag1_stage2")
     if size:

@@ -57,6 +57,11 @@ def opened(parts: Parts, name: str, place: str) -> Part:
         ) from e
 
 
+def resolving(part: Part, images: Float[np.ndarray, "B *S C"]) -> Condition:
+    """The condition of a network that resolves ``images``, which are in [-1, 1]."""
+    return {"low": part.task.codec.encode(arrays.enlarged(jnp.asarray(images), part.task.low))}
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """Images by the networks of ``config.parts`` and the part "model", which is at ``place`` ("mag2_stage3") of a
@@ -109,7 +114,7 @@ class Pipeline:
             images: Any = None
             for number, stage in enumerate(networks):
                 scale = int(np.prod([later.task.low for later in networks[number + 1 :]]))
-                low = None if images is None else {"low": arrays.enlarged(jnp.asarray(images), stage.task.low)}
+                low = None if images is None else resolving(stage, images)
                 some, sides = arrays.fold(key[start : start + batch], number), tuple(side // scale for side in size)
                 [images] = sampling.images(stage, some, sides, Settings.of(stage.config.sample), low, batch=batch)
             yield from images

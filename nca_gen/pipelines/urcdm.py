@@ -224,7 +224,7 @@ def program(task: Any, how: How, grid: Mesh) -> Any:
     def run(params, known, hole, cond, words, rows, columns):
         at = (rows, columns)
         key = jnp.repeat(jax.random.wrap_key_data(words, impl="threefry2x32"), len(known), 0)
-        x0, cond = codec.encode(known), task.augmented(cond, key, at=at)
+        x0, cond = codec.encode(known), task.augmented(jax.tree.map(codec.encode, cond), key, at=at)
         call = guidance.clocked(process, partial(model.apply, params))
         denoise = guidance.classifier_free(call, cond or None, settings.guidance)
         noise = samplers.initial_noise(key, x0.shape[1:-1], x0.shape[-1], at)

@@ -10,6 +10,7 @@ import sys
 from argparse import Namespace
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -118,7 +119,8 @@ def _row(split: str, source: Source, i: int, read: bool) -> Row:
         if source.window is None:
             example = source[i]
         else:
-            example = source.read(i, _middle(source.shapes[i])) if read else source.head(i)
+            plain = replace(source, context_factor=1, square=0)  # the image alone is looked at
+            example = plain.read(i, _middle(source.shapes[i])) if read else source.head(i)
     except images.Unreadable as error:  # of which the head alone was known
         example, fault = source.head(i), error.reason
     label, window = tuple(np.ravel(example.get("label", ())).tolist()), tuple(example.get("window", ()))

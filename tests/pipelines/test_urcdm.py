@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from nca_gen import arrays, devices
+from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
 from nca_gen.io import images, slides
 from nca_gen.pipelines import cascade, sampling, urcdm
@@ -97,10 +98,11 @@ def test_a_context_is_where_the_patch_is(factor, tmp_path):
             np.testing.assert_allclose(stage.enlarged(index), ramp(ys[:, None], xs[None]), atol=1.5)
 
 
-def test_what_is_painted_is_registered(tmp_path):
+@pytest.mark.parametrize("codec", [Codec(), Codec((0.3, 0.0, -0.2), (0.5, 0.4, 0.6))])
+def test_what_is_painted_is_registered(codec, tmp_path):
     """Networks that say what they are told: the slide is what the first has drawn, enlarged, with no seam and no shift,
     however its patches overlap."""
-    slide = painted(tmp_path, echo.cascade())
+    slide = painted(tmp_path, echo.cascade(codec=codec))
     first = Plane.at(tmp_path / "mag0_stage2", urcdm.levels(echo.cascade(), PLACE, SIZE)[0].at(1), 3)
     overview = first.read(0, 0, *first.grid.sides)
     assert overview.shape == (44, 60, 3)
@@ -327,7 +329,9 @@ def test_what_is_not_finite_is_not_kept(tmp_path):
 
 
 def test_a_cascade_draws_small_and_then_resolves(tmp_path):
-    parts = {"mag2_stage1": echo.part(echo.Model(), 16), "model": echo.part(echo.Model(low=True), 32, 2)}
+    codec = Codec((0.3, 0.0, -0.2), (0.5, 0.4, 0.6))
+    parts = {"mag2_stage1": echo.part(echo.Model(), 16, codec=codec)}
+    parts["model"] = echo.part(echo.Model(low=True), 32, 2, codec=codec)
     pipeline = cascade.Pipeline(parts, place="mag2_stage2")
     key = arrays.keys(0, 6)
     drawn = np.stack([*pipeline.draw(key, (32, 32))])

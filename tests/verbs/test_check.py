@@ -61,6 +61,19 @@ def test_a_clean_set_has_numbers_and_no_problems():
     assert report["splits"]["val"]["patients"] == 2
 
 
+def test_pieces_of_squares_are_looked_at_as_they_are():
+    """What is read is larger than the square that a patch is a piece of: that is no fault."""
+    images = [noise(8, 8, 1) for _ in range(2)]
+    about = lambda i: {"name": str(i), "patient": str(i)}
+    window = lambda i, field, box, k: images[i][tuple(slice(*map(int, ends)) for ends in box)]
+    cut = Source(
+        lambda i: about(i) | {"image": images[i]}, [(8, 8, 1)] * 2, False, (), (), 2.0, window, about, square=6
+    )
+    report = check.inspect({"train": cut}, (4, 4))
+    assert report["problems"] == []
+    assert report["splits"]["train"]["range"] == [min(x.min() for x in images), max(x.max() for x in images)]
+
+
 def test_duplicates_within_and_across_splits():
     x, y = noise(8, 8, 1), noise(8, 8, 1)
     train = source(("a", "a", x), ("b", "b", x.copy()), ("c", "c", y))
