@@ -339,3 +339,16 @@ def test_a_cascade_draws_small_and_then_resolves(tmp_path):
     np.testing.assert_allclose(drawn, np.asarray(arrays.enlarged(small, 2)), atol=1e-5)
     pipeline.write(tmp_path)
     assert images.read(tmp_path / "00001.png").shape == (32, 32, 3)
+
+
+def test_a_small_hole_is_as_bright_as_the_network_says():
+    """A dynamic threshold is taken of what the network is shown: known pixels that differ from what it says of them,
+    however many, do not dim the hole."""
+    task = echo.part(echo.Model(low=True), 16, 2).task
+    hole = np.zeros((4, 16, 16, 1), bool)
+    hole[:, :, 13:] = True
+    known, low = (np.full((4, 16, 16, 3), value, np.float32) for value in (-1, 0.9))
+    at = (np.tile(np.arange(16, dtype=np.int32).reshape(shape), (4, 1, 1)) for shape in ((1, 16, 1), (1, 1, 16)))
+    run = urcdm.program(task, urcdm.How(Settings.of(echo.SAMPLE | {"steps": 4}), 1, 1, False), urcdm.local())
+    made = np.asarray(run({"scale": np.float32(1)}, known, hole, {"low": low}, jax.random.key_data(KEY), *at))
+    np.testing.assert_allclose(made, np.where(hole, low, known), atol=1e-5)
