@@ -175,6 +175,16 @@ def test_dynamic_range_by_hand():
     np.testing.assert_allclose(np.ravel(nine), [-1, -1 / 3.2, 0, 1 / 3.2, 2 / 3.2], rtol=1e-5)
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 1000])
+@pytest.mark.parametrize("quantile", [0.0, 0.3, 0.95, 1.0])
+def test_quantile_without_sorting(n, quantile):
+    rng = np.random.default_rng(n)
+    ties = rng.integers(0, 3, (2, n)).astype(np.float32)
+    x = np.concatenate([np.abs(rng.normal(size=(2, n))).astype(np.float32), ties, 1e-30 * ties])
+    found = jax.jit(guidance.quantile_of, static_argnums=1)(x, quantile)
+    np.testing.assert_allclose(found, np.quantile(x.astype(float), quantile, axis=1), rtol=2e-6)
+
+
 def test_dynamic_range_is_per_sample_and_never_enlarges():
     quiet, loud = np.full((4, 4, 3), 0.3, np.float32), np.full((4, 4, 3), -5, np.float32)
     out = np.asarray(jax.jit(guidance.dynamic_range)(np.stack([quiet, loud])))
