@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from annotated_types import MinLen
+from annotated_types import Ge, MinLen
 from jaxtyping import Array, Float, Key, Num
 
 from nca_gen import ranges
@@ -135,10 +135,12 @@ class Model:
     ``cross_attention``: whether the first block hears the tokens of the time. Both in ``heads`` heads of ``head``
     channels. ``efficient``: a level halves the sides before its blocks and not behind them, the last one too, and the
     end sees what the first convolutions said. ``context_channels``: of the condition "context", a picture of the same
-    grid; 0 for none. ``low_resolution``: whether it is told the conditions "low", the smaller image, enlarged to this
-    grid, and "low_log_snr" [B], its log-SNR. What is left out of a condition is zero. ``remat`` "block": the gradient
-    keeps what enters a block, and not what is inside. ``dtype``: of products and activations; moments and parameters
-    stay float32. The time that it is told is the log-SNR: ``diffusion.clock`` "log_snr".
+    grid; 0 for none. ``zoom``: it is also shown the middle of the context enlarged so many times; by the factor of the
+    context, that is what lies there at each pixel of x_t (not in URCDM). 0: it is not. ``low_resolution``: whether it
+    is told the conditions "low", the smaller image, enlarged to this grid, and "low_log_snr" [B], its log-SNR. What is
+    left out of a condition is zero. ``remat`` "block": the gradient keeps what enters a block, and not what is inside.
+    ``dtype``: of products and activations; moments and parameters stay float32. The time that it is told is the
+    log-SNR: ``diffusion.clock`` "log_snr".
     """
 
     width: Count = 256
@@ -148,6 +150,7 @@ class Model:
     cross_attention: bool | tuple[bool, ...] = (False, True, True, True)
     efficient: bool = False
     context_channels: Natural = 0
+    zoom: Annotated[int | float, Ge(0)] = 0
     low_resolution: bool = False
     heads: Count = 8
     head: Count = 64
@@ -165,6 +168,8 @@ class Model:
                 raise UserError(f"config.model.{field} is {value}: give one for all, or {levels}, one a level")
         if self.width % GROUPS:
             raise UserError(f"config.model.width is {self.width}; take a multiple of {GROUPS}")
+        if self.zoom and not self.context_channels:
+            raise UserError(f"config.model.zoom={self.zoom} enlarges a context, and config.model.context_channels is 0")
 
     @property
     def reads(self) -> int:
@@ -214,7 +219,7 @@ class Model:
         """The smallest input of :attr:`network`, as shapes; None for what it is not told."""
         like = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
         picture = lambda channels: like(1, *(self.multiple,) * self.ndim, channels)
-        context = picture(self.context_channels) if self.context_channels else None
+        context = picture(self.context_channels * (1 + bool(self.zoom))) if self.context_channels else None
         return picture(self.reads), like(1), context, (picture(self.reads), like(1)) if self.low_resolution else None
 
     def init(self, key: Key[Array, ""]) -> dict:
@@ -253,9 +258,18 @@ class Model:
 
         time = lambda log_snr: jnp.broadcast_to(jnp.asarray(log_snr, jnp.float32), x.shape[:1])
         context = picture("context") if self.context_channels else None
+        if context is not None and self.zoom:
+            context = jnp.concatenate([context, middle(context, self.zoom)], -1)
         low = (picture("low"), time(cond.get("low_log_snr", 0.0))) if self.low_resolution else None
         prediction: Any = self.network.apply({"params": params}, x, time(told), context, low)
         return prediction, memory
+
+
+def middle(x: Float[Array, "B *S C"], zoom: float) -> Float[Array, "B *S C"]:
+    """The middle of ``x``, 1 / ``zoom`` of its sides, enlarged to its grid by linear interpolation."""
+    axes = range(1, x.ndim - 1)
+    scale, shift = jnp.full(len(axes), zoom), jnp.asarray([(1 - zoom) * x.shape[axis] / 2 for axis in axes])
+    return jax.image.scale_and_translate(x, x.shape, axes, scale, shift, "linear")
 
 
 def published(state: Mapping[str, Any], model: Model | None = None) -> dict:

@@ -47,7 +47,7 @@ from nca_gen.tiling.mosaic import Grid, Index, Plane
 DONE = "networks.json"  # how many networks have painted all that they have to
 OVERLAP = 0.125  # of a patch, with each neighbour
 TILE = 1024  # pixels a side of what the pyramid is made of
-ERODE, DILATE = 5, 51  # pixels of the plane before: specks of tissue are no tissue, and around tissue all is drawn
+ERODE, DILATE = 5 / 1024, 51 / 1024  # of a patch: specks of tissue are no tissue, and around tissue all is drawn
 
 
 # Where everything lies.
@@ -157,14 +157,17 @@ def seen(plane: Plane, pad: Sequence[int], box: Box, side: int, kernel: str) -> 
 
 
 def glass(plane: Plane, k: int) -> Bool[np.ndarray, "h w"]:
-    """Where a plane shows no tissue and none is near, in places of ``k`` x ``k`` pixels, each the mean of them."""
+    """Where a plane shows no tissue and none is near, in places of ``k`` x ``k`` pixels, each the mean of them.
+
+    What is a speck and what is near are parts of a patch: 5 and 51 pixels of 1024, as in URCDM's code.
+    """
     from scipy import ndimage
 
     height, width = (n // k for n in plane.grid.sides)
     bands = range(0, height, max(1, TILE // k))
     rows = [(y * k, min(height - y, bands.step) * k) for y in bands]
     small = np.concatenate([images.reduce(plane.read(y, 0, n, width * k), k) for y, n in rows])
-    erode, dilate = (np.ones((max(1, round(n / k)),) * 2, bool) for n in (ERODE, DILATE))
+    erode, dilate = (np.ones((max(1, round(n * plane.grid.patch / k)),) * 2, bool) for n in (ERODE, DILATE))
     return ~ndimage.binary_dilation(ndimage.binary_erosion(stained(small), erode), dilate)
 
 

@@ -12,7 +12,7 @@ import seeded
 import tiny
 
 from nca_gen.errors import UserError
-from nca_gen.models.efficient_unet import Model, architecture, published
+from nca_gen.models.efficient_unet import Model, architecture, middle, published
 from nca_gen.nn import port
 from nca_gen.nn.efficient import alike, conv, doubled, halved
 
@@ -162,14 +162,41 @@ def test_bad_input_is_one_line():
         answer(x, low=cond["low"][:, ::2, ::2])
     with pytest.raises(UserError, match=r"config\.model\.width is 20; take a multiple of 8"):
         replace(model, width=20)
+    with pytest.raises(UserError, match=r"config\.model\.zoom=2 enlarges a context, and .*context_channels is 0"):
+        replace(model, context_channels=0, zoom=2)
     with pytest.raises(UserError, match=r"config.model.attention is \(True,\): give one for all, or 2, one a level"):
         replace(model, attention=(True,))
+
+
+@pytest.mark.parametrize("zoom", [2, 2.5])
+def test_the_middle_of_a_context_is_enlarged_where_it_lies(zoom):
+    """Interpolation keeps a ramp: a pixel of the enlarged middle is what the context has at its place."""
+    y, x = (np.arange(n, dtype=np.float32) + 0.5 for n in (10, 20))
+    ramp = jnp.asarray(np.stack(np.broadcast_arrays(y[:, None], 2 * x[None]), -1)[None])
+    inside = [(axis - n / 2) / zoom + n / 2 for axis, n in ((y, 10), (x, 20))]
+    expected = np.stack(np.broadcast_arrays(inside[0][:, None], 2 * inside[1][None]), -1)
+    np.testing.assert_allclose(middle(ramp, zoom)[0], expected, rtol=1e-5)
+
+
+def test_a_network_sees_the_middle_of_its_context():
+    """A network that is shown it, with the weights of this alone, says what the plain one says of that context."""
+    plain = Model(**cascade.TINY["second"])
+    shown = replace(plain, zoom=2)
+    params, (x, log_snr, cond) = cascade.params(plain), cascade.inputs(plain, 8)
+    moved = dict(params)
+    for name, layer in params.items():
+        if name.startswith("init_conv"):
+            kernel = layer["kernel"]
+            moved[name] = layer | {"kernel": jnp.concatenate([0 * kernel[..., :3, :], kernel], -2)}
+    other = cond | {"context": middle(cond["context"], 2)}
+    expected = cascade.call(plain, params, x, log_snr, other)
+    np.testing.assert_allclose(cascade.call(shown, moved, x, log_snr, cond), expected, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_a_batch_of_any_number():
     """As an export has it, whose program draws as many samples as it is asked for."""
-    model = Model(**cascade.TINY["second"])
+    model = Model(**cascade.TINY["second"], zoom=2)
     (n,) = jax.export.symbolic_shape("n")
     like = lambda leaf: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype)
     x, log_snr, cond = jax.tree.map(like, cascade.inputs(model, 8))

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import echo
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from nca_gen import arrays, devices
 from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
 from nca_gen.io import images, slides
+from nca_gen.models import efficient_unet
 from nca_gen.pipelines import cascade, sampling, urcdm
 from nca_gen.pipelines.sampling import Settings
 from nca_gen.tiling.mosaic import Grid, Plane
@@ -96,6 +98,9 @@ def test_a_context_is_where_the_patch_is(factor, tmp_path):
             own = (np.arange(side) + 0.5) * here.sides[-1] / side
             ys, xs = ((at + own) / factor for at in corner)
             np.testing.assert_allclose(stage.enlarged(index), ramp(ys[:, None], xs[None]), atol=1.5)
+            if index == (2, 3):  # far from edges, the middle of a context is what lies beneath the patch
+                shown = efficient_unet.middle(jnp.asarray(stage.context(index)[None]), factor)[0] * 128 + 128
+                np.testing.assert_allclose(shown, stage.enlarged(index), atol=2.5)
 
 
 @pytest.mark.parametrize("codec", [Codec(), Codec((0.3, 0.0, -0.2), (0.5, 0.4, 0.6))])
@@ -215,6 +220,27 @@ def test_glass_is_enlarged_and_never_drawn(tmp_path, monkeypatch):
         top, left = stage.plane.grid.corner(index)
         own = stage.plane.grid.own(index)
         np.testing.assert_array_equal(stage.plane.read(top, left, 16, 16)[own], stage.enlarged(index)[own])
+
+
+def test_glass_is_measured_in_patches(tmp_path):
+    """A picture four times as large, of patches as large, has the same mask; and a speck is no tissue."""
+    picture = np.full((128, 128, 3), (242, 243, 242), np.uint8)
+    picture[40:70, 30:90] = picture[100, 100] = (200, 60, 140)
+    small = plane(tmp_path / "small", picture, 64)
+    large = plane(tmp_path / "large", picture.repeat(4, 0).repeat(4, 1), 256)
+    masks = [urcdm.glass(small, 1), urcdm.glass(large, 4)]
+    np.testing.assert_array_equal(*masks)
+    expected = np.ones((128, 128), bool)
+    expected[39:71, 29:91] = expected[99:102, 99:102] = False  # 51 / 1024 of 64 pixels: 3, the middle and its next
+    np.testing.assert_array_equal(masks[0], expected)
+    fine = urcdm.glass(large, 1)  # where a pixel is small enough for specks: 5 / 1024 of 256 are one, not yet
+    assert not fine[100 * 4, 100 * 4]
+    thin = np.full((1024, 1024, 3), (242, 243, 242), np.uint8)
+    thin[300:304, 300:304] = thin[600:700, 600:700] = (200, 60, 140)
+    whole = urcdm.glass(plane(tmp_path / "whole", thin, 1024), 1)
+    assert whole[302, 302]
+    assert not whole[577, 650]
+    assert whole[576, 650]  # 51 pixels wide, about what 5 have left of it
 
 
 def test_a_patch_fades_into_glass_behind_it():
