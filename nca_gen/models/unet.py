@@ -1,39 +1,46 @@
-"""The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752), GeCA's second rival.
+"""The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752): GeCA's second rival, CA-LDM's two diffusions.
 
-Its blocks are those of Dhariwal & Nichol 2021 (arXiv 2105.05233): the condition is added, and not a scale; convolutions
-halve and double; attention is also in the middle. GeCA's paper says of its LDM-B no more than 17.3 M parameters. The
-fields of :class:`Model` as given are our reading: 17,302,916 without labels and without a learned variance.
+Its blocks are those of Dhariwal & Nichol 2021 (arXiv 2105.05233), with attention also in the middle. GeCA's paper says
+of its LDM-B no more than 17.3 M parameters. The fields of :class:`Model` as given are our reading: 17,302,916 without
+labels and without a learned variance. Weights under the names of Dhariwal & Nichol's code: :func:`published`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from annotated_types import MinLen
 from jaxtyping import Array, Float, Key, Num
 
 from nca_gen import ranges
 from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError
-from nca_gen.nn.blocks import GROUPS, Attention, Norm, Residual, conv, doubled
+from nca_gen.nn import port
+from nca_gen.nn.blocks import GROUPS, Attention, Norm, Residual, conv, doubled, halved
 from nca_gen.nn.embeddings import Conditioning, TimeEmbedding
 from nca_gen.ranges import Axes, Count, Natural, OneOf
 
 
 class UNet(nn.Module):
-    """Fields ``[B, *S, C]`` to ``[B, *S, outputs]``, in any number of dimensions."""
+    """Fields ``[B, *S, C]`` to ``[B, *S, outputs]``, in any number of dimensions; see :class:`Model` for the rest."""
 
     width: int
     multipliers: tuple[int, ...]
     blocks: int
     attention: tuple[int, ...]
     head: int
+    heads: int
+    groups: int
+    scale: bool
+    resizing_blocks: bool
     classes: int
     outputs: int
     level: bool
@@ -49,16 +56,31 @@ class UNet(nn.Module):
         noise: Num[Array, " B"] | None = None,
     ) -> Float[Array, "B *S _"]:
         how = {"dtype": self.dtype}
-        residual, attention = (nn.remat(part) if self.remat else part for part in (Residual, Attention))
+        kinds: Any = (nn.remat(part) if self.remat else part for part in (Residual, Attention))
+        residual, attention = (partial(kind, groups=self.groups, **how) for kind in kinds)
+        residual = partial(residual, scale=self.scale)
         c = Conditioning(4 * self.width, self.classes, self.width, name="condition")(t, label)
         if self.level:
             noise = jnp.zeros((1,)) if noise is None else noise
             c = c + TimeEmbedding(4 * self.width, self.width, name="level")(noise)
         c = nn.silu(c)
 
+        def attend(x: Array, name: str) -> Array:
+            return attention(self.heads or x.shape[-1] // self.head, name=f"{name}_attention")(x)
+
         def block(x: Array, level: int, name: str) -> Array:
-            x = residual(self.width * self.multipliers[level], **how, name=name)(x, c)
-            return attention(self.head, **how, name=f"{name}_attention")(x) if 2**level in self.attention else x
+            x = residual(self.width * self.multipliers[level], name=name)(x, c)
+            return attend(x, name) if 2**level in self.attention else x
+
+        def down(x: Array, name: str) -> Array:
+            if self.resizing_blocks:
+                return residual(x.shape[-1], resize=halved, name=name)(x, c)
+            return conv(x, x.shape[-1], stride=2, **how, name=name)(x)
+
+        def up(x: Array, name: str) -> Array:
+            if self.resizing_blocks:
+                return residual(x.shape[-1], resize=doubled, name=name)(x, c)
+            return conv(x, x.shape[-1], **how, name=name)(doubled(x))
 
         x = conv(x, self.width, **how, name="first")(x)
         skips, last = [x], len(self.multipliers) - 1
@@ -66,17 +88,16 @@ class UNet(nn.Module):
             for i in range(self.blocks):
                 skips.append(x := block(x, level, f"down_{level}_{i}"))
             if level < last:
-                skips.append(x := conv(x, x.shape[-1], stride=2, **how, name=f"down_{level}")(x))
+                skips.append(x := down(x, f"down_{level}"))
         middle = x.shape[-1]
-        x = residual(middle, **how, name="middle_0")(x, c)
-        x = attention(self.head, **how, name="middle_attention")(x)
-        x = residual(middle, **how, name="middle_1")(x, c)
+        x = residual(middle, name="middle_0")(x, c)
+        x = residual(middle, name="middle_1")(attend(x, "middle"), c)
         for level in range(last, -1, -1):
             for i in range(self.blocks + 1):
                 x = block(jnp.concatenate([x, skips.pop()], -1), level, f"up_{level}_{i}")
             if level:
-                x = conv(x, x.shape[-1], **how, name=f"up_{level}")(doubled(x))
-        x = nn.silu(Norm(**how, name="last_norm")(x))
+                x = up(x, f"up_{level}")
+        x = nn.silu(Norm(self.groups, **how, name="last_norm")(x))
         return conv(x, self.outputs, zero=True, **how, name="last")(x).astype(jnp.float32)
 
 
@@ -89,12 +110,15 @@ class Model:
 
     ``width`` channels times one of ``multipliers`` at each level, of which each halves the sides of the one before;
     ``blocks`` residual blocks on the way down, one more on the way up. ``attention``: after which factors of halving
-    (1, 2, 4, ..) the blocks attend, in heads of ``head`` channels. ``classes``: columns of the condition "label", 0 for
-    an unconditional model. ``context_channels``: of the condition "image", a picture of the same grid that enters
-    beside x_t; 0 for none. ``level``: whether it is told how noisy that picture is, the condition "level". What is left
-    out of a condition is zero. ``learned_variance``: the prediction has 2 C channels. ``remat`` "block": the gradient
-    keeps what enters a block, and not what is inside. ``dtype``: of products and activations; moments and parameters
-    stay float32. The time that it is told enters as it is.
+    (1, 2, 4, ..) the blocks attend, in heads of ``head`` channels, or in ``heads`` of them where this is not 0.
+    ``groups``: of the normalisations. ``scale``: the time is a scale and a shift behind a block's second norm, and not
+    added before it. ``resizing_blocks``: residual blocks halve the sides (by means) and double them, and not
+    convolutions. ``classes``: columns of the condition "label", 0 for an unconditional model. ``context_channels``: of
+    the condition "image", a picture of the same grid that enters beside x_t; 0 for none. ``level``: whether it is told
+    how noisy that picture is, the condition "level". What is left out of a condition is zero. ``learned_variance``: the
+    prediction has 2 C channels. ``remat`` "block": the gradient keeps what enters a block, and not what is inside.
+    ``dtype``: of products and activations; moments and parameters stay float32. The time that it is told enters as it
+    is.
     """
 
     width: Count = 64
@@ -102,6 +126,10 @@ class Model:
     blocks: Count = 2
     attention: tuple[Count, ...] = (1, 2)
     head: Count = 32
+    heads: Natural = 0
+    groups: Count = GROUPS
+    scale: bool = False
+    resizing_blocks: bool = False
     classes: Natural = 0
     context_channels: Natural = 0
     level: bool = False
@@ -116,9 +144,11 @@ class Model:
         factors = [2**level for level in range(len(self.multipliers))]
         if not {*self.attention} <= {*factors}:
             raise UserError(f"config.model.attention is {self.attention}; the factors of its levels are {factors}")
-        if self.width % GROUPS or self.width % self.head:
+        by, of = (self.heads, "number of heads") if self.heads else (self.head, "channels of a head")
+        if self.width % self.groups or self.width % by:
             raise UserError(
-                f"config.model.width is {self.width}; take a multiple of {GROUPS} and of the head's {self.head}"
+                f"config.model.width is {self.width}; take a multiple of {self.groups}, the number of groups, and of "
+                f"{by}, the {of}"
             )
 
     @property
@@ -144,14 +174,32 @@ class Model:
     @property
     def network(self) -> UNet:
         """The flax module."""
-        shape = (self.width, tuple(self.multipliers), self.blocks, tuple(self.attention), self.head)
-        return UNet(*shape, self.classes, self.predicts, self.level, self.remat == "block", self.dtype)
+        return UNet(
+            self.width,
+            tuple(self.multipliers),
+            self.blocks,
+            tuple(self.attention),
+            self.head,
+            self.heads,
+            self.groups,
+            self.scale,
+            self.resizing_blocks,
+            self.classes,
+            self.predicts,
+            self.level,
+            self.remat == "block",
+            self.dtype,
+        )
+
+    def example(self) -> tuple[Any, ...]:
+        """The smallest input of :attr:`network`, as shapes."""
+        size = (2 ** (len(self.multipliers) - 1),) * self.ndim
+        x = jax.ShapeDtypeStruct((1, *size, self.image_channels + self.context_channels), jnp.float32)
+        return x, jax.ShapeDtypeStruct((1,), jnp.int32)
 
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""
-        size = (2 ** (len(self.multipliers) - 1),) * self.ndim
-        x = jax.ShapeDtypeStruct((1, *size, self.image_channels + self.context_channels), jnp.float32)
-        return self.network.lazy_init(key, x, jax.ShapeDtypeStruct((1,), jnp.int32))["params"]
+        return self.network.lazy_init(key, *self.example())["params"]
 
     def apply(
         self,
@@ -180,3 +228,57 @@ class Model:
             nothing = jnp.zeros((*x.shape[:-1], self.context_channels), x.dtype)
             x = jnp.concatenate([x, cond.get("image", nothing)], -1)
         return self.network.apply({"params": params}, x, told, cond.get("label"), cond.get("level")), memory
+
+
+def published(state: Mapping[str, Any], model: Model) -> dict:
+    """Parameters of ``model`` from the tensors, by name, of a U-Net of Dhariwal & Nichol's code.
+
+    Raises UserError for the first tensor that is missing, has another shape, or has no place.
+    """
+    tensors = {name: np.asarray(tensor) for name, tensor in state.items()}
+    params = port.variables(tensors, model.network, model.example(), spelled=names(model))["params"]
+
+    def ordered(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
+        """Theirs go by heads, and within each by query, key and value; ours the other way round."""
+        if path[-2].key != "qkv":
+            return leaf
+        heads = model.heads or leaf.shape[-1] // 3 // model.head
+        return leaf.reshape(*leaf.shape[:-1], heads, 3, -1).swapaxes(-3, -2).reshape(leaf.shape)
+
+    return jax.tree.map_with_path(ordered, params)
+
+
+INNER = {  # names within a block: ours, and those of Dhariwal & Nichol's code
+    "time.fc0": "0",
+    "time.fc1": "2",
+    "norm0": "in_layers.0",
+    "conv0": "in_layers.2",
+    "condition": "emb_layers.1",
+    "norm1": "out_layers.0",
+    "conv1": "out_layers.3",
+    "shortcut": "skip_connection",
+    "attention.qkv": "qkv",
+    "attention.proj": "proj_out",
+}
+
+
+def names(model: Model) -> Callable[[str], str]:
+    """Of a tensor of ``model`` by :mod:`nca_gen.nn.port`'s name, the name that it has in Dhariwal & Nichol's code."""
+    each, top = model.blocks + 1, len(model.multipliers) - 1  # rows of a level, each way
+    places = {"condition": "time_embed", "first": "input_blocks.0.0", "last_norm": "out.0", "last": "out.2"}
+    places |= {"middle_0": "middle_block.0", "middle_attention": "middle_block.1", "middle_1": "middle_block.2"}
+    for level, i in np.ndindex(top + 1, each):
+        rows = {"down": f"input_blocks.{1 + level * each + i}", "up": f"output_blocks.{(top - level) * each + i}"}
+        for side, row in rows.items():
+            places |= {f"{side}_{level}_{i}": f"{row}.0", f"{side}_{level}_{i}_attention": f"{row}.1"}
+        if i == model.blocks:
+            halves, doubles = ("", "") if model.resizing_blocks else (".op", ".conv")
+            places[f"down_{level}"] = f"{rows['down']}.0{halves}"
+            places[f"up_{level}"] = f"{rows['up']}.{1 + (2**level in model.attention)}{doubles}"
+
+    def name(ours: str) -> str:
+        place, _, rest = ours.partition(".")
+        inner, _, leaf = rest.rpartition(".")
+        return ".".join(filter(None, (places.get(place, place), INNER.get(inner, inner), leaf)))
+
+    return name

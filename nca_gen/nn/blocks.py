@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -16,7 +18,7 @@ from nca_gen.nn.attention import SelfAttention
 GROUPS = 32
 
 spread = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # as torch's layers start
-Norm = partial(modules.GroupNorm, GROUPS, epsilon=1e-5)
+Norm = partial(modules.GroupNorm, epsilon=1e-5)
 
 
 def conv(x: Array, width: int, taps: int = 3, *, stride: int = 1, zero: bool = False, **how: Any) -> nn.Conv:
@@ -33,38 +35,55 @@ def doubled(x: Float[Array, "B *S C"]) -> Float[Array, "B *T C"]:
     return x
 
 
+def halved(x: Float[Array, "B *T C"]) -> Float[Array, "B *S C"]:
+    """Half as large along every space axis: the mean of 2, 4 or 8 values."""
+    window = (2,) * (x.ndim - 2)
+    return nn.avg_pool(x, window, window)
+
+
 class Residual(nn.Module):
     """Two convolutions of 3 taps an axis, each behind a norm, and ``c``, after its SiLU, added between them.
 
-    Starts as the shortcut.
+    ``scale``: not added, ``c`` sets scale and shift behind the second norm. ``resize``: is applied to the field behind
+    the first SiLU, and to the shortcut. Starts as the shortcut.
     """
 
     width: int
     dtype: Any
+    groups: int = GROUPS
+    scale: bool = False
+    resize: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B *S _"], c: Float[Array, "b E"]) -> Float[Array, "B *S _"]:
+    def __call__(self, x: Float[Array, "B *S _"], c: Float[Array, "b E"]) -> Float[Array, "B *T _"]:
         how = {"dtype": self.dtype}
-        y = nn.silu(Norm(**how, name="norm0")(x))
+        y = nn.silu(Norm(self.groups, **how, name="norm0")(x))
+        if self.resize:
+            x, y = self.resize(x), self.resize(y)
         y = conv(x, self.width, **how, name="conv0")(y)
-        c = modules.Dense(self.width, kernel_init=spread, **how, name="condition")(c)
-        y = y + c.reshape(c.shape[0], *[1] * (x.ndim - 2), -1)
-        y = nn.silu(Norm(**how, name="norm1")(y))
-        y = conv(x, self.width, zero=True, **how, name="conv1")(y)
+        c = modules.Dense((1 + self.scale) * self.width, kernel_init=spread, **how, name="condition")(c)
+        c = c.reshape(c.shape[0], *[1] * (x.ndim - 2), -1)
+        norm = Norm(self.groups, **how, name="norm1")
+        if self.scale:
+            scale, shift = jnp.split(c, 2, -1)
+            y = norm(y) * (1 + scale) + shift
+        else:
+            y = norm(y + c)
+        y = conv(x, self.width, zero=True, **how, name="conv1")(nn.silu(y))
         if x.shape[-1] != self.width:
             x = conv(x, self.width, 1, **how, name="shortcut")(x)
         return x + y
 
 
 class Attention(nn.Module):
-    """Of every cell to all, in heads of ``head`` features, behind a norm, added to what came in; starts as identity."""
+    """Of every cell to all, in so many heads, behind a norm, added to what came in; starts as identity."""
 
-    head: int
+    heads: int
     dtype: Any
+    groups: int = GROUPS
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *S D"]) -> Float[Array, "B *S D"]:
-        y = Norm(dtype=self.dtype, name="norm")(x).reshape(x.shape[0], prod(x.shape[1:-1]), -1)
-        heads = x.shape[-1] // self.head
-        y = SelfAttention(heads, spread, zero=True, dtype=self.dtype, name="attention")(y)
+        y = Norm(self.groups, dtype=self.dtype, name="norm")(x).reshape(x.shape[0], prod(x.shape[1:-1]), -1)
+        y = SelfAttention(self.heads, spread, zero=True, dtype=self.dtype, name="attention")(y)
         return x + y.reshape(x.shape)

@@ -29,5 +29,5 @@ def taking(layer: type[M]) -> type[M]:
     return cast("type[M]", mixed)
 
 
-Dense, Conv = taking(nn.Dense), taking(nn.Conv)
+Dense, Conv, ConvTranspose = taking(nn.Dense), taking(nn.Conv), taking(nn.ConvTranspose)
 GroupNorm, LayerNorm, BatchNorm = taking(nn.GroupNorm), taking(nn.LayerNorm), taking(nn.BatchNorm)

@@ -6,7 +6,7 @@ and ``running_var``. Kernels ``[*taps, inputs, outputs]`` are ``[outputs, inputs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, cast
@@ -22,20 +22,32 @@ LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": 
 State = dict[str, np.ndarray]
 
 
-def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[str] = COUNTERS) -> dict[str, Any]:
+def as_it_is(name: str) -> str:
+    """``name``."""
+    return name
+
+
+def variables(
+    state: State,
+    module: nn.Module,
+    example: Any,
+    ignore: Sequence[str] = COUNTERS,
+    spelled: Callable[[str], str] = as_it_is,
+) -> dict[str, Any]:
     """The variables of ``module`` (``params``, ``batch_stats``) from the tensors of a torch network, in float32.
 
     ``example`` is an input, or its ``ShapeDtypeStruct``; several are a tuple. Raises UserError for the first tensor
     that is missing, has another shape, is no float or not finite, or that nobody asks for and no pattern in ``ignore``
     names. A beginning that the names of the whole network have ("module.", "first_stage_model.") is left out, and what
-    lies beside it is of other networks.
+    lies beside it is of other networks. ``spelled``: of a name here, the one in ``state``, where they differ. An affine
+    map may be a convolution of one tap there.
     """
     filled: dict[str, Any] = {}
     leaves = _leaves(module, example)
-    names = {_name(path) for path, _, _ in leaves}
+    names = {spelled(_name(path)) for path, _, _ in leaves}
     state = _below(state, names)
     for path, leaf, shape in leaves:
-        name = _name(path)
+        name = spelled(_name(path))
         if name not in state:
             raise UserError(f"the weights lack {name} {_torch_shape(leaf, shape)}: they are of another network")
         if state[name].dtype.kind != "f":
@@ -45,6 +57,8 @@ def variables(state: State, module: nn.Module, example: Any, ignore: Sequence[st
             raise UserError(
                 f"{name} holds NaN or infinite numbers: the weights are damaged, or their training diverged"
             )
+        if leaf == "kernel" and len(shape) == 2 and {*tensor.shape[2:]} == {1}:
+            tensor = tensor.reshape(tensor.shape[:2])
         tensor = np.moveaxis(tensor, (0, 1), (-1, -2)) if leaf == "kernel" and tensor.ndim > 1 else tensor
         if tensor.shape != shape:
             raise UserError(

@@ -92,6 +92,32 @@ def test_wrong_width():
         rivals.small_unet(width=48)
 
 
+def test_names_in_the_code_of_dhariwal_and_nichol():
+    """Rows of blocks are numbered through; of each level the last one halves, or doubles behind its attention."""
+    name, blocks = unet.names(unet.Model()), unet.names(unet.Model(resizing_blocks=True, attention=()))
+    assert name("down_1_0.norm1.weight") == "input_blocks.4.0.out_layers.0.weight"
+    assert name("down_1_0_attention.attention.qkv.bias") == "input_blocks.4.1.qkv.bias"
+    assert name("up_3_0.shortcut.weight") == "output_blocks.0.0.skip_connection.weight"
+    assert name("up_0_2.condition.bias") == "output_blocks.11.0.emb_layers.1.bias"
+    assert (name("down_0.weight"), name("up_1.weight")) == (
+        "input_blocks.3.0.op.weight",
+        "output_blocks.8.2.conv.weight",
+    )
+    assert blocks("down_0.conv0.weight") == "input_blocks.3.0.in_layers.2.weight"
+    assert blocks("up_1.conv1.weight") == "output_blocks.8.1.out_layers.3.weight"
+    assert name("condition.time.fc1.weight") == "time_embed.2.weight"
+
+
+@pytest.mark.parametrize("changes", [{"scale": True}, {"resizing_blocks": True}], ids=str)
+def test_it_starts_as_nothing_said(changes):
+    """Every block as its shortcut, and the last convolution as zero, whatever the time sets."""
+    model, (x, t, cond) = rivals.small_unet(heads=4, groups=8, **changes), rivals.start(4, 6)
+    p = tiny.born(model)
+    np.testing.assert_array_equal(rivals.call(model, p, x, t, cond)[0], 0)
+    zero = {name for name, block in p.items() if "conv1" in block and not np.any(block["conv1"]["kernel"])}
+    assert zero == {name for name, block in p.items() if "conv1" in block}
+
+
 @pytest.mark.slow
 def test_images_must_halve():
     model, (x, t, cond) = rivals.small_unet(multipliers=(1, 1, 1)), rivals.start(4, 6)

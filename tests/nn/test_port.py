@@ -44,6 +44,21 @@ def test_it_computes_what_torch_does():
     np.testing.assert_allclose(mine, expected, atol=1e-5)
 
 
+def test_names_that_differ_and_maps_that_are_convolutions():
+    """Errors speak of tensors by the names in the file."""
+    former = {f"old.{name}": tensor for name, tensor in state().items()}
+    former["old.fc.weight"] = former["old.fc.weight"][..., None, None]
+    found = port.variables(former, Net(), EXAMPLE, spelled="old.{}".format)
+    jax.tree.map(np.testing.assert_array_equal, found, port.variables(state(), Net(), EXAMPLE))
+    with pytest.raises(UserError, match=r"lack old\.fc\.weight \(5, 4\)"):
+        port.variables(
+            {k: v for k, v in former.items() if k != "old.fc.weight"}, Net(), EXAMPLE, spelled="old.{}".format
+        )
+    former["old.fc.weight"] = np.ones((5, 4, 1, 2))
+    with pytest.raises(UserError, match=r"old\.fc\.weight is \(5, 4, 1, 2\), not \(5, 4\)"):
+        port.variables(former, Net(), EXAMPLE, spelled="old.{}".format)
+
+
 def test_random_tensors_are_fixed_and_of_a_sensible_size():
     s = state()
     assert list(s) == NAMES
