@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from math import gcd
+from math import gcd, prod
 from typing import Any
 
 import flax.linen as nn
@@ -23,20 +23,29 @@ LOGVAR = (-30.0, 20.0)
 QUIET = -6.0  # log-variance before training: unit noise would drown a signal that is not there yet
 FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of diffusers before 0.18
 FORMERLY = re.compile(rf"(.*attentions\.\d+)\.({'|'.join(FORMER)})\.(weight|bias)")
-COMPVIS = {  # names of Rombach et al.'s own code; the levels of its decoder count from the last
-    r"\bdown\.(\d+)\.block\.": r"down_blocks.\1.resnets.",
-    r"\bdown\.(\d+)\.downsample\.": r"down_blocks.\1.downsamplers.0.",
-    r"\bup\.(\d+)\.block\.": r"up_blocks.\1.resnets.",
-    r"\bup\.(\d+)\.upsample\.": r"up_blocks.\1.upsamplers.0.",
-    r"\bmid\.block_1\.": "mid_block.resnets.0.",
-    r"\bmid\.block_2\.": "mid_block.resnets.1.",
-    r"\bmid\.attn_1\.norm\.": "mid_block.attentions.0.group_norm.",
-    r"\bmid\.attn_1\.proj_out\.": "mid_block.attentions.0.to_out.0.",
-    r"\bmid\.attn_1\.([qkv])\.": r"mid_block.attentions.0.to_\1.",
-    r"\bnin_shortcut\.": "conv_shortcut.",
-    r"coder\.norm_out\.": "coder.conv_norm_out.",
+COMPVIS = {  # names of Rombach et al.'s own code, and ours; the levels of its decoder count from the last
+    "down.#.block": "down_blocks.#.resnets",
+    "down.#.downsample": "down_blocks.#.downsamplers.0",
+    "up.#.block": "up_blocks.#.resnets",
+    "up.#.upsample": "up_blocks.#.upsamplers.0",
+    "mid.block_1": "mid_block.resnets.0",
+    "mid.block_2": "mid_block.resnets.1",
+    "mid.attn_1.norm": "mid_block.attentions.0.group_norm",
+    "mid.attn_1.proj_out": "mid_block.attentions.0.to_out.0",
+    "mid.attn_1.q": "mid_block.attentions.0.to_q",
+    "mid.attn_1.k": "mid_block.attentions.0.to_k",
+    "mid.attn_1.v": "mid_block.attentions.0.to_v",
+    "nin_shortcut": "conv_shortcut",
+    "norm_out": "conv_norm_out",
+    "norm3d": "adaptor.norm",  # and of CA-LDM's decoder of several slices
+    "conv3d": "adaptor.conv",
+    "mix_factor_3d": "adaptor.mix",
+    "conv_in_3d": "adaptor_in.conv",
+    "mix_factor_3d_in": "adaptor_in.mix",
+    "conv_out_3d": "adaptor_out.conv",
+    "mix_factor_3d_out": "adaptor_out.mix",
 }
-LEVEL = re.compile(r"(?<=\bdecoder\.up\.)\d+")
+LEVEL = re.compile(r"(?:(?<=\bdecoder\.up\.)|(?<=^up\.))\d+")
 
 
 class Norm(modules.Module):
@@ -45,12 +54,12 @@ class Norm(modules.Module):
     groups: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        B, H, W, C = x.shape
+    def __call__(self, x: Float[Array, "B *S C"]) -> Float[Array, "B *S C"]:
+        B, *S, C = x.shape
         scale = self.param("scale", nn.initializers.ones, (C,))
         bias = self.param("bias", nn.initializers.zeros, (C,))
         groups = gcd(self.groups, C)
-        y = x.astype(jnp.float32).reshape(B, H * W, groups, C // groups)
+        y = x.astype(jnp.float32).reshape(B, prod(S), groups, C // groups)
         mean = y.mean((1, 3), keepdims=True)
         rate = jax.lax.rsqrt(jnp.square(y - mean).mean((1, 3), keepdims=True) + 1e-6)
         affine = scale.reshape(groups, -1), bias.reshape(groups, -1)
@@ -62,17 +71,42 @@ def quiet(key: Any, shape: tuple[int], dtype: Any) -> Float[Array, " n"]:
     return jnp.where(jnp.arange(*shape) < shape[0] // 2, 0.0, QUIET).astype(dtype)
 
 
-def conv(width: int, taps: int, dtype: Any, name: str | None = None, **more: Any) -> nn.Conv:
-    """A convolution of ``taps`` x ``taps`` that keeps the size."""
-    return modules.Conv(width, (taps, taps), **{"padding": taps // 2} | more, dtype=dtype, name=name)
+def conv(width: int, taps: int, dtype: Any, name: str | None = None, ndim: int = 2, **more: Any) -> nn.Conv:
+    """A convolution of ``taps`` along each of ``ndim`` axes that keeps the size."""
+    return modules.Conv(width, (taps,) * ndim, **{"padding": taps // 2} | more, dtype=dtype, name=name)
+
+
+class Adaptor(modules.Module):
+    """a y + (1 - a) x, where y is a convolution of ``slices`` images that lie one behind the other in the batch.
+
+    It sees 3 of them, zeros beyond the first and the last. ``groups``: of a norm over all of them, which goes before it
+    with a SiLU; 0 for the convolution alone. a = sigmoid(``mix``) is 1/2 before training.
+    """
+
+    slices: int
+    groups: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        y = x.reshape(-1, self.slices, *x.shape[1:])
+        if self.groups:
+            y = nn.silu(Norm(self.groups, name="norm")(y))
+        y = conv(x.shape[-1], 3, self.dtype, "conv", ndim=3)(y).reshape(x.shape)
+        a = nn.sigmoid(self.param("mix", nn.initializers.zeros, (1,))).astype(y.dtype)
+        return a * y + (1 - a) * x
 
 
 class Resnet(nn.Module):
-    """x + two convolutions of it, each after norm and SiLU; where the width changes, x through a 1 x 1 one."""
+    """x + two convolutions of it, each after norm and SiLU; where the width changes, x through a 1 x 1 one.
+
+    ``slices``, not 0: behind it an :class:`Adaptor` of so many.
+    """
 
     width: int
     groups: int
     dtype: Any
+    slices: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W _"]) -> Float[Array, "B H W C"]:
@@ -80,7 +114,8 @@ class Resnet(nn.Module):
         for i in (1, 2):
             y = nn.silu(Norm(self.groups, name=f"norm{i}")(y))
             y = conv(self.width, 3, self.dtype, f"conv{i}")(y)
-        return y + (x if x.shape == y.shape else conv(self.width, 1, self.dtype, "conv_shortcut")(x))
+        y = y + (x if x.shape == y.shape else conv(self.width, 1, self.dtype, "conv_shortcut")(x))
+        return Adaptor(self.slices, self.groups, self.dtype, name="adaptor")(y) if self.slices else y
 
 
 class Attention(nn.Module):
@@ -106,13 +141,14 @@ class Middle(nn.Module):
     groups: int
     dtype: Any
     attention: bool
+    slices: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        x = Resnet(x.shape[-1], self.groups, self.dtype, name="resnets.0")(x)
+        x = Resnet(x.shape[-1], self.groups, self.dtype, self.slices, name="resnets.0")(x)
         if self.attention:
             x = Attention(self.groups, self.dtype, name="attentions.0")(x)
-        return Resnet(x.shape[-1], self.groups, self.dtype, name="resnets.1")(x)
+        return Resnet(x.shape[-1], self.groups, self.dtype, self.slices, name="resnets.1")(x)
 
 
 class Down(nn.Module):
@@ -142,38 +178,19 @@ class Up(nn.Module):
     groups: int
     dtype: Any
     last: bool
+    slices: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w _"]) -> Float[Array, "B H W C"]:
         for i in range(self.layers):
-            x = Resnet(self.width, self.groups, self.dtype, name=f"resnets.{i}")(x)
+            x = Resnet(self.width, self.groups, self.dtype, self.slices, name=f"resnets.{i}")(x)
         if self.last:
             return x
         return conv(self.width, 3, self.dtype, "upsamplers.0.conv")(x.repeat(2, 1).repeat(2, 2))
 
 
 class Encoder(nn.Module):
-    """To the moments: mean and log-variance, side by side."""
-
-    widths: tuple[int, ...]
-    layers: int
-    latent: int
-    groups: int
-    attention: bool
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W _"]) -> Float[Array, "B h w M"]:
-        x = conv(self.widths[0], 3, self.dtype, "conv_in")(x)
-        for i, width in enumerate(self.widths):
-            last = i == len(self.widths) - 1
-            x = Down(width, self.layers, self.groups, self.dtype, last, name=f"down_blocks.{i}")(x)
-        x = Middle(self.groups, self.dtype, self.attention, name="mid_block")(x)
-        return conv(2 * self.latent, 3, self.dtype, "conv_out")(nn.silu(Norm(self.groups, name="conv_norm_out")(x)))
-
-
-class Decoder(nn.Module):
-    """From the latent to the image; one block a level more than the encoder has."""
+    """To ``channels`` of a latent; where they are moments, mean and log-variance, side by side."""
 
     widths: tuple[int, ...]
     layers: int
@@ -183,13 +200,42 @@ class Decoder(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, z: Float[Array, "B h w _"]) -> Float[Array, "B H W C"]:
-        x = conv(self.widths[-1], 3, self.dtype, "conv_in")(z)
+    def __call__(self, x: Float[Array, "B H W _"]) -> Float[Array, "B h w C"]:
+        x = conv(self.widths[0], 3, self.dtype, "conv_in")(x)
+        for i, width in enumerate(self.widths):
+            last = i == len(self.widths) - 1
+            x = Down(width, self.layers, self.groups, self.dtype, last, name=f"down_blocks.{i}")(x)
         x = Middle(self.groups, self.dtype, self.attention, name="mid_block")(x)
+        return conv(self.channels, 3, self.dtype, "conv_out")(nn.silu(Norm(self.groups, name="conv_norm_out")(x)))
+
+
+class Decoder(nn.Module):
+    """From the latent to the image; one block a level more than the encoder has.
+
+    ``slices``, not 0: the images of a batch are so many slices each of volumes, and adaptors mix them: behind every
+    residual block, the first convolution and the last.
+    """
+
+    widths: tuple[int, ...]
+    layers: int
+    channels: int
+    groups: int
+    attention: bool
+    dtype: Any
+    slices: int = 0
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "B h w _"]) -> Float[Array, "B H W C"]:
+        def mixed(x: Array, name: str) -> Array:
+            return Adaptor(self.slices, 0, self.dtype, name=name)(x) if self.slices else x
+
+        x = mixed(conv(self.widths[-1], 3, self.dtype, "conv_in")(z), "adaptor_in")
+        x = Middle(self.groups, self.dtype, self.attention, self.slices, name="mid_block")(x)
         for i, width in enumerate(self.widths[::-1]):
             last = i == len(self.widths) - 1
-            x = Up(width, self.layers + 1, self.groups, self.dtype, last, name=f"up_blocks.{i}")(x)
-        return conv(self.channels, 3, self.dtype, "conv_out")(nn.silu(Norm(self.groups, name="conv_norm_out")(x)))
+            x = Up(width, self.layers + 1, self.groups, self.dtype, last, self.slices, name=f"up_blocks.{i}")(x)
+        x = nn.silu(Norm(self.groups, name="conv_norm_out")(x))
+        return mixed(conv(self.channels, 3, self.dtype, "conv_out")(x), "adaptor_out")
 
 
 class AutoencoderKL(nn.Module):
@@ -218,7 +264,7 @@ class AutoencoderKL(nn.Module):
         """Declares the four parts."""
         widths, dtype = tuple(self.width * m for m in self.multipliers), jnp.dtype(self.dtype)
         shared = dict(groups=self.groups, attention=self.attention, dtype=dtype)
-        self.encoder = Encoder(widths, self.layers, self.latent_channels, **shared)
+        self.encoder = Encoder(widths, self.layers, 2 * self.latent_channels, **shared)
         self.decoder = Decoder(widths, self.layers, self.image_channels * self.patch**2, **shared)
         self.quant_conv = conv(2 * self.latent_channels, 1, dtype, bias_init=quiet)
         self.post_quant_conv = conv(self.latent_channels, 1, dtype)
@@ -243,19 +289,31 @@ class AutoencoderKL(nn.Module):
 
 
 def renamed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """``state`` by the names that diffusers has today; older files, and those of CompVis, have others, and attention
-    as 1 x 1 convolutions."""
+    """``state`` by the names that diffusers has today; older files, and those of CompVis, have others."""
     last = max((int(level) for name in state for level in LEVEL.findall(name)), default=0)
-    names = {LEVEL.sub(lambda level: str(last - int(level[0])), name): name for name in state}
-    return {_name(name): _flat(_name(name), state[former]) for name, former in names.items()}
+    return {_today(_turned(name, last)): tensor for name, tensor in state.items()}
 
 
-def _name(name: str) -> str:
+def _today(name: str) -> str:
     for theirs, ours in COMPVIS.items():
-        name = re.sub(theirs, ours, name)
+        name = _exchanged(name, theirs, ours)
     match = FORMERLY.fullmatch(name)
     return f"{match[1]}.{FORMER[match[2]]}.{match[3]}" if match else name
 
 
-def _flat(name: str, x: np.ndarray) -> np.ndarray:
-    return x.reshape(x.shape[:2]) if ".attentions." in name and x.shape[2:] == (1, 1) else x
+def compvis(name: str, levels: int) -> str:
+    """The name in Rombach et al.'s own code of a tensor of ours, of an autoencoder of ``levels`` levels."""
+    for theirs, ours in COMPVIS.items():
+        name = _exchanged(name, ours, theirs)
+    return _turned(name, levels - 1)
+
+
+def _exchanged(name: str, before: str, after: str) -> str:
+    """``name`` with whole words ``after`` in the place of ``before``; # is a number."""
+    pattern = re.escape(before).replace(r"\#", r"(\d+)")
+    return re.sub(rf"(?<![^.]){pattern}(?![^.])", after.replace("#", r"\1"), name)
+
+
+def _turned(name: str, last: int) -> str:
+    """``name`` with the levels of a decoder in CompVis's code counted from the other end."""
+    return LEVEL.sub(lambda level: str(last - int(level[0])), name)

@@ -10,7 +10,7 @@ import tiny
 from nca_gen.errors import UserError
 from nca_gen.io import weights
 from nca_gen.models import vae_kl
-from nca_gen.nn import port
+from nca_gen.nn import autoencoder_kl, port
 
 SMALL = vae_kl.Model(width=4, multipliers=(1, 2), layers=1, groups=2, patch=2)
 
@@ -97,6 +97,20 @@ def test_a_file_of_compvis(start, tmp_path):
     beside = "loss.logvar" if not start else "model.diffusion_model.out.2.bias"
     weights.write(tmp_path / "model.safetensors", state | {beside: np.zeros(1, np.float32)})
     jax.tree.map(np.testing.assert_array_equal, SMALL.load(tmp_path / "model.safetensors"), expected)
+
+
+def test_names_of_compvis_and_back():
+    """Those of each half alone, and of both."""
+    for levels, names in ((2, SMALL.state(params())), (4, tiny.shapes(vae_kl.Model())["decoder"])):
+        ours = (
+            [*names]
+            if levels == 2
+            else [".".join(key.key for key in path) for path, _ in jax.tree.leaves_with_path(names)]
+        )
+        theirs = [autoencoder_kl.compvis(name, levels) for name in ours]
+        assert not any("block_" in name.replace("block_1", "").replace("block_2", "") for name in theirs)
+        assert [*autoencoder_kl.renamed(dict.fromkeys(theirs, np.zeros(1)))] == ours
+    assert autoencoder_kl.compvis("up_blocks.0.resnets.2.conv_shortcut.weight", 4) == "up.3.block.2.nin_shortcut.weight"
 
 
 def test_wrong_files(tmp_path):
