@@ -105,9 +105,9 @@ class AutoencoderKL(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    def __init__(self, width=64, layers=3):
+    def __init__(self, width=64, layers=3, channels=3):
         super().__init__()
-        parts, a = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)], width
+        parts, a = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)], width
         for i in range(1, layers + 1):
             b = width * min(2**i, 8)
             stride = 2 if i < layers else 1
