@@ -1,6 +1,7 @@
 """The KL autoencoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752, appendix G), with diffusers' names.
 
 Each level but the last halves the image; between the levels and the latent lies a block with attention over all places.
+CA-LDM (MICCAI 2024) has its halves, without moments, and a decoder that mixes neighbouring slices by adaptors.
 """
 
 from __future__ import annotations
