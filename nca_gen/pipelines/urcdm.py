@@ -359,8 +359,8 @@ def glance(plane: Plane, most: int = 1024) -> UInt8[np.ndarray, "h w C"]:
     k = math.ceil(max(plane.grid.sides) / most)
     height, width = (n // k for n in plane.grid.sides)
     step = max(1, TILE // k)
-    bands = [plane.read(y * k, 0, min(height - y, step) * k, width * k) for y in range(0, height, step)]
-    return np.concatenate([images.reduce(band, k) for band in bands])
+    bands = (plane.read(y * k, 0, min(height - y, step) * k, width * k) for y in range(0, height, step))
+    return np.concatenate([images.reduce(band, k) for band in bands])  # one after the other: the plane may be large
 
 
 def pyramid(work: Path, plane: Plane, origin: tuple[int, int], size: tuple[int, int]) -> tuple[huge.Store, ...]:

@@ -1,11 +1,13 @@
 """Slides by a cascade of cascades: every patch in its place, the same slide wherever it is cut, killed, or spread."""
 
 import hashlib
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 
 import echo
@@ -287,6 +289,18 @@ def test_a_slide_is_written_with_its_size_and_its_overviews(tmp_path):
         assert images.read(tiff.with_name(f"{tiff.stem}_{name}.png")).std() > 0
     assert "is there already" in echo.write(tmp_path / "a", mpp=(0.5,), glass=False, format="both")[-1]
     assert not [*tmp_path.glob("a/*.part")]
+
+
+def test_a_glance_holds_one_band_at_a_time(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (64, 512, 3), np.uint8)
+    there = plane(tmp_path, np.tile(picture, (128, 1, 1)), 512)
+    urcdm.glance(there, 64)  # what is loaded at first use
+    tracemalloc.start()
+    seen = urcdm.glance(there, 64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.7 * math.prod(there.grid.sides) * 3
+    np.testing.assert_array_equal(seen, images.reduce(there.read(0, 0, *there.grid.sides), 128))
 
 
 def test_a_dry_run_says_what_it_takes_and_leaves_nothing(tmp_path):
