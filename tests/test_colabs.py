@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from notebooks import LIMIT, PAGES, ROOT, code, kernel, pictures, read, run, said
 
-SYSTEMS = ("diff_nca", "fourier_diff_nca", "geca")
+SYSTEMS = ("diff_nca", "fourier_diff_nca", "geca", "urcdm")
 COLAB = "colab.research.google.com/github"
 
 pages = pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
