@@ -14,8 +14,9 @@ from jupyter_client import KernelManager
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "colabs").glob("*.ipynb"))
-LIMIT = 120  # seconds
-AFRESH = "%reset -sf\nimport os\nos.chdir({!r})"
+LIMIT = 120  # seconds of CPU time, which a free machine needs no longer for
+AFRESH = "%reset -sf\nimport os, time\nos.chdir({!r})\nbegun = time.process_time()"
+USED = "print(time.process_time() - begun)"
 
 
 def read(page):
@@ -35,23 +36,25 @@ def kernel():
 
 
 def run(page, folder, manager):
-    """The notebook at ``page`` with its outputs, run in ``folder``, where it finds the configs of this repository."""
+    """The notebook at ``page`` with its outputs, and its CPU seconds; it is run in ``folder``, beside the configs."""
     (folder / "configs").symlink_to(ROOT / "configs")
     notebook = read(page)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(AFRESH.format(str(folder))))
-    client = nbclient.NotebookClient(notebook, manager, timeout=LIMIT, record_timing=False)
+    notebook.cells.append(nbformat.v4.new_code_cell(USED))
+    client = nbclient.NotebookClient(notebook, manager, timeout=4 * LIMIT, record_timing=False)
     try:
         client.execute()
     finally:
         if client.kc:
             client.kc.stop_channels()
-    del notebook.cells[0]
+    took = float(notebook.cells[-1].outputs[0].text)
+    del notebook.cells[0], notebook.cells[-1]
     for number, cell in enumerate(code(notebook), 1):
         cell.execution_count = number
         for out in cell.outputs:
             if out.output_type == "stream":
                 out.text = out.text.replace(f"{folder}/", "")
-    return notebook
+    return notebook, took
 
 
 def code(notebook):
@@ -78,6 +81,9 @@ if __name__ == "__main__":
     os.environ["PYTHONPATH"] = str(ROOT)
     for page in map(Path, sys.argv[1:] or PAGES):
         with kernel() as manager, tempfile.TemporaryDirectory() as folder:
-            notebook = run(page, Path(folder), manager)
+            notebook, took = run(page, Path(folder), manager)
         nbformat.write(notebook, page)
-        print(f"{page.name}: {len(pictures(notebook))} pictures, {page.stat().st_size / 1e3:.0f} kB", flush=True)
+        print(
+            f"{page.name}: {len(pictures(notebook))} pictures, {page.stat().st_size / 1e3:.0f} kB, {took:.0f} CPU s",
+            flush=True,
+        )

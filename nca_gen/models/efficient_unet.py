@@ -265,7 +265,7 @@ class Model:
         return prediction, memory
 
 
-def middle(x: Float[Array, "B *S C"], zoom: float) -> Float[Array, "B *S C"]:
+def middle(x: Float[Array, "B *S C"], zoom: int | float) -> Float[Array, "B *S C"]:
     """The middle of ``x``, 1 / ``zoom`` of its sides, enlarged to its grid by linear interpolation."""
     axes = range(1, x.ndim - 1)
     scale, shift = jnp.full(len(axes), zoom), jnp.asarray([(1 - zoom) * x.shape[axis] / 2 for axis in axes])

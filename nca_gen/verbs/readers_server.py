@@ -7,6 +7,7 @@ come from one store by one path, and have the same headers, which say nothing of
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import socket
@@ -144,10 +145,11 @@ def serve(study: Study, host: str, port: int, say: Callable[[str], None]) -> Non
         ) from e
     server = waitress.create_server(app(study), sockets=[listener], threads=THREADS, ident=None)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that readers wait a moment is no news
-    say(address(host, listener.getsockname()[1]))
-    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # before anybody can know that it is there
     try:
-        server.run()  # returns when it is interrupted
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            say(address(host, listener.getsockname()[1]))
+            server.run()  # returns when it is interrupted
     finally:
         signal.signal(signal.SIGTERM, former)
         server.close()

@@ -26,7 +26,7 @@ from nca_gen import main
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.sections import Readers
-from nca_gen.verbs import readers
+from nca_gen.verbs import readers, readers_server
 from nca_gen.verbs import readers_answers as record
 from nca_gen.verbs import readers_pictures as pictures
 from nca_gen.verbs import readers_server as server
@@ -483,6 +483,18 @@ def test_a_server_that_is_asked_to_end_writes_its_report(study):
     assert process.returncode == 0
     assert "the page is" in out
     assert json.loads((study.folder / "readers.json").read_text())["total"]["n"] == 1
+
+
+def test_a_server_may_be_ended_as_soon_as_it_is_said(study):
+    handler, heard = signal.getsignal(signal.SIGTERM), []
+
+    def say(address):
+        heard.append(address)
+        signal.raise_signal(signal.SIGTERM)
+
+    readers_server.serve(study, "127.0.0.1", 0, say)
+    assert heard
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 # The command line.
