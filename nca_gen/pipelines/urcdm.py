@@ -156,6 +156,17 @@ def seen(plane: Plane, pad: Sequence[int], box: Box, side: int, kernel: str) -> 
 # What is drawn, and what is glass.
 
 
+def reduced(plane: Plane, k: int) -> UInt8[np.ndarray, "h w C"]:
+    """A plane whose pixels are the means of ``k`` x ``k``; never more of it is in memory than a piece."""
+    (height, width), step = (n // k for n in plane.grid.sides), max(1, TILE // k)
+
+    def piece(y: int, x: int) -> np.ndarray:
+        return images.reduce(plane.read(y * k, x * k, min(height - y, step) * k, min(width - x, step) * k), k)
+
+    rows = (np.concatenate([piece(y, x) for x in range(0, width, step)], 1) for y in range(0, height, step))
+    return np.concatenate([*rows])
+
+
 def glass(plane: Plane, k: int) -> Bool[np.ndarray, "h w"]:
     """Where a plane shows no tissue and none is near, in places of ``k`` x ``k`` pixels, each the mean of them.
 
@@ -163,12 +174,8 @@ def glass(plane: Plane, k: int) -> Bool[np.ndarray, "h w"]:
     """
     from scipy import ndimage
 
-    height, width = (n // k for n in plane.grid.sides)
-    bands = range(0, height, max(1, TILE // k))
-    rows = [(y * k, min(height - y, bands.step) * k) for y in bands]
-    small = np.concatenate([images.reduce(plane.read(y, 0, n, width * k), k) for y, n in rows])
     erode, dilate = (np.ones((max(1, round(n * plane.grid.patch / k)),) * 2, bool) for n in (ERODE, DILATE))
-    return ~ndimage.binary_dilation(ndimage.binary_erosion(stained(small), erode), dilate)
+    return ~ndimage.binary_dilation(ndimage.binary_erosion(stained(reduced(plane, k)), erode), dilate)
 
 
 def skipped(here: Level, before: Level, mask: Bool[np.ndarray, "h w"], k: int) -> set[Index]:
@@ -356,11 +363,7 @@ def local() -> Mesh:
 
 def glance(plane: Plane, most: int = 1024) -> UInt8[np.ndarray, "h w C"]:
     """A small picture of a plane, of ``most`` pixels a side at the most."""
-    k = math.ceil(max(plane.grid.sides) / most)
-    height, width = (n // k for n in plane.grid.sides)
-    step = max(1, TILE // k)
-    bands = (plane.read(y * k, 0, min(height - y, step) * k, width * k) for y in range(0, height, step))
-    return np.concatenate([images.reduce(band, k) for band in bands])  # one after the other: the plane may be large
+    return reduced(plane, math.ceil(max(plane.grid.sides) / most))
 
 
 def pyramid(work: Path, plane: Plane, origin: tuple[int, int], size: tuple[int, int]) -> tuple[huge.Store, ...]:
