@@ -107,7 +107,7 @@ def quantile_of(x: Float[Array, "B n"], quantile: float) -> Float[Array, " B"]:
     """The quantile of each row of ``x``, which is nowhere below 0, as ``jnp.quantile`` has it, and without sorting.
 
     Floats from 0 on are in the order of their bits, so that a rank's value is found bit by bit, the highest first: 31
-    counts over ``x``. On a CPU 0.02 of the time of a sort of 3 million numbers.
+    counts over ``x``. On a CPU 0.03 of the time of a sort of 3 million numbers.
     """
     at = quantile * (x.shape[1] - 1)
     rank = int(at)

@@ -106,6 +106,11 @@ class Planar(Network):
         """Pixels a side of a place of the latent."""
         return 2 ** (len(self.multipliers) - 1)
 
+    def half(self, module: Any, channels: int, *more: int) -> Any:
+        """The encoder or the decoder of these fields, as the flax ``module`` with so many ``channels`` at its end."""
+        dtype = jnp.dtype(self.dtype)
+        return module(self.widths, self.blocks, channels, self.groups, self.attention, dtype, *more)
+
 
 class Encoder2D(Planar):
     """Slices in [-1, 1] to latents: 34,142,852 parameters."""
@@ -113,8 +118,7 @@ class Encoder2D(Planar):
     @property
     def network(self) -> Encoder:
         """The flax module."""
-        more = self.blocks, self.latent_channels, self.groups, self.attention, jnp.dtype(self.dtype)
-        return Encoder(self.widths, *more)
+        return self.half(Encoder, self.latent_channels)
 
     def example(self) -> jax.ShapeDtypeStruct:
         """The smallest image."""
@@ -132,8 +136,7 @@ class Decoder2D(Planar):
     @property
     def network(self) -> Decoder:
         """The flax module."""
-        more = self.blocks, self.image_channels, self.groups, self.attention, jnp.dtype(self.dtype)
-        return Decoder(self.widths, *more)
+        return self.half(Decoder, self.image_channels)
 
     def example(self) -> jax.ShapeDtypeStruct:
         """The smallest latent."""
@@ -157,8 +160,7 @@ class MultiSliceDecoder(Planar):
     @property
     def network(self) -> Decoder:
         """The flax module."""
-        more = self.blocks, self.image_channels, self.groups, self.attention, jnp.dtype(self.dtype), self.slices
-        return Decoder(self.widths, *more)
+        return self.half(Decoder, self.image_channels, self.slices)
 
     def example(self) -> jax.ShapeDtypeStruct:
         """The smallest window, its slices in the place of a batch."""
