@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key, Num, PyTree, UInt32
+from jaxtyping import Array, Float, Int, Key, Num, PyTree, UInt32
 
 from nca_gen.arrays import Coords, coords
 
@@ -267,6 +267,53 @@ class Autoencoder(Protocol):
         ...
 
 
+class Rebuilt(NamedTuple):
+    """What a :class:`Rebuilder` made of a batch: images ``fake`` beside the ``real`` ones, both [N, H, W, C].
+
+    ``penalties``: by name, what the loss has beside how far apart they are. ``z``: latents before they were quantised
+    with the codebook that learns, and ``codes``, the entries that they became; of no codebook none.
+    """
+
+    fake: Float[Array, "N H W C"]
+    real: Float[Array, "N H W C"]
+    penalties: dict[str, Float[Array, ""]]
+    z: Float[Array, "*S L"] | None = None
+    codes: Int[Array, "*S"] | None = None
+
+
+@runtime_checkable
+class Rebuilder(Autoencoder, Protocol):
+    """An autoencoder that says itself what training looks at: codebooks, or some slices of a volume."""
+
+    def rebuild(self, params: PyTree, image: Float[Array, "B *T C"], key: Key[Array, " B"]) -> Rebuilt:
+        """Images, what they should be, and penalties. ``key``: one a sample."""
+        ...
+
+    def last(self, params: PyTree) -> Array:
+        """The last kernel that is trained, by whose gradient a critic is weighed."""
+        ...
+
+
+@runtime_checkable
+class Standing(Rebuilder, Protocol):
+    """An autoencoder that stands on another one: ``params["slices"]`` are those of ``slices``, and never change."""
+
+    @property
+    def slices(self) -> Autoencoder:
+        """The other one, whose run training begins with (``config.train.init``)."""
+        ...
+
+
+@runtime_checkable
+class Paired(Standing, Protocol):
+    """An autoencoder of volumes that says of every slice something beside its own latent, for another network to learn
+    how the one becomes the other."""
+
+    def pairs(self, params: PyTree, image: Float[Array, "B D H W C"]) -> tuple[Array, Array]:
+        """Latents of slices [B, D, h, w, L] by themselves, and what the latent of the volume says of them."""
+        ...
+
+
 @runtime_checkable
 class Classifier(Protocol):
     """A network that says which of ``classes`` an image [B, *T, C] of 1 or 3 channels shows."""
@@ -363,9 +410,12 @@ class Task(Protocol):
 class Transfer(Task, Protocol):
     """A task that can begin with the weights of another run."""
 
+    def inherits(self, params: PyTree) -> PyTree:
+        """What of ``params``, of an :meth:`eval_params`, is of another run: all of it, or what stays as it is."""
+        ...
+
     def begin(self, state: Any, params: PyTree) -> Any:
-        """The ``state`` before the first step, with ``params`` of an :meth:`eval_params` for its own: what is trained,
-        and where averages begin."""
+        """The ``state`` before the first step, with these for its own: what is trained, and where averages begin."""
         ...
 
 

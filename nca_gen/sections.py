@@ -92,10 +92,11 @@ class Drawing(NamedTuple):
 class Patches(NamedTuple):
     """Of every ``config.data``: the sides ``patch`` of what is cut out for training; ``flips``, the axes that are
     mirrored at random: "all", "none", or some of "horizontal", "vertical", "depth", joined by "+"; or "dihedral", all 8
-    views of a square patch."""
+    views of a square patch. ``slices``: of volumes, each slice along D is an image of its own."""
 
     patch: Annotated[tuple[Count, ...], Len(2, 3)]
     flips: Views | bool = "all"
+    slices: bool = False
 
 
 class Turn(NamedTuple):
@@ -201,10 +202,12 @@ class Encode(NamedTuple):
     """``config.encode``: how --mode=encode makes latents of a data set.
 
     ``weights``: a published file, "" for the newest checkpoint of the workdir. ``flips``: every image is encoded
-    mirrored too, see :mod:`nca_gen.data.flips`. ``batch`` images at a time, ``shard`` images a file.
+    mirrored too, see :mod:`nca_gen.data.flips`. ``batch`` images at a time, ``shard`` images a file. ``patch``: sides
+    of what is encoded at once, () for those of ``config.data.patch``.
     """
 
     weights: str = ""
+    patch: Sides = ()
     flips: Flips = "horizontal"
     batch: Count = 8
     shard: Count = 1024

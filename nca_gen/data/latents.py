@@ -3,7 +3,8 @@
 The folder has an ``index.json``, shards ``train-00000-of-00004.npz`` with the rows ``arr_0`` (moments ``[n, V, 2, h, w,
 c]`` float32 of V flipped variants), ``name``, ``patient`` and perhaps ``label``, and the autoencoder itself, so that it
 can be moved. Latents come standardised, (z - mean) / std of each channel over the training split, and are drawn from
-their distribution each time a batch wants them (see :mod:`nca_gen.data.pipeline`).
+their distribution each time a batch wants them (see :mod:`nca_gen.data.pipeline`). Those of slices have a third one
+beside the moments: what the latent of their volume says of them, the ``context``, standardised like them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from nca_gen.ranges import Gigabytes
 
 INDEX, AUTOENCODER = "index.json", "autoencoder.safetensors"
 VERSION = 1
-BATCH = 8  # latents decoded at a time
+BATCH = 8  # latents decoded at a time; of volumes one
 AGAIN = "run --mode=encode again on the autoencoder's workdir"
 
 
@@ -48,8 +49,8 @@ def splits(path: str | Path = "", strict: bool = False, memory_gb: Gigabytes = 2
             f"{folder(path)} decodes latents and holds none: point --config.data.path at what it was made of"
         )
     mean, std = (np.float32(facts["scale"][name]) for name in ("mean", "std"))
-    shape = tuple(facts["shape"])
-    sizes = (facts["variants"] * 2, *shape)
+    shape, context = tuple(facts["shape"]), facts.get("context", False)
+    sizes = (facts["variants"] * (3 if context else 2), *shape)
     resident = fits([sizes] * sum(facts["counts"].values()), 4, memory_gb)
 
     def source(split: str) -> Source:
@@ -68,10 +69,12 @@ def splits(path: str | Path = "", strict: bool = False, memory_gb: Gigabytes = 2
             moments = np.array(shards[s]["arr_0"][row])
             moments[:, 0] = (moments[:, 0] - mean) / std
             moments[:, 1] -= 2 * np.log(std)
-            return {"image": moments[0, 0], "moments": moments} | about(i)
+            beside = {"context": (moments[0, 2] - mean) / std} if context else {}  # of the one variant that there is
+            return {"image": moments[0, 0], "moments": moments[:, :2]} | beside | about(i)
 
         paths = [folder(path) / name for name in facts["shards"][split]]
-        return Source(load, [shape] * len(at), resident, about=about, digest=lambda: content(paths))
+        fields = ("context",) if context else ()
+        return Source(load, [shape] * len(at), resident, fields=fields, about=about, digest=lambda: content(paths))
 
     labels = tuple(facts.get("labels", ()))
     return Splits({split: source(split) for split in SPLITS}, labels, decoder(path), lambda: originals(path))
@@ -101,7 +104,7 @@ def decoder(path: str | Path) -> Callable[[Float32[np.ndarray, "n h w c"]], Floa
 
     @cache
     def decode() -> Callable[[np.ndarray], np.ndarray]:
-        return batched(*decoding(path), BATCH)
+        return batched(*decoding(path), BATCH if len(index(path)["shape"]) == 3 else 1)
 
     return lambda z: decode()(z)
 

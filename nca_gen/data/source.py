@@ -321,6 +321,49 @@ def cut(source: Source, spans: Sequence[tuple[int, int, int]]) -> Source:
     return replace(source, load=load, shapes=shapes, window=window if source.window else None)
 
 
+def sliced(splits: Splits) -> Splits:
+    """``splits`` of volumes as those of their slices along D, in order; NAME@d is slice d of NAME.
+
+    Raises UserError for images, and for volumes with a context.
+    """
+    sources = {split: slices(source) for split, source in splits.items()}
+    return replace(splits, sources=sources, origin=splits.origin and (lambda: sliced(splits.pixels)))
+
+
+def slices(source: Source) -> Source:
+    """The slices along D of the volumes of ``source``; see :func:`sliced`."""
+    if source.ndim != 3:
+        raise UserError(f"config.data.slices is for volumes, and these are of {source.ndim} axes: leave it out")
+    if source.context_factor > 1:
+        raise UserError("config.data.slices: slices have no context; set config.data.context_factor to 1")
+    at = [(i, d) for i, shape in enumerate(source.shapes) for d in range(shape[0])]
+
+    def about(j: int) -> Example:
+        i, d = at[j]
+        head = source.head(i)
+        size = {"mpp": head["mpp"][1:]} if head.get("mpp") else {}
+        return head | {"name": f"{head['name']}@{d}"} | size
+
+    def load(j: int) -> Example:
+        i, d = at[j]
+        whole = source[i]
+        moments = {"moments": whole["moments"][:, :, d]} if "moments" in whole else {}
+        return about(j) | {field: whole[field][d] for field in ("image", *source.fields)} | moments
+
+    def window(j: int, field: str, box: Span, k: int | float) -> Grid:
+        i, d = at[j]
+        return source.window(i, field, [(d, d + 1), *box], k)[0]
+
+    return replace(
+        source,
+        load=load,
+        shapes=[source.shapes[i][1:] for i, _ in at],
+        window=window if source.window else None,
+        about=about,
+        digest=lambda: source.digest() and digest(f"slices {source.digest()}"),
+    )
+
+
 def people(names: Sequence[str]) -> list[str]:
     """Of every name of a patient the first that means the same: those differ in case, in blanks at the ends and between
     letters and digits, in the form of letters and dashes, in zeros before a number, by ".0" behind it, or are written

@@ -14,7 +14,7 @@ from jaxtyping import Array, Key, PyTree
 
 from nca_gen import build
 from nca_gen import config as configs
-from nca_gen.contracts import Part, Parts, Task, Transfer
+from nca_gen.contracts import Part, Parts, Standing, Task, Transfer
 from nca_gen.data import latents
 from nca_gen.errors import UserError
 from nca_gen.io import exports, mirror, weights
@@ -165,15 +165,20 @@ def first(config: Any, workdir: str | os.PathLike, task: Any) -> Part | None:
     """The trained part ``config.train.init``, with whose weights ``task`` begins; None where these are random.
 
     They are those that generate: averaged where the part has an average. A path that begins with a dot is seen from
-    ``workdir``. Raises UserError for weights of other shapes.
+    ``workdir``. Raises UserError for weights of other shapes, and where a model that stands on another one has none.
     """
     if not (path := config.train.get("init", "")):
+        if isinstance(task.model, Standing):
+            raise UserError(
+                "config.train.init is empty, and this model stands on an autoencoder of slices: give a trained run of "
+                "one, whose fields config.model has too"
+            )
         return None
     found = open_run(seen(path, workdir))
     if not isinstance(task, Transfer):
         raise UserError(f"config.train.init={path}: this task cannot begin with weights, see contracts.Transfer")
     key = jax.random.key(config.seed, impl="threefry2x32")
-    here = checkpoint.leaves(jax.eval_shape(lambda: task.eval_params(task.init(key))))
+    here = checkpoint.leaves(jax.eval_shape(lambda: task.inherits(task.eval_params(task.init(key)))))
     there = checkpoint.leaves(found.params)
     for leaf in [*here, *there]:
         shapes = [tuple(some[leaf][0]) if leaf in some else "absent" for some in (there, here)]
@@ -189,7 +194,7 @@ def first(config: Any, workdir: str | os.PathLike, task: Any) -> Part | None:
 
 def begin(task: Transfer, state: PyTree, first: Part) -> PyTree:
     """``state``, before its first step, with the weights of ``first``, where and in the precision that it has them."""
-    own = task.eval_params(state)
+    own = task.inherits(task.eval_params(state))
     params = jax.tree.map(lambda x, old: jax.device_put(jnp.asarray(x, old.dtype), old.sharding), first.params, own)
     return jax.jit(task.begin, out_shardings=jax.tree.map(lambda x: x.sharding, state))(state, params)
 

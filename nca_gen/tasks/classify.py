@@ -139,6 +139,10 @@ class Task:
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate}
         return State(state.step + 1, params, statistics, optimizer, state.key), metrics
 
+    def inherits(self, params: PyTree) -> PyTree:
+        """All."""
+        return params
+
     def begin(self, state: State, params: PyTree) -> State:
         """``state`` with the parameters and statistics ``params``."""
         return state._replace(**params)

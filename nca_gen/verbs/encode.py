@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from nca_gen import build, hosts, screen
-from nca_gen.contracts import Autoencoder, Published
+from nca_gen.contracts import Autoencoder, Paired, Published
 from nca_gen.data import flips, latents
 from nca_gen.data.source import SPLITS, Example, Source
 from nca_gen.errors import UserError
@@ -32,56 +33,125 @@ def main(config: Any, args: Namespace) -> None:
         encode(config, args.workdir, args.out)
 
 
+class Set(NamedTuple):
+    """Latents that are to be written into ``root``, with the parameters ``params`` of their autoencoder ``model``.
+
+    ``facts``: of their index. ``columns``: of a shard of some tiles, each of which is ``rows`` latents.
+    """
+
+    root: Path
+    model: Autoencoder
+    params: PyTree
+    facts: dict[str, Any]
+    columns: Callable[[Source, Sequence[Tile]], dict[str, Any]]
+    rows: int = 1
+
+
 def encode(config: Any, workdir: str | Path, out: str | Path | None = None) -> Path:
     """Writes ``out``/latents, by default ``workdir``/latents (see :mod:`nca_gen.data.latents`) and returns it.
 
-    Images are encoded in pieces of ``config.data.patch``, from the first corner; what is left at the edges is not. A
+    Images are encoded in pieces of ``config.encode.patch``, from the first corner; what is left at the edges is not. A
     shard is written whole or not at all, and those that are there stay: the same command again goes on. Each process
-    takes every n-th shard. Raises UserError where there is nothing to encode with, where the patch does not fit, and
-    where the folder holds the latents of another autoencoder, or of other data; images that have moved are not.
+    takes every n-th shard. An autoencoder that says of slices what their volume does (a :class:`contracts.Paired`) also
+    makes latents of every slice, with that as their context: ``slices``. Raises UserError where there is nothing to
+    encode with, where the patch does not fit, and where the folder holds the latents of another autoencoder, or of
+    other data; images that have moved are not.
     """
     if "encode" not in config:
         raise UserError("--mode=encode is for autoencoders, and this config is of none: train one first, see configs/")
     plan = Encode(**build.fields(config, "encode"))
-    root, patch = Path(out or workdir, "latents"), tuple(config.data.patch)
+    root, patch = Path(out or workdir), tuple(plan.patch or config.data.patch)
     variants = flips.variants(plan.flips, len(patch), "config.encode.flips")
     model, params, origin = autoencoder(config, plan, workdir)
     sources = build.splits(config)
     tiles = {split: list(pieces(sources[split], patch)) for split in SPLITS}
-    shards = {split: names(split, len(tiles[split]), plan.shard) for split in SPLITS}
-    facts = {
-        "version": latents.VERSION,
-        "origin": origin,
+    whole = config.copy_and_resolve_references()
+    whole.data.patch = patch
+    facts = {"version": latents.VERSION, "origin": origin, "labels": [*sources.labels]}
+    facts["images"] = {split: sources[split].digest() for split in SPLITS}
+    first = sources["train"].read(0, [(0, 1)] * len(patch))
+    facts["pixels"] = {"dtype": str(first["image"].dtype), "mpp": list(first.get("mpp", ()))}
+    write_set(images_of(model, params, whole, plan, root / "latents", facts, variants), sources, tiles, plan.shard)
+    if isinstance(model, Paired):
+        write_set(slices_of(model, params, whole, plan, root / "slices", facts), sources, tiles, plan.shard)
+    return root / "latents"
+
+
+def images_of(
+    model: Autoencoder,
+    params: PyTree,
+    config: Any,
+    plan: Encode,
+    root: Path,
+    facts: dict[str, Any],
+    variants: Sequence[tuple[int, ...]],
+) -> Set:
+    """The latents of images, or of volumes."""
+    patch = tuple(config.data.patch)
+    about = {
         "config": {"model": config.model.to_dict(), "data": absolute(config.data.to_dict())},
         "flips": plan.flips,
         "shape": [*(side // model.factor for side in patch), model.latent_channels],
         "variants": len(variants),
-        "counts": {split: len(some) for split, some in tiles.items()},
-        "labels": [*sources.labels],
-        "images": {split: sources[split].digest() for split in SPLITS},
-        "shards": shards,
     }
-    first = sources["train"].read(0, [(0, 1)] * len(patch))
-    facts["pixels"] = {"dtype": str(first["image"].dtype), "mpp": list(first.get("mpp", ()))}
+    return Set(root, model, params, facts | about, encoder(model, params, patch, variants, plan.batch))
+
+
+def slices_of(model: Paired, params: PyTree, config: Any, plan: Encode, root: Path, facts: dict[str, Any]) -> Set:
+    """The latents of the slices of volumes, with what the volume says of them."""
+    depth, *sides = config.data.patch
+    inner = {f.name for f in dataclasses.fields(model.slices)}
+    fields = {name: value for name, value in config.model.to_dict().items() if name in inner}
+    about = {
+        "config": {
+            "model": fields | {"name": type(model.slices).__module__.removeprefix("nca_gen.models.")},
+            "data": absolute(config.data.to_dict()) | {"slices": True, "patch": tuple(sides)},
+        },
+        "flips": "none",
+        "shape": [*(side // model.factor for side in sides), model.latent_channels],
+        "variants": 1,
+        "context": True,
+    }
+    about["pixels"] = facts["pixels"] | {"mpp": facts["pixels"]["mpp"][1:]}
+    paired = latents.batched(lambda params, x: jnp.stack(model.pairs(params, x), 2), params, plan.batch)
+
+    def columns(source: Source, tiles: Sequence[Tile]) -> dict[str, Any]:
+        moments, rows = [], []
+        for i, *corner in tiles:
+            example = source.read(i, box(corner, (depth, *sides)))
+            own, context = np.moveaxis(paired(images.to_float(example["image"][None]))[0], 1, 0)
+            certain = np.full_like(own, -np.inf)
+            moments.append(np.stack([own, certain, context], 1)[:, None])
+            one = row(example, source.shapes[i], corner, (depth, *sides))
+            rows += [one | {"name": np.array(f"{one['name']}@{d}")} for d in range(depth)]
+        return {"arr_0": np.concatenate(moments)} | {name: np.stack([r[name] for r in rows]) for name in rows[0]}
+
+    return Set(root, model.slices, params["slices"], facts | about, columns, depth)
+
+
+def write_set(some: Set, sources: Any, tiles: dict[str, list[Tile]], size: int) -> None:
+    """Writes what of the latents is not there yet, ``size`` a file or a little less, and their scale at the end."""
+    root, each = some.root, max(1, size // some.rows)
+    shards = {split: names(split, len(tiles[split]), each) for split in SPLITS}
+    counts = {split: len(tiles[split]) * some.rows for split in SPLITS}
+    facts = some.facts | {"counts": counts, "shards": shards}
     finished = claim(root, facts)
     if hosts.anywhere(not finished):
         if hosts.first():
-            latents.keep(root, model, params)
+            latents.keep(root, some.model, some.params)
         todo = [(split, i, name) for split in SPLITS for i, name in enumerate(shards[split])]
         share = [item for item in hosts.dealt(todo) if not (root / item[2]).is_file()]
-        columns = encoder(model, params, patch, variants, plan.batch)
         for split, i, name in screen.track(share, "encoding", quiet=not hosts.first()):
-            rows = columns(sources[split], tiles[split][i * plan.shard : (i + 1) * plan.shard])
+            rows = some.columns(sources[split], tiles[split][i * each : (i + 1) * each])
             with write.whole(root / name) as draft, draft.open("wb") as file:
                 np.savez(file, **rows)
         hosts.meet()  # all have written
         if hosts.first():
             scale = spread([root / name for name in shards["train"]])
             write.facts(root / latents.INDEX, facts | {"scale": scale})
-    counts = ", ".join(f"{n} {split}" for split, n in facts["counts"].items())
+    numbers = ", ".join(f"{n} {split}" for split, n in counts.items())
     shape = "x".join(map(str, facts["shape"]))
-    say(f"latents of {shape} ({counts}) are in {root}; use them with --config.data.path={root}")
-    return root
+    say(f"latents of {shape} ({numbers}) are in {root}; use them with --config.data.path={root}")
 
 
 def autoencoder(config: Any, plan: Encode, workdir: str | Path) -> tuple[Autoencoder, PyTree, dict[str, Any]]:

@@ -1,0 +1,213 @@
+r"""CA-LDM (Huang et al. 2024, MICCAI): volumes of 512 x 512 x 512, by a latent of the whole and the slices of it.
+
+python -m nca_gen.main --config=configs/ca_ldm.py --mode=chain --config.vae2d.data.path=DIR \
+    --config.nhae.data.path=DIR --config.multislice.data.path=DIR --workdir=runs/ca_ldm
+python -m nca_gen.main --workdir=runs/ca_ldm/multislice --mode=generate
+python -m nca_gen.main --config=configs/ca_ldm.py:nhae --config.data.path=DIR --workdir=runs/ca_ldm/nhae
+
+DIR holds volumes. Five stages, of which each reads what those before have left; parameters that they train:
+
+vae2d       the autoencoder of slices, with a codebook               83,696,301
+nhae        the latent of a volume, and those of its slices of it     7,149,096
+diff3d      draws latents of volumes                                721,420,548
+refiner     draws latents of slices, told what the volume says      275,490,436
+multislice  the decoder sees five slices, by adaptors                70,352,812
+"""
+
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+from shared import recipes
+from shared.evals import of_samples, often
+
+from nca_gen.config import Stage
+
+STAGES = {"vq_vae": "vae2d", "nhae": "nhae", "multislice": "multislice"}  # by their models; the others diffuse
+
+
+class Scale(NamedTuple):
+    """How large it all is: sides of volumes, crops for training, and what differs in the networks."""
+
+    size: tuple[int, int, int]
+    crop: int
+    planar: dict
+    volume: dict
+    diff3d: dict
+    refiner: dict
+
+    @property
+    def latent(self):
+        """Sides of the latent of a volume."""
+        factor = 2 ** (len(self.planar["multipliers"]) - 1)
+        return tuple(side // factor for side in self.size)
+
+
+UNET = {"heads": 8, "scale": True, "resizing_blocks": True, "learned_variance": False}
+PUBLISHED = Scale(
+    (512, 512, 512),
+    256,
+    {"multipliers": (1, 2, 4, 4)},
+    {},
+    {"width": 128, "multipliers": (1, 2, 4, 8), "attention": (4, 8)},
+    {"width": 192, "multipliers": (1, 2, 4, 4), "attention": (2, 4, 8)},
+)
+_LIGHT = {"blocks": 1, "heads": 2, "groups": 8}
+LAPTOP = Scale(
+    (64, 64, 64),
+    64,
+    {"width": 16, "multipliers": (1, 2, 2), "blocks": 1, "groups": 8, "attention": False, "entries": 512},
+    {"volume_width": 16, "volume_multipliers": (2,)},
+    {"width": 32, "multipliers": (1, 2), "attention": (2,)} | _LIGHT,
+    {"width": 32, "multipliers": (1, 2), "attention": (2,)} | _LIGHT,
+)
+SMOKE = Scale(
+    (16, 16, 16),
+    16,
+    {"width": 8, "multipliers": (1, 1, 2), "blocks": 1, "groups": 4, "attention": False, "entries": 32},
+    {"volume_width": 8, "volume_multipliers": (1,)},
+    {"width": 16, "multipliers": (1, 1), "attention": ()} | _LIGHT,
+    {"width": 16, "multipliers": (1, 1), "attention": ()} | _LIGHT,
+)
+SEEN = {"name": "autoencode", "perceptual": "lpips", "perceptual_weight": 0.1, "adversarial": 0.6, "critic_layers": 2}
+ADAMW = {"b2": 0.95, "weight_decay": 0.05, "clip": 1.0}
+
+
+def get_config():
+    """The last stage: the decoder of several slices."""
+    config = ConfigDict()
+    _placed(config, "multislice")
+    return config
+
+
+def _stage(config):
+    """The stage of ``config``."""
+    return STAGES.get(config.model.name) or ("diff3d" if config.model.get("ndim", 2) == 3 else "refiner")
+
+
+def _placed(config, stage, scale=PUBLISHED):
+    """Makes ``config`` that of ``stage``."""
+    sections = (_diffuses if stage in ("diff3d", "refiner") else _sees)(stage, scale)
+    for section in [*config]:
+        del config[section]
+    config.update(sections | {"held": {"n": 16, "train": 32}})
+
+
+def _diffuses(stage, scale):
+    """The sections of the two that diffuse latents."""
+    deep = stage == "diff3d"
+    network, sides = ({"ndim": 3} | scale.diff3d, scale.latent) if deep else (scale.refiner, scale.latent[1:])
+    return {
+        "model": {"name": "unet", "image_channels": 4, "context_channels": 0 if deep else 4} | UNET | network,
+        "diffusion": {"schedule": "sqrt_linear", "timesteps": 1000},
+        "task": {"name": "denoise", "loss": "l1", "ema": 0.9999, "drop": 0.0},
+        "optimizer": {"lr": 1.8e-5 if deep else 2.88e-4, "warmup": 10_000},
+        "data": {"name": "latents", "path": "../nhae" if deep else "../nhae/slices", "patch": sides, "flips": "none"},
+        "train": {"steps": 200_000, "batch": 1 if deep else 16},
+        "sample": {"sampler": "dpm_solver_pp", "steps": 20, "size": sides, "batch": 1 if deep else 16},
+        "generate": {"name": "sample"},
+        "evals": of_samples(every=10_000),
+    }
+
+
+def _sees(stage, scale):
+    """The sections of the three autoencoders."""
+    name, more, lr, sides, flips = {
+        "vae2d": ("vq_vae", {}, 3e-4, scale.size[1:], "horizontal"),
+        "nhae": ("nhae", scale.volume, 1.2e-3, (scale.crop,) * 3, "depth+horizontal"),
+        "multislice": ("multislice", {"window": 5}, 3e-4, (5, scale.crop, scale.crop), "horizontal"),
+    }[stage]
+    patch = tuple(min(side, whole) for side, whole in zip(sides, scale.size[-len(sides) :], strict=True))
+    data = {"name": "volumes", "path": "", "resize": scale.size, "slices": stage == "vae2d"}
+    sections = {
+        "model": {"name": name} | scale.planar | more,
+        "task": dict(SEEN),
+        "optimizer": {"lr": lr} | ADAMW,
+        "data": data | {"patch": patch, "flips": flips},
+        "train": {"steps": 200_000, "batch": 1, "init": "" if stage == "vae2d" else "../vae2d"},
+        "evals": {"reconstruction": {"every": 10_000, "metrics": ("psnr", "l1", "latent_mean", "latent_std")}},
+    }
+    of_volumes = {"encode": {"patch": scale.size, "flips": "none", "batch": 1, "shard": 512}}
+    return sections | (of_volumes if stage == "nhae" else {})
+
+
+def vae2d(config):
+    """The autoencoder of slices."""
+    _placed(config, "vae2d")
+
+
+def nhae(config):
+    """The latent of a volume, which sees it coarsely, and the latents of its slices of that."""
+    _placed(config, "nhae")
+
+
+def diff3d(config):
+    """Draws latents of volumes."""
+    _placed(config, "diff3d")
+
+
+def refiner(config):
+    """Draws latents of slices, each told what the latent of the volume says of it."""
+    _placed(config, "refiner")
+
+
+def multislice(config):
+    """The decoder of several slices, which mixes them by adaptors."""
+    _placed(config, "multislice")
+
+
+def published(config):
+    """The sampler of the paper: 200 steps of DDIM."""
+    if "sample" in config:
+        config.sample.update(sampler="ddim", steps=200)
+
+
+def ancestral(config):
+    """The sampler of the paper's code: 1000 ancestral steps, x0 cut off at 1."""
+    if "sample" in config:
+        config.sample.update(sampler="ddpm", steps=1000, clip="static")
+
+
+def laptop(config):
+    """Volumes of 64 x 64 x 64, all five stages in minutes of two cores."""
+    stage = _stage(config)
+    _placed(config, stage, LAPTOP)
+    _without_files(config)
+    steps = {"vae2d": 600, "nhae": 400, "diff3d": 600, "refiner": 600, "multislice": 200}[stage]
+    batch = {"vae2d": 8, "nhae": 2, "diff3d": 4, "refiner": 16, "multislice": 2}[stage]
+    recipes.muon(config, steps=steps, lr=2e-3)
+    config.task.update(ema=0.99, ema_warmup=True)
+    config.train.update(steps=steps, batch=batch, log_every=20, checkpoint_every=200)
+    config.held = {"n": 8, "train": 16}
+    often(config, 0)
+
+
+def smoke(config):
+    """Seconds: shows that every part works, not what it is worth."""
+    _placed(config, _stage(config), SMOKE)
+    _without_files(config)
+    if "sample" in config:
+        config.sample.update(steps=4, n=2)
+        config.evals.scores = {"every": 0, "metrics": ("drift",)}
+        del config.evals.nearest
+    config.held = {"n": 2, "train": 4}
+    recipes.smoke(config)
+
+
+def _without_files(config):
+    """An autoencoder learns without published weights; codes that nothing uses are drawn anew."""
+    if config.task.name == "autoencode":
+        config.task.update(perceptual="random", critic=16, adversarial=0.1, start=50)
+        if _stage(config) != "multislice":
+            config.task.revive = 50
+
+
+def chain(forms):
+    """The five stages in the same forms."""
+    stages = []
+    for stage in ("vae2d", "nhae", "diff3d", "refiner", "multislice"):
+        config = get_config()
+        _placed(config, stage)
+        for form in forms:
+            globals()[form](config)
+        stages.append(Stage(stage, config, ("train", "encode") if stage == "nhae" else ("train",)))
+    return stages
