@@ -142,6 +142,20 @@ def enlarged(x: Float[Array, "B *S C"], k: int) -> Float[Array, "B *T C"]:
     return unblocked(jnp.tile(x, k ** (x.ndim - 2)), k)
 
 
+def shares(label_map: Num[Array | np.ndarray, "B *S _"], classes: int) -> Float[Array, "B *S {classes}"]:
+    """A label map as a condition: of each place the share that every class has of it.
+
+    ``label_map``: classes, one a place, or of a coarser grid shares of 255 already, uint8. Raises UserError for any
+    other number of channels. A class that there is not gives NaN, as in :func:`multi_hot`.
+    """
+    if label_map.shape[-1] == classes and label_map.dtype == jnp.uint8:
+        return label_map / jnp.float32(255)
+    if label_map.shape[-1] == 1:
+        known = (label_map >= 0) & (label_map < classes)
+        return jnp.where(known, jax.nn.one_hot(label_map[..., 0], classes), jnp.nan)
+    raise UserError(f"the label maps have {label_map.shape[-1]} channels; the model takes {classes} classes of one")
+
+
 def multi_hot(label: Num[Array | np.ndarray, "B L"], classes: int) -> Float[Array, "B K"]:
     """The labels of images as conditions: ``classes`` columns of 0 or 1 as they are, a grade as its one-hot row.
 

@@ -212,11 +212,7 @@ def task(config: Any) -> Any:
 def splits(config: Any) -> Any:
     """The sources of the data set; of volumes those of their slices, where ``config.data.slices`` says so."""
     found = made(config, "data")
-    if not config.data.get("slices", False):
-        return found
-    from nca_gen.data import source  # and with it jax, which a misspelt flag need not wait for
-
-    return source.sliced(found)
+    return named("data", "sliced", "source").sliced(found) if config.data.get("slices", False) else found
 
 
 def decoder(config: Any) -> Callable:

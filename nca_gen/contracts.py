@@ -28,9 +28,10 @@ Condition = dict[str, Array] | None
 """What a network is told beside the image: None is nothing at all, else fields by name, each with the batch first.
 
 "label" [B, K] columns of 0 and 1, or a grade's one-hot row; zeros are the null condition. "image" [B, *S, C] a picture
-of the same grid. "level" [B] how noisy that picture is. "low" [B, *S, C] a smaller version of the image itself,
-enlarged to its grid, in noise of the log-SNR "low_log_snr" [B]; the null condition keeps both. Others are for the model
-that reads them.
+of the same grid. "map" [B, *S, K] shares of the classes of a label map in each cell; the null condition then keeps a
+picture "image" beside it. "level" [B] how noisy that picture is. "low" [B, *S, C] a smaller version of the image
+itself, enlarged to its grid, in noise of the log-SNR "low_log_snr" [B]; the null condition keeps both. Others are for
+the model that reads them.
 """
 
 Time = Num[Array, " b"]

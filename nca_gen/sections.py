@@ -203,11 +203,13 @@ class Encode(NamedTuple):
 
     ``weights``: a published file, "" for the newest checkpoint of the workdir. ``flips``: every image is encoded
     mirrored too, see :mod:`nca_gen.data.flips`. ``batch`` images at a time, ``shard`` images a file. ``patch``: sides
-    of what is encoded at once, () for those of ``config.data.patch``.
+    of what is encoded at once, () for those of ``config.data.patch``. ``classes``: of the label maps of the data set,
+    whose shares of each place latents then hold; 0 leaves them out.
     """
 
     weights: str = ""
     patch: Sides = ()
+    classes: Natural = 0
     flips: Flips = "horizontal"
     batch: Count = 8
     shard: Count = 1024

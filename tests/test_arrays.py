@@ -218,3 +218,13 @@ def test_labels_as_conditions():
     np.testing.assert_array_equal(columns(np.array([[1], [0]]), 1), [[1], [0]])
     with pytest.raises(UserError, match=r"2 labels each; set --config\.model\.classes=2"):
         arrays.multi_hot(np.zeros((4, 2)), 3)
+
+
+def test_label_maps_as_conditions():
+    """Classes as their share of one, shares as they are; what is no class stops a training."""
+    shares = jax.jit(arrays.shares, static_argnums=1)
+    np.testing.assert_array_equal(shares(np.int32([[[2], [0]]]), 3), [[[0, 0, 1], [1, 0, 0]]])
+    np.testing.assert_allclose(shares(np.uint8([[[51, 204, 0]]]), 3), [[[0.2, 0.8, 0]]], rtol=1e-6)
+    assert np.isnan(shares(np.int32([[[3], [-1]]]), 3)).all()
+    with pytest.raises(UserError, match="have 3 channels; the model takes 4 classes"):
+        arrays.shares(np.zeros((1, 2, 3), np.uint8), 4)

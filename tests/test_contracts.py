@@ -15,8 +15,11 @@ from nca_gen.contracts import (
     Listener,
     Local,
     Metric,
+    Paired,
     Pipeline,
     Process,
+    Rebuilder,
+    Standing,
     Transfer,
 )
 from nca_gen.diffusion import continuous, discrete
@@ -26,6 +29,7 @@ from nca_gen.evaluators import (
     films,
     grades,
     growth,
+    guided,
     heredity,
     nearest,
     reconstruction,
@@ -33,7 +37,19 @@ from nca_gen.evaluators import (
     scores,
 )
 from nca_gen.metrics import fid
-from nca_gen.models import diff_nca, dit, efficient_unet, fourier_diff_nca, geca, resnet34, unet, vae_kl
+from nca_gen.models import (
+    diff_nca,
+    dit,
+    efficient_unet,
+    fourier_diff_nca,
+    geca,
+    multislice,
+    nhae,
+    resnet34,
+    unet,
+    vae_kl,
+    vq_vae,
+)
 from nca_gen.pipelines import decode, gigapixel, inpaint, sample, upscale, urcdm
 from nca_gen.tasks import autoencode, classify, denoise
 from nca_gen.tasks.learner import Learner
@@ -51,6 +67,9 @@ listener: Listener = fourier_diff_nca.Model()
 heir: Heir = geca.Model()
 automata: list[Automaton] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model()]
 autoencoder: Autoencoder = vae_kl.Model()
+rebuilder: Rebuilder = vq_vae.Model()
+standing: Standing = multislice.Model()
+paired: Paired = nhae.Model()
 processes: list[Process] = [discrete.Process(), continuous.Process()]
 tasks: list[Transfer] = [
     denoise.Task(diff_nca.Model(), Learner(), discrete.Process(), Codec()),
@@ -70,6 +89,7 @@ evaluators: list[Evaluator] = [
     films,
     grades,
     growth,
+    guided,
     heredity,
     nearest,
     reconstruction,
@@ -87,11 +107,14 @@ metric: Metric = fid
         (Listener, [listener]),
         (Heir, [heir]),
         (Automaton, automata),
-        (Autoencoder, [autoencoder]),
+        (Autoencoder, [autoencoder, rebuilder, standing, paired]),
+        (Rebuilder, [rebuilder, standing, paired]),
+        (Standing, [standing, paired]),
+        (Paired, [paired]),
     ],
 )
 def test_a_model_can_what_its_contract_says_and_nothing_else(contract, members):
-    everything = [*denoisers, autoencoder, resnet34.Model(classes=2)]
+    everything = [*denoisers, autoencoder, rebuilder, standing, paired, resnet34.Model(classes=2)]
     assert {type(model) for model in everything if isinstance(model, contract)} == {type(model) for model in members}
 
 

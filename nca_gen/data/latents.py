@@ -4,7 +4,8 @@ The folder has an ``index.json``, shards ``train-00000-of-00004.npz`` with the r
 c]`` float32 of V flipped variants), ``name``, ``patient`` and perhaps ``label``, and the autoencoder itself, so that it
 can be moved. Latents come standardised, (z - mean) / std of each channel over the training split, and are drawn from
 their distribution each time a batch wants them (see :mod:`nca_gen.data.pipeline`). Those of slices have a third one
-beside the moments: what the latent of their volume says of them, the ``context``, standardised like them.
+beside the moments: what the latent of their volume says of them, the ``context``, standardised like them. Where label
+maps were encoded too, ``label_map`` are the shares of 255 that classes have of each place, uint8 ``[*S, K]``.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def splits(path: str | Path = "", strict: bool = False, memory_gb: Gigabytes = 2
             f"{folder(path)} decodes latents and holds none: point --config.data.path at what it was made of"
         )
     mean, std = (np.float32(facts["scale"][name]) for name in ("mean", "std"))
-    shape, context = tuple(facts["shape"]), facts.get("context", False)
+    shape, context, maps = tuple(facts["shape"]), facts.get("context", False), facts.get("classes", 0)
     sizes = (facts["variants"] * (3 if context else 2), *shape)
     resident = fits([sizes] * sum(facts["counts"].values()), 4, memory_gb)
 
@@ -61,7 +62,7 @@ def splits(path: str | Path = "", strict: bool = False, memory_gb: Gigabytes = 2
 
         def about(i: int) -> Example:
             s, row = at[i]
-            columns = {field: values[row] for field, values in shards[s].items() if field != "arr_0"}
+            columns = {field: values[row] for field, values in shards[s].items() if field not in ("arr_0", "label_map")}
             return columns | {field: str(columns[field]) for field in ("name", "patient")} | facts.get("pixels", {})
 
         def load(i: int) -> Example:
@@ -70,10 +71,11 @@ def splits(path: str | Path = "", strict: bool = False, memory_gb: Gigabytes = 2
             moments[:, 0] = (moments[:, 0] - mean) / std
             moments[:, 1] -= 2 * np.log(std)
             beside = {"context": (moments[0, 2] - mean) / std} if context else {}  # of the one variant that there is
+            beside |= {"label_map": shards[s]["label_map"][row]} if maps else {}
             return {"image": moments[0, 0], "moments": moments[:, :2]} | beside | about(i)
 
         paths = [folder(path) / name for name in facts["shards"][split]]
-        fields = ("context",) if context else ()
+        fields = (*(["context"] if context else []), *(["label_map"] if maps else []))
         return Source(load, [shape] * len(at), resident, fields=fields, about=about, digest=lambda: content(paths))
 
     labels = tuple(facts.get("labels", ()))

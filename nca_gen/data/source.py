@@ -336,7 +336,7 @@ def slices(source: Source) -> Source:
         raise UserError(f"config.data.slices is for volumes, and these are of {source.ndim} axes: leave it out")
     if source.context_factor > 1:
         raise UserError("config.data.slices: slices have no context; set config.data.context_factor to 1")
-    at = [(i, d) for i, shape in enumerate(source.shapes) for d in range(shape[0])]
+    at, part = [(i, d) for i, shape in enumerate(source.shapes) for d in range(shape[0])], source.window
 
     def about(j: int) -> Example:
         i, d = at[j]
@@ -352,13 +352,14 @@ def slices(source: Source) -> Source:
 
     def window(j: int, field: str, box: Span, k: int | float) -> Grid:
         i, d = at[j]
-        return source.window(i, field, [(d, d + 1), *box], k)[0]
+        assert part is not None
+        return part(i, field, [(d, d + 1), *box], k)[0]
 
     return replace(
         source,
         load=load,
         shapes=[source.shapes[i][1:] for i, _ in at],
-        window=window if source.window else None,
+        window=window if part else None,
         about=about,
         digest=lambda: source.digest() and digest(f"slices {source.digest()}"),
     )

@@ -19,7 +19,7 @@ from nca_gen.diffusion.samplers import Denoiser
 
 Conditional = Callable[..., tuple[Float[Array, "B *S C"], Any]]  # (x, t, cond, memory, key) -> (output, memory)
 NULL = 1  # names the keys of the null rows
-LOW = ("low", "low_log_snr")  # what a null condition keeps: without its smaller image there is nothing to resolve
+LOW = ("low", "low_log_snr")  # without its smaller image there is nothing to resolve
 
 
 def clocked(process: Process, apply: Conditional) -> Conditional:
@@ -36,16 +36,21 @@ def rows(cond: Any, free: Any) -> Any:
     return jax.tree.map(lambda c, n: jnp.stack([c, n], 1).reshape(-1, *c.shape[1:]), cond, free)
 
 
+def kept(cond: Mapping[str, Any] | None) -> set[str]:
+    """The fields of ``cond`` that a null condition has too: :data:`LOW`, and beside a label map the picture "image"."""
+    return {name for name in cond or () if name in LOW or (name == "image" and "map" in (cond or ()))}
+
+
 def null(cond: Mapping[str, Any]) -> dict[str, Any]:
-    """``cond`` as if nothing was said of the images, but for :data:`LOW`."""
+    """``cond`` as if nothing was said of the images, but for what is :func:`kept`."""
     zeros = partial(jax.tree.map, jnp.zeros_like)
-    return {name: field if name in LOW else zeros(field) for name, field in cond.items()}
+    return {name: field if name in kept(cond) else zeros(field) for name, field in cond.items()}
 
 
 def guides(cond: Condition, scale: int | float) -> bool:
     """Whether there is a null condition to go away from: a ``scale`` other than 1, and a field that :func:`null` takes
-    away. With :data:`LOW` alone both halves would be told the same."""
-    return scale != 1 and any(name not in LOW for name in cond or ())
+    away. With what is :func:`kept` alone both halves would be told the same."""
+    return scale != 1 and bool({*(cond or ())} - kept(cond))
 
 
 def both(key: Key[Array, " B"]) -> Key[Array, " R"]:

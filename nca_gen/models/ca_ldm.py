@@ -75,7 +75,7 @@ def grouped(widths: tuple[int, ...], groups: int) -> None:
 
 
 @dataclass(frozen=True)
-class Planar(Network):
+class Planar:
     """The fields of the autoencoder of slices, which both of its halves have.
 
     ``multipliers``: of ``width``, the channels of each level, which has ``blocks`` residual blocks, one more in a
@@ -112,7 +112,7 @@ class Planar(Network):
         return module(self.widths, self.blocks, channels, self.groups, self.attention, dtype, *more)
 
 
-class Encoder2D(Planar):
+class Encoder2D(Planar, Network):
     """Slices in [-1, 1] to latents: 34,142,852 parameters."""
 
     @property
@@ -130,7 +130,7 @@ class Encoder2D(Planar):
         return jnp.asarray(self.network.apply({"params": params}, image), jnp.float32)
 
 
-class Decoder2D(Planar):
+class Decoder2D(Planar, Network):
     """Latents to slices, each alone: 49,487,873 parameters."""
 
     @property
@@ -149,7 +149,7 @@ class Decoder2D(Planar):
 
 
 @dataclass(frozen=True)
-class MultiSliceDecoder(Planar):
+class MultiSliceDecoder(Planar, Network):
     """Latents of ``slices`` neighbours to these slices: 119,840,685 parameters, those of :class:`Decoder2D` among them.
 
     A slice depends on the whole window, by the norms of the adaptors: a window of another length is refused.

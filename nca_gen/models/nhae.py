@@ -8,7 +8,7 @@ parameters are trained, and a codebook.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +44,6 @@ class Model(vq_vae.Model):
                 f"config.model makes one place of {self.factor} pixels a side of a slice (multipliers) and of "
                 f"{self.encoder3d.factor} of a volume (volume_multipliers, reduce): make them equal"
             )
-        if 2**self.uniaxial.levels != self.factor:
-            raise UserError(f"config.model: slices become {self.factor} times as many, and that is no power of 2")
 
     @property
     def slices(self) -> vq_vae.Model:
@@ -67,8 +65,8 @@ class Model(vq_vae.Model):
 
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""
-        makes = {"slices": self.slices.init, "encoder": self.encoder3d.init, "uniaxial": self.uniaxial.init}
-        makes |= {"codebook": self.book.init}
+        makes: dict[str, Any] = {"slices": self.slices.init, "encoder": self.encoder3d.init}
+        makes |= {"uniaxial": self.uniaxial.init, "codebook": self.book.init}
         makes |= dict.fromkeys(("quant_conv", "post_quant_conv"), lambda key: start(key, self.latent_channels))
         return {name: make(jax.random.fold_in(key, i)) for i, (name, make) in enumerate(makes.items())}
 

@@ -114,8 +114,9 @@ class Model:
     ``groups``: of the normalisations. ``scale``: the time is a scale and a shift behind a block's second norm, and not
     added before it. ``resizing_blocks``: residual blocks halve the sides (by means) and double them, and not
     convolutions. ``classes``: columns of the condition "label", 0 for an unconditional model. ``context_channels``: of
-    the condition "image", a picture of the same grid that enters beside x_t; 0 for none. ``level``: whether it is told
-    how noisy that picture is, the condition "level". What is left out of a condition is zero. ``learned_variance``: the
+    the condition "image", a picture of the same grid that enters beside x_t; 0 for none. ``map_classes``: of the
+    condition "map", shares of the classes of a label map, which enter there too. ``level``: whether it is told how
+    noisy that picture is, the condition "level". What is left out of a condition is zero. ``learned_variance``: the
     prediction has 2 C channels. ``remat`` "block": the gradient keeps what enters a block, and not what is inside.
     ``dtype``: of products and activations; moments and parameters stay float32. The time that it is told enters as it
     is.
@@ -132,6 +133,7 @@ class Model:
     resizing_blocks: bool = False
     classes: Natural = 0
     context_channels: Natural = 0
+    map_classes: Natural = 0
     level: bool = False
     learned_variance: bool = True
     remat: Annotated[str, OneOf(("none", "block"))] = "none"
@@ -164,7 +166,8 @@ class Model:
     @property
     def conditions(self) -> Mapping[str, int]:
         """The labels, a column each, a picture, and one number, where it is told them."""
-        channels = {"label": self.classes, "image": self.context_channels, "level": int(self.level)}
+        channels = {"label": self.classes, "image": self.context_channels, "map": self.map_classes}
+        channels["level"] = int(self.level)
         return {field: n for field, n in channels.items() if n}
 
     def inference(self: M) -> M:
@@ -194,7 +197,8 @@ class Model:
     def example(self) -> tuple[Any, ...]:
         """The smallest input of :attr:`network`, as shapes."""
         size = (2 ** (len(self.multipliers) - 1),) * self.ndim
-        x = jax.ShapeDtypeStruct((1, *size, self.image_channels + self.context_channels), jnp.float32)
+        told = self.context_channels + self.map_classes
+        x = jax.ShapeDtypeStruct((1, *size, self.image_channels + told), jnp.float32)
         return x, jax.ShapeDtypeStruct((1,), jnp.int32)
 
     def init(self, key: Key[Array, ""]) -> dict:
@@ -224,9 +228,9 @@ class Model:
                 f"pad the data to a multiple of {whole} or shorten config.model.multipliers"
             )
         cond = cond or {}
-        if self.context_channels:
-            nothing = jnp.zeros((*x.shape[:-1], self.context_channels), x.dtype)
-            x = jnp.concatenate([x, cond.get("image", nothing)], -1)
+        pictures = {"image": self.context_channels, "map": self.map_classes}
+        beside = [cond.get(name, jnp.zeros((*x.shape[:-1], n), x.dtype)) for name, n in pictures.items() if n]
+        x = jnp.concatenate([x, *beside], -1)
         return self.network.apply({"params": params}, x, told, cond.get("label"), cond.get("level")), memory
 
 

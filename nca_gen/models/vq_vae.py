@@ -62,7 +62,7 @@ class Model(ca_ldm.Planar):
 
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""
-        makes = {"encoder": self.encoder.init, "decoder": self.decoder.init, "codebook": self.book.init}
+        makes: dict[str, Any] = {"encoder": self.encoder.init, "decoder": self.decoder.init, "codebook": self.book.init}
         makes |= dict.fromkeys(("quant_conv", "post_quant_conv"), lambda key: start(key, self.latent_channels))
         return {name: make(jax.random.fold_in(key, i)) for i, (name, make) in enumerate(makes.items())}
 

@@ -39,7 +39,7 @@ def l1_l2(error: Float[Array, "B *S C"], weight: Float[Array, "B *s 1"]) -> Floa
 
 LOSSES: dict[str, Callable[[Array, Array], Array]] = {"l1_l2": l1_l2, "l2": l2, "l1": l1}
 PICTURES = ("image", "context", "low")  # conditions that are encoded as images are
-FIELDS = {"image": "context"}  # fields of a batch whose name is not that of the condition
+FIELDS = {"image": "context", "map": "label_map"}  # fields of a batch whose name is not that of the condition
 _DROP = -4  # the step that names which conditions are dropped; -1 is the noise, -2 the times
 _LOW, _LOW_TIME = -5, -6  # those that name the noise of the smaller image, and its time in training
 
@@ -69,7 +69,8 @@ class Task:
 
     batch: {"image": [B, *T, C] in [-1, 1], or latents}, and what the model is told beside (see :meth:`condition`):
     {"label": [B, L]}, 0/1 columns or a grade, as :func:`nca_gen.arrays.multi_hot` reads them; {"context": [B, *T, D]},
-    a picture of the same grid; others under the names that the model gives them.
+    a picture of the same grid; {"label_map": [B, *T, _]}, as :func:`nca_gen.arrays.shares` reads it; others under the
+    names that the model gives them.
     ``loss``: of the prediction, "l1", "l2" or "l1_l2", their sum. ``ema``: decay of the average of the parameters,
     which samples; with ``ema_warmup`` less at first. ``drop``: the probability with which a condition becomes 0, so
     that the model also learns without. ``label_drop``: "row" drops all conditions of an image, "entry" each class for
@@ -166,6 +167,8 @@ class Task:
         tree = {name: jnp.asarray(batch[FIELDS.get(name, name)]) for name in names}
         if "label" in tree:
             tree["label"] = arrays.multi_hot(tree["label"], self.model.conditions["label"])
+        if "map" in tree:
+            tree["map"] = arrays.shares(tree["map"], self.model.conditions["map"])
         if self.resolves:
             if any(side % self.low for side in batch["image"].shape[1:-1]):
                 raise UserError(f"task.low={self.low} does not divide an image of {batch['image'].shape[1:-1]}")
@@ -196,12 +199,12 @@ class Task:
         return cond | {"low": noised(self.low_process, low, eps, t), "low_log_snr": self.low_process.log_snr(t)}
 
     def dropped(self, cond: Condition, key: Key[Array, " B"]) -> Condition:
-        """``cond`` without what is dropped: never the smaller image, without which there is nothing to resolve."""
+        """``cond`` without what is dropped: never what a null condition has too (:func:`guidance.kept`)."""
         if cond is None:
             return None
         row = arrays.cell_uniform(key, _DROP, (), 1)[:, 0] >= self.drop
         rest = {name: leaf * row.reshape(-1, *[1] * (leaf.ndim - 1)) for name, leaf in cond.items()}
-        rest |= {name: cond[name] for name in guidance.LOW if name in cond}
+        rest |= {name: cond[name] for name in guidance.kept(cond)}
         if self.label_drop == "entry" and "label" in cond:
             label = cond["label"]
             rest["label"] = label * (arrays.cell_uniform(key, _DROP, (), label.shape[-1]) >= self.drop)

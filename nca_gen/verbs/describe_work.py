@@ -47,7 +47,11 @@ def examples(task: Any, n: int, size: tuple[int, ...], grid: Mesh | None = None)
     sides = lambda name: () if name == "label" else size
     shapes = {name: (n,) if name == "level" else (n, *sides(name), k) for name, k in colours.items()}
     lay = lambda shape: devices.dealt(grid, len(shape)) if grid else None
-    return {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=lay(shape)) for name, shape in shapes.items()}
+    kind = {"label_map": jnp.uint8}  # shares of classes
+    return {
+        name: jax.ShapeDtypeStruct(shape, kind.get(name, jnp.float32), sharding=lay(shape))
+        for name, shape in shapes.items()
+    }
 
 
 def call_gflop(task: Any, shape: tuple[int, ...]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree, UInt8
 
 from nca_gen import build, hosts, screen
 from nca_gen.contracts import Autoencoder, Paired, Published
@@ -55,7 +54,7 @@ def encode(config: Any, workdir: str | Path, out: str | Path | None = None) -> P
     takes every n-th shard. An autoencoder that says of slices what their volume does (a :class:`contracts.Paired`) also
     makes latents of every slice, with that as their context: ``slices``. Raises UserError where there is nothing to
     encode with, where the patch does not fit, and where the folder holds the latents of another autoencoder, or of
-    other data; images that have moved are not.
+    other data; images that have moved are not. So too where there are no label maps of ``config.encode.classes``.
     """
     if "encode" not in config:
         raise UserError("--mode=encode is for autoencoders, and this config is of none: train one first, see configs/")
@@ -64,10 +63,15 @@ def encode(config: Any, workdir: str | Path, out: str | Path | None = None) -> P
     variants = flips.variants(plan.flips, len(patch), "config.encode.flips")
     model, params, origin = autoencoder(config, plan, workdir)
     sources = build.splits(config)
+    if plan.classes and ("label_map" not in sources["train"].fields or len(variants) > 1):
+        raise UserError(
+            "config.encode.classes is for data with label maps, see config.data, encoded once: set config.encode.flips "
+            "to none, or classes to 0"
+        )
     tiles = {split: list(pieces(sources[split], patch)) for split in SPLITS}
     whole = config.copy_and_resolve_references()
     whole.data.patch = patch
-    facts = {"version": latents.VERSION, "origin": origin, "labels": [*sources.labels]}
+    facts = {"version": latents.VERSION, "origin": origin, "labels": [*sources.labels], "classes": plan.classes}
     facts["images"] = {split: sources[split].digest() for split in SPLITS}
     first = sources["train"].read(0, [(0, 1)] * len(patch))
     facts["pixels"] = {"dtype": str(first["image"].dtype), "mpp": list(first.get("mpp", ()))}
@@ -94,17 +98,18 @@ def images_of(
         "shape": [*(side // model.factor for side in patch), model.latent_channels],
         "variants": len(variants),
     }
-    return Set(root, model, params, facts | about, encoder(model, params, patch, variants, plan.batch))
+    return Set(root, model, params, facts | about, encoder(model, params, patch, variants, plan.batch, plan.classes))
 
 
 def slices_of(model: Paired, params: PyTree, config: Any, plan: Encode, root: Path, facts: dict[str, Any]) -> Set:
     """The latents of the slices of volumes, with what the volume says of them."""
     depth, *sides = config.data.patch
-    inner = {f.name for f in dataclasses.fields(model.slices)}
-    fields = {name: value for name, value in config.model.to_dict().items() if name in inner}
+    name = type(model.slices).__module__.removeprefix("nca_gen.models.")
+    inner = build.known("model", name)
+    fields = {field: value for field, value in config.model.to_dict().items() if field in inner}
     about = {
         "config": {
-            "model": fields | {"name": type(model.slices).__module__.removeprefix("nca_gen.models.")},
+            "model": fields | {"name": name},
             "data": absolute(config.data.to_dict()) | {"slices": True, "patch": tuple(sides)},
         },
         "flips": "none",
@@ -122,8 +127,11 @@ def slices_of(model: Paired, params: PyTree, config: Any, plan: Encode, root: Pa
             own, context = np.moveaxis(paired(images.to_float(example["image"][None]))[0], 1, 0)
             certain = np.full_like(own, -np.inf)
             moments.append(np.stack([own, certain, context], 1)[:, None])
-            one = row(example, source.shapes[i], corner, (depth, *sides))
-            rows += [one | {"name": np.array(f"{one['name']}@{d}")} for d in range(depth)]
+            one, mine = row(example, source.shapes[i], corner, (depth, *sides)), [{}] * depth
+            if plan.classes:
+                some = shares(example["label_map"], plan.classes, (1, *(model.factor,) * 2), example["name"])
+                mine = [{"label_map": x} for x in some]
+            rows += [one | {"name": np.array(f"{one['name']}@{d}")} | mine[d] for d in range(depth)]
         return {"arr_0": np.concatenate(moments)} | {name: np.stack([r[name] for r in rows]) for name in rows[0]}
 
     return Set(root, model.slices, params["slices"], facts | about, columns, depth)
@@ -227,9 +235,18 @@ def settled(name: str, facts: dict[str, Any]) -> Any:
 
 
 def encoder(
-    model: Autoencoder, params: PyTree, patch: tuple[int, ...], variants: Sequence[tuple[int, ...]], batch: int
+    model: Autoencoder,
+    params: PyTree,
+    patch: tuple[int, ...],
+    variants: Sequence[tuple[int, ...]],
+    batch: int,
+    classes: int,
 ) -> Callable[[Source, Sequence[Tile]], dict[str, Any]]:
-    """What makes the columns of a shard of some tiles of a source; ``batch`` are encoded at a time."""
+    """What makes the columns of a shard of some tiles of a source; ``batch`` are encoded at a time.
+
+    With ``classes`` also the shares of these in each place.
+    """
+    each = (model.factor,) * len(patch)
     encoded = latents.batched(lambda params, x: jnp.stack(model.encode(params, x), 1), params, batch)
 
     def columns(source: Source, tiles: Sequence[Tile]) -> dict[str, Any]:
@@ -240,7 +257,11 @@ def encoder(
             pixels = images.to_float(np.stack([example["image"] for example in examples]))
             mirrored = [pixels[(slice(None), *(slice(None, None, step) for step in steps))] for steps in variants]
             moments.append(np.stack([encoded(x) for x in mirrored], 1))
-            rows += [row(e, source.shapes[i], corner, patch) for e, (i, *corner) in zip(examples, some, strict=True)]
+            for example, (i, *corner) in zip(examples, some, strict=True):
+                found = row(example, source.shapes[i], corner, patch)
+                if classes:
+                    found["label_map"] = shares(example["label_map"], classes, each, example["name"])
+                rows.append(found)
         return {"arr_0": np.concatenate(moments)} | {name: np.stack([r[name] for r in rows]) for name in rows[0]}
 
     return columns
@@ -259,6 +280,19 @@ def row(
     name = example["name"] if alone else f"{example['name']}@{','.join(map(str, corner))}"
     label = {"label": example["label"]} if "label" in example else {}
     return {"name": np.array(name), "patient": np.array(example["patient"])} | label
+
+
+def shares(
+    label_map: Int[np.ndarray, "*T 1"], classes: int, each: Sequence[int], name: str
+) -> UInt8[np.ndarray, "*S {classes}"]:
+    """Of 255, how much of every block of ``each`` places the classes have. UserError for a class beyond ``classes``."""
+    if label_map.min() < 0 or label_map.max() >= classes:
+        raise UserError(
+            f"the label map of {name} has classes from {label_map.min()} to {label_map.max()}, and "
+            f"config.encode.classes={classes} are 0 to {classes - 1}"
+        )
+    masks = [np.where(label_map == k, np.uint8(255), np.uint8(0)) for k in range(classes)]
+    return np.concatenate([images.reduce(mask, each) for mask in masks], -1)
 
 
 def spread(paths: Sequence[Path]) -> dict[str, list[float]]:

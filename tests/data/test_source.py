@@ -229,3 +229,42 @@ def test_splits_know_labels_decoder_and_pixels():
     assert hidden.decode(x).sum() == 12
     assert hidden.pixels is hidden.pixels is pictures
     assert opened == [1]
+
+
+def volumes(window=False, **beside):
+    """Two volumes of other depths, a number of its own in every place; read whole or by part."""
+    whole = [np.arange(n * 3 * 4, dtype=np.float32).reshape(n, 3, 4, 1) + 100 * n for n in (2, 5)]
+    maps = [x.astype(np.int32) for x in whole]
+
+    def load(i):
+        return {"name": f"v{i}", "patient": f"p{i}", "image": whole[i], "label_map": maps[i], "mpp": (3.0, 2.0, 1.0)}
+
+    def part(i, field, box, k):
+        assert k == 1
+        return source.clipped((whole if field == "image" else maps)[i], box)
+
+    shapes = [x.shape for x in whole]
+    return source.Source(load, shapes, fields=("label_map",), window=part if window else None, digest=lambda: "x")
+
+
+@pytest.mark.parametrize("window", [False, True])
+def test_slices_of_volumes(window):
+    """Each along D, in order, with its fields, its pixels' size and a name of its own; the patient is the volume's."""
+    flat, deep = source.slices(volumes(window)), volumes()
+    assert flat.shapes == [(3, 4, 1)] * 7
+    assert [flat.head(j)["name"] for j in (0, 1, 2, 6)] == ["v0@0", "v0@1", "v1@0", "v1@4"]
+    for j, (i, d) in enumerate([(0, 0), (0, 1), *((1, d) for d in range(5))]):
+        found = flat.read(j, [(1, 3), (0, 2)])
+        np.testing.assert_array_equal(found["image"], deep[i]["image"][d, 1:3, :2])
+        np.testing.assert_array_equal(found["label_map"], found["image"])
+        assert (found["patient"], found["mpp"]) == (f"p{i}", (2.0, 1.0))
+    assert flat.digest() not in ("", "x")
+
+
+def test_slices_of_what_has_none():
+    splits = source.Splits(dict.fromkeys(source.SPLITS, volumes()))
+    assert {split: len(found) for split, found in source.sliced(splits).items()} == dict.fromkeys(source.SPLITS, 7)
+    with pytest.raises(UserError, match=r"config\.data\.slices is for volumes"):
+        source.slices(source.slices(volumes()))
+    with pytest.raises(UserError, match="have no context"):
+        source.slices(dataclasses.replace(volumes(), context_factor=2))

@@ -83,6 +83,17 @@ def test_without_a_condition_there_still_is_the_smaller_image():
     assert not free["label"].any()
 
 
+def test_a_label_map_steers_what_stands_beside_it():
+    """Its null condition keeps the picture, which without a map it takes away."""
+    picture, shares = jax.device_put(({"image": X + 1}, {"map": np.ones_like(X)}))
+    free = jax.device_get(guidance.null(picture | shares | COND))
+    np.testing.assert_array_equal(free["image"], X + 1)
+    assert not free["map"].any()
+    assert not free["label"].any()
+    assert not jax.device_get(guidance.null(picture))["image"].any()
+    assert guidance.guides(picture | shares, 2.0)
+
+
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
 def test_a_smaller_image_alone_leaves_nothing_to_guide(scale):
     """Its null condition keeps all of it: one call on the rows that there are, told of them, with their own keys."""

@@ -17,7 +17,7 @@ from nca_gen.contracts import Automaton, Heir
 from nca_gen.data import pipeline as batches
 from nca_gen.data.source import Source, Splits, of
 from nca_gen.errors import UserError
-from nca_gen.evaluators import films, grades, growth, heredity, nearest, samplers, scores, sweep
+from nca_gen.evaluators import films, grades, growth, guided, heredity, nearest, samplers, scores, sweep
 from nca_gen.io import images, sets
 from nca_gen.metrics import drift, neighbours, total_variation
 from nca_gen.metrics.notes import collecting
@@ -381,3 +381,30 @@ def test_volumes(tmp_path):
     with PIL.Image.open(tmp_path / "slices.webp") as film:
         assert film.n_frames == 1  # of one colour: the codec joins equal frames
         assert film.size == (4 * (8 + GAP) - GAP, 2 * (6 + GAP) - GAP)
+
+
+# Label maps.
+
+
+@pytest.mark.slow
+def test_each_map_stands_above_its_sample_and_its_image(tmp_path):
+    """A class has a colour of its own, black is the first."""
+    splits = tiny.graded()
+    maps = lambda x: (np.arange(256).reshape(16, 16, 1) % (2 + x["label"][0])).astype(np.int32)
+
+    def mapped(source):
+        return Source(lambda i: source[i] | {"label_map": maps(source[i])}, source.shapes, fields=("label_map",))
+
+    pipeline, data = asked(Splits({split: mapped(source) for split, source in splits.items()}))
+    page = guided.evaluate(pipeline, data, tmp_path)
+    above, drawn, below = cells(tmp_path / "guided.png", 3, 8)
+    near(drawn, painted(labels()).astype(np.float32))
+    np.testing.assert_array_equal(images.to_float(below), real("test", 8)["image"])
+    for shown, label_map in zip(above, data.pixels["label_map"][..., 0], strict=True):
+        colours = {tuple(shown[label_map == k].reshape(-1, 3)[0]) for k in np.unique(label_map)}
+        assert len(colours) == len(np.unique(label_map))
+        assert not shown[label_map == 0].any()
+        assert all(len(np.unique(shown[label_map == k], axis=0)) == 1 for k in np.unique(label_map))
+    assert "test split" in page.figures[0].caption
+    with pytest.raises(UserError, match="have none: take it out of"):
+        guided.evaluate(*asked(), tmp_path)

@@ -127,16 +127,21 @@ def test_images_must_halve():
 
 
 @pytest.mark.slow
-def test_a_picture_and_its_level():
-    """Both are heard, and what is left out is zero; without them the parameters are those of before."""
-    model, (x, t, label) = rivals.small_unet(context_channels=2, level=True), rivals.start(4, 6)
-    assert dict(model.conditions) == {"label": 3, "image": 2, "level": 1}
+def test_a_picture_its_level_and_a_label_map():
+    """Both are heard, as is a label map, and what is left out is zero; all else are the parameters of before."""
+    model, (x, t, label) = rivals.small_unet(context_channels=2, map_classes=3, level=True), rivals.start(4, 6)
+    assert dict(model.conditions) == {"label": 3, "image": 2, "map": 3, "level": 1}
     p, picture = tiny.params(model), tiny.images(1, 2, 4, 6, 2)
 
     call = jax.jit(lambda cond, x, t: model.apply(p, x, t, cond, (), None)[0])
     one = call({"label": label, "image": picture, "level": np.float32([10, 500])}, x, t)
     other = call({"label": label, "image": picture + 0.1, "level": np.float32([10, 900])}, x, t)
     assert min(np.abs(one - other).max((1, 2, 3))) > 1e-3
-    nothing = call({"label": label, "image": 0 * picture, "level": np.zeros(2, np.float32)}, x, t)
+    zeros = {"image": 0 * picture, "map": np.zeros((2, 4, 6, 3), np.float32), "level": np.zeros(2, np.float32)}
+    nothing = call({"label": label} | zeros, x, t)
+    shares = np.float32(np.eye(3)[np.arange(48).reshape(2, 4, 6) % 3])
+    told = call({"label": label} | zeros | {"map": shares}, x, t)
+    assert min(np.abs(told - nothing).max((1, 2, 3))) > 1e-3
+    assert np.abs(told - call({"label": label} | zeros | {"map": shares[..., ::-1]}, x, t)).max() > 1e-3
     np.testing.assert_allclose(call({"label": label}, x, t), nothing, atol=1e-5)
     assert {*p} - {*tiny.params(rivals.small_unet())} == {"level"}

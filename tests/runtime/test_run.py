@@ -11,9 +11,9 @@ from nca_gen.contracts import Part
 from nca_gen.diffusion import discrete
 from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
-from nca_gen.models import diff_nca, resnet34
+from nca_gen.models import diff_nca, multislice, resnet34, vq_vae
 from nca_gen.runtime import run
-from nca_gen.tasks import classify, denoise
+from nca_gen.tasks import autoencode, classify, denoise
 from nca_gen.tasks.learner import Learner
 
 KEY = jax.random.key(0)
@@ -84,3 +84,15 @@ def test_a_path_with_a_dot_is_seen_from_the_workdir(monkeypatch):
         with pytest.raises(UserError, match="cannot begin"):
             run.first(asked(path), "runs/b", object())
     assert seen == ["runs/b/../other", "runs/a"]
+
+
+def test_a_model_that_stands_on_another_one_needs_it(monkeypatch, capsys):
+    """It takes its weights whole, as those that stay; without a run of one there is nothing to begin with."""
+    small = {"width": 8, "multipliers": (1,), "blocks": 1, "groups": 4, "entries": 4, "attention": False}
+    below, above = (autoencode.Task(module.Model(**small), Learner()) for module in (vq_vae, multislice))
+    part = Part(None, below, jax.eval_shape(below.model.init, KEY))
+    monkeypatch.setattr(run, "open_run", lambda path: part)
+    assert run.first(asked(), "w", above) is part
+    assert f"the {len(jax.tree.leaves(part.params))} arrays" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"config\.train\.init is empty, and this model stands on"):
+        run.first(asked(""), "w", above)

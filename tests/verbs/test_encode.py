@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from ml_collections import ConfigDict
 
 from nca_gen import build
 from nca_gen.contracts import Part
-from nca_gen.data import latents
+from nca_gen.data import latents, pipeline, source
 from nca_gen.data.source import Source, Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images, weights
-from nca_gen.models import vae_kl
+from nca_gen.models import nhae, vae_kl
 from nca_gen.nn import port
 from nca_gen.runtime import checkpoint
 from nca_gen.verbs import encode
@@ -252,3 +253,69 @@ def test_images_that_have_moved_are_the_same(tmp_path):
     index.write_text(json.dumps(before))
     assert encode.claim(tmp_path, facts("/here"))
     assert json.loads(index.read_text())["images"] == {"train": "x"}
+
+
+@pytest.fixture(scope="module")
+def paired():
+    """An autoencoder of volumes, small, and parameters of it."""
+    small = {"width": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4, "entries": 6, "attention": False}
+    model = nhae.Model(**small, volume_width=8, volume_multipliers=(1,), reduce=1)
+    return model, tiny.params(model)
+
+
+@pytest.mark.slow
+def test_slices_with_what_their_volume_says(paired, monkeypatch, tmp_path):
+    """Two sets: latents of volumes, and of their slices with a context, in the order in which slices are images."""
+    model, params = paired
+    rng = np.random.default_rng(1)
+    whole = {split: rng.integers(0, 256, (n, 6, 8, 4, 1), np.uint8) for split, n in LABELS.items()}
+    maps = {split: rng.integers(0, 3, x.shape, np.int32) for split, x in whole.items()}
+
+    def one(split, i):
+        beside = {"name": f"{split}{i}", "patient": f"p{i}", "mpp": (3.0, 2.0, 1.0)}
+        return {"image": whole[split][i], "label_map": maps[split][i]} | beside
+
+    def of(split, n):
+        return Source(lambda i: one(split, i), [whole[split][0].shape] * n, fields=("label_map",))
+
+    volumes = Splits({split: of(split, n) for split, n in LABELS.items()})
+    monkeypatch.setattr(build, "splits", lambda c: source.sliced(volumes) if c.data.get("slices") else volumes)
+    monkeypatch.setattr(encode.run, "part", lambda config, workdir: Part(config, build.task(config), params, 5))
+    c = ConfigDict({"seed": 0, "mesh": {"data": 1, "space": 1}, "optimizer": {}, "task": {"name": "autoencode"}})
+    c.model = {"name": "nhae"} | dataclasses.asdict(model)
+    c.data = {"name": "volumes", "patch": (4, 4, 4), "flips": "none"}
+    c.encode = {"flips": "none", "batch": 1, "shard": 13, "patch": (6, 8, 4), "classes": 3}
+    encode.encode(c, tmp_path)
+    deep, flat = (latents.splits(tmp_path / name) for name in ("latents", "slices"))
+    assert (deep["train"].shapes, flat["train"].shapes) == ([(3, 4, 2, 4)] * 5, [(4, 2, 4)] * 30)
+    assert len(latents.index(tmp_path / "slices")["shards"]["train"]) == 3  # two volumes of six slices in each
+    scale = latents.index(tmp_path / "slices")["scale"]
+    mean, std = np.float32(scale["mean"]), np.float32(scale["std"])
+    own, said = jax.jit(model.pairs)(params, images.to_float(whole["train"]))
+    for i, j in ((0, 0), (1, 5), (4, 2)):
+        row = flat["train"].read(6 * i + j, [(0, 4), (0, 2)], rng)
+        np.testing.assert_allclose(row["image"], (own[i, j] - mean) / std, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(row["context"], (said[i, j] - mean) / std, rtol=1e-3, atol=1e-4)
+        share = np.eye(3)[maps["train"][i, j, ..., 0]].reshape(4, 2, 2, 2, 3).mean((1, 3))
+        np.testing.assert_allclose(row["label_map"] / 255, share, atol=1 / 255)
+        assert (row["name"], row["patient"], row["mpp"]) == (f"train{i}@{j}", f"p{i}", [2.0, 1.0])
+        pixels = flat.pixels["train"].read(6 * i + j, [(0, 8), (0, 4)])
+        np.testing.assert_array_equal(pixels["image"], whole["train"][i, j])
+    z = (own[4] - mean) / std
+    decoded = flat.decode(np.asarray(z))
+    alone = jax.jit(model.slices.decode)(params["slices"], own[4])
+    np.testing.assert_allclose(decoded, np.clip(alone, -1, 1), rtol=1e-3, atol=1e-4)
+    batch = next(pipeline.batches(flat["train"], patch=(4, 2), batch=2, seed=0, flips="none"))
+    assert {name: x.shape for name, x in batch.items()} == {
+        "image": (2, 4, 2, 4),
+        "context": (2, 4, 2, 4),
+        "label_map": (2, 4, 2, 3),
+    }
+    volume = deep["val"].read(1, [(0, 3), (0, 4), (0, 2)])["label_map"]
+    share = np.eye(3)[maps["val"][1, ..., 0]].reshape(3, 2, 4, 2, 2, 2, 3).mean((1, 3, 5))
+    np.testing.assert_allclose(volume / 255, share, atol=1 / 255)
+    c.encode.classes = 2
+    with pytest.raises(
+        UserError, match=r"the label map of train0 has classes from 0 to 2, and config\.encode\.classes=2"
+    ):
+        encode.encode(c, tmp_path / "b")
