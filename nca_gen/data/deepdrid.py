@@ -7,11 +7,9 @@ photographs. So everything that is relied on is checked: columns, grades, and th
 from __future__ import annotations
 
 import csv
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
-from xml.etree import ElementTree
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,7 +18,7 @@ from jaxtyping import UInt8
 from nca_gen.data import records
 from nca_gen.data.source import SPLITS, Splits, assign
 from nca_gen.errors import UserError, unknown
-from nca_gen.io import images
+from nca_gen.io import images, tables
 from nca_gen.ranges import Count, Gigabytes, OneOf
 
 TRAINING, VALIDATION, EVALUATION = (
@@ -33,7 +31,6 @@ ARRANGED = {
     "official": {TRAINING: "train", VALIDATION: "val", EVALUATION: "test"},
 }
 EYES = ("left_eye_DR_Level", "right_eye_DR_Level")
-SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
 def splits(
@@ -98,10 +95,10 @@ def graded(folder: Path) -> list[tuple[str, str, int]]:
     """
     if folder.name == EVALUATION:
         table = folder / "Challenge1_labels.xlsx"
-        rows, needs = _sheet(table), ("image_id", "DR_Levels")
+        rows, needs = _rows(table, tables.sheet), ("image_id", "DR_Levels")
     else:
         table = folder / f"{folder.name}.csv"
-        rows, needs = _csv(table), ("image_id", "patient_id", *EYES)
+        rows, needs = _rows(table, _csv), ("image_id", "patient_id", *EYES)
     if missing := [column for column in needs if column not in (rows[0] if rows else ())]:
         raise UserError(f"{table} has no column {missing[0]!r}; it needs {', '.join(needs)}")
     grades = []
@@ -120,37 +117,12 @@ def square(image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "S S C"]:
     return image[y : y + side, x : x + side]
 
 
-def _csv(table: Path) -> list[dict[str, str]]:
+def _rows(table: Path, read: Callable[[Path], list[dict[str, str]]]) -> list[dict[str, str]]:
     if not table.is_file():
         raise UserError(f"no {table}: {Deepdrid.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+    return read(table)
+
+
+def _csv(table: Path) -> list[dict[str, str]]:
     with open(table, newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
-
-
-def _sheet(table: Path) -> list[dict[str, str]]:
-    """The rows of the first sheet of an .xlsx file by the names in its first row: a zip of XML, all cells as text."""
-    if not table.is_file():
-        raise UserError(f"no {table}: {Deepdrid.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-
-    def text(node: ElementTree.Element) -> str:
-        return "".join(part.text or "" for part in node.iter(f"{SHEET}t"))
-
-    try:
-        with zipfile.ZipFile(table) as file:
-            pages = {name: ElementTree.fromstring(file.read(name)) for name in file.namelist() if name.endswith(".xml")}
-    except (zipfile.BadZipFile, ElementTree.ParseError) as error:
-        raise UserError(f"cannot read {table}: {error}; fetch it again") from None
-    shared = [text(item) for item in pages.get("xl/sharedStrings.xml", ())]
-
-    def value(cell: ElementTree.Element) -> str:
-        if cell.get("t") == "inlineStr":
-            return text(cell)
-        value = cell.findtext(f"{SHEET}v") or ""
-        return shared[int(value)] if cell.get("t") == "s" else value.removesuffix(".0")
-
-    grid = [
-        {(cell.get("r") or "").rstrip("0123456789"): value(cell) for cell in row.iter(f"{SHEET}c")}
-        for row in pages["xl/worksheets/sheet1.xml"].iter(f"{SHEET}row")
-    ]
-    head, *rows = [row for row in grid if any(row.values())] or [{}]
-    return [{name: row.get(column, "") for column, name in head.items()} for row in rows]

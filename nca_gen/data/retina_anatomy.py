@@ -64,10 +64,10 @@ def anatomy(size: Sequence[int], seed: int, index: int) -> Anatomy:
     ]
     base = 22 + 7 * smooth(rng, grid, 4) + rng.uniform(-2, 2, (depth, 1))
     return Anatomy(
-        np.float32(np.stack([bounds[name] for name in layers.SURFACES]) * rows),
+        (np.stack([bounds[name] for name in layers.SURFACES]) * rows).astype(np.float32),
         vessels.astype(np.uint8),
         np.rint(base).astype(np.int16),
-        np.stack([np.float32(at * rows) for at, _ in edges]),
+        np.stack([(at * rows).astype(np.float32) for at, _ in edges]),
         np.stack([np.broadcast_to(np.rint(16 * np.asarray(step)), grid).astype(np.int16) for _, step in edges]),
     )
 
@@ -88,7 +88,7 @@ def smooth(rng: np.random.Generator, grid: Grid, cells: int) -> Plane:
 def _bounds(rng: np.random.Generator, grid: Grid, far: Plane, x: np.ndarray) -> dict[str, Plane]:
     """Where layers begin, from the back to the front; a name is that of the layer that ends there, or of a surface."""
 
-    def near(width: float) -> Plane:
+    def near(width: int | float) -> Plane:
         """1 at the fovea, and a quarter at that distance."""
         return 1 / (1 + (far / width) ** 2) ** 2
 
@@ -132,7 +132,7 @@ def _choroid(rng: np.random.Generator, grid: Grid, back: Plane) -> Iterator[Edge
         yield middle + half, np.where(half > 0, 38, 0)
 
 
-def _blood(middle: Plane, half: Plane, bright: int, rows: float) -> Iterator[Edge]:
+def _blood(middle: Plane, half: Plane, bright: int, rows: int | float) -> Iterator[Edge]:
     """Vessels of such ``half`` calibres: their ``bright`` walls, a darker lumen between, and the shadow below."""
     wall, there = max(9.0, 1 / rows), np.minimum(half / 20, 1)
     yield middle - half, bright * there
@@ -141,14 +141,14 @@ def _blood(middle: Plane, half: Plane, bright: int, rows: float) -> Iterator[Edg
     yield middle + half, (SHADOW + 10 - bright) * there
 
 
-def _capillaries(bounds: Mapping[str, Plane], mesh: Bool[np.ndarray, "D W"], rows: float) -> Iterator[Edge]:
+def _capillaries(bounds: Mapping[str, Plane], mesh: Bool[np.ndarray, "D W"], rows: int | float) -> Iterator[Edge]:
     """A little brighter than what is around them, in two storeys."""
     for name, below in (("NFL", 14), ("IPL", -4)):
         yield bounds[name] + below, np.where(mesh, 20, 0)
         yield bounds[name] + below + max(10.0, 1 / rows), np.where(mesh, -20, 0)
 
 
-def _cells(rng: np.random.Generator, grid: Grid, pitch: float) -> Plane:
+def _cells(rng: np.random.Generator, grid: Grid, pitch: int | float) -> Plane:
     """How much farther the second of scattered points, one in each square of ``pitch``, is than the nearest."""
     n = int(FIELD / pitch) + 1
     points = rng.random((n + 2, n + 2, 2))
@@ -176,7 +176,9 @@ def _vessels(rng: np.random.Generator) -> list[Float64[np.ndarray, "n 3"]]:
     return paths
 
 
-def _grown(tip: tuple[float, ...], arch: float, order: int, draws: Iterator[float]) -> Iterator[tuple[float, ...]]:
+def _grown(
+    tip: tuple[float, ...], arch: int | float, order: int, draws: Iterator[float]
+) -> Iterator[tuple[float, ...]]:
     """The points of a vessel and of its branches, from its ``tip`` (y, x, direction in y and in x, radius).
 
     An ``arch`` crosses the middle of the fovea's column at that height, and begins 3600 before it as a parabola does.
@@ -188,7 +190,7 @@ def _grown(tip: tuple[float, ...], arch: float, order: int, draws: Iterator[floa
         far = math.sqrt(y * y + x * x)
         if order and far < 520:
             return
-        turn = 0.85 * turn + 0.16 * (next(draws) - 0.5)
+        turn = 0.85 * turn + 0.12 * (next(draws) - 0.5)
         if order == 0:
             to_y, to_x, pull = arch * math.sqrt(max(0.0, (x + 4000) / 3600)) - y, 400.0, 0.35
         else:
@@ -212,7 +214,7 @@ def _calibres(points: Float64[np.ndarray, "n 3"], grid: Grid) -> Plane:
     """
     pitch = [FIELD / side for side in grid]
     points = _denser(points, min(pitch) / 2)
-    points = points[points[:, 2] > 0.2 * max(pitch)]
+    points = points[points[:, 2] > min(0.2 * max(pitch), 28.0)]
     radius = np.maximum(points[:, 2], 0.75 * max(pitch))
     at = [(points[:, k] / FIELD + 0.5) * grid[k] - 0.5 for k in (0, 1)]
     squares = np.zeros(grid[0] * grid[1])
@@ -231,7 +233,7 @@ def _calibres(points: Float64[np.ndarray, "n 3"], grid: Grid) -> Plane:
     return np.sqrt(squares).reshape(grid)
 
 
-def _denser(points: Float64[np.ndarray, "n 3"], gap: float) -> Float64[np.ndarray, "m 3"]:
+def _denser(points: Float64[np.ndarray, "n 3"], gap: int | float) -> Float64[np.ndarray, "m 3"]:
     """Points between those of a vessel, at most ``gap`` apart."""
     k = int(STEP / gap) + 1
     a, b = points[:-1], points[1:]

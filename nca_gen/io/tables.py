@@ -6,15 +6,18 @@ import codecs
 import csv
 import re
 import unicodedata
+import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 from nca_gen.errors import UserError
 
 DELIMITERS = ",;\t|"
+SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
 class Row(NamedTuple):
@@ -77,6 +80,38 @@ def rows(path: Path, needs: Sequence[str], known: Mapping[str, str] = MappingPro
     except csv.Error as error:
         raise UserError(f"{path}, line {start + reader.line_num}: {error}") from None
     return found
+
+
+def sheet(path: Path) -> list[dict[str, str]]:
+    """The rows of the first sheet of an .xlsx file by the names in its first row: a zip of XML, all cells as text.
+
+    Raises UserError for a file that is none.
+    """
+
+    def words(node: ElementTree.Element) -> str:
+        return "".join(part.text or "" for part in node.iter(f"{SHEET}t"))
+
+    try:
+        with zipfile.ZipFile(path) as file:
+            pages = {name: ElementTree.fromstring(file.read(name)) for name in file.namelist() if name.endswith(".xml")}
+    except (zipfile.BadZipFile, ElementTree.ParseError) as error:
+        raise UserError(f"cannot read {path}: {error}; fetch it again") from None
+    shared = [words(item) for item in pages.get("xl/sharedStrings.xml", ())]
+
+    def value(cell: ElementTree.Element) -> str:
+        if cell.get("t") == "inlineStr":
+            return words(cell)
+        value = cell.findtext(f"{SHEET}v") or ""
+        return shared[int(value)] if cell.get("t") == "s" else value.removesuffix(".0")
+
+    if (first := pages.get("xl/worksheets/sheet1.xml")) is None:
+        raise UserError(f"cannot read {path}: it has no sheet; fetch it again")
+    grid = [
+        {(cell.get("r") or "").rstrip("0123456789"): value(cell) for cell in row.iter(f"{SHEET}c")}
+        for row in first.iter(f"{SHEET}row")
+    ]
+    head, *rest = [row for row in grid if any(row.values())] or [{}]
+    return [{name: row.get(column, "") for column, name in head.items()} for row in rest]
 
 
 def matched(given: Sequence[str], names: Sequence[str]) -> list[list[str]]:
