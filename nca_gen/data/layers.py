@@ -25,9 +25,9 @@ Labels = Annotated[str, OneOf(CLASSES)]
 def layer_map(surfaces: Num[np.ndarray, "6 D W"], rows: Integer[np.ndarray, " H"]) -> Int32[np.ndarray, "D H W 1"]:
     """The layer of each voxel of the ``rows``: how many of the surfaces it lies below, 0 to 6."""
     middle = (np.asarray(rows, np.float32) + np.float32(0.5))[:, None]
-    out = np.zeros((surfaces.shape[1], len(middle), surfaces.shape[2]), np.int32)
-    for surface in surfaces:
-        out += middle >= surface[:, None]
+    out = np.empty((surfaces.shape[1], len(middle), surfaces.shape[2]), np.int32)
+    for scan, lines in zip(out, surfaces.swapaxes(0, 1), strict=True):
+        scan[...] = sum((middle >= surface).view(np.uint8) for surface in lines)
     return out[..., None]
 
 

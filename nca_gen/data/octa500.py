@@ -19,7 +19,7 @@ import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -107,19 +107,22 @@ def splits(
         print(f"note: {note}", file=sys.stderr)
     where = split({name: disease.get(name, "") for name in {*names, *disease}}, val, split_seed)
     shapes = {name: (*scale.sides(shape), 1) for name, shape in known.items()}
+    if any(0 in shape for shape in shapes.values()):
+        raise UserError(f"config.data.reduce={tuple(reduce)} leaves nothing of {words(next(iter(known.values())))}")
     fields = (*(["label_map"] if labels != "none" else []), *(["projection"] if projection else []))
     resident = fits(shapes.values(), 1 + 4 * len(fields), memory_gb)
+    stored = cache(lambda name: volumes.stored(eyes.scans / name))  # names of files, and the first of them
     annotated = lru_cache(LATEST)(lambda name: surfaces(eyes.label, name))
     mapped = lru_cache(LATEST)(lambda name: vessels(eyes.label, name))
 
     def about(name: str) -> Example:
-        stored = known[name]
-        micrometres = (FIELDS[subset] / stored[0], DEPTH / stored[1], FIELDS[subset] / stored[2])
-        return {"name": name, "patient": name, "mpp": scale.microns(stored, micrometres)}
+        d, h, w = known[name]
+        micrometres = (FIELDS[subset] / d, DEPTH / h, FIELDS[subset] / w)
+        return {"name": name, "patient": name, "mpp": scale.microns((d, h, w), micrometres)}
 
     def part(name: str, field: str, box: tuple[slice, ...]) -> np.ndarray:
         if field == "image":
-            return scans.part(volumes.stored(eyes.scans / name), scale, box)
+            return scans.part(stored(name), scale, box)
         if field == "projection":
             return _projected(eyes, name, scale, shapes[name])[box]
         sides = zip(known[name], scale.reduce, shapes[name], box, strict=False)
@@ -270,9 +273,13 @@ def _probed(eyes: Eyes, names: Sequence[str]) -> tuple[dict[str, tuple[int, ...]
     if not shapes:
         raise UserError(f"no eye in {eyes.scans} can be used; {lost[0][0]}: {lost[0][1]}")
     usual = Counter(shapes.values()).most_common(1)[0][0]
-    words = lambda shape: f"{shape[0]} B-scans of {shape[1]} x {shape[2]}"
     lost += [(n, f"it has {words(shape)}, most have {words(usual)}") for n, shape in shapes.items() if shape != usual]
     return {name: shape for name, shape in shapes.items() if shape == usual}, lost
+
+
+def words(shape: Sequence[int]) -> str:
+    """D, H and W for people."""
+    return f"{shape[0]} B-scans of {shape[1]} x {shape[2]}"
 
 
 def _looked(eyes: Eyes, name: str) -> tuple[int, ...]:

@@ -280,6 +280,8 @@ def test_folders_that_are_not_there(tree, tmp_path):
         octa500.splits()
     with pytest.raises(UserError, match=r"no OCTA_3mm/OCT in"):
         octa500.splits(str(root), subset="3mm")
+    with pytest.raises(UserError, match=r"config.data.reduce=\(1, 17, 1\) leaves nothing of 12 B-scans of 16 x 10"):
+        octa500.splits(str(root), reduce=(1, 17, 1), resize=None)
     shutil.rmtree(root / "Label" / "GT_Vein")
     with pytest.raises(UserError, match=r"no folder .*GT_Vein: put .* or set config.data.labels to 'none'"):
         octa500.splits(str(root), labels="vessels")

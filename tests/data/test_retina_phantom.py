@@ -12,6 +12,7 @@ from scipy import ndimage, special
 
 from nca_gen.data import layers, pipeline, retina_phantom
 from nca_gen.data.retina_anatomy import DEPTH, FIELD, SHADOW, Anatomy, anatomy
+from nca_gen.data.source import slices
 from nca_gen.verbs import check
 
 SIZE = (48, 56, 64)
@@ -185,6 +186,16 @@ def test_label_maps_stay_registered_under_crops_and_flips(labels, memory_gb, mon
     assert seen == set(range(len(layers.CLASSES[labels])))
     examples = pipeline.examples(source, patch=(8, 16, 12), n=9, seed=0)
     np.testing.assert_array_equal((examples["image"] + 1) * 4, examples["label_map"])
+
+
+@pytest.mark.parametrize("memory_gb", [1.0, 0.0])
+def test_slices_are_images_with_their_maps(memory_gb):
+    source = retina_phantom.splits(n=4, size=(6, 16, 12), labels="layers", memory_gb=memory_gb)["train"]
+    images = slices(source)
+    assert len(images) == 6 * len(source)
+    whole, part = source[1], images.read(6 + 4, [(2, 10), (0, 12)])
+    for name in ("image", "label_map"):
+        np.testing.assert_array_equal(part[name], whole[name][4, 2:10])
 
 
 def test_check_reads_it_through(capsys):
