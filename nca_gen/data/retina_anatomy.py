@@ -27,8 +27,8 @@ Edge = tuple[Plane, Any]
 class Anatomy(NamedTuple):
     """What is true of a volume: its ``surfaces`` in rows, and its ``vessels`` by class (:mod:`nca_gen.data.layers`).
 
-    How it reflects: ``base``, the grey level above the retina, and E edges along an A-scan, the row ``at`` which the
-    level changes, and by how many sixteenths (``steps``).
+    How it reflects: ``base``, the grey level above the retina, and E edges along each A-scan: the row ``at`` which the
+    level changes, from there to the back, and by how many sixteenths of a level (``steps``).
     """
 
     surfaces: Float32[np.ndarray, "6 D W"]
