@@ -1,5 +1,6 @@
 r"""CA-LDM (Huang et al. 2024, MICCAI): volumes of 512 x 512 x 512, by a latent of the whole and the slices of it.
 
+python -m nca_gen.main --config=configs/ca_ldm.py:laptop,phantom --mode=chain --workdir=runs/phantom
 python -m nca_gen.main --config=configs/ca_ldm.py --mode=chain --config.vae2d.data.path=DIR \
     --config.nhae.data.path=DIR --config.multislice.data.path=DIR --workdir=runs/ca_ldm
 python -m nca_gen.main --workdir=runs/ca_ldm/multislice --mode=generate
@@ -38,7 +39,7 @@ class Scale(NamedTuple):
     @property
     def latent(self):
         """Sides of the latent of a volume."""
-        factor = 2 ** (len(self.planar["multipliers"]) - 1)
+        factor = 2 ** (len(self.planar.get("multipliers", (1, 2, 4, 4))) - 1)
         return tuple(side // factor for side in self.size)
 
 
@@ -46,7 +47,7 @@ UNET = {"heads": 8, "scale": True, "resizing_blocks": True, "learned_variance": 
 PUBLISHED = Scale(
     (512, 512, 512),
     256,
-    {"multipliers": (1, 2, 4, 4)},
+    {},
     {},
     {"width": 128, "multipliers": (1, 2, 4, 8), "attention": (4, 8)},
     {"width": 192, "multipliers": (1, 2, 4, 4), "attention": (2, 4, 8)},
@@ -55,9 +56,9 @@ _LIGHT = {"blocks": 1, "heads": 2, "groups": 8}
 LAPTOP = Scale(
     (64, 64, 64),
     64,
-    {"width": 16, "multipliers": (1, 2, 2), "blocks": 1, "groups": 8, "attention": False, "entries": 512},
-    {"volume_width": 16, "volume_multipliers": (2,)},
-    {"width": 32, "multipliers": (1, 2), "attention": (2,)} | _LIGHT,
+    {"width": 8, "multipliers": (1, 2, 4), "blocks": 1, "groups": 4, "attention": False, "entries": 512},
+    {"volume_width": 8, "volume_multipliers": (2,)},
+    {"width": 24, "multipliers": (1, 2), "attention": (2,)} | _LIGHT,
     {"width": 32, "multipliers": (1, 2), "attention": (2,)} | _LIGHT,
 )
 SMOKE = Scale(
@@ -92,6 +93,46 @@ def _placed(config, stage, scale=PUBLISHED):
     config.update(sections | {"held": {"n": 16, "train": 32}})
 
 
+def octa500(config):
+    """OCTA-500 as it lies; --config.STAGE.data.path=DIR for the three stages that see volumes."""
+    _with(config, name="octa500", path="")
+
+
+def phantom(config):
+    """Retinas that never were, drawn by code: for a trial of everything without a file."""
+    _with(config, name="retina_phantom", size=tuple(config.data.get("resize", ())), n=40)
+
+
+def _with(config, **data):
+    """Puts other ``data`` into a stage that sees volumes."""
+    if config.data.name != "latents":
+        kept = {"patch", "slices", "flips"} | (set() if "size" in data else {"resize"})
+        config.data = {field: config.data[field] for field in kept & {*config.data}} | data
+
+
+def layers(config):
+    """Volumes that follow a map of their layers, 7 classes; after ``octa500`` or ``phantom``."""
+    _guided(config, "layers", 7)
+
+
+def vessels(config):
+    """Volumes that follow a map of arteries, veins, capillaries and FAZ, 5 classes; after the same."""
+    _guided(config, "vessels", 5)
+
+
+def _guided(config, labels, classes):
+    """Both diffusions are told shares of the classes of a label map, which a tenth of the time they go without."""
+    if config.data.name == "latents":
+        config.model.map_classes = classes
+        config.task.drop = 0.1
+        config.sample.guidance = 2.0
+        config.evals.guided = {"every": config.evals.scores.every}
+    elif config.data.name != "volumes":  # whose maps lie in a folder, --config.STAGE.data.label_maps=DIR
+        config.data.labels = labels
+    if "encode" in config:
+        config.encode.classes = classes
+
+
 def _diffuses(stage, scale):
     """The sections of the two that diffuse latents."""
     deep = stage == "diff3d"
@@ -114,10 +155,10 @@ def _sees(stage, scale):
     name, more, lr, sides, flips = {
         "vae2d": ("vq_vae", {}, 3e-4, scale.size[1:], "horizontal"),
         "nhae": ("nhae", scale.volume, 1.2e-3, (scale.crop,) * 3, "depth+horizontal"),
-        "multislice": ("multislice", {"window": 5}, 3e-4, (5, scale.crop, scale.crop), "horizontal"),
+        "multislice": ("multislice", {}, 3e-4, (5, scale.crop, scale.crop), "horizontal"),
     }[stage]
     patch = tuple(min(side, whole) for side, whole in zip(sides, scale.size[-len(sides) :], strict=True))
-    data = {"name": "volumes", "path": "", "resize": scale.size, "slices": stage == "vae2d"}
+    data = {"name": "volumes", "path": "", "resize": scale.size} | ({"slices": True} if stage == "vae2d" else {})
     sections = {
         "model": {"name": name} | scale.planar | more,
         "task": dict(SEEN),
@@ -172,8 +213,8 @@ def laptop(config):
     stage = _stage(config)
     _placed(config, stage, LAPTOP)
     _without_files(config)
-    steps = {"vae2d": 600, "nhae": 400, "diff3d": 600, "refiner": 600, "multislice": 200}[stage]
-    batch = {"vae2d": 8, "nhae": 2, "diff3d": 4, "refiner": 16, "multislice": 2}[stage]
+    steps = {"vae2d": 600, "nhae": 300, "diff3d": 400, "refiner": 600, "multislice": 200}[stage]
+    batch = {"vae2d": 8, "nhae": 1, "diff3d": 2, "refiner": 8, "multislice": 1}[stage]
     recipes.muon(config, steps=steps, lr=2e-3)
     config.task.update(ema=0.99, ema_warmup=True)
     config.train.update(steps=steps, batch=batch, log_every=20, checkpoint_every=200)
@@ -191,6 +232,7 @@ def smoke(config):
         del config.evals.nearest
     config.held = {"n": 2, "train": 4}
     recipes.smoke(config)
+    _with(config, name="retina_phantom", size=SMOKE.size, n=12)
 
 
 def _without_files(config):
@@ -201,13 +243,24 @@ def _without_files(config):
             config.task.revive = 50
 
 
+def ldm3d(config):
+    """The rival of a 2-D autoencoder: one diffusion of the latents of all slices, without what a volume says; last."""
+    if _stage(config) == "vae2d":
+        size = (config.data.get("resize") or config.data.size)[0], *config.data.patch
+        config.encode = {"patch": size, "flips": "none", "batch": 1, "shard": 8}
+    elif _stage(config) == "diff3d":
+        scale = next(s for s in (PUBLISHED, LAPTOP, SMOKE) if s.diff3d["width"] == config.model.width)
+        config.data.update(path="../vae2d", patch=(scale.size[0], *scale.latent[1:]))
+        config.sample.size = config.data.patch
+
+
 def chain(forms):
-    """The five stages in the same forms."""
+    """The five stages in the same forms; two of them for a rival."""
     stages = []
-    for stage in ("vae2d", "nhae", "diff3d", "refiner", "multislice"):
+    for stage in ("vae2d", "diff3d") if "ldm3d" in forms else ("vae2d", "nhae", "diff3d", "refiner", "multislice"):
         config = get_config()
         _placed(config, stage)
         for form in forms:
             globals()[form](config)
-        stages.append(Stage(stage, config, ("train", "encode") if stage == "nhae" else ("train",)))
+        stages.append(Stage(stage, config, ("train", "encode") if "encode" in config else ("train",)))
     return stages

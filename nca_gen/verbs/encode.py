@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree, UInt8
@@ -49,7 +50,8 @@ class Set(NamedTuple):
 def encode(config: Any, workdir: str | Path, out: str | Path | None = None) -> Path:
     """Writes ``out``/latents, by default ``workdir``/latents (see :mod:`nca_gen.data.latents`) and returns it.
 
-    Images are encoded in pieces of ``config.encode.patch``, from the first corner; what is left at the edges is not. A
+    Images are encoded in pieces of ``config.encode.patch``, from the first corner; what is left at the edges is not. Of
+    an autoencoder of slices (``config.data.slices``) three sides are a piece of a volume, with a latent for each. A
     shard is written whole or not at all, and those that are there stay: the same command again goes on. Each process
     takes every n-th shard. An autoencoder that says of slices what their volume does (a :class:`contracts.Paired`) also
     makes latents of every slice, with that as their context: ``slices``. Raises UserError where there is nothing to
@@ -60,6 +62,10 @@ def encode(config: Any, workdir: str | Path, out: str | Path | None = None) -> P
         raise UserError("--mode=encode is for autoencoders, and this config is of none: train one first, see configs/")
     plan = Encode(**build.fields(config, "encode"))
     root, patch = Path(out or workdir), tuple(plan.patch or config.data.patch)
+    config = config.copy_and_resolve_references()
+    config.data.patch = patch
+    if len(patch) == 3 and config.data.get("slices", False):
+        config.data.slices = False
     variants = flips.variants(plan.flips, len(patch), "config.encode.flips")
     model, params, origin = autoencoder(config, plan, workdir)
     sources = build.splits(config)
@@ -69,15 +75,13 @@ def encode(config: Any, workdir: str | Path, out: str | Path | None = None) -> P
             "to none, or classes to 0"
         )
     tiles = {split: list(pieces(sources[split], patch)) for split in SPLITS}
-    whole = config.copy_and_resolve_references()
-    whole.data.patch = patch
     facts = {"version": latents.VERSION, "origin": origin, "labels": [*sources.labels], "classes": plan.classes}
     facts["images"] = {split: sources[split].digest() for split in SPLITS}
     first = sources["train"].read(0, [(0, 1)] * len(patch))
     facts["pixels"] = {"dtype": str(first["image"].dtype), "mpp": list(first.get("mpp", ()))}
-    write_set(images_of(model, params, whole, plan, root / "latents", facts, variants), sources, tiles, plan.shard)
+    write_set(images_of(model, params, config, plan, root / "latents", facts, variants), sources, tiles, plan.shard)
     if isinstance(model, Paired):
-        write_set(slices_of(model, params, whole, plan, root / "slices", facts), sources, tiles, plan.shard)
+        write_set(slices_of(model, params, config, plan, root / "slices", facts), sources, tiles, plan.shard)
     return root / "latents"
 
 
@@ -95,10 +99,16 @@ def images_of(
     about = {
         "config": {"model": config.model.to_dict(), "data": absolute(config.data.to_dict())},
         "flips": plan.flips,
-        "shape": [*(side // model.factor for side in patch), model.latent_channels],
+        "shape": [*latent(model, patch).shape[1:]],
         "variants": len(variants),
     }
     return Set(root, model, params, facts | about, encoder(model, params, patch, variants, plan.batch, plan.classes))
+
+
+def latent(model: Autoencoder, patch: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """The latent of one image. Raises UserError where the patch does not fit."""
+    image = jax.ShapeDtypeStruct((1, *patch, model.image_channels), jnp.float32)
+    return jax.eval_shape(lambda x: model.encode(model.init(jax.random.key(0)), x)[0], image)
 
 
 def slices_of(model: Paired, params: PyTree, config: Any, plan: Encode, root: Path, facts: dict[str, Any]) -> Set:
@@ -246,7 +256,7 @@ def encoder(
 
     With ``classes`` also the shares of these in each place.
     """
-    each = (model.factor,) * len(patch)
+    each = [side // places for side, places in zip(patch, latent(model, patch).shape[1:], strict=False)]
     encoded = latents.batched(lambda params, x: jnp.stack(model.encode(params, x), 1), params, batch)
 
     def columns(source: Source, tiles: Sequence[Tile]) -> dict[str, Any]:
