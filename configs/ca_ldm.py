@@ -85,12 +85,28 @@ def _stage(config):
     return STAGES.get(config.model.name) or ("diff3d" if config.model.get("ndim", 2) == 3 else "refiner")
 
 
-def _placed(config, stage, scale=PUBLISHED):
-    """Makes ``config`` that of ``stage``."""
+def _alone(config):
+    """Whether it is a stage of the rival, which has no latent of a volume."""
+    return config.data.get("path") == "../vae2d" or (_stage(config) == "vae2d" and "encode" in config)
+
+
+def _placed(config, stage, scale=PUBLISHED, alone=False):
+    """Makes ``config`` that of ``stage``; ``alone``: of the rival's chain."""
     sections = (_diffuses if stage in ("diff3d", "refiner") else _sees)(stage, scale)
+    if alone and stage == "vae2d":
+        sections["encode"] = {"patch": scale.size, "flips": "none", "batch": 1, "shard": 8}
+    if alone and stage == "diff3d":
+        sides = (scale.size[0], *scale.latent[1:])
+        sections["data"] |= {"path": "../vae2d", "patch": sides}
+        sections["sample"]["size"] = sides
     for section in [*config]:
         del config[section]
     config.update(sections | {"held": {"n": 16, "train": 32}})
+
+
+def ldm3d(config):
+    """The rival: one diffusion of the latents of all slices, without what a volume says of them; two stages."""
+    _placed(config, _stage(config), alone=True)
 
 
 def octa500(config):
@@ -211,7 +227,7 @@ def ancestral(config):
 def laptop(config):
     """Volumes of 64 x 64 x 64, all five stages in minutes of two cores."""
     stage = _stage(config)
-    _placed(config, stage, LAPTOP)
+    _placed(config, stage, LAPTOP, _alone(config))
     _without_files(config)
     steps = {"vae2d": 600, "nhae": 300, "diff3d": 400, "refiner": 600, "multislice": 200}[stage]
     batch = {"vae2d": 8, "nhae": 1, "diff3d": 2, "refiner": 8, "multislice": 1}[stage]
@@ -224,7 +240,7 @@ def laptop(config):
 
 def smoke(config):
     """Seconds: shows that every part works, not what it is worth."""
-    _placed(config, _stage(config), SMOKE)
+    _placed(config, _stage(config), SMOKE, _alone(config))
     _without_files(config)
     if "sample" in config:
         config.sample.update(steps=4, n=2)
@@ -241,17 +257,6 @@ def _without_files(config):
         config.task.update(perceptual="random", critic=16, adversarial=0.1, start=50)
         if _stage(config) != "multislice":
             config.task.revive = 50
-
-
-def ldm3d(config):
-    """The rival of a 2-D autoencoder: one diffusion of the latents of all slices, without what a volume says; last."""
-    if _stage(config) == "vae2d":
-        size = (config.data.get("resize") or config.data.size)[0], *config.data.patch
-        config.encode = {"patch": size, "flips": "none", "batch": 1, "shard": 8}
-    elif _stage(config) == "diff3d":
-        scale = next(s for s in (PUBLISHED, LAPTOP, SMOKE) if s.diff3d["width"] == config.model.width)
-        config.data.update(path="../vae2d", patch=(scale.size[0], *scale.latent[1:]))
-        config.sample.size = config.data.patch
 
 
 def chain(forms):
