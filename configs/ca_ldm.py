@@ -1,8 +1,7 @@
 r"""CA-LDM (Huang et al. 2024, MICCAI): volumes of 512 x 512 x 512, by a latent of the whole and the slices of it.
 
 python -m nca_gen.main --config=configs/ca_ldm.py:laptop,phantom --mode=chain --workdir=runs/phantom
-python -m nca_gen.main --config=configs/ca_ldm.py --mode=chain --config.vae2d.data.path=DIR \
-    --config.nhae.data.path=DIR --config.multislice.data.path=DIR --workdir=runs/ca_ldm
+python -m nca_gen.main --config=configs/ca_ldm.py --mode=chain --config.data.path=DIR --workdir=runs/ca_ldm
 python -m nca_gen.main --workdir=runs/ca_ldm/multislice --mode=generate
 python -m nca_gen.main --config=configs/ca_ldm.py:nhae --config.data.path=DIR --workdir=runs/ca_ldm/nhae
 
@@ -110,7 +109,7 @@ def ldm3d(config):
 
 
 def octa500(config):
-    """OCTA-500 as it lies; --config.STAGE.data.path=DIR for the three stages that see volumes."""
+    """OCTA-500 as it lies; --config.data.path=DIR."""
     _with(config, name="octa500", path="")
 
 

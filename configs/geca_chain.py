@@ -1,7 +1,6 @@
 r"""GeCA as published, from photographs to cells in one command: an autoencoder, its latents, and the cells of these.
 
-python -m nca_gen.main --config=configs/geca_chain.py --mode=chain --workdir=runs/geca_chain \
-    --config.autoencoder.data.path=DIR
+python -m nca_gen.main --config=configs/geca_chain.py --mode=chain --workdir=runs/geca_chain --config.data.path=DIR
 
 Each stage is an ordinary run in its folder of the workdir (``autoencoder``, ``cells``), which goes on where it was
 stopped; --stage=cells begins there. Fields of a stage are overridden under its name: --config.cells.train.steps=1000.

@@ -25,7 +25,7 @@ def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first
     """Runs the stages of ``page``, from the stage ``first`` on, each in its folder of ``workdir``.
 
     What is finished is passed over. ``rest``: overrides, --config.STAGE.field=value, or --config.field=value of all
-    stages, where these do not differ in it. Raises UserError for a page without a chain, a stage that there is not, and
+    stages, where these do not differ in it; --config.data.field=value of those whose data no other stage makes. Raises UserError for a page without a chain, a stage that there is not, and
     whatever a stage refuses.
     """
     if page is None:
@@ -60,11 +60,19 @@ def listed(page: str, rest: Sequence[str], first: str | None) -> list[Stage]:
             continue
         if stage not in build.SECTIONS:
             raise unknown("stage in", path, (".".join(("config", name, *rest_of)) for name in names))
-        values = [stated(one.config, [stage, *rest_of]) for one in stages]
-        if differ := next((name for name, value in zip(names, values, strict=True) if value != values[0]), ""):
-            few = " or ".join(f"--config.{name}.{'.'.join([stage, *rest_of])}" for name in (names[0], differ))
+        about = [one for one in stages if stage != "data" or not made(one)]
+        if not about:
+            raise UserError(f"{path} is of no stage: the data of each are made by another one")
+        values = [stated(one.config, [stage, *rest_of]) for one in about]
+        if differ := next((one.name for one, value in zip(about, values, strict=True) if value != values[0]), ""):
+            few = " or ".join(f"--config.{name}.{'.'.join([stage, *rest_of])}" for name in (about[0].name, differ))
             raise UserError(f"the stages differ in {path}: say which one, {few}")
     return stages
+
+
+def made(stage: Stage) -> bool:
+    """Whether another stage makes the data of ``stage``."""
+    return stage.config.data.get("path", "").startswith(".")
 
 
 def stated(config: Any, path: Sequence[str]) -> Any:
@@ -77,7 +85,9 @@ def stated(config: Any, path: Sequence[str]) -> Any:
 def whole(stage: Stage, workdir: Path, rest: Sequence[str]) -> Any:
     """The config of ``stage``, whole and locked, with its overrides; its data are seen from its folder."""
     start = f"--config.{stage.name}."
-    of_all = [word for word in rest if word.removeprefix("--config.").partition("=")[0].split(".")[0] in build.SECTIONS]
+    section = lambda word: word.removeprefix("--config.").partition("=")[0].split(".")[0]
+    sections = {*build.SECTIONS} - ({"data"} if made(stage) else set())
+    of_all = [word for word in rest if section(word) in sections]
     own = of_all + [word.replace(start, "--config.", 1) for word in rest if word.startswith(start)]
     config = configs.override(stage.config, own, verb=next((mode for mode in stage.modes if mode != "train"), ""))
     if (path := config.data.get("path", "")).startswith("."):

@@ -14,7 +14,7 @@ from nca_gen.config import Stage
 def stage(name, path=""):
     config = ConfigDict({
         "model": {"name": "vae_kl"}, "task": {"name": "autoencode"}, "data": {"name": "folder", "path": path},
-        "train": {"steps": 5, "batch": 2},
+        "train": {"steps": 5, "batch": 2, "keep": 2 if path else 1},
     })
     config.data.patch = (8, 8)
     return config
@@ -98,13 +98,21 @@ def test_what_is_said_of_no_stage_is_said_of_all(calls):
     assert [(c.train.batch, c.seed) for mode, _, c in calls if mode == "train"] == [(4, 9), (3, 9)]
 
 
+def test_what_is_said_of_data_is_said_of_those_that_no_stage_makes(calls):
+    assert run("--config.data.path=a", "--config.data.flips=none") == 0
+    assert [(c.data.path, c.data.flips) for mode, _, c in calls if mode == "train"] == [
+        ("a", "none"),
+        ("runs/first", "all"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
         ("--stage=lst", "unknown stage 'lst'; did you mean last?"),
         ("--config.frst.seed=1", "unknown stage in 'config.frst.seed'; did you mean config.first.seed?"),
         ("--config.sed=1", "unknown stage in 'config.sed'; "),
-        ("--config.data.path=a", "the stages differ in config.data.path: say which one, --config.first.data.path or"),
+        ("--config.train.keep=9", "the stages differ in config.train.keep: say which one, --config.first.train.keep or"),
         ("--config.last.train.step=1", "unknown field 'config.train.step'; did you mean config.train.steps?"),
         ("--seed=1", "unknown flag '--seed'; "),
     ],
