@@ -1,4 +1,5 @@
-"""A folder of volumes ``[D, H, W, C]``: NIfTI, numpy files, and sub folders of B-scans, each of which is one volume.
+"""A folder of volumes ``[D, H, W, C]``: NIfTI, numpy files, OME-Zarr, DICOM files of many frames, and sub folders of
+DICOM slices or of B-scans, each of which is one volume.
 
 Labels, patients and splits come from an optional ``labels.csv``, see :mod:`nca_gen.data.table`; ``filename`` there is
 a file or a sub folder. D, H and W are the axes of the body, where a file says so (see :mod:`nca_gen.io.volumes`).
@@ -29,7 +30,9 @@ from nca_gen.ranges import Count, Gigabytes, Natural, Percent
 
 SAMPLE = 2**24  # voxels of which percentiles are taken, evenly spread, where a volume has more
 PACKED = (".gz", ".npz")  # endings of volumes of which no part can be read
-ENDINGS = f"volumes ({', '.join(volumes.SUFFIXES)}) or sub folders of B-scans ({', '.join(volumes.SCANS)})"
+ENDINGS = (
+    f"volumes ({', '.join(volumes.SUFFIXES)}) or sub folders of DICOM slices or B-scans ({', '.join(volumes.SCANS)})"
+)
 
 
 class Look(NamedTuple):
@@ -235,11 +238,13 @@ def _ends(volume: volumes.Stored, percentiles: Sequence[int | float]) -> tuple[f
 def _files(path: str) -> table.Files:
     """The volumes of a folder, in natural order: files, and sub folders that have images and no folders in them."""
     root, files, notes = table.below(path, (*volumes.SUFFIXES, *volumes.SCANS), ENDINGS)
-    whole = [name for name in files if name.lower().endswith(volumes.SUFFIXES)]
-    scans = sorted(set(files).difference(whole), key=images.natural)
+    whole = volumes.gathered(root, [name for name in files if name.lower().endswith(volumes.SUFFIXES)])
+    scans = [name for name in files if not name.lower().endswith(volumes.SUFFIXES)]
     folders = {Path(name).parent.as_posix() for name in scans} - {"."}
+    if "." in whole:
+        whole, notes = [name for name in whole if name != "."], [*notes, "passed over: DICOM slices in no sub folder"]
     if not whole and not folders:
         raise UserError(f"no volume in {root}: put {ENDINGS} there")
     if loose := [name for name in scans if "/" not in name]:
         notes = [*notes, f"passed over: {len(loose)} images that lie in no sub folder ({loose[0]})"]
-    return table.Files(root, sorted([*whole, *folders], key=images.natural), notes)
+    return table.Files(root, sorted({*whole, *folders}, key=images.natural), notes)

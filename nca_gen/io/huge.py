@@ -6,11 +6,13 @@ a shard holds chunks, which are what a read decodes. Nothing here holds more tha
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
@@ -94,16 +96,56 @@ def level(
     return array(Path(group, str(number)), shape, dtype, shard, chunk, ("c", "y", "x"), packed=True)
 
 
+class Multiscale(NamedTuple):
+    """An OME-Zarr image: the names of its axes, its levels, the largest first, how large its voxels are by axis
+    (micrometres, where that is known), and all that its group says."""
+
+    axes: tuple[str, ...]
+    levels: tuple[Store, ...]
+    sizes: Mapping[str, float]
+    attributes: Mapping[str, Any]
+
+
+def multiscale(path: str | Path) -> Multiscale:
+    """The first image of an OME-Zarr group (0.4 or 0.5).
+
+    Raises OSError, ValueError, KeyError, IndexError or TypeError where there is none.
+    """
+    import tensorstore
+
+    path = Path(path)
+    new = (path / "zarr.json").is_file()
+    attributes = json.loads((path / ("zarr.json" if new else ".zattrs")).read_text())
+    attributes = attributes["attributes"] if new else attributes
+    image = (attributes["ome"] if new else attributes)["multiscales"][0]
+    stores = []
+    for level in image["datasets"]:
+        store = {"driver": "file", "path": os.path.abspath(path / level["path"])}
+        spec = {"driver": "zarr3" if new else "zarr", "kvstore": store}
+        stores.append(tensorstore.open(spec, open=True, read=True).result())
+    each = [one.get("coordinateTransformations", ()) for one in (image["datasets"][0], image)]
+    sizes = space.of_axes(image["axes"], chain.from_iterable(each))
+    return Multiscale(tuple(axis["name"] for axis in image["axes"]), tuple(stores), sizes, attributes)
+
+
 def describe(
-    group: str | Path, levels: int, channels: int, name: str, dtype: Any = np.uint8, mpp: Sequence[int | float] = ()
+    group: str | Path,
+    levels: int,
+    channels: int,
+    name: str,
+    dtype: Any = np.uint8,
+    mpp: Sequence[int | float] = (),
+    space_axes: Sequence[Mapping[str, Any]] = ({"name": "y"}, {"name": "x"}),
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes what makes a group of ``levels`` arrays an image of OME-Zarr 0.5 (ngff.openmicroscopy.org/0.5).
 
     Pixel i of level l lies over the pixels ``2^l i .. 2^l (i + 1) - 1`` of level 0, whose sides are ``mpp``
-    micrometres (height, width), or the unit where that is not known. Three channels are red, green and blue.
+    micrometres (along ``space_axes``), or the unit where that is not known. Three channels are red, green and blue.
+    ``more``: attributes of other names beside OME's.
     """
-    unit, sides = ({"unit": "micrometer"}, [*map(float, mpp)]) if mpp else ({}, [1.0, 1.0])
-    axes = [{"name": "c", "type": "channel"}, *({"name": axis, "type": "space"} | unit for axis in "yx")]
+    unit, sides = ({"unit": "micrometer"}, [*map(float, mpp)]) if mpp else ({}, [1.0] * len(space_axes))
+    axes = [{"name": "c", "type": "channel"}, *({"type": "space"} | dict(axis) | unit for axis in space_axes)]
     datasets = []
     for i in range(levels):
         scale = {"type": "scale", "scale": [1.0, *(side * 2**i for side in sides)]}
@@ -116,7 +158,8 @@ def describe(
     shown = COLOURS if channels == 3 else dict.fromkeys(labels, "FFFFFF")
     omero = {"channels": [{"label": k, "color": v, "window": window, "active": True} for k, v in shown.items()]}
     ome = {"version": "0.5", "multiscales": [image], "omero": omero}
-    text = files.notation({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}, indent=2)
+    attributes = {"ome": ome} | dict(more or {})
+    text = files.notation({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=2)
     Path(group).mkdir(parents=True, exist_ok=True)
     files.text(Path(group, "zarr.json"), text)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
@@ -43,6 +44,17 @@ def mapped(path: str | Path) -> Shaped[np.ndarray, "..."]:
         raise Unreadable(path, (error.strerror or str(error)).lower()) from None
     except Exception as error:  # zip, zlib, numpy and mmap each raise what they like on damaged bytes
         raise Unreadable(path, str(error).lower() or type(error).__name__) from None
+
+
+def save(path: str | Path, shape: Sequence[int], dtype: Any, parts: Iterable[Shaped[np.ndarray, "n ..."]]) -> None:
+    """Writes an array of ``shape`` to an ``.npy`` file, of ``parts`` along its first axis."""
+    kind = np.dtype(dtype).newbyteorder("=")
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"shape": tuple(shape), "fortran_order": False, "descr": np.lib.format.dtype_to_descr(kind)}
+        )
+        for part in parts:
+            file.write(np.ascontiguousarray(part, kind).data)
 
 
 def _choice(names: list[str]) -> str:

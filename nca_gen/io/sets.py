@@ -25,7 +25,7 @@ from jaxtyping import Float, Shaped
 
 from nca_gen.errors import UserError
 from nca_gen.io import codec as codecs
-from nca_gen.io import images, npy, slides, space, volumes, walk
+from nca_gen.io import images, ngff, npy, slides, space, volumes, walk
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 BLOCK = 2**22  # numbers of a set that are held at a time
@@ -94,9 +94,10 @@ def open(
     """The set at ``path``.
 
     A folder (with its sub folders, as :func:`nca_gen.io.walk.walk` finds them; a note says what is passed over) of
-    images, of volumes (``.nii``, ``.nii.gz``, ``.npy``, ``.npz``: one a file) or of slides (``.svs`` and the like,
-    tiled TIFF, OME-Zarr); a single volume or slide; an ``.npz`` in the layout of ADM (``arr_0``, ``[N, H, W, C]``) or
-    an ``.npy``, where five axes ``[N, D, H, W, C]`` are volumes. Every file is read once here, so that a damaged one is
+    images, of volumes (``.nii``, ``.nii.gz``, ``.npy``, ``.npz``, DICOM of many frames and OME-Zarr with depth: one a
+    file; of DICOM slices one a folder) or of slides (``.svs`` and the like, tiled TIFF, OME-Zarr); a single volume or
+    slide; an ``.npz`` in the layout of ADM (``arr_0``, ``[N, H, W, C]``) or an ``.npy``, where five axes
+    ``[N, D, H, W, C]`` are volumes. Every file is read once here, so that a damaged one is
     known before any number is: ``progress`` hears how many are done. Memory does not grow with the number of images.
     A tiled TIFF without a pyramid is an image where ``wanted`` is "images", or others of the folder are, or it is
     smaller than a tile of a slide; else it is a slide.
@@ -115,7 +116,8 @@ def open(
     if beside := _pictures(names):
         names = [name for name in names if name not in beside]
         notes = [*notes, f"passed over: {len(beside)} pictures beside volumes of the same name ({min(beside)})"]
-    folder = root.parent if single else root
+    folder = root.parent if single or names == ["."] else root
+    names = [root.name] if names == ["."] else names  # the folder is one volume
     if again := _again(folder, names):
         names = [name for name in names if name not in again]
         notes = [*notes, f"passed over: {len(again)} files that show a slide of the same name again ({min(again)})"]
@@ -295,12 +297,12 @@ def _alpha(data: bytes) -> bool:
 
 def _files(root: Path) -> tuple[list[str], list[str]]:
     """Scorable files below ``root``, and what has to be said of others."""
-    wanted = (*walk.IMAGES, *volumes.SUFFIXES, *(end for end in slides.EVERY if end not in walk.IMAGES))
+    wanted = tuple(dict.fromkeys((*walk.IMAGES, *volumes.SUFFIXES, *slides.EVERY)))
     files = walk.walk(root, wanted)
     if not files.names:
         also = "".join(f" ({sentence})" for sentence in files.said)
         raise UserError(f"no image, volume or slide in {root}: put files there, of {', '.join(wanted)}{also}")
-    return files.names, files.said
+    return volumes.gathered(root, files.names), files.said
 
 
 def _pictures(names: Iterable[str]) -> set[str]:
@@ -342,7 +344,9 @@ def _one_kind(folder: Path, names: Iterable[str], wanted: str) -> str:
 
 def _kind(path: Path) -> str:
     """What a file is by its name and its pages: one of "images", "volumes" and "slides", or "tiled"."""
-    if path.name.lower().endswith(volumes.SUFFIXES):
+    if path.name.lower().endswith(slides.ZARR):
+        return "volumes" if ngff.is_volume(path) else "slides"
+    if path.name.lower().endswith(volumes.SUFFIXES) or path.is_dir():
         return "volumes"
     if not slides.is_slide(path):
         return "images"

@@ -10,14 +10,11 @@ openslide-python.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +22,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nca_gen.errors import UserError
-from nca_gen.io import colour, images, space, walk
+from nca_gen.io import colour, huge, images, space, walk
 
 SUFFIXES = (".svs", ".ndpi", ".scn", ".bif")  # and tiled .tif, .tiff
 ZARR, OPENSLIDE = ".zarr", (".mrxs", ".vms", ".vmu", ".svslide")
@@ -306,28 +303,16 @@ def _fits(page: Any, first: Any) -> bool:
 
 def _zarr(path: Path) -> Slide:
     """An OME-Zarr image of one place in time and depth."""
-    import tensorstore
-
     try:
-        new = (path / "zarr.json").is_file()
-        attributes = json.loads((path / ("zarr.json" if new else ".zattrs")).read_text())
-        image = (attributes["attributes"]["ome"] if new else attributes)["multiscales"][0]
-        axes = [axis["name"] for axis in image["axes"]]
-        stores = []
-        for level in image["datasets"]:
-            store = {"driver": "file", "path": os.path.abspath(path / level["path"])}
-            spec = {"driver": "zarr3" if new else "zarr", "kvstore": store}
-            stores.append(tensorstore.open(spec, open=True, read=True).result())
+        axes, stores, sizes, _ = huge.multiscale(path)
         if others := [a for a, n in zip(axes, stores[0].shape, strict=True) if a not in "cyx" and n > 1]:
             raise ValueError(f"it has the axis {others[0]}, and a slide is one image")
         dtype = stores[0].dtype.numpy_dtype
         if dtype not in (np.uint8, np.uint16):
             raise ValueError(f"pixels are {dtype}; save them as 8 or 16 bit")
         channels = stores[0].shape[axes.index("c")] if "c" in axes else 1
-        each = (one.get("coordinateTransformations", ()) for one in (image["datasets"][0], image))
-        mpp = space.of_axes(image["axes"], chain.from_iterable(each))
         levels = tuple(_plane(store, axes) for store in stores)
-        return Slide(str(path), levels, channels, np.dtype(dtype), mpp[-1] if mpp else None)
+        return Slide(str(path), levels, channels, np.dtype(dtype), sizes.get("x") if "y" in sizes else None)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise images.Unreadable(path, f"no OME-Zarr image ({str(error).lower() or type(error).__name__})") from None
 

@@ -21,7 +21,6 @@ MICRONS = {  # by unit, as OME and ImageJ name it; one that is not here ("pixel"
     **{"pm": 1e-6, "\u00c5": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "dm": 1e5, "m": 1e6},
     **{"thou": 25.4, "mil": 25.4, "li": 25400 / 12, "in": 25400.0, "inch": 25400.0},
 }
-MILLIMETRES = {"meter": 1e6, "mm": 1e3, "micron": 1.0, "unknown": 1e3}  # the same of NIfTI, whose are so by custom
 NGFF = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
 
 
@@ -49,28 +48,12 @@ def of_picture(image: Any) -> Sizes:
     return _microscopic(MICRONS["inch"] / float(dots) if dots else 0.0 for dots in image.info.get("dpi", ())[::-1])
 
 
-def of_nifti(file: Any) -> Sizes:
-    """Of a NIfTI file of nibabel, in the order of its axes: by its affine, else by its ``pixdim``. A unit that is not
-    named is the millimetre, unless all sides are 1: so is written what nobody knows."""
-    from nibabel.affines import voxel_sizes
-
-    coded = int(file.header.get("sform_code", 0)) or int(file.header.get("qform_code", 0))
-    unit, zooms = file.header.get_xyzt_units()[0], file.header.get_zooms()[:3]
-    sides = [float(f"{side:.7g}") for side in (voxel_sizes(file.affine) if coded else zooms)]
-    if len(zooms) < 3 or not min(sides) > 0 or (unit == "unknown" and set(sides) == {1.0}):
-        return ()
-    return tuple(float(f"{side * MILLIMETRES.get(unit, 1e3):.7g}") for side in sides)  # of float32
-
-
-def of_axes(axes: Sequence[Mapping[str, Any]], transformations: Iterable[Mapping[str, Any]]) -> Sizes:
-    """Of an OME-Zarr image, by its axes and the transformations of its first level and of all levels."""
+def of_axes(axes: Sequence[Mapping[str, Any]], transformations: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Of an OME-Zarr image, by the name of an axis, where its unit is known: of its axes and the transformations of its
+    first level and of all levels."""
     scales = [some["scale"] for some in transformations if some["type"] == "scale"]
-    names = [axis["name"] for axis in axes]
-    units = [NGFF.get(axes[names.index(name)].get("unit", "")) for name in "yx"]
-    if not scales or None in units:
-        return ()
-    sides = [math.prod(scale[names.index(name)] for scale in scales) for name in "yx"]
-    return tuple(side * unit for side, unit in zip(sides, units, strict=True))
+    units = {i: NGFF[axis["unit"]] for i, axis in enumerate(axes) if axis.get("unit") in NGFF} if scales else {}
+    return {axes[i]["name"]: math.prod(scale[i] for scale in scales) * unit for i, unit in units.items()}
 
 
 def _microscopic(sizes: Iterable[int | float]) -> Sizes:

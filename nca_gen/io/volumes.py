@@ -2,8 +2,9 @@
 
 ``.nii`` and ``.nii.gz`` (NIfTI: D goes to the head, H to the front, W to the right, as the nearest axes of the header's
 affine say, which is RAS; where it has none, D is the third axis of the file, H its second, W its first), ``.npy`` and
-``.npz`` (``[D, H, W]`` or ``[D, H, W, C]``, one volume a file). Axes of length 1 beyond these are left out. How large a
-voxel is (``mpp``, micrometres along D, H and W) is as in :mod:`nca_gen.io.space`.
+``.npz`` (``[D, H, W]`` or ``[D, H, W, C]``, one volume a file). Axes of length 1 beyond these are left out. DICOM, a
+folder of slices or a file of many frames, and OME-Zarr are turned to the body likewise. How large a voxel is (``mpp``,
+micrometres along D, H and W) is as in :mod:`nca_gen.io.space`, where it lies as in :mod:`nca_gen.io.geometry`.
 
 A folder of images, one a slice (B-scans), is a volume too (:class:`Scans`); what is mapped or sliced is read where a
 part of it is asked for (:func:`stored`).
@@ -20,83 +21,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Num, Shaped, UInt8
 
 from nca_gen.errors import UserError
-from nca_gen.io import colour, images, npy, space, walk
+from nca_gen.io import dicom, dicom_save, huge, images, nifti, ngff, npy, space, walk
 from nca_gen.io import write as files
+from nca_gen.io.geometry import Geometry
+from nca_gen.io.nifti import CHANNELS
+from nca_gen.io.stored import Found, Stored, Volume, runs
 
-SUFFIXES = (".nii", ".nii.gz", *npy.SUFFIXES)
+SUFFIXES = (*nifti.SUFFIXES, *npy.SUFFIXES, *dicom.SUFFIXES, ngff.SUFFIX)
 SCANS = walk.IMAGES  # of the slices of a volume
-CHANNELS = 16  # of a volume, at the most
+SERIES = ".dicom"  # a folder of slices that this package writes
 FROM_ZERO = "float volumes of [0, 1] or so are taken as [-1, 1], grey to white: store 2v - 1 if 0 is black"
-HELD = {"bool": np.uint8, "float16": np.float32}  # types that NIfTI has not, and those that hold their values
-Volume = Num[np.ndarray, "D H W C"]
-
-
-@runtime_checkable
-class Stored(Protocol):
-    """A volume in a file of which parts are read: an array, or what reads them."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """D, H, W and C."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The type in which parts come."""
-        ...
-
-    def __getitem__(self, box: Any) -> Volume:
-        """The part in slices of step 1, one for each of the three axes."""
-        ...
-
-
-@dataclass(frozen=True)
-class Nifti:
-    """A NIfTI file, its scaling applied to what is read, its axes in our order.
-
-    ``axes``: of the file, which are D, H and W; ``flips``: of these, which run the other way. ``rest``: of the axes
-    beyond the third, the channels or nothing.
-    """
-
-    proxy: Any
-    axes: tuple[int, ...]
-    flips: tuple[bool, ...]
-    rest: tuple[slice | int, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """D, H, W and C."""
-        return (*(self.proxy.shape[axis] for axis in self.axes), self.corner.shape[-1])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The type in which parts come."""
-        return self.corner.dtype
-
-    @cached_property
-    def corner(self) -> Volume:
-        """The last voxel of the file: one that is cut short is known here."""
-        return self._read([slice(n - 1, n) for n in self.proxy.shape[:3]])
-
-    def __getitem__(self, box: Any) -> Volume:
-        """The part in three slices."""
-        stored: list[Any] = [slice(None)] * 3
-        for part, axis, flip in zip(box, self.axes, self.flips, strict=True):
-            start, stop, _ = part.indices(n := self.proxy.shape[axis])
-            stored[axis] = slice(n - stop, n - start) if flip else slice(start, stop)
-        return self._read(stored)
-
-    def _read(self, stored: Sequence[slice]) -> Volume:
-        voxels = np.asanyarray(self.proxy[(*stored, *self.rest)])
-        voxels = np.moveaxis(voxels, self.axes, (0, 1, 2))[tuple(slice(None, None, -1 if f else 1) for f in self.flips)]
-        voxels = colour.of_fields(voxels) if voxels.dtype.names else voxels
-        return voxels if voxels.ndim == 4 else voxels[..., None]
 
 
 @dataclass(frozen=True)
@@ -183,7 +123,7 @@ WHOLE = (slice(None),) * 3
 
 
 def read(path: str | Path) -> Volume:
-    """The volume in a file or a folder of slices, in the type in which it is stored (NIfTI's scaling applied).
+    """The volume in a file or a folder of slices, in the type in which it is stored (rescaled, where the file says so).
 
     Raises ``Unreadable``.
     """
@@ -191,16 +131,22 @@ def read(path: str | Path) -> Volume:
 
 
 def stored(path: str | Path) -> Stored:
-    """The volume at ``path``, of which parts can be read: numpy files are mapped, NIfTI and slices are read by part.
+    """The volume at ``path``, of which parts can be read: numpy files are mapped, the others are read by part.
 
     ``.nii.gz`` and packed ``.npz`` are unpacked here, whole. Raises ``Unreadable``.
     """
-    if Path(path).is_dir():
+    path = Path(path)
+    if path.name.lower().endswith(npy.SUFFIXES):
+        volume: Any = _array(path)
+    elif path.name.lower().endswith(nifti.SUFFIXES):
+        volume = nifti.stored(path)
+    elif path.is_dir() and not _opener(path):
         paths = tuple(Path(path, name) for name in walk.below(path, SCANS) if "/" not in name)
         if not paths:
             raise images.Unreadable(path, "there are no slices in this folder")
         return Scans(paths)
-    volume: Any = _array(path) if Path(path).suffix.lower() in npy.SUFFIXES else _nifti(path)
+    else:
+        volume = (_opener(path) or dicom.open_volume)(path).volume
     if len(volume.shape) == 3:
         volume = volume[..., None]
     if volume.dtype == bool:
@@ -208,6 +154,48 @@ def stored(path: str | Path) -> Stored:
     if len(volume.shape) != 4 or 0 in volume.shape or volume.dtype.kind not in "uif":
         raise images.Unreadable(path, f"{volume.dtype} of shape {volume.shape} is no volume: it needs [D, H, W(, C)]")
     return volume
+
+
+def _opener(path: Path) -> Callable[[Path], Found] | None:
+    """How a volume is opened that states where it lies, as OME-Zarr and DICOM do; None for a folder of pictures."""
+    if path.name.lower().endswith(ngff.SUFFIX):
+        return ngff.open_volume
+    return dicom.open_volume if dicom.is_series(path) or path.is_file() else None
+
+
+def geometry(path: str | Path) -> Geometry | None:
+    """Where the volume at ``path`` lies and how large its voxels are; None where it does not say.
+
+    Raises ``Unreadable``.
+    """
+    path = Path(path)
+    if path.name.lower().endswith(npy.SUFFIXES):
+        return None
+    if path.name.lower().endswith(nifti.SUFFIXES):
+        return nifti.geometry(path)
+    open_volume = _opener(path)
+    return open_volume(path).geometry if open_volume else None
+
+
+def microns(path: str | Path) -> space.Sizes:
+    """How large a voxel of the volume at ``path`` is; () where it does not say. Raises ``Unreadable``."""
+    there = geometry(path)
+    return there.mpp if there else ()
+
+
+def gathered(root: Path, names: Sequence[str]) -> list[str]:
+    """``names`` below ``root`` in which slices of DICOM are the folder that holds them: "." is ``root`` itself.
+
+    A DICOM file of many frames is a volume by itself, and what lies beside it too.
+    """
+    slices: dict[str, list[str]] = {}
+    for name in names:
+        if name.lower().endswith(dicom.SUFFIXES):
+            slices.setdefault(Path(name).parent.as_posix(), []).append(name)
+    found = [name for name in names if not name.lower().endswith(dicom.SUFFIXES)]
+    for folder, some in slices.items():
+        found += some if any(dicom.is_whole(root / name) for name in some[:1]) else [folder]
+    return sorted(found, key=images.natural)
 
 
 def _array(path: str | Path) -> np.ndarray:
@@ -224,58 +212,6 @@ def _array(path: str | Path) -> np.ndarray:
     return volume
 
 
-def microns(path: str | Path) -> space.Sizes:
-    """How large a voxel of the volume at ``path`` is; () where it does not say. Raises ``Unreadable``."""
-    if Path(path).is_dir() or Path(path).suffix.lower() in npy.SUFFIXES:
-        return ()
-    file = _loaded(path)
-    sides = space.of_nifti(file)
-    return tuple(sides[axis] for axis in _order(file)[0]) if sides else ()
-
-
-def _loaded(path: str | Path) -> Any:
-    """A NIfTI file of version 1 or 2, whatever the case of its suffix (for nibabel.load that must be one)."""
-    import nibabel
-
-    try:
-        holder = nibabel.FileHolder(str(path))
-        with holder.get_prepare_fileobj("rb") as file:
-            kind = nibabel.Nifti2Image if b"n+2" in file.read(8) else nibabel.Nifti1Image
-        return kind.from_file_map({"image": holder}, mmap=False)
-    except Exception as error:  # nibabel, gzip and zlib each raise what they like on damaged bytes
-        raise images.Unreadable(path, str(error).lower() or type(error).__name__) from None
-
-
-def _order(file: Any) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """The axes of a NIfTI file that go to the head, to the front and to the right, and which of them run back."""
-    import nibabel
-
-    turns = nibabel.io_orientation(file.affine)  # by axis of the file: right, front or head, and which way
-    said = int(file.header.get("sform_code", 1)) or int(file.header.get("qform_code", 1))
-    if not said or np.isnan(turns).any():
-        return (2, 1, 0), (False,) * 3
-    axes = [int(np.flatnonzero(turns[:, 0] == world)[0]) for world in (2, 1, 0)]
-    return tuple(axes), tuple(bool(turns[axis, 1] < 0) for axis in axes)
-
-
-def _nifti(path: str | Path) -> Any:
-    file = _loaded(path)
-    rest = tuple(0 if n == 1 else slice(None) for n in file.shape[3:])
-    channels = rest.count(slice(None)) + bool(file.get_data_dtype().names)
-    if len(file.shape) < 3 or 0 in file.shape or channels > 1 or max(file.shape[3:], default=1) > CHANNELS:
-        raise images.Unreadable(
-            path, f"axes of {file.shape} are no volume: it needs three, and at most {CHANNELS} channels"
-        )
-    try:
-        if Path(path).suffix.lower() == ".gz":
-            return Nifti(np.asanyarray(file.dataobj), *_order(file), rest)[WHOLE]
-        volume = Nifti(file.dataobj, *_order(file), rest)
-        _ = volume.corner
-        return volume
-    except Exception as error:  # as above
-        raise images.Unreadable(path, str(error).lower() or type(error).__name__) from None
-
-
 def look(path: str | Path) -> Look:
     """Reads a volume once. Raises ``Unreadable``, also for voxels that are no finite numbers."""
     volume = read(path)
@@ -283,8 +219,11 @@ def look(path: str | Path) -> Look:
     if not np.isfinite([low, high]).all():
         raise images.Unreadable(path, "it holds NaN or infinite voxels")
     try:
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").digest()
+        if Path(path).is_dir():
+            sha256 = walk.content(Path(path))
+        else:
+            with open(path, "rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").digest()
         return Look(volume.shape, volume.dtype, low, high, sha256, microns(path))
     except OSError as error:
         raise images.Unreadable(path, (error.strerror or str(error)).lower()) from None
@@ -326,29 +265,49 @@ def stretched(volume: Volume, low: int | float, high: int | float) -> Float[np.n
     return x
 
 
-def write(path: str | Path, volume: Shaped[np.ndarray, "D H W *C"], mpp: Sequence[int | float] = ()) -> None:
-    """Writes NIfTI or ``.npy``, by the suffix, such that :func:`read` gives the values of ``volume`` back.
+def write(
+    path: str | Path,
+    volume: Shaped[np.ndarray, "D H W *C"],
+    mpp: Sequence[int | float] = (),
+    modality: str = "",
+) -> None:
+    """:func:`save` of an array whose voxels are of ``mpp`` micrometres, and lie D to the head, H to the front and W to
+    the right."""
+    whole = volume if volume.ndim == 4 or str(path).lower().endswith(".npy") else volume[..., None]
+    save(path, whole, Geometry.of_sizes(mpp) if len(mpp) else None, modality)
 
-    NIfTI lies as RAS and states ``mpp``, or unit voxels. What it has no type for (bool, float16) is held by the next
-    larger one. Whole or not at all. Raises ValueError for another suffix, and for what is no number.
+
+def save(path: str | Path, volume: Stored, geometry: Geometry | None = None, modality: str = "") -> None:
+    """Writes a volume by the suffix of ``path``, a few slices at a time, such that :func:`read` gives its values back.
+
+    ``.nii``, ``.nii.gz``: NIfTI; ``.npy``; ``.zarr``: OME-Zarr 0.5 (both may be another name: x.ome.zarr); ``.dcm``:
+    one DICOM file of OCT (Enhanced multi-frame OPT); ``.dicom``: a folder of the DICOM slices of ``modality``, CT or
+    MR. ``geometry``: where it lies, None where nobody knows (a DICOM file must say at least how large a voxel is). The
+    same input gives the same bytes. What NIfTI has no type for (bool, float16) is held by the next larger one. Whole
+    or not at all. Raises ValueError for another suffix, and for what is no number; UserError for what DICOM cannot say.
     """
     name = Path(path).name
-    if not name.lower().endswith((".nii", ".nii.gz", ".npy")):
-        raise ValueError(f"{name}: volumes are written as .nii, .nii.gz or .npy")
+    low = name.lower()
     if volume.dtype.kind not in "buif":
         raise ValueError(f"{name} cannot hold {volume.dtype}: give integers or floats")
-    held = volume.astype(HELD.get(volume.dtype.name, volume.dtype.newbyteorder("=")), copy=False)
-    with files.whole(path) as draft:
-        if name.lower().endswith(".npy"):
-            np.save(draft, held)
-            return
-        import nibabel
-
-        sides = [size / 1000 for size in mpp[::-1]] if mpp else [1.0] * 3  # millimetres
-        axes = np.moveaxis(held, (2, 1, 0), (0, 1, 2))
-        file = nibabel.Nifti1Image(axes, np.diag([*sides, 1.0]), dtype=held.dtype)
-        file.header.set_xyzt_units("mm" if mpp else None)
-        nibabel.save(file, draft)
+    if low.endswith(nifti.SUFFIXES):
+        with files.whole(path) as draft:
+            nifti.save(draft, volume, geometry, low.endswith(".gz"))
+    elif low.endswith(".npy"):
+        with files.whole(path) as draft:
+            npy.save(draft, volume.shape, nifti.HELD.get(volume.dtype.name, volume.dtype), runs(volume))
+    elif low.endswith(ngff.SUFFIX):
+        with files.folder(path) as draft, huge.refusals(path):
+            ngff.save(draft, volume, geometry, name[: -len(ngff.SUFFIX)].removesuffix(".ome"))
+    elif low.endswith(".dcm"):
+        with files.whole(path) as draft:
+            dicom_save.save(draft, volume, geometry, "OPT", name[: -len(".dcm")])
+    elif low.endswith(SERIES) and modality in ("CT", "MR"):
+        with files.folder(path) as draft:
+            dicom_save.save(draft, volume, geometry, modality, name[: -len(SERIES)])
+    else:
+        more = " (of CT or MR)" if low.endswith(SERIES) else ""
+        raise ValueError(f"{name}: volumes are written as .nii, .nii.gz, .npy, .zarr, .dcm or .dicom{more}")
 
 
 def planes(volume: Num[np.ndarray, "D H W C"], gap: int = 2) -> UInt8[np.ndarray, "h w K"]:

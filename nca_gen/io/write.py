@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -39,6 +40,24 @@ def whole(path: str | os.PathLike[str]) -> Generator[Path, None, None]:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder(path: str | os.PathLike[str]) -> Generator[Path, None, None]:
+    """Yields an empty folder beside ``path``, which takes its place at the end of the block, as in :func:`whole`."""
+    path = Path(path)
+    draft, old = (path.with_name(f".{os.getpid()}.{word}{path.name}") for word in ("", "old."))
+    with refusals(path):
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            yield draft
+            if path.exists():
+                path.replace(old)
+            draft.replace(path)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def text(path: str | os.PathLike[str], content: str) -> None:

@@ -235,7 +235,7 @@ def test_fields_are_checked(tmp_path, fields, message):
 
 def test_folders_without_volumes(tmp_path):
     for path in ("", str(tmp_path)):
-        with pytest.raises(UserError, match=r"put volumes \(.nii, .nii.gz, .npy, .npz\) or sub folders of B-scans"):
+        with pytest.raises(UserError, match=r"put volumes \(.nii, .nii.gz, .npy, .npz, .dcm, .*\) or sub folders of"):
             volumes.splits(path)
     images.write(tmp_path / "a.png", np.zeros((4, 4, 1), np.uint8))
     with pytest.raises(UserError, match="no volume in"):

@@ -267,14 +267,14 @@ def test_kinds_by_their_files(tmp_path):
 def test_a_set_tells_what_it_passed_over(tmp_path):
     path = folder(tmp_path / "x")
     Image.fromarray(PIXELS[0]).save(path / "12.bmp")
-    (path / "scan.dcm").write_bytes(b"DICM")
+    (path / "scan.mha").write_bytes(b"?")
     (path / "more").symlink_to(folder(tmp_path / "y", PIXELS[:2]))
     found = sets.open(path)
-    assert (len(found), found.notes) == (15, ("passed over: 1 of *.dcm (scan.dcm)",))
+    assert (len(found), found.notes) == (15, ("passed over: 1 of *.mha (scan.mha)",))
     np.testing.assert_array_equal(images.from_float(found[12]), PIXELS[0])
     (tmp_path / "z").mkdir()
-    (tmp_path / "z" / "scan.dcm").write_bytes(b"DICM")
-    with pytest.raises(UserError, match=r"passed over: 1 of \*\.dcm"):
+    (tmp_path / "z" / "scan.mha").write_bytes(b"?")
+    with pytest.raises(UserError, match=r"passed over: 1 of \*\.mha"):
         sets.open(tmp_path / "z")
 
 

@@ -198,4 +198,4 @@ def test_scales_of_a_level_and_of_all_levels_are_multiplied():
     """OME-NGFF 0.4: those of the multiscale image are applied after those of its first level."""
     axes = [{"name": "c"}, {"name": "y", "unit": "micrometer"}, {"name": "x", "unit": "nanometer"}]
     each = [{"type": "scale", "scale": [1, 2, 500]}, {"type": "translation", "translation": [0, 9, 9]}]
-    assert space.of_axes(axes, [*each, {"type": "scale", "scale": [1, 0.25, 2]}]) == (0.5, 1.0)
+    assert space.of_axes(axes, [*each, {"type": "scale", "scale": [1, 0.25, 2]}]) == {"y": 0.5, "x": 1.0}
