@@ -165,7 +165,12 @@ def _paths(path: Path) -> list[Path]:
 def _opened(path: Path, paths: tuple[Path, ...], _stamp: tuple[int, ...]) -> Found:
     if not paths:
         raise images.Unreadable(path, "there are no DICOM files in this folder")
-    frames = [frame for one in paths for frame in _frames(one)]
+    frames = []
+    for one in paths:
+        try:
+            frames += _frames(one)
+        except images.Unreadable as error:
+            raise images.Unreadable(path, error.reason if one == path else f"{one.name}: {error.reason}") from None
     series = {frame.file.series[0]: frame.file for frame in frames}
     if len(series) > 1:
         names = [f"{' '.join(filter(None, one.series[::-1]))} ({one.path.name})" for one in series.values()]

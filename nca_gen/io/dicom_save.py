@@ -133,9 +133,13 @@ def _common(volume: Stored, content: Content, modality: str, name: str) -> Any:
     head.BitsAllocated = 8 if modality == "OPT" and volume.dtype.itemsize == 1 else 16
     head.BitsStored = max(least, 8 * volume.dtype.itemsize)
     head.HighBit, head.PixelRepresentation = head.BitsStored - 1, int(volume.dtype.kind == "i")
-    head.WindowCenter = _decimals([(content.low + content.high) / 2])[0]
-    head.WindowWidth = max(content.high - content.low, 1)
     return head
+
+
+def _window(content: Content) -> dict[str, Any]:
+    """All grey levels, for who looks at it."""
+    middle, width = (content.low + content.high) / 2, max(content.high - content.low, 1)
+    return {"WindowCenter": _decimals([middle])[0], "WindowWidth": width}
 
 
 def _meta(head: Any) -> None:
@@ -162,6 +166,7 @@ def _slices(path: Path, volume: Stored, planes: Planes, content: Content, head: 
 
     head.PixelSpacing, head.ImageOrientationPatient = planes.spacing, planes.directions
     head.SliceThickness = head.SpacingBetweenSlices = planes.apart
+    head.update(_item(**_window(content)))
     if head.Modality == "CT":
         head.KVP, head.RescaleSlope, head.RescaleIntercept, head.RescaleType = "", "1", "0", "US"
     else:
@@ -207,6 +212,7 @@ def _frames(path: Path, volume: Stored, planes: Planes, content: Content, head: 
             PixelMeasuresSequence=[_item(**apart)],
             PlaneOrientationSequence=[_item(ImageOrientationPatient=planes.directions)],
             FrameAnatomySequence=[_item(**anatomy)],
+            FrameVOILUTSequence=[_item(**_window(content))],
             DerivationImageSequence=[],
         )
     ]

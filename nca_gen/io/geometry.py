@@ -62,7 +62,7 @@ class Geometry:
     def square(self) -> bool:
         """Whether rows stand at right angles to columns, as they must in a slice of DICOM."""
         across, down = self.affine[:3, :2].T
-        return abs(across @ down) <= LOOSE * np.linalg.norm(across) * np.linalg.norm(down)
+        return bool(abs(across @ down) <= LOOSE * np.linalg.norm(across) * np.linalg.norm(down))
 
     def flipped(self, flips: Sequence[bool], shape: Sequence[int]) -> Geometry:
         """Of the same volume whose axes D, H and W run the other way where ``flips`` says so; it has ``shape``."""

@@ -113,11 +113,11 @@ def open(
         raise UserError(f"{path} is an archive: unpack it, and give the folder")
     single = root.is_file() or root.name.lower().endswith(slides.ZARR)
     names, notes = ([root.name], []) if single else _files(root)
-    if beside := _pictures(names):
-        names = [name for name in names if name not in beside]
-        notes = [*notes, f"passed over: {len(beside)} pictures beside volumes of the same name ({min(beside)})"]
     folder = root.parent if single or names == ["."] else root
     names = [root.name] if names == ["."] else names  # the folder is one volume
+    if beside := _pictures(folder, names):
+        names = [name for name in names if name not in beside]
+        notes = [*notes, f"passed over: {len(beside)} pictures beside volumes of the same name ({min(beside)})"]
     if again := _again(folder, names):
         names = [name for name in names if name not in again]
         notes = [*notes, f"passed over: {len(again)} files that show a slide of the same name again ({min(again)})"]
@@ -305,9 +305,11 @@ def _files(root: Path) -> tuple[list[str], list[str]]:
     return volumes.gathered(root, files.names), files.said
 
 
-def _pictures(names: Iterable[str]) -> set[str]:
+def _pictures(folder: Path, names: Sequence[str]) -> set[str]:
     """The images beside a volume of the same name, as we write them: they show it."""
-    stems = {name.partition(".")[0] for name in names if name.lower().endswith(volumes.SUFFIXES)}
+    whole = [name for name in names if name.lower().endswith(volumes.SUFFIXES)]
+    whole = [name for name in whole if not name.lower().endswith(slides.ZARR) or ngff.is_volume(folder / name)]
+    stems = {name.partition(".")[0] for name in whole}
     return {name for name in names if name.lower().endswith(images.SUFFIXES) and name.partition(".")[0] in stems}
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float, Num, Shaped, UInt8
 
 from nca_gen.errors import UserError
-from nca_gen.io import dicom, dicom_save, huge, images, nifti, ngff, npy, space, walk
+from nca_gen.io import dicom, dicom_save, huge, images, ngff, nifti, npy, space, walk
 from nca_gen.io import write as files
 from nca_gen.io.geometry import Geometry
 from nca_gen.io.nifti import CHANNELS

@@ -123,7 +123,7 @@ class Pipeline:
         """``config.sample.n`` images in ``folder``, and one grid beside it; those that are there already are kept."""
         config = self.parts["model"].config
         n, size = config.sample.n, (self.side,) * self.parts["model"].task.model.ndim
-        todo = files.missing(folder, n, config.sample.batch, self.kind)
+        todo = files.missing(folder, n, config.sample.batch, files.endings(self.kind))
         for some in screen.track(todo, f"sampling {n} of {size}", quiet=not hosts.first()):
             drawn = self.draw(arrays.keys(config.seed, len(some), some.start), size)
             for i, image in zip(some, drawn, strict=True):

@@ -1,4 +1,5 @@
-"""Samples as files: an image is a PNG (or TIFF, where PNG cannot hold it), a volume NIfTI with a picture beside it."""
+"""Samples as files: an image is a PNG (or TIFF, where PNG cannot hold it), a volume NIfTI, DICOM or OME-Zarr with a
+picture beside it."""
 
 from __future__ import annotations
 
@@ -19,10 +20,12 @@ from nca_gen.io import images, space, volumes
 from nca_gen.io import write as disk
 from nca_gen.ranges import OneOf, Positive
 
-SUFFIXES = {"images": (".png", ".tif"), "volumes": (".nii.gz",)}
+FORMATS = {"nifti": ".nii.gz", "opt": ".dcm", "ct": ".dicom", "mr": ".dicom", "zarr": ".ome.zarr"}  # of volumes
+DICOM = ("opt", "ct", "mr")
 SHOWN = 64  # samples in a grid, at the most
 Depth = Annotated[str, OneOf(("", "uint8", "uint16", "float32"))]
 Microns = Annotated[tuple[Positive, ...], MaxLen(3)]
+Format = Annotated[str, OneOf(FORMATS)]
 
 
 def kind(axes: int) -> str:
@@ -31,21 +34,26 @@ def kind(axes: int) -> str:
 
 
 def write(
-    stem: Path, sample: Float[np.ndarray, "*T C"], dtype: Any = np.uint8, mpp: Sequence[int | float] = ()
+    stem: Path,
+    sample: Float[np.ndarray, "*T C"],
+    dtype: Any = np.uint8,
+    mpp: Sequence[int | float] = (),
+    form: str = "nifti",
 ) -> Path:
     """``sample`` in [-1, 1] as a file that begins with ``stem``, in values of ``dtype`` ("" is uint8); whole or not at
     all.
 
-    A volume is ``stem``.nii.gz, of uint8 or float32 (all other types mean a stretch of their own), and ``stem``.png its
-    three middle planes. ``mpp``: how large a pixel is, in micrometres, for all axes or for each.
+    A volume is of ``form``, one of ``FORMATS``, of uint8 or float32 (all other types mean a stretch of their own; in
+    DICOM uint16, as it has no floats), and ``stem``.png its three middle planes. ``mpp``: how large a pixel is, in
+    micrometres, for all axes or for each.
     """
     dtype, sizes = np.dtype(dtype or np.uint8), sides(mpp, sample.ndim - 1)
     if sample.ndim == 4:
-        stored = images.from_float(np.clip(sample, -1, 1), np.uint8 if dtype == np.uint8 else np.float32)
+        deep = np.uint16 if form in DICOM else np.float32
+        stored = images.from_float(np.clip(sample, -1, 1), np.uint8 if dtype == np.uint8 else deep)
         image(stem.with_name(f"{stem.name}.png"), volumes.planes(stored))
-        path = stem.with_name(f"{stem.name}.nii.gz")
-        with disk.whole(path) as draft:
-            volumes.write(draft, stored, sizes)
+        path = stem.with_name(f"{stem.name}{FORMATS[form]}")
+        volumes.write(path, stored, sizes, form.upper())
         return path
     stored = images.from_float(np.clip(sample, -1, 1) if dtype.kind == "f" else sample, dtype)
     return image(stem.with_name(f"{stem.name}{suffix(dtype, stored.shape[-1])}"), stored, sizes)
@@ -61,6 +69,15 @@ def image(path: Path, stored: np.ndarray, mpp: Sequence[int | float] = ()) -> Pa
 def suffix(dtype: Any, channels: int) -> str:
     """Of the file of an image: PNG, or TIFF where PNG cannot hold it."""
     return ".png" if np.dtype(dtype) != np.float32 and channels in (1, 3) else ".tif"
+
+
+def endings(kind: str, form: str = "nifti", mpp: Sequence[int | float] = ()) -> tuple[str, ...]:
+    """Of the files that hold samples. Raises UserError for DICOM whose voxels are of no known size, ``mpp``."""
+    if kind == "images":
+        return (".png", ".tif")
+    if form in DICOM and not mpp:
+        raise UserError(f"config.generate.format={form}: DICOM states how large a voxel is; set config.generate.mpp")
+    return (FORMATS[form],)
 
 
 def sides(mpp: Sequence[int | float], axes: int) -> space.Sizes:
@@ -87,12 +104,13 @@ def learned(config: Any, splits: Splits) -> Any:
     return config
 
 
-def missing(folder: Path, n: int, batch: int, kind: str) -> list[range]:
-    """The batches of samples ``0 .. n - 1`` that this process makes, and of which ``folder`` lacks some.
+def missing(folder: Path, n: int, batch: int, ends: tuple[str, ...]) -> list[range]:
+    """The batches of samples ``0 .. n - 1`` that this process makes, and of which ``folder`` lacks some: files with one
+    of the :func:`endings`.
 
     Of several processes each has something to do, so batches may be smaller than ``batch``.
     """
-    stems = {path.name.partition(".")[0] for path in folder.iterdir() if path.name.endswith(SUFFIXES[kind])}
+    stems = {path.name.partition(".")[0] for path in folder.iterdir() if path.name.endswith(ends)}
     batch = min(batch, -(-n // jax.process_count()))
     batches = hosts.dealt([range(first, min(first + batch, n)) for first in range(0, n, batch)])
     return [some for some in batches if not all(f"{i:05d}" in stems for i in some)]
