@@ -52,7 +52,11 @@ def placed(d, step=2.0, directions=AXIAL, spacing=(0.75, 0.5), origin=(10.0, 20.
     """What places slice ``d`` of a series along its normal."""
     normal = np.cross(directions[:3], directions[3:])
     position = [f"{x:.10g}" for x in np.add(origin, d * step * normal)]
-    return {"ImagePositionPatient": position, "ImageOrientationPatient": [*directions], "PixelSpacing": [*spacing]} | more
+    return {
+        "ImagePositionPatient": position,
+        "ImageOrientationPatient": [*directions],
+        "PixelSpacing": [*spacing],
+    } | more
 
 
 def series(path, voxels=VOXELS, **fields):
@@ -95,7 +99,11 @@ def test_a_tilted_gantry(tmp_path):
         ({"RescaleSlope": "1", "RescaleIntercept": "-1024"}, VOXELS.astype(int) - 1024, np.int16),
         ({"RescaleSlope": "0.5", "RescaleIntercept": "3"}, VOXELS * 0.5 + 3, np.float32),
         ({"PhotometricInterpretation": "MONOCHROME1"}, 4095 - VOXELS.astype(int), np.uint16),
-        ({"BitsStored": 16, "HighBit": 15, "RescaleIntercept": "-1024", "RescaleSlope": "1"}, VOXELS - 1024.0, np.int32),
+        (
+            {"BitsStored": 16, "HighBit": 15, "RescaleIntercept": "-1024", "RescaleSlope": "1"},
+            VOXELS - 1024.0,
+            np.int32,
+        ),
     ],
 )
 def test_numbers_are_rescaled(tmp_path, fields, expected, dtype):
@@ -118,9 +126,7 @@ def test_transfer_syntaxes(tmp_path, syntax):
 def frames(voxels, order, **fields):
     """An Enhanced file of frames, which lie in ``order``."""
     measures = item(PixelSpacing=[0.75, 0.5], SliceThickness=2.0)
-    shared = item(
-        PixelMeasuresSequence=[measures], PlaneOrientationSequence=[item(ImageOrientationPatient=[*AXIAL])]
-    )
+    shared = item(PixelMeasuresSequence=[measures], PlaneOrientationSequence=[item(ImageOrientationPatient=[*AXIAL])])
     each = []
     for d in order:
         position = item(ImagePositionPatient=[10.0, 20.0, 30.0 + 2 * d])
@@ -174,7 +180,10 @@ WRONG = {  # what is done to the slices, and what is said of it
         lambda some: some.pop(1),
         r"a slice is missing between s0\.dcm and s2\.dcm, which lie 4 mm apart",
     ),
-    "two missing slices": (lambda some: [some.pop(1), some.pop(1)], r"2 slices are missing between s0\.dcm and s3\.dcm"),
+    "two missing slices": (
+        lambda some: [some.pop(1), some.pop(1)],
+        r"2 slices are missing between s0\.dcm and s3\.dcm",
+    ),
     "unequal spacing": (
         lambda some: setattr(some[5], "ImagePositionPatient", [10, 20, 41]),
         r"s4\.dcm and s5\.dcm lie 3 mm apart, and other slices 2 mm",
@@ -201,7 +210,10 @@ WRONG = {  # what is done to the slices, and what is said of it
     ),
     "no place": (lambda some: delattr(some[1], "ImagePositionPatient"), r"s1\.dcm does not say where it lies"),
     "no pixels": (lambda some: delattr(some[1], "PixelData"), r"s1\.dcm: there are no pixels in it"),
-    "cut short": (lambda some: setattr(some[1], "PixelData", some[1].PixelData[:20]), r"s1\.dcm: the file is cut short"),
+    "cut short": (
+        lambda some: setattr(some[1], "PixelData", some[1].PixelData[:20]),
+        r"s1\.dcm: the file is cut short",
+    ),
     "a palette": (
         lambda some: setattr(some[1], "PhotometricInterpretation", "PALETTE COLOR"),
         r"s1\.dcm: its numbers go through a table \(LUT or palette\)",
