@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -196,7 +196,7 @@ def _opened(path: Path, paths: tuple[Path, ...], _stamp: tuple[int, ...]) -> Fou
     return Found(Turned(volume, axes, flips), geometry if len(frames) > 1 or first.apart > 0 else None)
 
 
-def _alike(path: Path, frames: Sequence[Frame], what: str, said: Callable[[Frame], Hashable]) -> None:
+def _alike(path: Path, frames: Sequence[Frame], what: str, said: Callable[[Frame], tuple[float, ...]]) -> None:
     first = frames[0]
     for frame in frames:
         if said(frame) != said(first):
@@ -242,7 +242,7 @@ def _held(frames: Sequence[Frame]) -> np.dtype:
         return np.dtype(np.float64 if frames[0].file.options["pixel_keyword"].startswith("Double") else np.float32)
     ends = [end for some in {frame.file.ends for frame in frames} for end in some]
     numbers = [slope * end + intercept for slope, intercept in scales for end in ends]
-    if any(not slope.is_integer() or not intercept.is_integer() for slope, intercept in scales):
+    if any(number % 1 for scale in scales for number in scale):
         return np.dtype(np.float32)
     fits = lambda kind: np.iinfo(kind).min <= min(numbers) and max(numbers) <= np.iinfo(kind).max
     return np.dtype(next((t for t in (np.uint8, np.uint16, np.int16, np.int32, np.int64) if fits(t)), np.float32))

@@ -51,7 +51,7 @@ class Raw:
         return voxels if voxels.ndim == 4 else voxels[..., None]
 
 
-def stored(path: str | Path) -> Stored:
+def stored(path: str | Path) -> Any:
     """The volume in a file; ``.nii.gz`` is unpacked here, whole. Raises Unreadable."""
     file = _loaded(path)
     rest = tuple(0 if n == 1 else slice(None) for n in file.shape[3:])

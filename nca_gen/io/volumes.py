@@ -135,18 +135,7 @@ def stored(path: str | Path) -> Stored:
 
     ``.nii.gz`` and packed ``.npz`` are unpacked here, whole. Raises ``Unreadable``.
     """
-    path = Path(path)
-    if path.name.lower().endswith(npy.SUFFIXES):
-        volume: Any = _array(path)
-    elif path.name.lower().endswith(nifti.SUFFIXES):
-        volume = nifti.stored(path)
-    elif path.is_dir() and not _opener(path):
-        paths = tuple(Path(path, name) for name in walk.below(path, SCANS) if "/" not in name)
-        if not paths:
-            raise images.Unreadable(path, "there are no slices in this folder")
-        return Scans(paths)
-    else:
-        volume = (_opener(path) or dicom.open_volume)(path).volume
+    volume = _opened(Path(path))
     if len(volume.shape) == 3:
         volume = volume[..., None]
     if volume.dtype == bool:
@@ -156,11 +145,25 @@ def stored(path: str | Path) -> Stored:
     return volume
 
 
+def _opened(path: Path) -> Any:
+    """What holds the volume at ``path``."""
+    if path.name.lower().endswith(npy.SUFFIXES):
+        return _array(path)
+    if path.name.lower().endswith(nifti.SUFFIXES):
+        return nifti.stored(path)
+    if open_volume := _opener(path):
+        return open_volume(path).volume
+    paths = tuple(Path(path, name) for name in walk.below(path, SCANS) if "/" not in name)
+    if not paths:
+        raise images.Unreadable(path, "there are no slices in this folder")
+    return Scans(paths)
+
+
 def _opener(path: Path) -> Callable[[Path], Found] | None:
     """How a volume is opened that states where it lies, as OME-Zarr and DICOM do; None for a folder of pictures."""
     if path.name.lower().endswith(ngff.SUFFIX):
         return ngff.open_volume
-    return dicom.open_volume if dicom.is_series(path) or path.is_file() else None
+    return dicom.open_volume if dicom.is_series(path) or not path.is_dir() else None
 
 
 def geometry(path: str | Path) -> Geometry | None:
@@ -273,7 +276,7 @@ def write(
 ) -> None:
     """:func:`save` of an array whose voxels are of ``mpp`` micrometres, and lie D to the head, H to the front and W to
     the right."""
-    whole = volume if volume.ndim == 4 or str(path).lower().endswith(".npy") else volume[..., None]
+    whole: Any = volume if volume.ndim == 4 or str(path).lower().endswith(".npy") else volume[..., None]
     save(path, whole, Geometry.of_sizes(mpp) if len(mpp) else None, modality)
 
 
