@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nca_gen.io import images
+from nca_gen.io import dicom_codecs, images
 from nca_gen.io.geometry import LPS, Geometry, turned
 from nca_gen.io.stored import Found, Turned, Volume
 
@@ -290,6 +290,7 @@ def _file(path: Path, head: Any, file: Any) -> File:
         decoder = get_decoder(syntax)
     except NotImplementedError:
         raise images.Unreadable(path, f"its pixels are packed as {syntax.name}, which is not read") from None
+    dicom_codecs.add(decoder)
     if not decoder.is_available:
         needs = "; ".join(decoder.missing_dependencies)
         raise images.Unreadable(path, f"its pixels are packed as {syntax.name}, and no decoder is there ({needs})")

@@ -297,6 +297,8 @@ def save(path: str | Path, volume: Stored, geometry: Geometry | None = None, mod
         with files.whole(path) as draft:
             nifti.save(draft, volume, geometry, low.endswith(".gz"))
     elif low.endswith(".npy"):
+        if geometry:
+            raise ValueError(f"{name} cannot say where a volume lies: write .nii.gz, or give no geometry")
         with files.whole(path) as draft:
             npy.save(draft, volume.shape, nifti.HELD.get(volume.dtype.name, volume.dtype), runs(volume))
     elif low.endswith(ngff.SUFFIX):

@@ -6,8 +6,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from nca_gen.data import volumes as data
 from nca_gen.errors import UserError
 from nca_gen.io import images, sets, volumes
+from nca_gen.io.geometry import Geometry
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(0, 256, (3, 4, 5, 6)).astype(np.uint8)
@@ -287,3 +289,88 @@ def test_the_affine_tells_how_large_a_voxel_is(tmp_path):
     image.header.set_zooms((2, 2, 4))
     nibabel.save(image, tmp_path / "x.nii")
     assert volumes.microns(tmp_path / "x.nii") == (4000, 2000, 2000)
+
+
+OBLIQUE = np.array([[0.5, 0.1, 0.2, 9], [-0.1, 0.7, 0.1, 8], [0, -0.1, 3, 7], [0, 0, 0, 1]])
+BAD = {  # volumes of a set, where they lie, and what comes of it: (what is said), or the least and the greatest value
+    "anisotropic": ([VOXELS[0]] * 2, np.diag([0.5, 0.7, 3.0, 1.0]), (-1, 127 / 128)),
+    "oblique": ([VOXELS[0]] * 2, OBLIQUE, (-1, 127 / 128)),
+    "constant": ([np.full((4, 5, 6), 7, np.int16)] * 2, OBLIQUE, (-1, -1)),
+    "int64": ([VOXELS[0].astype(np.int64) * 2**33 - 2**40] * 2, OBLIQUE, (-1, 127 / 128)),
+    "bool": ([VOXELS[0] > 99] * 2, OBLIQUE, (-1, -127 / 128)),
+    "NaN": ([np.where(VOXELS[0] > 250, np.nan, VOXELS[0]).astype(np.float32)] * 2, OBLIQUE, "it holds NaN or infinite"),
+    "infinite": ([np.where(VOXELS[0] > 250, np.inf, 0).astype(np.float32)] * 2, OBLIQUE, "it holds NaN or infinite"),
+    "unequal sizes": ([VOXELS[0], VOXELS[1, :, :3]], OBLIQUE, "volumes differ in size: 0.* has 4 x 5 x 6 x 1, 1"),
+    "unequal channels": (
+        [VOXELS[0], np.stack([VOXELS[1]] * 2, -1)],
+        OBLIQUE,
+        "volumes of different kinds: 0.* has 1 channels, 1.* has 2",
+    ),
+    "complex": ([VOXELS[0].astype(complex)] * 2, OBLIQUE, "give integers or floats"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".npy", ".ome.zarr", ".dcm", ".dicom"])
+@pytest.mark.parametrize("what", BAD)
+def test_what_is_unusual_works_or_is_one_line(tmp_path, what, suffix):
+    """Written, opened as a set and as data: in every format the same comes of it, or the format says what it lacks."""
+    some, affine, outcome = BAD[what]
+    geometry = Geometry.of(affine) if suffix != ".npy" else None
+    if suffix in (".dcm", ".dicom"):
+        geometry = Geometry.of(np.diag([0.5, 0.7, 3.0, 1.0]))  # what is skew cannot be said in DICOM
+        held = ("bool", "uint8", "uint16", *(["int16"] if suffix == ".dicom" else []))
+        if what in ("NaN", "infinite", "int64", "complex") or some[0].dtype.name not in held:
+            outcome = "holds whole numbers of 16 bits" if what != "complex" else outcome
+        elif what == "unequal channels":
+            outcome = "a volume in DICOM has one"
+
+    def opened():
+        for i, voxels in enumerate(some):
+            whole = voxels if voxels.ndim == 4 else voxels[..., None]
+            volumes.save(tmp_path / f"{i}{suffix}", whole, geometry, "MR" if suffix == ".dicom" else "")
+        found = sets.open(tmp_path)
+        assert found.shape == (2, 4, 5, 6, 1)
+        return found
+
+    if isinstance(outcome, str):
+        with pytest.raises((UserError, ValueError), match=outcome) as error:
+            opened()
+        assert "\n" not in str(error.value)
+        return
+    found = opened()
+    assert (found[0].min(), found[0].max()) == pytest.approx(outcome, abs=1e-6)
+    np.testing.assert_array_equal(images.to_float(data.splits(str(tmp_path))["train"][0]["image"]), found[0])
+    np.testing.assert_array_equal(volumes.read(tmp_path / f"0{suffix}")[..., 0], some[0])
+    if geometry:
+        there = volumes.geometry(tmp_path / f"0{suffix}")
+        np.testing.assert_allclose(there.affine, geometry.affine, rtol=2e-7)
+        np.testing.assert_allclose(found.mpp[0], geometry.mpp, rtol=1e-6)
+
+
+def test_films_are_no_volumes(tmp_path):
+    """A fourth axis of more than channels; of one place in time it is a volume."""
+    for times, says in ((1, ""), (20, "at most 16 channels")):
+        nibabel.save(nibabel.Nifti1Image(np.zeros((6, 5, 4, times), np.uint8), OBLIQUE), tmp_path / "x.nii")
+        if says:
+            with pytest.raises(images.Unreadable, match=says):
+                volumes.read(tmp_path / "x.nii")
+        else:
+            assert volumes.read(tmp_path / "x.nii").shape == (4, 5, 6, 1)
+
+
+def test_an_affine_of_millimetres_that_are_not_named_is_kept(tmp_path):
+    """As templates of the brain have it: sides of 1, and an origin. Where all is 1 and nothing else, nobody knows."""
+    for affine, known in ((np.eye(4), False), (OBLIQUE, True)):
+        nibabel.save(nibabel.Nifti1Image(VOXELS[0].T, affine), tmp_path / "x.nii")
+        found = volumes.geometry(tmp_path / "x.nii")
+        assert (found is not None) == known
+    shifted = np.array([[1.0, 0, 0, -90], [0, 1, 0, -126], [0, 0, 1, -72], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(VOXELS[0].T, shifted), tmp_path / "x.nii")
+    np.testing.assert_array_equal(volumes.geometry(tmp_path / "x.nii").affine, shifted)
+
+
+def test_geometry_is_not_lost_without_a_word(tmp_path):
+    """A file that cannot say where a volume lies is not written."""
+    with pytest.raises(ValueError, match=r"x\.npy cannot say where a volume lies"):
+        volumes.save(tmp_path / "x.npy", VOXELS[0, ..., None], Geometry.of(OBLIQUE))
+    assert not [*tmp_path.iterdir()]
