@@ -275,14 +275,16 @@ def _file(path: Path, head: Any, file: Any) -> File:
     """What is to be known of the pixels at which ``file`` stands now."""
     from pydicom.pixels import as_pixel_options, get_decoder
 
-    syntax = head.file_meta.TransferSyntaxUID
+    syntax = head.file_meta.get("TransferSyntaxUID")
+    if not syntax:
+        raise images.Unreadable(path, "it does not say its transfer syntax, how its pixels are stored")
     if syntax == DEFLATED:
         raise images.Unreadable(path, "the file is deflated: store it as Explicit VR Little Endian")
     order, element = "<" if syntax.is_little_endian else ">", file.read(8)
     tag = struct.unpack(f"{order}HH", element[:4]) if len(element) == 8 else ()
     if tag not in PIXELS or "Rows" not in head:
         raise images.Unreadable(path, "there are no pixels in it")
-    vr = {} if syntax.is_implicit_VR else {"pixel_vr": element[4:6].decode("ascii")}
+    vr = {} if syntax.is_implicit_VR else {"pixel_vr": element[4:6].decode("ascii", "replace")}
     offset = file.tell() + (0 if syntax.is_implicit_VR else 4)
     if LUT in head or "PALETTE" in head.PhotometricInterpretation:
         raise images.Unreadable(path, "its numbers go through a table (LUT or palette): store the values themselves")
@@ -297,7 +299,8 @@ def _file(path: Path, head: Any, file: Any) -> File:
     options = as_pixel_options(head, transfer_syntax_uid=syntax, pixel_keyword=PIXELS[tag], **vr)
     options["number_of_frames"] = int(options["number_of_frames"])
     bits = int(np.prod([int(options[name]) for name in ("rows", "columns", "samples_per_pixel", "bits_allocated")]))
-    if not syntax.is_encapsulated and path.stat().st_size < offset + bits * options["number_of_frames"] // 8:
+    plain = not syntax.is_encapsulated and "422" not in options["photometric_interpretation"]
+    if plain and path.stat().st_size < offset + bits * options["number_of_frames"] // 8:
         raise images.Unreadable(path, "the file is cut short")
     return File(path, offset, syntax, options, tuple(str(head.get(name) or "") for name in SERIES))
 
@@ -332,8 +335,8 @@ def _pixels(frame: Frame, dtype: np.dtype) -> np.ndarray:
             data.seek(file.offset)
             pixels, _ = get_decoder(file.syntax).as_array(data, index=frame.number, **file.options)
     except Exception as error:  # as above
-        reason = str(error).lower().splitlines() or [type(error).__name__]
-        raise images.Unreadable(file.path, f"frame {frame.number + 1}: {reason[0]}") from None
+        reason = " ".join(str(error).lower().split()) or type(error).__name__
+        raise images.Unreadable(file.path, f"frame {frame.number + 1}: {reason}") from None
     pixels = pixels.reshape(file.shape)
     if file.options["photometric_interpretation"] == "MONOCHROME1":
         pixels = sum(file.ends) - pixels.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Packed pixels of DICOM that pydicom does not unpack by itself: JPEG Lossless and JPEG-LS, by imagecodecs.
+"""Packed pixels of DICOM that pydicom does not unpack by itself: JPEG of more than 8 bits, JPEG Lossless and JPEG-LS.
 
 The form is that of a plugin of pydicom's decoders, which look for these names.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 NAMES = {  # of the decoder of a transfer syntax
+    "1.2.840.10008.1.2.4.51": "jpeg8_decode",  # JPEG Extended, which pillow reads of 8 bits only
     "1.2.840.10008.1.2.4.57": "jpeg8_decode",  # JPEG Lossless, Process 14
     "1.2.840.10008.1.2.4.70": "jpeg8_decode",  # the same of first order prediction, what most archives hold
     "1.2.840.10008.1.2.4.80": "jpegls_decode",
@@ -34,6 +35,6 @@ def decode_frame(src: bytes, runner: Any) -> bytes:
 
 
 def add(decoder: Any) -> None:
-    """Lets a decoder of pydicom use this where it has nothing else."""
-    if decoder.UID in NAMES and not decoder.is_available:
+    """Lets a decoder of pydicom use this where all else fails."""
+    if decoder.UID in NAMES and "imagecodecs" not in decoder.available_plugins:
         decoder.add_plugin("imagecodecs", (__name__, "decode_frame"))

@@ -57,7 +57,7 @@ def array(
     raw = {"name": "bytes", "configuration": {"endian": "little"}}
     sharding = {"chunk_shape": list(chunk), "codecs": [raw, *packing]}
     grid = {"name": "regular", "configuration": {"chunk_shape": list(shard)}}
-    meta = {"shape": list(shape), "data_type": np.dtype(dtype).name, "chunk_grid": grid}
+    meta: dict[str, Any] = {"shape": list(shape), "data_type": np.dtype(dtype).name, "chunk_grid": grid}
     meta["codecs"] = [{"name": "sharding_indexed", "configuration": sharding}]
     meta |= {"dimension_names": list(axes)} if axes else {}
     where = {"driver": "file", "path": os.path.abspath(path)}  # TensorStore takes no ".."

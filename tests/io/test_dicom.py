@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import imagecodecs
 import numpy as np
 import pydicom
@@ -307,3 +309,24 @@ def test_files_without_a_suffix(tmp_path):
     (path / "DICOMDIR").write_bytes(b"an index")
     (path / "readme.txt").write_text("words")
     np.testing.assert_array_equal(volumes.read(path)[..., 0], VOXELS[:, ::-1, ::-1])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what pydicom says of its own odd files
+def test_the_files_that_pydicom_tests_itself_with():
+    """Of any codec, order of bytes and damage: the values that it has itself, or one line."""
+    equal, refused = [], {}
+    for path in sorted(Path(pydicom.__file__).parent.joinpath("data", "test_files").rglob("*.dcm")):
+        try:
+            found = volumes.read(path)
+        except images.Unreadable as error:
+            refused[path.name] = str(error)
+            continue
+        head = pydicom.dcmread(path)
+        expected = pydicom.pixels.apply_rescale(head.pixel_array, head)
+        np.testing.assert_array_equal(np.sort(found.astype(float), None), np.sort(expected.astype(float), None))
+        equal.append(path.name)
+    assert {"CT_small.dcm", "MR_small_jp2klossless.dcm", "SC_rgb_rle_2frame.dcm"} <= {*equal}
+    assert {"MR_truncated.dcm", "image_dfl.dcm", "examples_palette.dcm", "rtplan.dcm"} <= {*refused}
+    assert len(equal) >= 45
+    assert not any("\n" in line for line in refused.values())

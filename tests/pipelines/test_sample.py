@@ -77,6 +77,31 @@ def test_volumes_are_as_deep_as_asked(tmp_path, dtype, held):
     np.testing.assert_array_equal(sets.open(path)[0], images.to_float(stored))
 
 
+@pytest.mark.parametrize("form", files.FORMATS)
+def test_volumes_are_of_the_format_that_was_asked_for(tmp_path, form):
+    """Each with its picture; what is there in another format is not taken for it."""
+    path = files.write(tmp_path / "00000", GREY, "uint8", (700, 600, 500), form)
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted([f"00000{files.FORMATS[form]}", "00000.png"])
+    np.testing.assert_array_equal(volumes.read(path), images.from_float(np.clip(GREY, -1, 1)))
+    np.testing.assert_allclose(volumes.microns(path), (700, 600, 500), rtol=1e-6)
+    assert sets.open(tmp_path).shape == (1, 6, 7, 8, 1)
+    for other in files.FORMATS:
+        made = files.FORMATS[other] == files.FORMATS[form]
+        assert files.missing(tmp_path, 1, 4, files.endings("volumes", other, (1,))) == ([] if made else [range(1)])
+
+
+def test_dicom_needs_the_size_of_a_voxel():
+    """This is said before anything is drawn."""
+    with pytest.raises(UserError, match=r"config\.generate\.format=opt: .* set config\.generate\.mpp"):
+        files.endings("volumes", "opt")
+    assert files.endings("images", "opt") == (".png", ".tif")
+
+
+def test_deep_samples_in_dicom_are_of_16_bits(tmp_path):
+    stored = volumes.read(files.write(tmp_path / "x", GREY, "float32", (700,), "mr"))
+    np.testing.assert_array_equal(stored, images.from_float(np.clip(GREY, -1, 1), np.uint16))
+
+
 def test_sizes_of_a_pixel():
     assert files.sides((), 3) == ()
     assert files.sides((2,), 3) == (2.0, 2.0, 2.0)
