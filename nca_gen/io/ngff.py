@@ -38,15 +38,21 @@ class Cells:
 
     @property
     def dtype(self) -> np.dtype:
-        """The type of its voxels."""
-        return self.store.dtype.numpy_dtype
+        """The type of its voxels; truth values are 0 and 1."""
+        kind = self.store.dtype.numpy_dtype
+        return np.dtype(np.uint8) if kind.kind == "b" else kind
 
     def __getitem__(self, box: Any) -> Volume:
         """The part in three slices."""
         at = dict(zip("zyx", (slice(*s.indices(n)[:2]) for s, n in zip(box, self.shape, strict=False)), strict=True))
         voxels = self.store[tuple(at.get(axis, slice(None)) if axis in "zyxc" else 0 for axis in self.axes)]
         names = [axis for axis in self.axes if axis in "zyxc"]
-        voxels = voxels.read().result().transpose([names.index(axis) for axis in "zyxc" if axis in names])
+        voxels = (
+            voxels.read()
+            .result()
+            .astype(self.dtype, copy=False)
+            .transpose([names.index(axis) for axis in "zyxc" if axis in names])
+        )
         return voxels if "c" in names else voxels[..., None]
 
 

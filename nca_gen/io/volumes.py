@@ -189,7 +189,7 @@ def microns(path: str | Path) -> space.Sizes:
 def gathered(root: Path, names: Sequence[str]) -> list[str]:
     """``names`` below ``root`` in which slices of DICOM are the folder that holds them: "." is ``root`` itself.
 
-    A DICOM file of many frames is a volume by itself, and what lies beside it too.
+    Where the first file of a folder has many frames, each file there is a volume by itself.
     """
     slices: dict[str, list[str]] = {}
     for name in names:
@@ -197,7 +197,7 @@ def gathered(root: Path, names: Sequence[str]) -> list[str]:
             slices.setdefault(Path(name).parent.as_posix(), []).append(name)
     found = [name for name in names if not name.lower().endswith(dicom.SUFFIXES)]
     for folder, some in slices.items():
-        found += some if any(dicom.is_whole(root / name) for name in some[:1]) else [folder]
+        found += some if dicom.is_whole(root / some[0]) else [folder]
     return sorted(found, key=images.natural)
 
 

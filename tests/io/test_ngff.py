@@ -53,6 +53,12 @@ def test_as_others_write_it(tmp_path, version, axes):
     np.testing.assert_allclose(volumes.microns(path), (3, 0.7, 0.5))
 
 
+def test_truth_values_are_0_and_1(tmp_path):
+    path = group(tmp_path / "a.zarr", VOXELS > 30000, "zyx")
+    np.testing.assert_array_equal(volumes.read(path)[..., 0], VOXELS > 30000)
+    assert volumes.read(path).dtype == np.uint8
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
 def test_what_is_written_comes_back_where_it_was(tmp_path, dtype):
     """Voxels, type, and an affine that is oblique."""
