@@ -43,8 +43,9 @@ PLACE = {  # what is said of a slice, and the functional group that says it of a
 }
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 LUT = "ModalityLUTSequence"
-UNEVEN = 0.02  # of the distance between slices that it may differ by, beside 0.001 mm, to which positions are rounded
-TILTED = 1e-3  # by which directions may differ in one volume
+UNEVEN = 0.02  # of the distance between slices that it may differ by
+ROUNDED = 1e-3  # and millimetres, as positions are rounded, where that is less than a tenth of the distance
+TILTED = 1e-3  # by which directions, and spacings of pixels in proportion, may differ in one volume
 
 
 class File(NamedTuple):
@@ -108,8 +109,11 @@ class Frames:
     def __getitem__(self, box: Any) -> Volume:
         """The part in three slices. Raises Unreadable for a slice that is damaged."""
         depth, *sides = box
-        some = [_pixels(frame, self.dtype)[tuple(sides)] for frame in self.frames[depth]]
-        return np.stack(some) if some else np.empty(self.shape, self.dtype)[tuple(box)]
+        some, extent = self.frames[depth], [len(range(n)[side]) for n, side in zip(self.shape[1:], sides, strict=False)]
+        out = np.empty((len(some), *extent, self.shape[3]), self.dtype)
+        for i, frame in enumerate(some):
+            out[i] = _pixels(frame, self.dtype)[tuple(sides)]
+        return out
 
 
 def open_volume(path: str | Path) -> Found:
@@ -176,7 +180,7 @@ def _opened(path: Path, paths: tuple[Path, ...], _stamp: tuple[int, ...]) -> Fou
         names = [f"{' '.join(filter(None, one.series[::-1]))} ({one.path.name})" for one in series.values()]
         raise images.Unreadable(path, f"it holds {len(series)} series: {'; '.join(names[:3])}: keep one a folder")
     _alike(path, frames, "slices differ in size", lambda frame: frame.file.shape)
-    _alike(path, frames, "slices differ in the spacing of their pixels", lambda f: tuple(np.round(f.spacing, 4)))
+    _alike(path, frames, "slices differ in the spacing of their pixels", lambda frame: frame.spacing, TILTED)
     if not any(frame.position for frame in frames) and len(paths) == 1:
         return Found(Frames(tuple(frames), _held(frames)), _unplaced(frames))
     for frame in frames:
@@ -196,10 +200,12 @@ def _opened(path: Path, paths: tuple[Path, ...], _stamp: tuple[int, ...]) -> Fou
     return Found(Turned(volume, axes, flips), geometry if len(frames) > 1 or first.apart > 0 else None)
 
 
-def _alike(path: Path, frames: Sequence[Frame], what: str, said: Callable[[Frame], tuple[float, ...]]) -> None:
+def _alike(
+    path: Path, frames: Sequence[Frame], what: str, said: Callable[[Frame], tuple[float, ...]], loose: float = 0.0
+) -> None:
     first = frames[0]
     for frame in frames:
-        if said(frame) != said(first):
+        if len(said(frame)) != len(said(first)) or not np.allclose(said(frame), said(first), rtol=loose, atol=0):
             one, other = (" x ".join(f"{n:g}" for n in said(some)) or "none" for some in (first, frame))
             raise images.Unreadable(path, f"{what}: {first.name} has {one}, {frame.name} has {other}")
 
@@ -215,13 +221,14 @@ def _ordered(path: Path, frames: Sequence[Frame]) -> tuple[list[Frame], np.ndarr
     frames = sorted(frames, key=lambda frame: float(normal @ frame.position))
     steps = [float(normal @ np.subtract(b.position, a.position)) for a, b in pairwise(frames)]
     usual = median_low(steps)
+    slack = UNEVEN * usual + min(ROUNDED, 0.1 * usual)
     for (a, b), step in zip(pairwise(frames), steps, strict=True):
         between = f"{a.name} and {b.name}"
-        if step <= 1e-3:
+        if step <= max(0.1 * usual, 1e-9):
             raise images.Unreadable(path, f"{between} lie at one place: keep one time or echo a folder")
-        if abs(step - usual) > UNEVEN * usual + 1e-3:
+        if abs(step - usual) > slack:
             lost = round(step / usual) - 1
-            if lost > 0 and abs(step - (lost + 1) * usual) <= UNEVEN * usual + 1e-3:
+            if lost > 0 and abs(step - (lost + 1) * usual) <= slack:
                 some = "a slice is" if lost == 1 else f"{lost} slices are"
                 raise images.Unreadable(path, f"{some} missing between {between}, which lie {step:g} mm apart")
             raise images.Unreadable(path, f"{between} lie {step:g} mm apart, and other slices {usual:g} mm")

@@ -88,6 +88,15 @@ def test_a_sagittal_series(tmp_path):
     assert volumes.microns(path) == (750, 500, 2000)
 
 
+def test_steps_of_a_few_micrometres(tmp_path):
+    """As OCT has them: a missing slice is known, and positions that are rounded to what was written are even."""
+    path = series(tmp_path / "x", step=0.0023, spacing=(0.0039, 0.0029))
+    assert volumes.microns(path) == (2.3, 3.9, 2.9)
+    (path / "IM8.dcm").unlink()
+    with pytest.raises(images.Unreadable, match=r"a slice is missing between IM9\.dcm and IM7\.dcm"):
+        volumes.read(path)
+
+
 def test_a_tilted_gantry(tmp_path):
     """Positions that do not lie on one normal make an affine that is sheared, exactly."""
     for d, pixels in enumerate(VOXELS):
