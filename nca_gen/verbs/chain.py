@@ -25,8 +25,8 @@ def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first
     """Runs the stages of ``page``, from the stage ``first`` on, each in its folder of ``workdir``.
 
     What is finished is passed over. ``rest``: overrides, --config.STAGE.field=value, or --config.field=value of all
-    stages, where these do not differ in it; --config.data.field=value of those whose data no other stage makes. Raises UserError for a page without a chain, a stage that there is not, and
-    whatever a stage refuses.
+    stages, where these do not differ in it; --config.data.field=value of those whose data no other stage makes. Raises
+    UserError for a page without a chain, a stage that there is not, and whatever a stage refuses.
     """
     if page is None:
         raise UserError(f"name the page of the chain with --config=FILE, one of: {configs.pages()}")

@@ -112,7 +112,7 @@ def test_what_is_said_of_data_is_said_of_those_that_no_stage_makes(calls):
         ("--stage=lst", "unknown stage 'lst'; did you mean last?"),
         ("--config.frst.seed=1", "unknown stage in 'config.frst.seed'; did you mean config.first.seed?"),
         ("--config.sed=1", "unknown stage in 'config.sed'; "),
-        ("--config.train.keep=9", "the stages differ in config.train.keep: say which one, --config.first.train.keep or"),
+        ("--config.train.keep=9", "the stages differ in config.train.keep: say which one, --config.first.train.keep"),
         ("--config.last.train.step=1", "unknown field 'config.train.step'; did you mean config.train.steps?"),
         ("--seed=1", "unknown flag '--seed'; "),
     ],
