@@ -228,8 +228,8 @@ def laptop(config):
     stage = _stage(config)
     _placed(config, stage, LAPTOP, _alone(config))
     _without_files(config)
-    steps = {"vae2d": 600, "nhae": 300, "diff3d": 400, "refiner": 600, "multislice": 200}[stage]
-    batch = {"vae2d": 8, "nhae": 1, "diff3d": 2, "refiner": 8, "multislice": 1}[stage]
+    steps = {"vae2d": 600, "nhae": 200, "diff3d": 400, "refiner": 600, "multislice": 150}[stage]
+    batch = {"vae2d": 8, "nhae": 2, "diff3d": 2, "refiner": 8, "multislice": 2}[stage]
     recipes.muon(config, steps=steps, lr=2e-3)
     config.task.update(ema=0.99, ema_warmup=True)
     config.train.update(steps=steps, batch=batch, log_every=20, checkpoint_every=200)
