@@ -60,6 +60,7 @@ LAPTOP = Scale(
     {"width": 24, "multipliers": (1, 2), "attention": (2,)} | _LIGHT,
     {"width": 32, "multipliers": (1, 2), "attention": (2,)} | _LIGHT,
 )
+HIPPOCAMPUS = LAPTOP._replace(size=(32, 48, 32), crop=48)
 SMOKE = Scale(
     (16, 16, 16),
     16,
@@ -225,8 +226,20 @@ def ancestral(config):
 
 def laptop(config):
     """Volumes of 64 x 64 x 64, all five stages in minutes of two cores."""
+    _quick(config, LAPTOP)
+
+
+def hippocampus(config):
+    """The same for small volumes, such as Task04 of the Medical Segmentation Decathlon: about 35 x 50 x 36 voxels."""
+    _quick(config, HIPPOCAMPUS)
+    if config.data.name == "volumes":
+        config.data.percentiles = (0, 99.5)
+
+
+def _quick(config, scale):
+    """Networks and steps for two cores."""
     stage = _stage(config)
-    _placed(config, stage, LAPTOP, _alone(config))
+    _placed(config, stage, scale, _alone(config))
     _without_files(config)
     steps = {"vae2d": 600, "nhae": 200, "diff3d": 400, "refiner": 600, "multislice": 150}[stage]
     batch = {"vae2d": 8, "nhae": 2, "diff3d": 2, "refiner": 8, "multislice": 2}[stage]
