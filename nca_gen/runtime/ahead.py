@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
 from nca_gen import devices
-from nca_gen.contracts import Parts, Task
+from nca_gen.contracts import Part, Parts, Task
 from nca_gen.errors import UserError
 
 LEVEL = "xla_backend_optimization_level"
@@ -30,7 +31,7 @@ two thirds of the time that XLA's own 3 takes, and in six sevenths, after which 
 class Program(NamedTuple):
     """A task's ``init`` and ``step`` on a mesh, compiled in the background where they will be needed.
 
-    ``state``: the shapes of its state, as its arrays lie there.
+    ``state``: the shapes of its state, as its arrays lie there. ``parts``: those that a step reads.
     """
 
     state: PyTree
@@ -39,6 +40,7 @@ class Program(NamedTuple):
     starting: Future | None
     advance: jax.stages.Traced
     stepping: Future | None
+    parts: Parts
 
     def init(self) -> PyTree:
         """The state before the first step."""
@@ -61,9 +63,11 @@ def compiled(
     shard: str = "auto",
 ) -> Program:
     """Begins to compile ``init`` where a run is ``fresh``, and ``step`` where some are ``left``. ``batch``: its shapes
-    (:func:`nca_gen.runtime.feed.shapes`). ``shard``: how the state lies, see :func:`nca_gen.devices.laid`.
+    (:func:`nca_gen.runtime.feed.shapes`). ``parts``: all that there are. ``shard``: how the state lies, see
+    :func:`nca_gen.devices.laid`.
 
-    Raises UserError where ``batch`` is not for the model, and where no memory holds the state.
+    Raises UserError where ``batch`` is not for the model, where a part that a step reads cannot be opened, and where no
+    memory holds the state.
     """
     init = partial(task.init, batch=batch)
     state = devices.laid(jax.jit(init).trace(key).out_info, grid, shard)
@@ -75,19 +79,61 @@ def compiled(
         )
     pool = ThreadPoolExecutor(2)
     start = jax.jit(init, out_shardings=devices.shardings(state)).trace(key)  # which jax remembers
-    starting = pool.submit(start.lower().compile, ONCE) if fresh else None
-    advance = traced(task, state, batch, parts, grid)
+    begin = lambda: pool.submit(start.lower().compile, ONCE) if fresh else None
+    starting = None if parts else begin()
+    advance, read = traced(task, state, batch, parts, grid)
+    starting = begin() if parts else starting  # a missing part is told of at once, and not when a compiler is done
     stepping = pool.submit(advance.lower().compile, OFTEN) if left else None
     pool.shutdown(wait=False)
-    return Program(state, key, start, starting, advance, stepping)
+    return Program(state, key, start, starting, advance, stepping, read)
 
 
 def traced(
-    task: Task, state: PyTree, batch: Mapping[str, jax.ShapeDtypeStruct], parts: Parts | None, grid: Mesh
-) -> jax.stages.Traced:
-    """The step of ``task`` on shapes that lie on ``grid``, to be compiled; its state is used up."""
-    lay = (devices.shardings(state), devices.replicated(grid))
-    return jax.jit(task.step, donate_argnums=0, out_shardings=lay).trace(state, batch, parts)
+    task: Task, state: PyTree, batch: Mapping[str, jax.ShapeDtypeStruct], parts: Parts, grid: Mesh
+) -> tuple[jax.stages.Traced, Parts]:
+    """The step of ``task`` on shapes that lie on ``grid``, to be compiled, whose state is used up; and those of
+    ``parts`` that it reads, on ``grid``: it is traced anew with each that it asks for, and once where it asks for none.
+    """
+    lay, read = (devices.shardings(state), devices.replicated(grid)), {}
+
+    def step(state: PyTree, batch: Mapping[str, Array], read: Parts) -> tuple[PyTree, dict[str, Array]]:
+        return task.step(state, batch, Asked(read, parts))
+
+    while True:
+        try:
+            return jax.jit(step, donate_argnums=0, out_shardings=lay).trace(state, batch, read), read
+        except UnopenedError as e:
+            read = read | {e.name: jax.device_put(parts[e.name], devices.replicated(grid))}
+
+
+class UnopenedError(Exception):
+    """A step has asked for the part ``name``, which it is not given yet."""
+
+    def __init__(self, name: str):
+        super().__init__(f"the part {name!r} is not opened")
+        self.name = name
+
+
+@dataclass(frozen=True)
+class Asked(Mapping):
+    """The parts ``read`` as a step sees them while it is traced; of the other ``parts`` it raises UnopenedError."""
+
+    read: Parts
+    parts: Parts
+
+    def __getitem__(self, name: str) -> Part:
+        """The part. Raises KeyError where there is none of this name."""
+        if name not in self.read and name in [*self.parts]:
+            raise UnopenedError(name)
+        return self.read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of all."""
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        """The number of all."""
+        return len(self.parts)
 
 
 @contextlib.contextmanager

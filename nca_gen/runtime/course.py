@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from nca_gen import build, devices, ranges
+from nca_gen import build, ranges
 from nca_gen import config as configs
-from nca_gen.contracts import Part, Parts
+from nca_gen.contracts import Part
 from nca_gen.data import flips, labels, pipeline
 from nca_gen.errors import UserError
 from nca_gen.io import mirror
@@ -35,8 +35,7 @@ class Course(NamedTuple):
     workdir: Path
     task: Any
     splits: Any
-    parts: Parts  # that a step reads
-    beside: run.Beside  # all that there are
+    beside: run.Beside
     evaluate: Callable | None
     grid: Any
     program: ahead.Program
@@ -94,9 +93,8 @@ def opened(
         log.say(f"training to step {plan.steps} on {grid.size} {jax.default_backend()} device(s) in {workdir}")
         key = jax.random.key(config.seed, impl="threefry2x32")
         batch = feed.shapes(splits["train"], patch, plan.batch, grid)
-        parts = jax.device_put(run.learned_from(task, key, batch, near), devices.replicated(grid))
         first = None if begun else run.first(config, workdir, task)
-        program = ahead.compiled(task, key, batch, parts, grid, not begun, left, layout.shard)
+        program = ahead.compiled(task, key, batch, near, grid, not begun, left, layout.shard)
         if sampled:
             sampling.check_large(config, task)  # while the compiler works
         record.save_environment(workdir, ahead.size(jax.eval_shape(task.eval_params, program.state)))
@@ -108,7 +106,6 @@ def opened(
                     workdir,
                     task,
                     splits,
-                    parts,
                     near,
                     evaluate,
                     grid,

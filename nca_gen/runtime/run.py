@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import PyTree
 
 from nca_gen import build
 from nca_gen import config as configs
-from nca_gen.contracts import Part, Parts, Standing, Task, Transfer
+from nca_gen.contracts import Part, Parts, Standing, Transfer
 from nca_gen.data import latents
 from nca_gen.errors import UserError
 from nca_gen.io import exports, mirror, weights
@@ -136,8 +136,7 @@ class Beside(Mapping):
     def __getitem__(self, name: str) -> Part:
         """The part, opened by :func:`open_run`."""
         if name not in self.opened:
-            with jax.ensure_compile_time_eval():  # a step may ask while it is traced
-                self.opened[name] = open_run(self.paths[name])
+            self.opened[name] = open_run(self.paths[name])
         return self.opened[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -152,13 +151,6 @@ class Beside(Mapping):
 def beside(config: Any, workdir: str | os.PathLike) -> Beside:
     """The parts of ``config.parts``. A path that begins with a dot is seen from ``workdir``, others from here."""
     return Beside({name: seen(str(path), workdir) for name, path in config.get("parts", {}).items()})
-
-
-def learned_from(task: Task, key: Key[Array, ""], batch: Mapping[str, Any], parts: Beside) -> Parts:
-    """Those of ``parts`` that a step of ``task`` reads, opened. ``batch``: its shapes."""
-    if parts:
-        jax.eval_shape(lambda key, batch: task.step(task.init(key), batch, parts), key, batch)
-    return dict(parts.opened)
 
 
 def first(config: Any, workdir: str | os.PathLike, task: Any) -> Part | None:

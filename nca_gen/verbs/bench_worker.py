@@ -65,9 +65,8 @@ def step_of(config: Any, batch: int) -> tuple[Any, float]:
     """The compiled training step, and what it allocates beside its arguments on all devices, in 10^6 bytes."""
     task, mesh = build.task(config), layout(config, batch)
     state = devices.laid(jax.eval_shape(task.init, jax.random.key(0, impl="threefry2x32")), mesh)
-    step = (
-        ahead.traced(task, state, examples(task, batch, tuple(config.data.patch), mesh), None, mesh).lower().compile()
-    )
+    program, _ = ahead.traced(task, state, examples(task, batch, tuple(config.data.patch), mesh), {}, mesh)
+    step = program.lower().compile()
     known = step.memory_analysis()
     return step, known.temp_size_in_bytes * mesh.size / 1e6 if known else math.nan
 
@@ -84,7 +83,7 @@ def train(config: Any, batch: int) -> Work:
 
     def run() -> Any:
         nonlocal state
-        state, metrics = step(state, some, None)
+        state, metrics = step(state, some, {})
         return metrics
 
     work = 3 * batch * call_gflop(task, shapes["image"].shape[1:])

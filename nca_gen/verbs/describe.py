@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from nca_gen import build, devices, screen
+from nca_gen import build, screen
 from nca_gen import config as configs
 from nca_gen.config import Stage
 from nca_gen.contracts import Denoiser, Local
@@ -55,9 +55,7 @@ def peak_mb(config: Any, task: Any) -> float:
     grid = mesh.make(1, 1)
     batch = examples(task, config.train.batch, tuple(config.data.patch), grid)
     key = jax.random.key(0, impl="threefry2x32")
-    parts = run.learned_from(task, key, batch, run.beside(config, "."))
-    parts = jax.device_put(parts, devices.replicated(grid))
-    program = ahead.compiled(task, key, batch, parts, grid, fresh=False, left=True)
+    program = ahead.compiled(task, key, batch, run.beside(config, "."), grid, fresh=False, left=True)
     memory = program.stepping.result().memory_analysis()
     return (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6
 

@@ -153,7 +153,7 @@ def traced(config: Any, grid: Mesh, batch: int, parts: Any) -> Step:
     images = examples(task, batch, tuple(config.data.patch), grid)
     key = jax.random.key(0, impl="threefry2x32")
     state = devices.laid(jax.eval_shape(partial(task.init, batch=images), key), grid, layout.shard)
-    step = ahead.traced(task, state, images, parts, grid)
+    step, _ = ahead.traced(task, state, images, parts, grid)
     jaxpr = step.jaxpr.jaxpr
     return Step(state, matmul_flop(jaxpr) / grid.size, operand(jaxpr) / grid.size, step.lower())
 
@@ -182,10 +182,7 @@ def fit(config: Any, asked: str) -> dict[str, Any]:
     dealt = grid.shape["data"]
     mesh.check_batch(grid, batch, config.data.patch[0])
     other = batch // 2 if batch % (2 * dealt) == 0 else 2 * batch
-    task, key = build.task(config), jax.random.key(0, impl="threefry2x32")
-    shapes = examples(task, batch, tuple(config.data.patch))
-    parts = run.learned_from(task, key, shapes, run.beside(config, "."))
-    parts = jax.device_put(parts, devices.replicated(grid))
+    parts = run.beside(config, ".")
     todo = [traced(config, grid, n, parts) for n in (batch, other)]
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(partial(compiled, packs=kind == "cpu"), todo)

@@ -95,7 +95,7 @@ def follow(course: Course, state: PyTree, step: int, rollbacks: int) -> tuple[Py
             return state, step, halt
         with account.spent("data"):
             batch = next(batches)
-        state, metrics = course.profile.step(step + 1, advance, state, batch, course.parts)
+        state, metrics = course.profile.step(step + 1, advance, state, batch, course.program.parts)
         step += 1
         window.append(metrics)
         if len(window) > 1:  # one step late: the host waits for the step before, never for this one
