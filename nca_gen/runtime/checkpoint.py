@@ -30,6 +30,7 @@ Manager = Any
 
 VERSION = 1  # of what we save beside the state
 SEAL = "seal.json"
+SLICE = 2**20  # bytes from which on each device that has an array writes a piece of it
 UNSEALED = {SEAL, "_CHECKPOINT_METADATA"}  # orbax rewrites the latter when it commits, and restores without it
 
 
@@ -59,6 +60,7 @@ def manager(workdir: str | os.PathLike, keep: int | None = None) -> Iterator[Man
         async_options=ocp.options.AsyncOptions(post_finalization_callback=lambda: _seal(root)),
     )
     with _quiet():
+        _plainly()
         with _written(root):
             root.mkdir(parents=True, exist_ok=True)
             saved = ocp.CheckpointManager(root, options=options)
@@ -67,6 +69,18 @@ def manager(workdir: str | os.PathLike, keep: int | None = None) -> Iterator[Man
         finally:
             with _written(root):
                 saved.close()
+
+
+def _plainly() -> None:
+    """orbax cuts an array that is whole on several devices, so that each writes a piece, and compiles a program for
+    every shape; that pays from megabytes on. It also notes where each array lay, which we say ourselves to restore."""
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint._src.metadata.array_metadata_store import Store  # without which a random key is no key
+
+    handler = ocp.type_handlers.ArrayHandler(
+        min_slice_bytes_for_replica_parallel=SLICE, enable_write_sharding_file=False, array_metadata_store=Store()
+    )
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
 
 
 @contextlib.contextmanager
