@@ -18,7 +18,7 @@ from nca_gen import config as configs
 from nca_gen.config import override, pages
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import cache, exports, mirror
-from nca_gen.runtime import watch
+from nca_gen.runtime import effort, watch
 
 HELP = """\
 modes
@@ -189,6 +189,8 @@ def run(argv: list[str]) -> int:
         with mirror.place(args.workdir, trains=args.mode in ("train", "chain")) as args.workdir:
             args.workdir = args.workdir and exports.located(args.workdir)
             config = configure(args, rest)
+            if config is not None and args.mode != "bench":  # which measures what others run
+                effort.spend(config)
             folder(args, config.export.path if args.mode == "export" else "")
             build.verb(args.mode).main(config, args)
     except UserError as e:

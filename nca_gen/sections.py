@@ -59,7 +59,9 @@ class Train(NamedTuple):
     what is not finite is. ``init``: a trained part of the same shapes (a workdir, or whatever else
     :func:`nca_gen.runtime.run.open_run` opens), with whose weights training begins; "" begins with random ones.
     ``profile``: the steps FIRST:LAST of which a trace is written (:mod:`nca_gen.runtime.profile`). ``cache``: where
-    compiled programs are kept, for "user" or in the "workdir", with which they move to another machine.
+    compiled programs are kept, for "user" or in the "workdir", with which they move to another machine. ``effort``: how
+    hard the compiler works; "little" is for runs of a few steps, which wait for nothing else: programs are there in
+    less than half the time and are slower, with other last digits (:mod:`nca_gen.runtime.effort`).
     """
 
     steps: Count
@@ -73,6 +75,7 @@ class Train(NamedTuple):
     init: str = ""
     profile: Annotated[str, Predicate(spans)] = ""
     cache: Annotated[str, OneOf(("user", "workdir"))] = "user"
+    effort: Annotated[str, OneOf(("full", "little"))] = "full"
 
 
 class Drawing(NamedTuple):

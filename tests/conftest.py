@@ -6,28 +6,24 @@ Environment variables, set before jax is imported, so that the processes that te
 import gc
 import os
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 from jaxtyping import install_import_hook
 
 TESTS = Path(__file__).parent
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the package, and the toys that several tests share
+
+from nca_gen.runtime import effort  # noqa: E402
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "nca_gen", "tests")
 
-# Tests spend their time compiling what runs for a moment; older emitters of fusions take two thirds of the time, and
-# a module that is not split for several threads a fifth less.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-QUICK += " --xla_cpu_parallel_codegen_split_count=1"
-if version("jaxlib").startswith("0.10."):  # later ones have none but the new emitters, and end at a flag that is gone
-    QUICK += " --xla_cpu_use_fusion_emitters=false"
-
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 {QUICK}".strip()
+FLAGS = f"--xla_force_host_platform_device_count=4 {effort.flags()}"  # tests compile for long what runs for a moment
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the package, and the toys that several tests share
 
 install_import_hook("nca_gen", "beartype.beartype")
 gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that live on; to search them took a tenth

@@ -12,7 +12,7 @@ def muon(config, steps, lr):
 
 def smoke(config):
     """Four steps, and all that is asked of them."""
-    config.train.update(steps=4, batch=4, log_every=1, checkpoint_every=2)
+    config.train.update(steps=4, batch=4, log_every=1, checkpoint_every=2, effort="little")
     often(config, 4)
 
 

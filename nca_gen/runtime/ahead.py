@@ -19,13 +19,17 @@ from jaxtyping import Array, Key, PyTree
 from nca_gen import devices
 from nca_gen.contracts import Part, Parts, Task
 from nca_gen.errors import UserError
+from nca_gen.runtime import effort
 
-LEVEL = "xla_backend_optimization_level"
-SAID = LEVEL in os.environ.get("XLA_FLAGS", "")
-ONCE: dict[str, str | bool] = {} if SAID else {LEVEL: "1"}
-OFTEN: dict[str, str | bool] = {} if SAID else {LEVEL: "2"}
-"""How a program is compiled that runs once, and one that runs often, where XLA_FLAGS do not say: to the same bits, in
-two thirds of the time that XLA's own 3 takes, and in six sevenths, after which steps are as fast."""
+ONCE, OFTEN = "1", "2"
+"""At which level of optimisation a program is compiled that runs once, and one that runs often, where XLA_FLAGS do not
+say: in two thirds of the time that XLA's own 3 takes, and in six sevenths, after which steps are as fast. Between
+levels the last bits of a sum may differ."""
+
+
+def options(level: str) -> dict[str, str | bool]:
+    """Those of a compiler that works at ``level``, where XLA_FLAGS do not say at which."""
+    return {} if effort.stated() else {effort.LEVEL: level}
 
 
 class Program(NamedTuple):
@@ -44,12 +48,12 @@ class Program(NamedTuple):
 
     def init(self) -> PyTree:
         """The state before the first step."""
-        return (self.starting.result() if self.starting else self.start.lower().compile(ONCE))(self.key)
+        return (self.starting.result() if self.starting else self.start.lower().compile(options(ONCE)))(self.key)
 
     @property
     def step(self) -> Callable[..., tuple[PyTree, dict[str, Array]]]:
         """(state, batch, parts) -> the next state, and metrics; the state that it is given is used up."""
-        return self.stepping.result() if self.stepping else self.advance.lower().compile(OFTEN)
+        return self.stepping.result() if self.stepping else self.advance.lower().compile(options(OFTEN))
 
 
 def compiled(
@@ -79,11 +83,11 @@ def compiled(
         )
     pool = ThreadPoolExecutor(2)
     start = jax.jit(init, out_shardings=devices.shardings(state)).trace(key)  # which jax remembers
-    begin = lambda: pool.submit(start.lower().compile, ONCE) if fresh else None
+    begin = lambda: pool.submit(start.lower().compile, options(ONCE)) if fresh else None
     starting = None if parts else begin()
     advance, read = traced(task, state, batch, parts, grid)
     starting = begin() if parts else starting  # a missing part is told of at once, and not when a compiler is done
-    stepping = pool.submit(advance.lower().compile, OFTEN) if left else None
+    stepping = pool.submit(advance.lower().compile, options(OFTEN)) if left else None
     pool.shutdown(wait=False)
     return Program(state, key, start, starting, advance, stepping, read)
 

@@ -12,7 +12,7 @@ from nca_gen import build
 from nca_gen import config as configs
 from nca_gen.config import Stage
 from nca_gen.errors import UserError, unknown
-from nca_gen.runtime import checkpoint, mesh, record
+from nca_gen.runtime import checkpoint, effort, mesh, record
 from nca_gen.runtime.log import say
 
 
@@ -32,6 +32,7 @@ def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first
         raise UserError(f"name the page of the chain with --config=FILE, one of: {configs.pages()}")
     stages = [stage._replace(config=whole(stage, Path(workdir), rest)) for stage in listed(page, rest, first)]
     names = [stage.name for stage in stages]
+    effort.spend(*(stage.config for stage in stages))
     for stage in stages[names.index(first or names[0]) :]:
         folder = Path(workdir, stage.name)
         for mode in stage.modes:
