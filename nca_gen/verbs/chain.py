@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from nca_gen import build
 from nca_gen import config as configs
@@ -14,6 +17,7 @@ from nca_gen.config import Stage
 from nca_gen.errors import UserError, unknown
 from nca_gen.runtime import checkpoint, effort, mesh, record
 from nca_gen.runtime.log import say
+from nca_gen.tiling import streaming
 
 
 def main(_: Any, args: Namespace) -> None:
@@ -43,6 +47,18 @@ def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first
             folder.mkdir(parents=True, exist_ok=True)
             with mesh.joined(stage.config):
                 vars(build.verb(mode))[mode](stage.config, folder)
+        forget(stage.config.get("train", {}).get("effort") != "little")
+
+
+def forget(programs: bool) -> None:
+    """Gives back the memory that a stage leaves free, and the ``programs`` that it has compiled.
+
+    What stages share is then compiled for each of them, in some 2 seconds: too long only for those of a few steps.
+    """
+    if programs:
+        jax.clear_caches()
+        gc.collect()
+    streaming.trim()
 
 
 def listed(page: str, rest: Sequence[str], first: str | None) -> list[Stage]:

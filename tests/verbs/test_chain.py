@@ -2,10 +2,12 @@
 
 from argparse import Namespace
 
+import jax
 import pytest
 
 from nca_gen import build, main
 from nca_gen.runtime import checkpoint, record
+from nca_gen.verbs import chain
 
 PAGE = """
 from ml_collections import ConfigDict
@@ -40,7 +42,7 @@ def calls(tmp_path, monkeypatch):
     (tmp_path / "page.py").write_text(PAGE)
     (tmp_path / "plain.py").write_text("def get_config():\n    return {}\n")
     monkeypatch.chdir(tmp_path)
-    noted, chain = [], build.verb("chain")
+    noted = []
 
     def verb(mode):
         note = lambda config, workdir: noted.append((mode, str(workdir), config))
@@ -66,6 +68,16 @@ def test_stages_come_in_turn_each_with_its_own_config(calls):
     assert (last.train.steps, last.seed, last.model.width) == (5, 4, 128)
     assert last.data.path == "runs/first"  # as it is seen from here
     assert last.is_locked
+
+
+def test_programs_of_a_stage_are_gone_where_it_took_long():
+    """Where it took a few steps they stay, for the next one."""
+    program = jax.jit(lambda x: x + 1)
+    program(1.0)
+    chain.forget(False)
+    assert program._cache_size() == 1
+    chain.forget(True)
+    assert program._cache_size() == 0
 
 
 def test_forms_and_another_start(calls):
