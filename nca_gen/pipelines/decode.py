@@ -29,14 +29,14 @@ class Pipeline:
     """Samples of the part "model", an autoencoder.
 
     ``dtype``: of their values in files; ``mpp``: micrometres of a pixel, for all axes or for each. Where these are left
-    open, training fills in what its data have. ``format``: of volumes, NIfTI, DICOM (a file of OCT, or a folder of CT
+    open, training fills in what its data have. ``volume_format``: of volumes, NIfTI, DICOM (a file of OCT, or a folder of CT
     or MR slices) or OME-Zarr.
     """
 
     parts: Parts
     dtype: files.Depth = ""
     mpp: files.Microns = ()
-    format: files.Format = "nifti"
+    volume_format: files.Format = "nifti"
 
     @cached_property
     def part(self) -> Part:
@@ -78,11 +78,11 @@ class Pipeline:
         """
         sample = self.part.config.sample
         size = tuple(sample.size)
-        ends = files.endings(self.kind, self.format, self.mpp)
+        ends = files.endings(self.kind, self.volume_format, self.mpp)
         todo = files.missing(folder, sample.n, sample.batch, ends)
         for some in screen.track(todo, f"decoding {sample.n}", quiet=not hosts.first()):
             for i, image in zip(
                 some, self.draw(arrays.keys(self.part.config.seed, len(some), some.start), size), strict=True
             ):
-                files.write(folder / f"{i:05d}", image, self.dtype, self.mpp, self.format)
+                files.write(folder / f"{i:05d}", image, self.dtype, self.mpp, self.volume_format)
         return files.beside(folder, sample.n, 1, self.kind)

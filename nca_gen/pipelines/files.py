@@ -76,7 +76,9 @@ def endings(kind: str, form: str = "nifti", mpp: Sequence[int | float] = ()) -> 
     if kind == "images":
         return (".png", ".tif")
     if form in DICOM and not mpp:
-        raise UserError(f"config.generate.format={form}: DICOM states how large a voxel is; set config.generate.mpp")
+        raise UserError(
+            f"config.generate.volume_format={form}: DICOM states how large a voxel is; set config.generate.mpp"
+        )
     return (FORMATS[form],)
 
 

@@ -20,7 +20,7 @@ class Pipeline:
     """Samples of the part "model", any denoiser. ``torus``: samples without an edge, of cells that know a border.
 
     ``dtype``: of their values in files; ``mpp``: micrometres of a pixel, for all axes or for each. Where these are left
-    open, training fills in what its data have. ``format``: of volumes, NIfTI, DICOM (a file of OCT, or a folder of CT
+    open, training fills in what its data have. ``volume_format``: of volumes, NIfTI, DICOM (a file of OCT, or a folder of CT
     or MR slices) or OME-Zarr.
     """
 
@@ -28,7 +28,7 @@ class Pipeline:
     torus: bool = False
     dtype: files.Depth = ""
     mpp: files.Microns = ()
-    format: files.Format = "nifti"
+    volume_format: files.Format = "nifti"
 
     @cached_property
     def part(self) -> Part:
@@ -69,7 +69,7 @@ class Pipeline:
         config = self.part.config
         size, n, labels = tuple(config.sample.size), config.sample.n, config.sample.labels
         cond = sampling.conditions(self.part.task.model, labels, n)
-        ends = files.endings(self.kind, self.format, self.mpp)
+        ends = files.endings(self.kind, self.volume_format, self.mpp)
         todo = files.missing(folder, n, config.sample.batch, ends)
         for some in screen.track(todo, f"sampling {n} of {size}", quiet=not hosts.first()):
             key, row = (
@@ -77,6 +77,6 @@ class Pipeline:
                 sampling.rows(cond, slice(some.start, some.stop)),
             )
             for i, sample in zip(some, self.draw(key, size, row), strict=True):
-                files.write(folder / f"{i:05d}", sample, self.dtype, self.mpp, self.format)
+                files.write(folder / f"{i:05d}", sample, self.dtype, self.mpp, self.volume_format)
         classes = 1 if cond is None else min(n, len(labels) or cond["label"].shape[1])
         return files.beside(folder, n, classes, self.kind)

@@ -92,7 +92,7 @@ def test_volumes_are_of_the_format_that_was_asked_for(tmp_path, form):
 
 def test_dicom_needs_the_size_of_a_voxel():
     """This is said before anything is drawn."""
-    with pytest.raises(UserError, match=r"config\.generate\.format=opt: .* set config\.generate\.mpp"):
+    with pytest.raises(UserError, match=r"config\.generate\.volume_format=opt: .* set config\.generate\.mpp"):
         files.endings("volumes", "opt")
     assert files.endings("images", "opt") == (".png", ".tif")
 
