@@ -46,6 +46,7 @@ def named(word: str) -> bool:
 
 INCEPTIONS = ("inception", "inception-pytorch", "inception-clean", "inception-stylegan", "inception-torchmetrics")
 EXTRACTORS = (*INCEPTIONS, "inception-random", "vgg16", "resnet34", "resnet50", "dinov2-vits14", "dinov2-vitb14")
+EXTRACTORS += ("radimagenet-resnet50", "radimagenet-random")
 EXTRACTORS += ("clip-vitl14-336",)  # of nca_gen.metrics.features, which is loaded where something is scored
 Extractor = Annotated[str, OneOf(EXTRACTORS)]
 

@@ -1,7 +1,7 @@
 """Features of images, from the networks that others measure with: what FID and its kin compare.
 
 ``EXTRACTORS`` has a row for each: the network, how it is given an image, which file holds its weights. A network sees
-8 bits a channel, what an image file of that depth held.
+8 bits a channel, what an image file of that depth held, unless a metric says otherwise.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Num, UInt8
 
 from nca_gen import devices, screen
 from nca_gen.errors import UserError, unknown
@@ -40,8 +40,8 @@ class Extractor:
 
     network: Callable[[], nn.Module]
     layers: tuple[str, ...]
-    size: int  # of the square images that the network sees
-    inputs: Callable[[Array], Array]  # inside jit: float32 [B, H, W, 3] in [0, 255] to [B, size, size, 3]
+    size: int  # of the square images that the network sees, if they are brought to one
+    inputs: Callable[[Array], Array]  # inside jit: float32 [B, H, W, 3] in [0, 255] to what the network sees
     resize: str
     normalisation: str
     host: Callable[[np.ndarray], np.ndarray] = np.asarray  # before that, in numpy
@@ -103,6 +103,16 @@ def _dinov2(name: str, network: Callable[[], nn.Module]) -> Extractor:
     )
 
 
+_radimagenet = partial(
+    Extractor,
+    network=resnet.radimagenet50,
+    layers=("pool",),
+    size=224,
+    inputs=lambda x: x[..., ::-1] / 255 - MEAN[::-1] / 255,
+    resize="none: of any size",
+    normalisation="blue, green, red; x / 255 - (0.406, 0.456, 0.485), the means of ImageNet, and no division",
+)
+
 EXTRACTORS: dict[str, Extractor] = {
     "inception": _inception(),
     "inception-pytorch": _inception(
@@ -124,6 +134,12 @@ EXTRACTORS: dict[str, Extractor] = {
     "vgg16": _torchvision("vgg16-397923af", network=vgg.VGG16, layers=("fc2",), ignore=("classifier.6.*",)),
     "resnet34": _torchvision("resnet34-b627a593", network=resnet.resnet34, layers=("pool",)),
     "resnet50": _torchvision("resnet50-0676ba61", network=resnet.resnet50, layers=("pool",)),
+    "radimagenet-resnet50": _radimagenet(
+        files=_endings("RadImageNet-ResNet50_notop", ".pth", ".pt", ".safetensors", ".npz"),
+        url="the state dict of radimagenet_resnet50 of https://github.com/Warvito/radimagenet-models, under that name",
+        licence="RadImageNet's own, https://github.com/BMEII-AI/RadImageNet",
+    ),
+    "radimagenet-random": _radimagenet(),
     "dinov2-vits14": _dinov2("vits14", dinov2.vit_s14),
     "dinov2-vitb14": _dinov2("vitb14", dinov2.vit_b14),
     "clip-vitl14-336": Extractor(
@@ -149,10 +165,12 @@ def extract(
     layers: Sequence[str] | None = None,
     batch: int = 32,
     progress: Callable[[int], None] = lambda done: None,
+    pixels: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, Float[np.ndarray, "N _"]]:
     """Features of ``images`` by layer (all of the extractor's, or ``layers``).
 
-    ``images`` has ``len`` and ``shape``, and slices of it are float32 ``[n, H, W, C]`` in [-1, 1]. ``weights`` is a
+    ``images`` has ``len`` and ``shape``, and slices of it are float32 ``[n, H, W, C]`` in [-1, 1], of which ``pixels``
+    makes ``[n, H, W, 3]`` in [0, 255]: None for :func:`rgb`, of 8 bits. ``weights`` is a
     file, or a folder in which to look for it (default: see :func:`nca_gen.io.weights.find`). A batch is dealt to all
     devices of this process and the next one is read meanwhile; ``progress`` hears how many images are done. Raises
     UserError for an unknown name, no weights or those of another network, and images that :func:`rgb` refuses.
@@ -167,7 +185,7 @@ def extract(
         most = min(batch, n, max(1, NUMBERS // math.prod(images.shape[1:])))
         size = -(-most // count) * count
         for start in range(0, n, size):
-            x = rgb(images[start : start + size])
+            x = (pixels or rgb)(images[start : start + size])
             yield slice(start, start + len(x)), network(np.concatenate([x, np.repeat(x[-1:], size - len(x), 0)]))
 
     outputs: dict[str, np.ndarray] = {}
@@ -187,7 +205,7 @@ def watched(what: str, name: str, images: Any, **how: Any) -> dict[str, Float[np
 
 def loaded(
     name: str, weights: str | Path | None = None, layers: tuple[str, ...] = ()
-) -> Callable[[UInt8[np.ndarray, "B H W 3"]], dict[str, Float[Array, "B _"]]]:
+) -> Callable[[Num[np.ndarray, "B H W 3"]], dict[str, Float[Array, "B _"]]]:
     """The network on all devices of this process, over which its batch must divide; it returns before it is done."""
     row = _row(name)
     for layer in layers:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from feature_sets import features
 
-from nca_gen.metrics import cmmd, drift, fid, frd, kid, slice_fid, total_variation
+from nca_gen.metrics import cmmd, drift, fid, fid_25d, frd, kid, slice_fid, total_variation
 from nca_gen.metrics import features as networks
 from nca_gen.metrics.notes import collecting
 
@@ -38,8 +38,9 @@ def corners(name, images, layers, **_):
         (drift, [volumes(n) for n in (2, 1, 3)], True),
         (total_variation, [volumes(n) for n in (2, 1, 3)], True),
         (slice_fid, [volumes(n) for n in (2, 1, 3)], False),
+        (fid_25d, [volumes(n) for n in (2, 1, 3)], False),
     ],
-    ids=["fid", "kid", "cmmd", "frd", "drift", "drift of volumes", "total_variation", "slice_fid"],
+    ids=["fid", "kid", "cmmd", "frd", "drift", "drift of volumes", "total_variation", "slice_fid", "fid_25d"],
 )
 def test_merged_statistics_are_those_of_all(metric, sets, exact, monkeypatch, tmp_path):
     """To the last bit where they are kept image by image, else to rounding."""

@@ -1,4 +1,5 @@
-"""ResNets against torchvision's digits; number by number, and in training, in tests/peers."""
+"""ResNets against torchvision's digits and those of Keras's in PyTorch; number by number, and in training, in
+tests/peers."""
 
 import jax
 import numpy as np
@@ -7,7 +8,7 @@ import seeded
 
 from nca_gen.nn import port, resnet
 
-DIGITS = {  # of torchvision 0.28.0
+DIGITS = {  # of torchvision 0.28.0, and of tests/peers/test_fid_25d.py with PyTorch 2.13.0
     "resnet34": {
         "layer1": (5.644611, 6.227062, 0.5137997),
         "layer2": (15.21564, 17.09538, 10.63457),
@@ -24,16 +25,26 @@ DIGITS = {  # of torchvision 0.28.0
         "pool": (221.2211, 197.0084, 90.17533),
         "logits": (-0.1195346, 424.2948, 434.4466),
     },
+    "radimagenet50": {
+        "layer1": (5.664819, 7.091186, -0.1787161),
+        "layer2": (23.56722, 29.34853, 0.3213959),
+        "layer3": (183.6874, 208.7247, 125.4212),
+        "layer4": (355.8389, 399.6127, -996.8645),
+        "pool": (355.8389, 305.0041, -311.5984),
+    },
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [resnet.resnet34, resnet.resnet50])
-def test_every_layer_has_the_digits_of_torchvision(make):
+@pytest.mark.parametrize("make", [resnet.resnet34, resnet.resnet50, resnet.radimagenet50])
+def test_every_layer_has_the_digits_of_the_peer(make):
     seeded.agree(seeded.layers(make(), 35), DIGITS[make.__name__])
 
 
-@pytest.mark.parametrize(("make", "published"), [(resnet.resnet34, 21_797_672), (resnet.resnet50, 25_557_032)])
+@pytest.mark.parametrize(
+    ("make", "published"),
+    [(resnet.resnet34, 21_797_672), (resnet.resnet50, 25_557_032), (resnet.radimagenet50, 23_534_592)],
+)
 def test_parameters_are_as_many_as_published(make, published):
     assert seeded.count(make(), 35) == published
 
