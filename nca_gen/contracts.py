@@ -340,6 +340,37 @@ class Classifier(Protocol):
 
 
 @runtime_checkable
+class Segmenter(Protocol):
+    """A network that says of every place of an image [B, *T, C] which of ``classes`` it shows.
+
+    ``ndim`` spatial axes, whose sides are multiples of ``multiple``.
+    """
+
+    @property
+    def classes(self) -> int:
+        """How many classes it tells apart."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """Spatial axes that it takes."""
+        ...
+
+    @property
+    def multiple(self) -> int:
+        """Of which the sides of an image are multiples."""
+        ...
+
+    def init(self, key: Key[Array, ""]) -> PyTree:
+        """Parameters before training."""
+        ...
+
+    def apply(self, params: PyTree, x: Float[Array, "B *T C"]) -> Float[Array, "B *T K"]:
+        """Logits of every place."""
+        ...
+
+
+@runtime_checkable
 class Published(Protocol):
     """A network whose weights are published, under names of their own."""
 
