@@ -29,6 +29,7 @@ modes
   encode     latents of a data set by the trained autoencoder of the workdir, for a model to be trained on
   expand     enlarge a labelled training set by the model of the workdir
   classify   train classifiers on a labelled data set and on its expansions; compare them over folds
+  segment    train segmenters on images with label maps, and on generated ones beside them; compare them
   study      one table of several runs: how good, how large, how fast
   readers    serve pairs of a real and a synthetic picture to people who say which is real; report how often they can
   tables     URCDM's tables of scores, for a folder of real slides and folders of generated slides or images
@@ -51,6 +52,7 @@ VERBS = (
     "encode",
     "expand",
     "classify",
+    "segment",
     "study",
     "readers",
     "tables",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Interval, Len, MaxLen, MinLen, Predicate
 
-from nca_gen.errors import UserError
+from nca_gen.errors import UserError, unknown
 from nca_gen.ranges import Count, Natural, OneOf, Seed, Share, SomeOf
 
 Split = Annotated[str, OneOf(("train", "val", "test"))]
@@ -44,6 +44,20 @@ def named(word: str) -> bool:
     return True
 
 
+OUTLINES = ("dice", "iou", "mad")  # figures of nca_gen.metrics.segmentation
+
+
+def outline(word: str) -> bool:
+    """Whether it is a figure of a segmentation, NAME or NAME:CLASS+CLASS. Raises UserError for anything else."""
+    name, colon, classes = word.partition(":")
+    if name not in OUTLINES:
+        raise unknown("figure", name, OUTLINES)
+    if colon and not all(one.isdecimal() for one in classes.split("+")):
+        raise UserError(f"{word}: classes are numbers joined by +, such as {name}:1+2")
+    return True
+
+
+Outline = Annotated[str, Predicate(outline)]
 INCEPTIONS = ("inception", "inception-pytorch", "inception-clean", "inception-stylegan", "inception-torchmetrics")
 EXTRACTORS = (*INCEPTIONS, "inception-random", "vgg16", "resnet34", "resnet50", "dinov2-vits14", "dinov2-vitb14")
 EXTRACTORS += ("radimagenet-resnet50", "radimagenet-random")
@@ -180,6 +194,28 @@ class Classify(NamedTuple):
     expansions: tuple[str, ...] = ()
     pool: Annotated[str, OneOf(("image", "eye", "patient"))] = "image"
     eye: str = ""
+    draws: Count = 2000
+    keep: bool = False
+
+
+class Segment(NamedTuple):
+    """``config.segment``: which segmenters --mode=segment trains and compares.
+
+    ``folds`` by patient of the split "train", drawn with ``seed``; 1 takes the data set's split: trained on "train",
+    judged on ``config.held.split``. Each is trained ``repeats`` times, from other seeds. ``expansions``: what is added
+    to the real training images, a row each, as NAME=DIR, several with commas; DIR has generated images or volumes in
+    ``images`` and their maps in ``label_maps`` (:func:`nca_gen.data.mixture.generated`), "{fold}" in it stands for the
+    fold's number. Of them so many join as ``share`` times the real ones, the first by name; 0 for all. ``figures``: the
+    columns, :func:`nca_gen.metrics.segmentation.figure`. ``draws`` are the bootstrap's. ``keep`` leaves the checkpoints
+    of finished trainings.
+    """
+
+    folds: Count = 1
+    repeats: Count = 3
+    seed: Seed = 0
+    expansions: tuple[Annotated[str, Predicate(named)], ...] = ()
+    share: Annotated[float, Ge(0)] = 2.0
+    figures: Annotated[tuple[Outline, ...], MinLen(1)] = ("dice", "iou")
     draws: Count = 2000
     keep: bool = False
 

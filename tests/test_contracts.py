@@ -19,6 +19,7 @@ from nca_gen.contracts import (
     Pipeline,
     Process,
     Rebuilder,
+    Segmenter,
     Standing,
     Transfer,
 )
@@ -35,6 +36,7 @@ from nca_gen.evaluators import (
     reconstruction,
     samplers,
     scores,
+    segmentation,
 )
 from nca_gen.metrics import fid
 from nca_gen.models import (
@@ -46,12 +48,13 @@ from nca_gen.models import (
     multislice,
     nhae,
     resnet34,
+    segment_unet,
     unet,
     vae_kl,
     vq_vae,
 )
 from nca_gen.pipelines import decode, gigapixel, inpaint, sample, upscale, urcdm
-from nca_gen.tasks import autoencode, classify, denoise
+from nca_gen.tasks import autoencode, classify, denoise, segment
 from nca_gen.tasks.learner import Learner
 
 denoisers: list[Denoiser] = [
@@ -70,11 +73,13 @@ autoencoder: Autoencoder = vae_kl.Model()
 rebuilder: Rebuilder = vq_vae.Model()
 standing: Standing = multislice.Model()
 paired: Paired = nhae.Model()
+segmenter: Segmenter = segment_unet.Model(classes=2)
 processes: list[Process] = [discrete.Process(), continuous.Process()]
 tasks: list[Transfer] = [
     denoise.Task(diff_nca.Model(), Learner(), discrete.Process(), Codec()),
     autoencode.Task(vae_kl.Model(), Learner()),
     classify.Task(resnet34.Model(classes=2), Learner()),
+    segment.Task(segment_unet.Model(classes=2), Learner()),
 ]
 pipelines: list[type[Pipeline]] = [
     sample.Pipeline,
@@ -95,6 +100,7 @@ evaluators: list[Evaluator] = [
     reconstruction,
     samplers,
     scores,
+    segmentation,
 ]
 metric: Metric = fid
 
@@ -111,10 +117,11 @@ metric: Metric = fid
         (Rebuilder, [rebuilder, standing, paired]),
         (Standing, [standing, paired]),
         (Paired, [paired]),
+        (Segmenter, [segmenter]),
     ],
 )
 def test_a_model_can_what_its_contract_says_and_nothing_else(contract, members):
-    everything = [*denoisers, autoencoder, rebuilder, standing, paired, resnet34.Model(classes=2)]
+    everything = [*denoisers, autoencoder, rebuilder, standing, paired, segmenter, resnet34.Model(classes=2)]
     assert {type(model) for model in everything if isinstance(model, contract)} == {type(model) for model in members}
 
 

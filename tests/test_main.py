@@ -203,7 +203,7 @@ GIVEN = "--config=configs/small.py --workdir=w"
         (
             f"{GIVEN} --mode=x",
             "unknown mode 'x'; choose one of: bench, chain, check, classify, describe, encode, evaluate, expand, "
-            "export, generate, readers, study, tables, train",
+            "export, generate, readers, segment, study, tables, train",
         ),
         (f"{GIVEN} --mode", "--mode: expected one argument"),
         (f"{GIVEN} --wrkdir=x", "unknown flag '--wrkdir'; did you mean --workdir?"),

@@ -120,9 +120,9 @@ def test_names_of_kinds():
 TEXTS = ("0", "-1", "nan", "1e999", "-1e999", "1e30", "1" + 20 * "0", "", "abc", "(),", "None", "true", "0,0", "1.5")
 """Values that a number, a word, a flag or a tuple cannot be; each is right for some."""
 WHATEVER = {"path", "cache", "init", "weights", "label_maps", "image", "mask", "eye", "patient", "peer_python"}
-WHATEVER |= {"features_peer", "against", "runs", "expansions", "labels", "what", "name"}
+WHATEVER |= {"features_peer", "against", "runs", "expansions", "labels", "names", "what", "name"}
 WHATEVER |= {"real", "synthetic", "host"}
-"""Names of files, folders, columns and machines: only the disk, or the network, knows which there are."""
+"""Names of files, folders, columns, classes and machines: only the disk, or the network, knows which there are."""
 ANY = {"config.expand.split_seed", "config.data.split_seed", "config.codec.mean"}  # any number says something
 ANY |= {"config.data.window"}  # two numbers, the lower first: told where they are read
 ANY |= {"config.study.metrics"}  # which the verb reads before it samples

@@ -12,6 +12,8 @@ from nca_gen.contracts import Classifier, Denoiser
 from nca_gen.data.source import Example, Splits
 from nca_gen.errors import UserError
 
+MAP = "label_map"  # the field of examples, and of batches, that holds the class of every place, [B, *T, 1]
+
 
 def check(splits: Splits, model: Any) -> list[str]:
     """What has to be said of labels of which ``model``, a network that is told or tells classes, makes nothing.

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64, Num
 
-from nca_gen.errors import UserError, chosen
+from nca_gen.errors import UserError
 from nca_gen.metrics.notes import note
+from nca_gen.sections import outline
 
 FIGURES = {
     "dice": "2 |A n B| / (|A| + |B|) of the places that have a class and those said to have it. Higher is better.",
@@ -74,14 +75,14 @@ def figure(spec: str, classes: int) -> Figure:
     Without classes: all but 0, which is what lies around; of "mad" all surfaces, of which surface k is between the
     classes k and k + 1. Raises UserError for an unknown figure, and for a class that there is not.
     """
+    outline(spec)
     name, _, words = spec.partition(":")
-    chosen(FIGURES, "figure", name)
-    least, end = (0, classes - 1) if name == "mad" else (0, classes)
+    end = classes - 1 if name == "mad" else classes
     if not words:
         return Figure(name, tuple(range(0 if name == "mad" else 1, end)))
-    if not all(word.isdecimal() and least <= int(word) < end for word in words.split("+")):
+    if any(int(word) >= end for word in words.split("+")):
         what = "surfaces" if name == "mad" else "classes"
-        raise UserError(f"{spec}: {what} are numbers from 0 to {end - 1}, joined by +, such as {name}:1+2")
+        raise UserError(f"{spec}: {what} are numbers from 0 to {end - 1}, joined by +, such as {name}:1")
     return Figure(name, tuple(int(word) for word in words.split("+")))
 
 
@@ -97,8 +98,8 @@ def measured(truth: Num[np.ndarray, "*T"], said: Num[np.ndarray, "*T"], classes:
 
     Of an image [H, W] the surfaces are lines. Surfaces mean something only where classes are layers.
     """
-    volumes = (x.reshape(-1, *x.shape[-2:]) for x in (truth, said))
-    gaps = mad(*(surfaces(x, classes) for x in volumes))
+    at = [surfaces(x.reshape(-1, *x.shape[-2:]), classes) for x in (truth, said)]
+    gaps = mad(at[0], at[1])
     counts = confusion(truth, said, classes)
     return {"counts": counts.tolist(), "mad": [float(g) if np.isfinite(g) else None for g in gaps]}
 

@@ -106,4 +106,5 @@ class Model:
                 f"config.data.patch={x.shape[1:-1]}: sides are multiples of {self.multiple} for a U-Net of "
                 f"{self.levels} levels; take others, or fewer config.model.levels"
             )
-        return self.network.apply({"params": params}, x)
+        logits: Any = self.network.apply({"params": params}, x)
+        return logits

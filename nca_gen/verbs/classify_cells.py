@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import csv
-import shutil
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Num, PyTree
 
 from nca_gen import build, screen
 from nca_gen.data import folds as by_patient
@@ -21,11 +18,9 @@ from nca_gen.data.source import Example, Splits, digest, people
 from nca_gen.data.source import of as source
 from nca_gen.errors import UserError
 from nca_gen.io import images, write
-from nca_gen.report.files import read_object
-from nca_gen.runtime import checkpoint, record
 from nca_gen.sections import Classify
 from nca_gen.tasks.classify import columns, predicted
-from nca_gen.verbs.train import train
+from nca_gen.verbs import cells
 
 
 class Fold(NamedTuple):
@@ -168,27 +163,18 @@ def cell(config: Any, workdir: Path, fold: Fold, added: Sequence[Synthetic], kee
 
     Raises UserError where ``workdir`` is of another config.
     """
-    path = workdir / "cell.json"
-    record.check_config(workdir, config)
-    stamp = {"steps": config.train.steps, "batch": config.train.batch}
-    result = read_object(path)
-    if stamp.items() <= result.items():
-        return result
-    start = time.perf_counter()
-    seen = fold.train + opened(added, fold.val[0]["image"])
-    splits = Splits({"train": source(seen), "val": source(fold.val)}, fold.classes)
-    task = build.task(config)
-    params = task.eval_params(train(config, workdir, task=task, splits=splits))
-    probability, truth = predicted(task, params, fold.val, tuple(config.data.patch), config.train.batch)
-    result = stamp | {
-        "seconds": time.perf_counter() - start,
-        "names": [example["name"] for example in fold.val],
-        "patients": [example["patient"] for example in fold.val],
-        "probability": probability.tolist(),
-        "truth": truth.tolist(),
-    }
-    if jax.process_index() == 0:
-        write.facts(path, result)
-        if not keep:
-            shutil.rmtree(checkpoint.folder(workdir))
-    return result
+
+    def splits() -> Splits:
+        seen = fold.train + opened(added, fold.val[0]["image"])
+        return Splits({"train": source(seen), "val": source(fold.val)}, fold.classes)
+
+    def judged(task: Any, params: PyTree) -> dict[str, Any]:
+        probability, truth = predicted(task, params, fold.val, tuple(config.data.patch), config.train.batch)
+        return {
+            "names": [example["name"] for example in fold.val],
+            "patients": [example["patient"] for example in fold.val],
+            "probability": probability.tolist(),
+            "truth": truth.tolist(),
+        }
+
+    return cells.cell(config, workdir, splits, judged, keep)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nca_gen import sections
 from nca_gen.errors import UserError
 from nca_gen.metrics import segmentation as seg
 from nca_gen.metrics.notes import collecting
@@ -109,6 +110,11 @@ def test_an_image_has_lines_for_surfaces():
 def test_specs(spec, figure, words):
     assert seg.figure(spec, 4) == figure
     assert seg.heading(spec, ("around", "artery", "vein", "FAZ")) == words
+
+
+def test_sections_name_the_same_figures():
+    """A config knows their names before this room is loaded."""
+    assert {*sections.OUTLINES} == {*seg.FIGURES}
 
 
 @pytest.mark.parametrize(

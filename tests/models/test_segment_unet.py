@@ -30,7 +30,7 @@ def test_digits_of_the_twin(size):
 
 
 def test_what_cannot_be_segmented():
-    with pytest.raises(UserError, match="multiple of config.model.groups=8"):
+    with pytest.raises(UserError, match=r"multiple of config\.model\.groups=8"):
         Model(3, width=12)
     with pytest.raises(UserError, match="classes must be at least 2; got 1"):
         Model(1)

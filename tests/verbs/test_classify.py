@@ -15,7 +15,7 @@ from nca_gen.io import images
 from nca_gen.sections import Classify
 from nca_gen.tasks.classify import Task
 from nca_gen.tasks.learner import Learner
-from nca_gen.verbs import classify, classify_cells, classify_tables
+from nca_gen.verbs import cells, classify, classify_cells, classify_tables
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def quick(monkeypatch):
         fields = {k: v for k, v in config.task.items() if k != "name"}
         return Task(Blind(config.model.classes), Learner(**config.optimizer), **fields)
 
-    monkeypatch.setattr(classify_cells.build, "task", task)
+    monkeypatch.setattr(cells.build, "task", task)
 
 
 def config(*flags, **fields):
@@ -201,7 +201,7 @@ def test_the_table_counts(folds):
     folds = [fold._replace(classes=tuple("abcde")) for fold in folds]
     truth = [np.stack([e["label"] for e in fold.val]) for fold in folds]
 
-    def cells(rows):
+    def made(rows):
         who = [[e["patient"] for e in fold.val] for fold in folds]
         names = [[e["name"] for e in fold.val] for fold in folds]
         return [
@@ -209,7 +209,7 @@ def test_the_table_counts(folds):
             for p, t, w, n in zip(rows, truth, who, names, strict=True)
         ]
 
-    found = {"none": cells(truth), "geometric": cells([1 - t for t in truth])}
+    found = {"none": made(truth), "geometric": made([1 - t for t in truth])}
     facts = classify_tables.table(found, folds, Classify(folds=2, draws=50), False)
     best, worst = (facts["rows"][row] for row in ("none", "geometric"))
     assert best["figures"]["map"] == {"mean": 1.0, "std": 0.0, "values": [1.0, 1.0]}
@@ -247,7 +247,7 @@ def test_a_killed_table_goes_on(tmp_path, monkeypatch, capsys):
     for fold in classify_cells.divided(config(), Classify(folds=2)):
         expansion(tmp_path / f"geca_{fold.fold}/expanded", fold.fold, trained_on(fold))
     plan["expansions"] = (f"{tmp_path}/geca_{{fold}}/expanded",)
-    seen, ordinary = [], classify_cells.train
+    seen, ordinary = [], cells.train
 
     def counted(config, workdir, **given):
         seen.append((config.cell.row, config.cell.fold, config.task.augment, len(given["splits"]["train"])))
@@ -255,7 +255,7 @@ def test_a_killed_table_goes_on(tmp_path, monkeypatch, capsys):
             raise SystemExit(143)
         return ordinary(config, workdir, **given)
 
-    monkeypatch.setattr(classify_cells, "train", counted)
+    monkeypatch.setattr(cells, "train", counted)
     with pytest.raises(SystemExit):
         classify.classify(config(**plan), tmp_path / "run")
     assert not (tmp_path / "run/table.json").exists()
