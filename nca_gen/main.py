@@ -32,7 +32,7 @@ modes
   segment    train segmenters on images with label maps, and on generated ones beside them; compare them
   study      one table of several runs: how good, how large, how fast
   readers    serve pairs of a real and a synthetic picture to people who say which is real; report how often they can
-  tables     URCDM's tables of scores, for a folder of real slides and folders of generated slides or images
+  tables     tables of scores, as in URCDM of real slides and generated ones, as in CA-LDM of volumes
   describe   parameters, reach, FLOP and memory of the model; with --for=h100:8 whether it fits there, and for how long
   bench      time and peak memory of a training step and of sampling
   check      read the data set through; say what is in it and what is wrong with it

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from annotated_types import Ge, Gt, Interval, Len, MaxLen, MinLen, Predicate
 
 from nca_gen.errors import UserError, unknown
-from nca_gen.ranges import Count, Natural, OneOf, Seed, Share, SomeOf
+from nca_gen.ranges import Count, Natural, OneOf, Positive, Seed, Share, SomeOf
 
 Split = Annotated[str, OneOf(("train", "val", "test"))]
 MIRRORS = ("all", "none", "horizontal", "vertical", "depth")
@@ -300,6 +300,9 @@ class Tables(NamedTuple):
     ``n`` patches of ``patch`` pixels at each of so many ``magnifications``, from the full size on each coarser by
     ``factor``; of places of which a share of ``tissue`` is stained. ``crops``: patches of pFID. ``fid_by``, ``ip_by``:
     extractors of FID and pFID, and of IP and IR, whose balls reach to the ``k``-th neighbour.
+
+    Where ``real`` holds volumes, ``generated`` does too, and these are their tables (CA-LDM's): ``fid_by`` is the
+    extractor of the FID of slices, ``volume_by`` that of FID-2.5D ("" leaves it out), in voxels of ``mm``.
     """
 
     real: str = ""
@@ -314,6 +317,8 @@ class Tables(NamedTuple):
     fid_by: Extractor = "inception"
     ip_by: Extractor = "vgg16"
     k: Count = 3
+    volume_by: Annotated[str, OneOf(("", *EXTRACTORS))] = "radimagenet-resnet50"
+    mm: Positive = 1.0
 
 
 class Export(NamedTuple):

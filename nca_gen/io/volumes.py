@@ -102,6 +102,12 @@ class Volumes:
                 )
         return (len(self), *first)
 
+    def some(self, at: Sequence[int]) -> Volumes:
+        """The volumes at these places, with their notes."""
+        shapes, names = tuple(self.shapes[i] for i in at), tuple(self.names[i] for i in at)
+        mpp, name = tuple(self.mpp[i] for i in at) if self.mpp else (), f"{self.digest} {[*at]}"
+        return Volumes(lambda i: self.read(at[i]), shapes, name, names, self.notes, mpp)
+
     def __getitem__(self, index: Any) -> Float[np.ndarray, "*N D H W C"]:
         """One volume, or several on one another."""
         at = np.arange(len(self))[index]

@@ -61,12 +61,7 @@ def groups(volumes: Any) -> list[Any]:
     same: dict[tuple[int, ...], list[int]] = {}
     for i, shape in enumerate(volumes.shapes):
         same.setdefault(shape, []).append(i)
-    return [_some(volumes, at) for at in same.values()]
-
-
-def _some(volumes: Volumes, at: list[int]) -> Volumes:
-    shapes, names = tuple(volumes.shapes[i] for i in at), tuple(volumes.names[i] for i in at)
-    return Volumes(lambda i: volumes.read(at[i]), shapes, f"{volumes.digest} {at}", names)
+    return [volumes.some(at) for at in same.values()]
 
 
 def plane(volumes: Any, axis: int, *, name: str, layer: str, what: str = "slices", **how: Any) -> fid.Stats:

@@ -1,7 +1,8 @@
 """--mode=tables: tables 1 and 3 of URCDM (Cechnicka et al. 2024, MICCAI) for a folder of real slides and any rivals.
 
 A row a folder of generated slides or images: FID, patch FID, IP and IR, all against the same real slides. What these
-are is in :mod:`nca_gen.verbs.tables_measures`, where patches lie in :mod:`nca_gen.verbs.tables_patches`.
+are is in :mod:`nca_gen.verbs.tables_measures`, where patches lie in :mod:`nca_gen.verbs.tables_patches`. Of a folder of
+real volumes it is table 1 of CA-LDM: :mod:`nca_gen.verbs.tables_volumes`.
 
 In the workdir: ``tables.html``, ``tables.json`` and ``tables.csv``; and ``measured.json``, from which a second start
 takes what is done.
@@ -12,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,11 +35,10 @@ from nca_gen.sections import Tables
 from nca_gen.verbs import tables_measures as measures
 from nca_gen.verbs import tables_page as page
 from nca_gen.verbs import tables_patches as cut
+from nca_gen.verbs import tables_volumes as of_volumes
 from nca_gen.verbs.tables_measures import Measured, Set
+from nca_gen.verbs.tables_rows import CONFIG, FLOOR, MEASURED, half, systems
 
-CONFIG, MEASURED = "config.json", "measured.json"
-FLOOR = "real (other half)"
-OWN = ("real", FLOOR, "all rows")  # names that are ours
 SHOWN, THUMB = 6, 160  # patches of each magnification in the picture of a row, and their side
 
 
@@ -69,6 +68,8 @@ def tables(config: Any, workdir: str | Path) -> dict[str, Any]:
     plan, seed, folder = Tables(**build.fields(config, "tables")), int(config.seed), Path(workdir)
     if (before := files.read_object(folder / CONFIG)) and not before.keys() <= {"tables", "seed"}:
         raise UserError(f"{folder} is what a run is kept in; choose another --workdir for tables")
+    if plan.real and of_volumes.are(plan.real):
+        return of_volumes.tables(plan, seed, folder)
     networks = {r.extractor: features.protocol(r.extractor) for r in measures.requests(plan).values()}
     real = halved(opened("--tables.real", plan.real), plan, seed)
     rows = {FLOOR: real.other} if real.other else {}
@@ -105,15 +106,6 @@ def tables(config: Any, workdir: str | Path) -> dict[str, Any]:
 
 
 # Folders.
-
-
-def systems(generated: Sequence[str]) -> dict[str, str]:
-    """Folders by the names of their rows, of words NAME=DIR. Raises UserError for a name that comes twice."""
-    pairs = [one.partition("=")[::2] for one in generated]
-    count = Counter([*(name.strip() for name, _ in pairs), *OWN])
-    if twice := [name for name, n in count.items() if n > 1]:
-        raise UserError(f"--tables.generated: {twice[0]!r} is the name of more than one row: give each its own")
-    return {name.strip(): path for name, path in pairs}
 
 
 def opened(field: str, path: str) -> Any:
@@ -156,22 +148,6 @@ def part(real: Slides, names: Sequence[str], chosen: Bool[np.ndarray, " n"]) -> 
     digest = hashlib.sha256(real.digest.encode() + chosen.tobytes()).hexdigest()
     some = tuple(slide for slide, taken in zip(real.slides, chosen, strict=True) if taken)
     return replace(real, slides=some, digest=digest), [n for n, taken in zip(names, chosen, strict=True) if taken]
-
-
-def half(people: Sequence[str], seed: int) -> Bool[np.ndarray, " n"]:
-    """Which slides are of the first half: no patient is in both, and the halves have as many slides as that allows.
-
-    Patients come by their number of slides, those of one number by ``seed``, each to the half that has fewer by then.
-    """
-    count = Counter(people)
-    names = sorted(count)
-    shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    sizes, first = [0, 0], set()
-    for name in sorted(shuffled, key=lambda name: -count[name]):
-        side = int(sizes[1] < sizes[0])
-        sizes[side] += count[name]
-        first |= {name} if side == 0 else set()
-    return np.array([name in first for name in people])
 
 
 # Numbers.
