@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from nca_gen.contracts import Figure, Page, Part, Pipeline, Table
 from nca_gen.data.labels import MAP
 from nca_gen.evaluators import pictures
+from nca_gen.evaluators.guided import COLOURS
 from nca_gen.evaluators.held import Held
 from nca_gen.io import images
 from nca_gen.metrics import segmentation
@@ -20,10 +21,6 @@ from nca_gen.sections import Outline
 from nca_gen.tiling.segments import predictions, segmented
 
 SHOWN = 6  # patches in a row
-COLOURS = np.array(  # of classes from 1 on, over again where there are more; told apart by most (Okabe & Ito 2008)
-    [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)],
-    np.float32,
-)
 
 
 def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequence[Outline] = ("dice", "iou")) -> Page:
@@ -81,6 +78,6 @@ def shown(part: Part, data: Held, path: Path) -> None:
 
 def coloured(grey: UInt8[np.ndarray, "N *T 3"], classes: Int[np.ndarray, " N *T"]) -> UInt8[np.ndarray, "N *T 3"]:
     """Pictures half as bright, half in the colours of their ``classes``; class 0, and what is not known, is grey."""
-    colour: Float[np.ndarray, "..."] = COLOURS[np.maximum(classes - 1, 0) % len(COLOURS)]
+    colour = np.array(COLOURS, np.float32)[np.maximum(classes, 0) % len(COLOURS)]
     mixed = (grey.astype(np.float32) + colour) / 2
     return np.where((classes > 0)[..., None], mixed.round(), grey).astype(np.uint8)

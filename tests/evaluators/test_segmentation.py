@@ -13,7 +13,7 @@ from nca_gen import build
 from nca_gen.contracts import Part
 from nca_gen.data.source import Source, Splits
 from nca_gen.errors import UserError
-from nca_gen.evaluators import segmentation
+from nca_gen.evaluators import guided, segmentation
 from nca_gen.evaluators.held import Held
 from nca_gen.io import images
 from nca_gen.runtime import run
@@ -78,8 +78,8 @@ def test_maps_below_the_pictures(tmp_path):
     image, truth, said = (shown[at : at + 16, :16].astype(int) for at in (0, 18, 36))
     assert np.unique(image[:4]).tolist() == [0]
     assert np.unique(truth[:4]).tolist() == np.unique(said[:4]).tolist() == [0]
-    np.testing.assert_allclose(said[5, 0], (128 + segmentation.COLOURS[0]) / 2, atol=1)
-    np.testing.assert_allclose(said[15, 0], (240 + segmentation.COLOURS[1]) / 2, atol=1)
+    np.testing.assert_allclose(said[5, 0], (128 + np.array(guided.COLOURS[1])) / 2, atol=1)
+    np.testing.assert_allclose(said[15, 0], (240 + np.array(guided.COLOURS[2])) / 2, atol=1)
     assert shown.shape[:2] == (3 * 18 - 2, 4 * 18 - 2)
     lower = [(shown[18 + 10, c] != shown[36 + 10, c]).any() for c in (0, 18, 36, 54)]
     assert sorted(lower) == [False, False, True, True]  # where the truth is a row lower than what is said
