@@ -89,8 +89,12 @@ def figure(spec: str, classes: int) -> Figure:
 def heading(spec: str, names: Sequence[str]) -> str:
     """The figure ``spec`` in words, of classes with these ``names``: "IoU vein"; numbers where there are several."""
     one, title = figure(spec, len(names)), {"dice": "Dice", "iou": "IoU", "mad": "MAD"}[spec.partition(":")[0]]
-    which = spec.partition(":")[2]
-    return f"{title} {which if one.name == 'mad' or len(one.of) > 1 else names[one.of[0]]}" if which else title
+    if ":" not in spec:
+        return title
+    if len(one.of) == 1:
+        return f"{title} {one.of[0] if one.name == 'mad' else names[one.of[0]]}"
+    row = one.of == tuple(range(one.of[0], one.of[-1] + 1))
+    return f"{title} {f'{one.of[0]} to {one.of[-1]}' if row else spec.partition(':')[2]}"
 
 
 def measured(truth: Num[np.ndarray, "*T"], said: Num[np.ndarray, "*T"], classes: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from nca_gen.sections import Segment
 from nca_gen.verbs.classify_tables import p_value, spread
 
 BASELINE = "real"
+FEW = 10  # patients, below which an interval over them says little
 Values = Float64[np.ndarray, " N"]
 """A figure of every image or volume that a training was judged on."""
 
@@ -44,6 +45,10 @@ def table(
             "seconds": sum(result["seconds"] for result in some),
         }
     who = [[one["patient"] for one in result["rows"]] for result in results[BASELINE]]
+    if (n := len({patient for some in who for patient in some})) < FEW:
+        notes.append(
+            f"only {n} patient{'s are' if n > 1 else ' is'} judged: what other patients would give is not known"
+        )
     for row in rows.keys() - {BASELINE}:
         rows[row]["against"] = {
             spec: compared(figures[row][spec], figures[BASELINE][spec], who, counts, plan) for spec in plan.figures

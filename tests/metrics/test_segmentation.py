@@ -103,6 +103,7 @@ def test_an_image_has_lines_for_surfaces():
         ("dice", seg.Figure("dice", (1, 2, 3)), "Dice"),
         ("iou:2", seg.Figure("iou", (2,)), "IoU vein"),
         ("dice:1+3", seg.Figure("dice", (1, 3)), "Dice 1+3"),
+        ("dice:1+2+3", seg.Figure("dice", (1, 2, 3)), "Dice 1 to 3"),
         ("mad", seg.Figure("mad", (0, 1, 2)), "MAD"),
         ("mad:2", seg.Figure("mad", (2,)), "MAD 2"),
     ],

@@ -150,6 +150,7 @@ def test_the_table_counts():
     assert worst["figures"]["mad"]["mean"] == 2
     below = [16 - 9 - i % 3 for i in range(4)]
     assert worst["figures"]["iou:2"]["mean"] == pytest.approx(np.mean([(n - 2) / n for n in below]))
+    assert facts["notes"] == ["only 2 patients are judged: what other patients would give is not known"]
     test = best["against"]["mad"]
     assert (test["patients"]["difference"], test["trainings"]["difference"]) == (-2, -2)
     assert test["patients"]["p"] == pytest.approx(2 / 51)
