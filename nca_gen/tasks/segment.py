@@ -90,6 +90,10 @@ class Task:
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate}
         return State(state.step + 1, params, ema, optimizer), metrics
 
+    def inherits(self, params: PyTree) -> PyTree:
+        """All of ``params``."""
+        return params
+
     def begin(self, state: State, params: PyTree) -> State:
         """``state`` with ``params``, of which the average begins too."""
         return state._replace(params=params, ema=jax.tree.map(jnp.copy, params))

@@ -85,6 +85,10 @@ def test_a_step_and_its_average():
     np.testing.assert_allclose(after.ema["w"], 0.1 * state.params["w"] + 0.9 * after.params["w"], rtol=1e-5)
     assert mine.eval_params(after) is after.ema
     assert {"loss", "grad_norm", "lr"} == metrics.keys()
+    other = mine.begin(state, mine.inherits(mine.eval_params(after)))  # begins, and averages, from another run
+    np.testing.assert_array_equal(other.params["w"], after.ema["w"])
+    np.testing.assert_array_equal(other.ema["w"], after.ema["w"])
+    assert int(other.step) == 0
 
 
 def test_nonsense_is_refused():
