@@ -81,18 +81,19 @@ class Model(vq_vae.Model):
 
         def put(out: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
             start, first = at
-            new = self.opened(params, cut(z, start, k, 1))
+            new = self.opened(params, cut(z, start, k, 1), lean=True)
             new = jnp.where(start + slices >= first, new, cut(out, start, k, 1))  # a later window puts its own there
             return jax.lax.dynamic_update_slice_in_dim(out, new, start, 1), None
 
         like = jax.eval_shape(lambda z: self.slices.decode(params["slices"], z), z)
         return jax.lax.scan(put, jnp.zeros(like.shape, like.dtype), (starts, firsts))[0]
 
-    def opened(self, params: dict, z: Float[Array, "B k h w L"]) -> Float[Array, "B k H W C"]:
-        """The slices of windows of latents, which are quantised here."""
+    def opened(self, params: dict, z: Float[Array, "B k h w L"], lean: bool = False) -> Float[Array, "B k H W C"]:
+        """The slices of windows of latents, which are quantised here. ``lean``: where no gradient is taken, in less
+        memory."""
         q = self.book.apply(params["slices"]["codebook"], z)[0]
         decoder = merged(params["slices"]["decoder"], params["adaptors"])
-        return self.mixed.apply(decoder, affine(params["slices"]["post_quant_conv"], q))
+        return self.mixed.apply(decoder, affine(params["slices"]["post_quant_conv"], q), lean)
 
     def rebuild(self, params: dict, image: Float[Array, "B D H W C"], key: Key[Array, " B"]) -> Rebuilt:
         """All slices of each window."""

@@ -7,6 +7,7 @@ CA-LDM (MICCAI 2024) has its halves, without moments, and a decoder that mixes n
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from math import gcd, prod
 from typing import Any
@@ -77,6 +78,43 @@ def conv(width: int, taps: int, dtype: Any, name: str | None = None, ndim: int =
     return modules.Conv(width, (taps,) * ndim, **{"padding": taps // 2} | more, dtype=dtype, name=name)
 
 
+def enlarged(
+    x: Float[Array, "B h w I"], kernel: Float[Array, "3 3 I C"], bias: Float[Array, " C"], dtype: Any
+) -> Float[Array, "B H W C"]:
+    """A convolution of ``x`` twice as large, each place four pixels, from ``x`` itself: 4 products of 9.
+
+    Along an axis, of three taps the first two of an odd pixel lie in one place, and the last two of an even one.
+    """
+    k = jnp.asarray(kernel, jnp.float32)
+    for axis in (0, 2):  # each becomes: even or odd, taps
+        a, b, c = jnp.split(k, 3, axis)
+        even, odd = jnp.concatenate([a, b + c], axis), jnp.concatenate([a + b, c], axis)
+        k = jnp.stack([even, odd], axis)
+    k = k.transpose(1, 3, 4, 0, 2, 5).reshape(2, 2, x.shape[-1], -1)
+    padded = jnp.pad(x.astype(dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    names = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(padded, k.astype(dtype), (1, 1), "VALID", dimension_numbers=names)
+    B, h, w, _ = x.shape
+    y = y.reshape(B, h + 1, w + 1, 2, 2, -1)
+    rows = [jnp.stack([y[:, i : i + h, j : j + w, i, j] for j in (0, 1)], 3) for i in (0, 1)]
+    return jnp.stack(rows, 2).reshape(B, 2 * h, 2 * w, -1) + bias.astype(dtype)
+
+
+def one_by_one(f: Callable[[Array], Array], x: Float[Array, "B *S C"]) -> Float[Array, "B *T D"]:
+    """``f`` of every image by itself, in the place of the image where that has its size."""
+    like, y = jax.eval_shape(f, x[:1]), x
+    inside = (like.shape, like.dtype) == (x[:1].shape, x.dtype)
+    if not inside:
+        # What is to hold the images waits for x, or XLA would have room for those of all layers at once.
+        y, x = jax.lax.optimization_barrier((jnp.zeros((len(x), *like.shape[1:]), like.dtype), x))
+
+    def put(i: Array, y: Array) -> Array:
+        one = jax.lax.dynamic_slice_in_dim(y if inside else x, i, 1)
+        return jax.lax.dynamic_update_slice_in_dim(y, f(one), i, 0)
+
+    return jax.lax.fori_loop(0, len(x), put, y)
+
+
 class Adaptor(modules.Module):
     """a y + (1 - a) x, where y is a convolution of ``slices`` images that lie one behind the other in the batch.
 
@@ -101,21 +139,26 @@ class Adaptor(modules.Module):
 class Resnet(nn.Module):
     """x + two convolutions of it, each after norm and SiLU; where the width changes, x through a 1 x 1 one.
 
-    ``slices``, not 0: behind it an :class:`Adaptor` of so many.
+    ``slices``, not 0: behind it an :class:`Adaptor` of so many. ``lean``: images go through the rest one by one.
     """
 
     width: int
     groups: int
     dtype: Any
     slices: int = 0
+    lean: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W _"]) -> Float[Array, "B H W C"]:
         y = x
-        for i in (1, 2):
-            y = nn.silu(Norm(self.groups, name=f"norm{i}")(y))
-            y = conv(self.width, 3, self.dtype, f"conv{i}")(y)
-        y = y + (x if x.shape == y.shape else conv(self.width, 1, self.dtype, "conv_shortcut")(x))
+        if self.lean:
+            alone, own = Resnet(self.width, self.groups, self.dtype, parent=None), {"params": self.variables["params"]}
+            y = one_by_one(lambda one: jnp.asarray(alone.apply(own, one)), x)
+        else:
+            for i in (1, 2):
+                y = nn.silu(Norm(self.groups, name=f"norm{i}")(y))
+                y = conv(self.width, 3, self.dtype, f"conv{i}")(y)
+            y = y + (x if x.shape == y.shape else conv(self.width, 1, self.dtype, "conv_shortcut")(x))
         return Adaptor(self.slices, self.groups, self.dtype, name="adaptor")(y) if self.slices else y
 
 
@@ -143,13 +186,15 @@ class Middle(nn.Module):
     dtype: Any
     attention: bool
     slices: int = 0
+    lean: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        x = Resnet(x.shape[-1], self.groups, self.dtype, self.slices, name="resnets.0")(x)
+        block = partial(Resnet, x.shape[-1], self.groups, self.dtype, self.slices, self.lean)
+        x = block(name="resnets.0")(x)
         if self.attention:
             x = Attention(self.groups, self.dtype, name="attentions.0")(x)
-        return Resnet(x.shape[-1], self.groups, self.dtype, self.slices, name="resnets.1")(x)
+        return block(name="resnets.1")(x)
 
 
 class Down(nn.Module):
@@ -180,13 +225,17 @@ class Up(nn.Module):
     dtype: Any
     last: bool
     slices: int = 0
+    lean: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w _"]) -> Float[Array, "B H W C"]:
         for i in range(self.layers):
-            x = Resnet(self.width, self.groups, self.dtype, self.slices, name=f"resnets.{i}")(x)
+            x = Resnet(self.width, self.groups, self.dtype, self.slices, self.lean, name=f"resnets.{i}")(x)
         if self.last:
             return x
+        if self.lean:
+            own = self.variables["params"]["upsamplers.0.conv"]
+            return one_by_one(lambda one: enlarged(one, own["kernel"], own["bias"], self.dtype), x)
         return conv(self.width, 3, self.dtype, "upsamplers.0.conv")(x.repeat(2, 1).repeat(2, 2))
 
 
@@ -214,7 +263,8 @@ class Decoder(nn.Module):
     """From the latent to the image; one block a level more than the encoder has.
 
     ``slices``, not 0: the images of a batch are so many slices each of volumes, and adaptors mix them: behind every
-    residual block, the first convolution and the last.
+    residual block, the first convolution and the last. ``lean``: parameters that are there already, and no gradient:
+    equal to rounding, in fewer products, and what is not mixed goes through one image at a time, in less memory.
     """
 
     widths: tuple[int, ...]
@@ -224,17 +274,20 @@ class Decoder(nn.Module):
     attention: bool
     dtype: Any
     slices: int = 0
+    lean: bool = False
 
     @nn.compact
     def __call__(self, z: Float[Array, "B h w _"]) -> Float[Array, "B H W C"]:
+        more = self.slices, self.lean
+
         def mixed(x: Array, name: str) -> Array:
             return Adaptor(self.slices, 0, self.dtype, name=name)(x) if self.slices else x
 
         x = mixed(conv(self.widths[-1], 3, self.dtype, "conv_in")(z), "adaptor_in")
-        x = Middle(self.groups, self.dtype, self.attention, self.slices, name="mid_block")(x)
+        x = Middle(self.groups, self.dtype, self.attention, *more, name="mid_block")(x)
         for i, width in enumerate(self.widths[::-1]):
             last = i == len(self.widths) - 1
-            x = Up(width, self.layers + 1, self.groups, self.dtype, last, self.slices, name=f"up_blocks.{i}")(x)
+            x = Up(width, self.layers + 1, self.groups, self.dtype, last, *more, name=f"up_blocks.{i}")(x)
         x = nn.silu(Norm(self.groups, name="conv_norm_out")(x))
         return mixed(conv(self.channels, 3, self.dtype, "conv_out")(x), "adaptor_out")
 
