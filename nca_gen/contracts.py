@@ -483,16 +483,20 @@ class Pipeline(Protocol):
 
 
 class Calls(NamedTuple):
-    """How often a network is asked for one picture: for ``patches`` of a ``shape`` [*S, C], ``each`` so many times."""
+    """How often a network is asked for one picture: for ``patches`` of a ``shape`` [*S, C], ``each`` so many times.
+
+    ``ask``: what is asked of one that is no denoiser, a function of its parameters and of patches [B, *S, C].
+    """
 
     patches: int
     each: int
     shape: tuple[int, ...]
+    ask: Callable[[PyTree, Array], Array] | None = None
 
 
 @runtime_checkable
 class Counted(Pipeline, Protocol):
-    """A pipeline that draws pictures patch by patch, and knows before it draws of how many."""
+    """A pipeline that draws pictures, or volumes, patch by patch, and knows before it draws of how many."""
 
     def calls(self, size: tuple[int, ...]) -> Mapping[str, Calls]:
         """Of every network, by its name, for a picture of ``size``; it needs nothing of ``Part.params``."""

@@ -53,7 +53,7 @@ from nca_gen.models import (
     vae_kl,
     vq_vae,
 )
-from nca_gen.pipelines import decode, gigapixel, inpaint, sample, upscale, urcdm
+from nca_gen.pipelines import ca_ldm, decode, gigapixel, inpaint, sample, upscale, urcdm
 from nca_gen.tasks import autoencode, classify, denoise, segment
 from nca_gen.tasks.learner import Learner
 
@@ -88,7 +88,7 @@ pipelines: list[type[Pipeline]] = [
     upscale.Pipeline,
     gigapixel.Pipeline,
 ]
-counted: type[Counted] = urcdm.Pipeline
+counted: list[type[Counted]] = [urcdm.Pipeline, ca_ldm.Pipeline]
 evaluators: list[Evaluator] = [
     confusion,
     films,

@@ -321,13 +321,14 @@ def save(path: str | Path, volume: Stored, geometry: Geometry | None = None, mod
         raise ValueError(f"{name}: volumes are written as .nii, .nii.gz, .npy, .zarr, .dcm or .dicom{more}")
 
 
-def planes(volume: Num[np.ndarray, "D H W C"], gap: int = 2) -> UInt8[np.ndarray, "h w K"]:
+def planes(volume: Stored, gap: int = 2) -> UInt8[np.ndarray, "h w K"]:
     """The three middle planes side by side, as a picture: across D (``H x W``), across H (``D x W``), across W
     (``D x H``); white below those that are less high."""
-    shown = images.picture(np.asarray(volume))
-    middles = [shown.take(side // 2, axis) for axis, side in enumerate(shown.shape[:3])]
+    boxes = [[slice(None)] * axis + [slice(n // 2, n // 2 + 1)] for axis, n in enumerate(volume.shape[:3])]
+    parts = [volume[(*box, *WHOLE[len(box) :])] for box in boxes]
+    middles = [images.picture(part.squeeze(axis)) for axis, part in enumerate(map(np.asarray, parts))]
     height, width = max(len(plane) for plane in middles), sum(plane.shape[1] + gap for plane in middles) - gap
-    out, left = np.full((height, width, shown.shape[-1]), 255, np.uint8), 0
+    out, left = np.full((height, width, middles[0].shape[-1]), 255, np.uint8), 0
     for plane in middles:
         out[: len(plane), left : left + plane.shape[1]] = plane
         left += plane.shape[1] + gap

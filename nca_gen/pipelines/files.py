@@ -18,6 +18,8 @@ from nca_gen.data.source import Splits
 from nca_gen.errors import UserError
 from nca_gen.io import images, space, volumes
 from nca_gen.io import write as disk
+from nca_gen.io.geometry import Geometry
+from nca_gen.io.stored import Stored
 from nca_gen.ranges import OneOf, Positive
 
 FORMATS = {"nifti": ".nii.gz", "opt": ".dcm", "ct": ".dicom", "mr": ".dicom", "zarr": ".ome.zarr"}  # of volumes
@@ -49,14 +51,25 @@ def write(
     """
     dtype, sizes = np.dtype(dtype or np.uint8), sides(mpp, sample.ndim - 1)
     if sample.ndim == 4:
-        deep = np.uint16 if form in DICOM else np.float32
-        stored = images.from_float(np.clip(sample, -1, 1), np.uint8 if dtype == np.uint8 else deep)
-        image(stem.with_name(f"{stem.name}.png"), volumes.planes(stored))
-        path = stem.with_name(f"{stem.name}{FORMATS[form]}")
-        volumes.write(path, stored, sizes, form.upper())
-        return path
+        voxels: Any = images.from_float(np.clip(sample, -1, 1), depth(dtype, form))
+        return volume(stem, voxels, sizes, form)
     stored = images.from_float(np.clip(sample, -1, 1) if dtype.kind == "f" else sample, dtype)
     return image(stem.with_name(f"{stem.name}{suffix(dtype, stored.shape[-1])}"), stored, sizes)
+
+
+def depth(dtype: Any, form: str) -> np.dtype:
+    """Of the voxels of a volume that is to have ``dtype``, in a file of ``form``; see :func:`write`."""
+    deep = np.uint16 if form in DICOM else np.float32
+    return np.dtype(np.uint8 if np.dtype(dtype or np.uint8) == np.uint8 else deep)
+
+
+def volume(stem: Path, stored: Stored, sizes: space.Sizes, form: str) -> Path:
+    """Writes a volume as it is stored, a few slices at a time, and a picture of its middle planes; whole or not at
+    all."""
+    image(stem.with_name(f"{stem.name}.png"), volumes.planes(stored))
+    path = stem.with_name(f"{stem.name}{FORMATS[form]}")
+    volumes.save(path, stored, Geometry.of_sizes(sizes) if sizes else None, form.upper())
+    return path
 
 
 def image(path: Path, stored: np.ndarray, mpp: Sequence[int | float] = ()) -> Path:

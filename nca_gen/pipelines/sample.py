@@ -20,8 +20,8 @@ class Pipeline:
     """Samples of the part "model", any denoiser. ``torus``: samples without an edge, of cells that know a border.
 
     ``dtype``: of their values in files; ``mpp``: micrometres of a pixel, for all axes or for each. Where these are left
-    open, training fills in what its data have. ``volume_format``: of volumes, NIfTI, DICOM (a file of OCT, or a folder of CT
-    or MR slices) or OME-Zarr.
+    open, training fills in what its data have. ``volume_format``: NIfTI, DICOM (a file of OCT, or a folder of CT or MR
+    slices) or OME-Zarr.
     """
 
     parts: Parts

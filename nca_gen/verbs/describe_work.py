@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
 
 from nca_gen import arrays, devices
 from nca_gen.contracts import Autoencoder, Classifier, Denoiser
@@ -52,6 +54,13 @@ def examples(task: Any, n: int, size: tuple[int, ...], grid: Mesh | None = None)
         name: jax.ShapeDtypeStruct(shape, kind.get(name, jnp.float32), sharding=lay(shape))
         for name, shape in shapes.items()
     }
+
+
+def asked_gflop(model: Any, shape: tuple[int, ...], ask: Callable[[PyTree, Array], Array]) -> float:
+    """GFLOP (matrix products) of ``ask``, a function of the parameters of ``model`` and of one input of ``shape``."""
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    return matmul_flop(jax.make_jaxpr(ask)(params, x).jaxpr) / 1e9
 
 
 def call_gflop(task: Any, shape: tuple[int, ...]) -> float:

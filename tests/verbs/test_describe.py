@@ -231,5 +231,28 @@ def test_a_slide_by_the_published_cascade(monkeypatch):
     assert known["hours"] == pytest.approx({fleet: exaflop * 1e18 / rate / 3600 for fleet, rate in rates.items()})
 
 
+@pytest.mark.slow
+def test_a_volume_of_ca_ldm(capsys):
+    """By the paper's steps and windows 34 PFLOP: 200 of 9.69 TFLOP, 512 x 200 of 0.200, 508 of 22.8; by default 3.5."""
+    volumes = lambda forms: [
+        s._replace(config=override(s.config, [])) for s in stages(f"{ROOT}/configs/ca_ldm.py{forms}")
+    ]
+    known = describe_slide.work(volumes(":published"))
+    rows = {row["network"]: (row["patches"], row["each"], row["gflop_per_call"]) for row in known["networks"]}
+    figures = {"diff3d": (1, 200, 9690), "refiner": (512, 200, 200), "model": (508, 1, 22_830), "nhae": (1, 1, 48.2)}
+    assert {name: row[:2] for name, row in rows.items()} == {name: row[:2] for name, row in figures.items()}
+    for name, row in rows.items():
+        assert row[2] == pytest.approx(figures[name][2], rel=0.002)
+    petaflop = sum(patches * each * gflop for patches, each, gflop in rows.values()) / 1e6
+    assert 1000 * known["exaflop"] == pytest.approx(petaflop)
+    assert petaflop == pytest.approx(34, abs=0.1)
+    assert known["hours"]["h100:1"] == pytest.approx(petaflop * 1e15 / (989e12 * 0.4) / 3600, rel=1e-4)
+    known = describe_slide.work(volumes(""))
+    assert 3.4e-3 < known["exaflop"] <= 3.5e-3
+    describe_slide.show(known)
+    assert "a volume of 512x512x512 voxels" in (out := capsys.readouterr().out)
+    assert "on 1 x H100 SXM5: 3.47 PFLOP, 8.8 s at 40% of its products" in out
+
+
 def test_only_what_is_drawn_patch_by_patch_is_counted():
     assert describe_slide.work(whole("lrdm,smoke")) is None

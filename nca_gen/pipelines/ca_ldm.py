@@ -1,0 +1,373 @@
+"""Volumes by a latent of the whole, those of its slices, and a decoder of several slices (CA-LDM: Huang et al. 2024).
+
+A volume is drawn in four steps. The part "diff3d" draws the latent of the whole, from which "nhae" says one for each
+slice; "refiner" draws each of these anew, told what was said of it; windows of them are decoded by "model". The first
+two need the whole, which is small. The others take a few slices at a time, so their memory does not grow with the
+volume, and devices and hosts share the slices.
+
+On disk every slice is a file, so what is killed anywhere goes on to the same volume. The noise of a slice is a hash of
+the seed and the number of the slice, so neither batches nor the number of devices and hosts change it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Key, PyTree
+
+from nca_gen import arrays, devices, hosts, screen
+from nca_gen.contracts import Calls, Condition, Part, Parts
+from nca_gen.data import latents
+from nca_gen.diffusion import samplers
+from nca_gen.errors import UserError
+from nca_gen.io import images, write
+from nca_gen.io.stored import Stack, Stored
+from nca_gen.models import multislice, nhae
+from nca_gen.models.multislice import Window, windows
+from nca_gen.pipelines import files, sampling
+from nca_gen.pipelines.sampling import Settings
+from nca_gen.ranges import Count
+
+DIFFUSES = ("diff3d", "refiner")
+WHOLE, SLICES = 0, 1  # what a key draws
+SAID = "said.npy"  # latents of slices, as the latent of the whole says them
+
+
+class Scale(NamedTuple):
+    """Mean and deviation of each channel of the latents that a network learned, by which they are standardised."""
+
+    mean: Float[np.ndarray, " L"]
+    std: Float[np.ndarray, " L"]
+
+    @classmethod
+    def of(cls, part: Part) -> Scale:
+        """Of the latents of a trained part. Raises UserError where they are gone, or were never all encoded."""
+        scale = latents.index(part.config.data.path)["scale"]
+        return cls(np.array(scale["mean"], np.float32), np.array(scale["std"], np.float32))
+
+    def raw(self, x: Float[np.ndarray, "*S L"]) -> Float[np.ndarray, "*S L"]:
+        """Latents of standardised ones."""
+        return x * self.std + self.mean
+
+    def standard(self, z: Float[np.ndarray, "*S L"]) -> Float[np.ndarray, "*S L"]:
+        """The inverse of :meth:`raw`."""
+        return (z - self.mean) / self.std
+
+
+def lighter(part: Part, dtype: str) -> Part:
+    """``part`` with its kernels in the type of its products, as which they are read all the same."""
+    cast = lambda path, x: x.astype(dtype) if path[-1].key == "kernel" else x
+    return replace(part, params=jax.tree.map_with_path(cast, part.params)) if dtype == "bfloat16" else part
+
+
+def local() -> Mesh:
+    """The devices of this host."""
+    return devices.mesh(jax.local_devices(), len(jax.local_devices()))
+
+
+# The four steps, each a compiled program.
+
+
+@cache
+def saying(model: nhae.Model) -> Any:
+    """(params, z [1, d, h, w, L]) -> the latents of slices [1, D, h, w, L]."""
+    return jax.jit(model.latents)
+
+
+@cache
+def refining(task: Any, settings: Settings, grid: Mesh) -> Any:
+    """The way from noise to latents of slices, each by itself, as many as ``grid`` has devices or a multiple of that.
+
+    (params, keys as words [B, 2], context [B, h, w, L]) -> [B, h, w, L]; both are standardised.
+    """
+    model, process, codec = settings.stage(task.model).inference(), task.process, task.codec
+    how = settings.sampler, settings.clip, settings.guidance, settings.heredity
+    run, times = sampling.stretch(model, process, codec, *how), process.times(settings.steps)
+
+    def refine(params: PyTree, words: Array, context: Array) -> Array:
+        key = jax.random.wrap_key_data(words, impl="threefry2x32")
+        told = {"image": codec.encode(context)}
+        noise = samplers.initial_noise(key, told["image"].shape[1:-1], model.reads)
+        return codec.decode(run(params, samplers.begin(noise), jnp.asarray(times), key, told).x)
+
+    lay = P(devices.AXES)
+    return jax.jit(jax.shard_map(refine, mesh=grid, in_specs=(P(), lay, lay), out_specs=lay, check_vma=False))
+
+
+@cache
+def decoding(model: multislice.Model, mixed: bool, grid: Mesh) -> Any:
+    """(params, latents of windows [B, k, h, w, L]) -> their slices [B, k, H, W, C], a window on each device at once."""
+    lay, decode = P(devices.AXES), partial(model.opened, lean=True) if mixed else partial(apart, model)
+    return jax.jit(jax.shard_map(decode, mesh=grid, in_specs=(P(), lay), out_specs=lay, check_vma=False))
+
+
+def apart(model: multislice.Model, params: PyTree, z: Float[Array, "B k h w L"]) -> Float[Array, "B k H W C"]:
+    """The slices of latents, each decoded by itself."""
+    return model.slices.decode(params["slices"], z)
+
+
+def keys(key: Key[Array, " 1"], slices: Sequence[int]) -> Key[Array, " n"]:
+    """One for each slice, of its number and ``key`` alone."""
+    root = arrays.fold(key, SLICES)[0]
+    return jax.vmap(lambda d: jax.random.fold_in(root, d))(np.array(slices, np.uint32))
+
+
+def filled(rows: Sequence[Any], n: int) -> list[Any]:
+    """``rows``, the last over again until there are ``n``: one program for any number."""
+    return [*rows, *[rows[-1]] * (n - len(rows))]
+
+
+def finite(x: np.ndarray, name: str) -> np.ndarray:
+    """``x``. Raises UserError where what the part ``name`` drew is no number."""
+    if not np.isfinite(x).all():
+        raise UserError(f"the part {name} draws what is not finite: train it anew")
+    return x
+
+
+def stacked(folder: Path, shape: Sequence[int], dtype: Any) -> Stack:
+    """The slices in ``folder``, as they are there, or none yet."""
+    with write.refusals(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return Stack(folder, tuple(shape), np.dtype(dtype))
+
+
+# The command.
+
+
+class Share(NamedTuple):
+    """How the work on one volume is shared: ``dealt`` says what of a list this process makes, of ``count``; they
+    ``meet``, and the ``first`` makes what cannot be shared."""
+
+    dealt: Callable[[Any], Any]
+    meet: Callable[[], None]
+    count: int
+    first: bool
+
+
+def together() -> Share:
+    """By all processes."""
+    return Share(hosts.dealt, hosts.meet, jax.process_count(), hosts.first())
+
+
+ALONE = Share(lambda items: items, lambda: None, 1, True)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Volumes by the parts "diff3d", "nhae" and "refiner" and the part "model", a decoder of several slices
+    (:mod:`nca_gen.models.multislice`). Those that diffuse sample by their own ``config.sample``.
+
+    ``config.sample.n`` volumes are drawn, of ``config.sample.size`` voxels. ``keep``: slices of a window that stay, the
+    middle ones; 1 is published, and as many as a window has cost least: each slice is decoded once, those at the ends
+    of a window in sight of neighbours on one side. ``batch``: slices that are refined on each device at once.
+    ``refine``, ``mixed``: off, the latents of slices stay as the whole says them, and each slice is decoded by itself
+    (the paper's ablation). ``dtype``: of the voxels in files; ``mpp``: micrometres of a voxel, for all axes or
+    for each. Where these are left open, training fills in what its data have. ``format``: NIfTI, DICOM (a file of OCT,
+    or a folder of CT or MR slices) or OME-Zarr.
+    """
+
+    parts: Parts
+    keep: Count = 5
+    batch: Count = 16
+    refine: bool = True
+    mixed: bool = True
+    dtype: files.Depth = ""
+    mpp: files.Microns = ()
+    format: files.Format = "nifti"
+    kind: ClassVar[str] = "volumes"
+
+    @property
+    def config(self) -> Any:
+        """Of the decoder."""
+        return self.parts["model"].config
+
+    @cached_property
+    def model(self) -> multislice.Model:
+        """The decoder, in the products of ``config.sample.dtype``. UserError for another network, or for ``keep``."""
+        model = self.parts["model"].task.model
+        if not isinstance(model, multislice.Model):
+            raise UserError("config.generate.name=ca_ldm is for the run of a decoder of several slices")
+        if self.keep > model.window:
+            raise UserError(f"config.generate.keep={self.keep}: a window has {model.window} slices")
+        return Settings.of(self.config.sample).stage(model)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the parts that it needs beside "model"."""
+        return ["diff3d", "nhae", *(["refiner"] if self.refine else [])]
+
+    def opened(self, name: str) -> Part:
+        """The part ``name``. Raises UserError for one that is not trained, with the command that trains it."""
+        try:
+            return self.parts[name]
+        except (KeyError, UserError) as e:
+            raise UserError(
+                f"the part {name} is missing ({e}); train it in the forms of the others: python -m nca_gen.main "
+                f"--config=configs/ca_ldm.py:{name} --workdir=RUNS/{name}"
+            ) from e
+
+    def diffuser(self, name: str) -> tuple[Part, Settings]:
+        """A part that diffuses, and how."""
+        part = sampling.denoiser(self.opened(name))
+        # Guidance goes towards what is said of a volume, and here nothing is.
+        settings = Settings.of(part.config.sample)._replace(guidance=1.0)
+        return lighter(part, settings.dtype), settings
+
+    def title(self) -> list[str]:
+        """The size, and all else that voxels depend on but the seed, in 10 hexadecimal digits."""
+        return [*sampling.title(self.config), self.identity()]
+
+    def identity(self) -> str:
+        """Names all that the voxels depend on, beside the size and the seed."""
+        digest = hashlib.sha256(f"{self.keep} {self.refine} {self.mixed} {self.model}".encode())
+        for name in (*self.names, "model"):
+            part = self.opened(name)
+            digest.update(f"{name} {part.task.model}".encode())
+            if name in DIFFUSES:
+                how = part.task.process, part.task.codec, Settings.of(part.config.sample), Scale.of(part)
+                digest.update(f"{how}".encode())
+            for path, leaf in jax.tree.leaves_with_path(part.params):
+                digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+        return digest.hexdigest()[:10]
+
+    def places(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Sides of the latent of a volume of ``size`` voxels. Raises UserError for one that does not come out even."""
+        factor = self.opened("nhae").task.model.factor
+        if len(size) != 3 or any(side % factor for side in size):
+            raise UserError(f"config.sample.size={tuple(size)}: give three multiples of {factor}")
+        return tuple(side // factor for side in size)
+
+    def plan(self, depth: int) -> tuple[int, list[Window]]:
+        """How many slices are decoded at once, and which."""
+        k = self.model.window if self.mixed else 1
+        return k, [*windows(depth, k, self.keep if self.mixed else 1)]
+
+    def said(self, key: Key[Array, " 1"], size: tuple[int, ...]) -> Float[np.ndarray, "D h w L"]:
+        """The latents of slices that a drawn latent of the whole says."""
+        (part, settings), coder = self.diffuser("diff3d"), self.opened("nhae")
+        scale, places, space = Scale.of(part), self.places(size), part.config.mesh.space
+        [z] = sampling.images(part, arrays.fold(key, WHOLE), places, settings, batch=1, space=space)
+        return finite(np.asarray(saying(coder.task.model)(coder.params, scale.raw(z)))[0], "diff3d")
+
+    def refined(self, said: np.ndarray, key: Key[Array, " 1"], stack: Stack, share: Share, bar: screen.Bar) -> None:
+        """Draws what is missing of the latents of slices, told what the latent of the whole says of them."""
+        part, settings = self.diffuser("refiner")
+        scale, grid = Scale.of(part), local()
+        run, most = refining(part.task, settings, grid), self.batch * grid.size
+        params, missing = jax.device_put(part.params, devices.replicated(grid)), {*stack.missing}
+        bar.begin("refining", len(said), len(said) - len(missing))
+        share.meet()  # all have looked what is there
+        todo = [d for d in share.dealt(range(len(said))) if d in missing]
+        for first in range(0, len(todo), most):
+            some = todo[first : first + most]
+            rows = filled(some, most)
+            words = jax.random.key_data(keys(key, rows))
+            drawn = finite(scale.raw(np.asarray(run(params, words, scale.standard(said[rows])))), "refiner")
+            for d, z in zip(some, drawn, strict=False):
+                stack.append(d, z[None])
+            bar.advance(len(some) * share.count)
+        share.meet()
+
+    def decoded(self, z: Stored, stack: Stack, share: Share, bar: screen.Bar) -> None:
+        """Decodes what is missing of the slices, window by window."""
+        grid, (k, plan) = local(), self.plan(z.shape[0])
+        run, part = decoding(self.model, self.mixed, grid), lighter(self.parts["model"], self.model.dtype)
+        params, missing = jax.device_put(part.params, devices.replicated(grid)), {*stack.missing}
+        bar.begin("decoding", z.shape[0], z.shape[0] - len(missing))
+        share.meet()
+        todo = [some for some in share.dealt(plan) if missing.intersection(range(some.first, some.stop))]
+        for first in range(0, len(todo), grid.size):
+            some = todo[first : first + grid.size]
+            given = np.stack([z[one.start : one.start + k, :, :] for one in filled(some, grid.size)])
+            for one, slices in zip(some, finite(np.asarray(run(params, given)), "model"), strict=False):
+                own = np.clip(slices[one.first - one.start : one.stop - one.start], -1, 1)
+                stack.append(one.first, images.from_float(own, stack.dtype))
+                bar.advance(len(own) * share.count)
+        share.meet()
+
+    def made(
+        self,
+        work: Path,
+        key: Key[Array, " 1"],
+        size: tuple[int, ...],
+        dtype: Any = np.float32,
+        share: Share = ALONE,
+        bar: screen.Bar = screen.SILENT,
+    ) -> Stack:
+        """Draws the volume of ``key`` in the folder ``work``, or what is missing of it; returns its slices."""
+        file, model = work / SAID, self.model
+        self.plan(size[0])  # a volume that is no window is refused before anything is drawn
+        if share.first and not file.is_file():
+            bar.begin("drawing the latent of the whole", 1)
+            work.mkdir(parents=True, exist_ok=True)
+            said = self.said(key, size)
+            with write.whole(file) as draft:
+                np.save(draft, said)
+        share.meet()
+        z: Any = np.load(file, mmap_mode="r")
+        if self.refine:
+            stack = stacked(work / "latents", z.shape, np.float32)
+            self.refined(z, key, stack, share, bar)
+            z = stack
+        slices = stacked(work / "slices", (*size, model.image_channels), dtype)
+        self.decoded(z, slices, share, bar)
+        return slices
+
+    def draw(
+        self, key: Key[Array, " n"], size: tuple[int, ...], cond: Condition = None
+    ) -> Iterator[Float[np.ndarray, "D H W C"]]:
+        """A volume of ``size`` for each key, made in a temporary folder; each is in memory when it is yielded.
+
+        Raises UserError for a condition.
+        """
+        if cond is not None:
+            raise UserError("config.generate.name=ca_ldm draws volumes under no condition")
+        for i in range(len(key)):
+            with TemporaryDirectory() as scratch:
+                yield self.made(Path(scratch), key[i : i + 1], size)[:, :, :]
+
+    def calls(self, size: tuple[int, ...]) -> dict[str, Calls]:
+        """Of every network."""
+        places, (k, plan) = self.places(size), self.plan(size[0])
+        n, nhae = self.model.latent_channels, self.opened("nhae").task.model
+        found = {"diff3d": Calls(1, self.diffuser("diff3d")[1].steps, (*places, n))}
+        found["nhae"] = Calls(1, 1, (*places, n), nhae.latents)
+        if self.refine:
+            found["refiner"] = Calls(size[0], self.diffuser("refiner")[1].steps, (*places[1:], n))
+        decode = partial(self.model.opened, lean=True) if self.mixed else partial(apart, self.model)
+        found["model"] = Calls(len(plan), 1, (k, *places[1:], n), decode)
+        return found
+
+    def write(self, folder: Path) -> list[str]:
+        """``config.sample.n`` volumes of ``config.sample.size`` in ``folder``, and one picture of them beside it.
+
+        Volume i depends on ``config.seed`` and i alone; those that are there already are kept. Started again, it goes
+        on where it was stopped, on any number of processes: they share the slices, and the first writes the file.
+        """
+        config, [ending] = self.config, files.endings(self.kind, self.format, self.mpp)
+        n, size, sizes = config.sample.n, tuple(config.sample.size), files.sides(self.mpp, 3)
+        names = [f"{i:05d}" for i in range(n)]
+        todo = [i for i, name in enumerate(names) if not (folder / f"{name}{ending}").exists()]
+        hosts.meet()  # all have looked
+        with screen.bar(unit="slices", quiet=not hosts.first()) as bar:
+            for i in todo:
+                key, work = arrays.keys(config.seed, 1, i), folder / f".{names[i]}.part"
+                slices = self.made(work, key, size, files.depth(self.dtype, self.format), together(), bar)
+                if hosts.first():
+                    bar.begin("writing", size[0])
+                    files.volume(folder / names[i], slices, sizes, self.format)
+                    shutil.rmtree(work)
+                hosts.meet()
+        return files.beside(folder, n, 1, self.kind)
