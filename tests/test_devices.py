@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import echo
+import layers
 import numpy as np
 import painting
 import pytest
@@ -159,4 +160,13 @@ def test_two_processes_paint_one_slide(tmp_path):
     two_processes(lambda i: [echo.__file__, str(tmp_path / "two")])
     echo.write(tmp_path / "one", glass=False)
     [one], [other] = tmp_path.glob("one/*.tiff"), tmp_path.glob("two/*.tiff")
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_draw_one_volume(tmp_path):
+    """Slices are dealt to both, and windows of what the other has drawn too: the file of one process."""
+    two_processes(lambda i: [layers.__file__, str(tmp_path / "two")])
+    layers.write(tmp_path / "one")
+    one, other = (tmp_path / name / "made" / "00000.nii.gz" for name in ("one", "two"))
     assert one.read_bytes() == other.read_bytes()

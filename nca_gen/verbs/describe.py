@@ -13,6 +13,7 @@ from nca_gen import build, screen
 from nca_gen import config as configs
 from nca_gen.config import Stage
 from nca_gen.contracts import Denoiser, Local
+from nca_gen.errors import UserError
 from nca_gen.io import write
 from nca_gen.runtime import ahead, mesh, run
 from nca_gen.verbs import describe_fit, describe_slide
@@ -20,10 +21,15 @@ from nca_gen.verbs.describe_work import call_gflop, examples
 
 
 def facts(config: Any) -> dict[str, Any]:
-    """:func:`sizes`, and the memory of a training step."""
+    """:func:`sizes`, and the memory of a training step; why there is none, where training needs what is not here."""
     task = build.task(config)
-    more = {"training_batch": config.train.batch, "training_step_peak_mb": peak_mb(config, task)}
-    return sizes(config, task) | more
+    more: dict[str, Any] = {"training_batch": config.train.batch}
+    known = sizes(config, task)
+    try:
+        more["training_step_peak_mb"] = peak_mb(config, task)
+    except UserError as e:
+        more["training_step"] = str(e)
+    return known | more
 
 
 def sizes(config: Any, task: Any) -> dict[str, Any]:
@@ -95,6 +101,8 @@ def describe(config: Any, json: bool = False, devices: str = "", stages: Sequenc
         print(f"a call on {image:<8} {known['gflop_per_call']:.3f} GFLOP (matrix products)")
     if fit:
         describe_fit.show(fit)
+    elif "training_step" in known:
+        print(f"a training step    cannot be compiled: {known['training_step']}")
     else:
         peak, batch = known["training_step_peak_mb"], known["training_batch"]
         print(f"a training step    {peak:.0f} MB at batch {batch}, as compiled for this device")

@@ -11,6 +11,7 @@ import tiny
 
 from nca_gen import arrays, build
 from nca_gen.config import load, override, stages
+from nca_gen.errors import UserError
 from nca_gen.verbs import describe as verb
 from nca_gen.verbs import describe_slide
 from nca_gen.verbs.describe import describe, facts
@@ -168,6 +169,21 @@ def test_table(capsys, monkeypatch, halo, reach):
     assert any("sees" in line and reach in line for line in lines)
     assert any("16x16x3" in line and "0.123 GFLOP" in line for line in lines)
     assert any("57 MB at batch 2" in line for line in lines)
+
+
+def test_what_training_lacks_is_said_beside_the_rest(capsys, monkeypatch):
+    """Weights that are not here, say."""
+
+    def lacking(config, task):
+        raise UserError("no weights")
+
+    monkeypatch.setattr(verb, "peak_mb", lacking)
+    known = describe(shapes())
+    assert known["training_step"] == "no weights"
+    assert "training_step_peak_mb" not in known
+    out = capsys.readouterr().out
+    assert "a training step    cannot be compiled: no weights" in out
+    assert "image.perceive" in out
 
 
 @pytest.mark.slow
