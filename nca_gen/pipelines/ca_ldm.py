@@ -174,8 +174,8 @@ class Pipeline:
     of a window in sight of neighbours on one side. ``batch``: slices that are refined on each device at once.
     ``refine``, ``mixed``: off, the latents of slices stay as the whole says them, and each slice is decoded by itself
     (the paper's ablation). ``dtype``: of the voxels in files; ``mpp``: micrometres of a voxel, for all axes or
-    for each. Where these are left open, training fills in what its data have. ``format``: NIfTI, DICOM (a file of OCT,
-    or a folder of CT or MR slices) or OME-Zarr.
+    for each. Where these are left open, training fills in what its data have. ``volume_format``: NIfTI, DICOM (a file
+    of OCT, or a folder of CT or MR slices) or OME-Zarr.
     """
 
     parts: Parts
@@ -185,7 +185,7 @@ class Pipeline:
     mixed: bool = True
     dtype: files.Depth = ""
     mpp: files.Microns = ()
-    format: files.Format = "nifti"
+    volume_format: files.Format = "nifti"
     kind: ClassVar[str] = "volumes"
 
     @property
@@ -356,7 +356,7 @@ class Pipeline:
         Volume i depends on ``config.seed`` and i alone; those that are there already are kept. Started again, it goes
         on where it was stopped, on any number of processes: they share the slices, and the first writes the file.
         """
-        config, [ending] = self.config, files.endings(self.kind, self.format, self.mpp)
+        config, [ending] = self.config, files.endings(self.kind, self.volume_format, self.mpp)
         n, size, sizes = config.sample.n, tuple(config.sample.size), files.sides(self.mpp, 3)
         names = [f"{i:05d}" for i in range(n)]
         todo = [i for i, name in enumerate(names) if not (folder / f"{name}{ending}").exists()]
@@ -364,10 +364,10 @@ class Pipeline:
         with screen.bar(unit="slices", quiet=not hosts.first()) as bar:
             for i in todo:
                 key, work = arrays.keys(config.seed, 1, i), folder / f".{names[i]}.part"
-                slices = self.made(work, key, size, files.depth(self.dtype, self.format), together(), bar)
+                slices = self.made(work, key, size, files.depth(self.dtype, self.volume_format), together(), bar)
                 if hosts.first():
                     bar.begin("writing", size[0])
-                    files.volume(folder / names[i], slices, sizes, self.format)
+                    files.volume(folder / names[i], slices, sizes, self.volume_format)
                     shutil.rmtree(work)
                 hosts.meet()
         return files.beside(folder, n, 1, self.kind)

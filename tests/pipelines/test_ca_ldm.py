@@ -215,7 +215,7 @@ def test_a_volume_is_written_with_its_size(tmp_path):
 
 @pytest.mark.parametrize(("format", "ending"), [("zarr", ".ome.zarr"), ("opt", ".dcm"), ("ct", ".dicom")])
 def test_a_volume_in_other_formats_is_the_same(format, ending, tmp_path):
-    layers.write(tmp_path, mpp=(10.0, 20.0, 30.0), format=format)
+    layers.write(tmp_path, mpp=(10.0, 20.0, 30.0), volume_format=format)
     file = tmp_path / "made" / f"00000{ending}"
     expected = drawn(layers.parts(tmp_path), key=arrays.keys(1, 1))
     np.testing.assert_array_equal(volumes.read(file), images.from_float(expected))
