@@ -75,7 +75,8 @@ def quiet(key: Any, shape: tuple[int], dtype: Any) -> Float[Array, " n"]:
 
 def conv(width: int, taps: int, dtype: Any, name: str | None = None, ndim: int = 2, **more: Any) -> nn.Conv:
     """A convolution of ``taps`` along each of ``ndim`` axes that keeps the size."""
-    return modules.Conv(width, (taps,) * ndim, **{"padding": taps // 2} | more, dtype=dtype, name=name)
+    how: dict[str, Any] = {"padding": taps // 2} | more
+    return modules.Conv(width, (taps,) * ndim, **how, dtype=dtype, name=name)
 
 
 def enlarged(
@@ -317,7 +318,7 @@ class AutoencoderKL(nn.Module):
     def setup(self):
         """Declares the four parts."""
         widths, dtype = tuple(self.width * m for m in self.multipliers), jnp.dtype(self.dtype)
-        shared = dict(groups=self.groups, attention=self.attention, dtype=dtype)
+        shared: dict[str, Any] = dict(groups=self.groups, attention=self.attention, dtype=dtype)
         self.encoder = Encoder(widths, self.layers, 2 * self.latent_channels, **shared)
         self.decoder = Decoder(widths, self.layers, self.image_channels * self.patch**2, **shared)
         self.quant_conv = conv(2 * self.latent_channels, 1, dtype, bias_init=quiet)
