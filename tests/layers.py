@@ -37,16 +37,18 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Model:
-    """Says, by v, what x0 is: what x_t is around a cell, and half of the picture that it is told, where it is one."""
+    """Says, by v, what x0 is: what x_t is around a cell, half of the picture that it is told, where it is one, and the
+    class of a label map, where it is told one of so many ``classes``."""
 
     ndim: int
     told: bool = False
+    classes: int = 0
 
     reads = predicts = 4
 
     @property
     def conditions(self):
-        return {"image": 4} if self.told else {}
+        return ({"image": 4} if self.told else {}) | ({"map": self.classes} if self.classes else {})
 
     def init(self, key):
         return {"kernel": jnp.ones(())}
@@ -54,6 +56,7 @@ class Model:
     def apply(self, params, x, told, cond, memory, key, place=None):
         x0 = params["kernel"] * jnp.tanh(sum(jnp.roll(x, 1, axis) for axis in range(1, x.ndim - 1)))
         x0 = x0 + 0.5 * cond["image"] if self.told else x0
+        x0 = x0 + (cond["map"] @ jnp.arange(self.classes))[..., None] if "map" in (cond or {}) else x0
         a, s = (jnp.sqrt(jax.nn.sigmoid(sign * told)).reshape(-1, *[1] * (x.ndim - 1)) for sign in (1, -1))
         return (a * x - x0) / s, memory
 
@@ -71,7 +74,7 @@ def drawing(folder, model, scale, **sample):
     return Part(ConfigDict(config), task, {"kernel": jnp.full((), 0.9)}, decode=lambda z: z)
 
 
-def parts(folder, size=SIZE, n=1):
+def parts(folder, size=SIZE, n=1, classes=0, **sample):
     """All four, whose latents lie in ``folder``; the decoder stands on the autoencoder of slices of the other."""
     whole = nhae.Model(**PLANAR, reduce=1, volume_width=4, volume_multipliers=(1,))
     last = multislice.Model(**PLANAR)
@@ -81,17 +84,17 @@ def parts(folder, size=SIZE, n=1):
         book["embedding"] = 4 * book["embedding"]  # as far apart as latents are
     config = {"seed": 1, "sample": SAMPLE | {"n": n, "batch": 1, "size": size, "dtype": ""}}
     return {
-        "diff3d": drawing(folder / "whole", Model(3), "whole"),
-        "refiner": drawing(folder / "slices", Model(2, told=True), "slices"),
+        "diff3d": drawing(folder / "whole", Model(3, classes=classes), "whole", **sample),
+        "refiner": drawing(folder / "slices", Model(2, True, classes), "slices", **sample),
         "nhae": Part(ConfigDict({}), Coding(whole, Learner()), coder),
         "model": Part(ConfigDict(config), Coding(last, Learner()), decoder),
     }
 
 
-def write(folder, **how):
+def write(folder, classes=0, **how):
     """A volume in its folder."""
     (folder / "made").mkdir(parents=True, exist_ok=True)
-    return ca_ldm.Pipeline(parts(folder), **how).write(folder / "made")
+    return ca_ldm.Pipeline(parts(folder, classes=classes), **how).write(folder / "made")
 
 
 if __name__ == "__main__":

@@ -98,7 +98,8 @@ def refiner(batch=16):
     params, how = untrained(part)
     words = jax.ShapeDtypeStruct((batch, 2), jnp.uint32)
     run = ca_ldm.refining(part.task, how, grid())
-    return cost(run, params, words, abstract(batch, *pipeline().places(pipeline().config.sample.size)[1:], 4))
+    told = {"image": abstract(batch, *pipeline().places(pipeline().config.sample.size)[1:], 4)}
+    return cost(run, params, words, told)
 
 
 @cache

@@ -33,10 +33,10 @@ from nca_gen.data import latents
 from nca_gen.diffusion import samplers
 from nca_gen.errors import UserError
 from nca_gen.io import images, write
-from nca_gen.io.stored import Stack, Stored
+from nca_gen.io.stored import Stack, Stored, runs
 from nca_gen.models import multislice, nhae
 from nca_gen.models.multislice import Window, windows
-from nca_gen.pipelines import files, sampling
+from nca_gen.pipelines import files, label_maps, sampling
 from nca_gen.pipelines.sampling import Settings
 from nca_gen.ranges import Count
 
@@ -90,15 +90,16 @@ def saying(model: nhae.Model) -> Any:
 def refining(task: Any, settings: Settings, grid: Mesh) -> Any:
     """The way from noise to latents of slices, each by itself, as many as ``grid`` has devices or a multiple of that.
 
-    (params, keys as words [B, 2], context [B, h, w, L]) -> [B, h, w, L]; both are standardised.
+    (params, keys as words [B, 2], what they are told: "image" [B, h, w, L] and perhaps "map" [B, h, w, K]) -> [B, h, w,
+    L], standardised like the image.
     """
     model, process, codec = settings.stage(task.model).inference(), task.process, task.codec
     how = settings.sampler, settings.clip, settings.guidance, settings.heredity
     run, times = sampling.stretch(model, process, codec, *how), process.times(settings.steps)
 
-    def refine(params: PyTree, words: Array, context: Array) -> Array:
+    def refine(params: PyTree, words: Array, told: dict[str, Array]) -> Array:
         key = jax.random.wrap_key_data(words, impl="threefry2x32")
-        told = {"image": codec.encode(context)}
+        told = told | {"image": codec.encode(told["image"])}
         noise = samplers.initial_noise(key, told["image"].shape[1:-1], model.reads)
         return codec.decode(run(params, samplers.begin(noise), jnp.asarray(times), key, told).x)
 
@@ -173,9 +174,10 @@ class Pipeline:
     middle ones; 1 is published, and as many as a window has cost least: each slice is decoded once, those at the ends
     of a window in sight of neighbours on one side. ``batch``: slices that are refined on each device at once.
     ``refine``, ``mixed``: off, the latents of slices stay as the whole says them, and each slice is decoded by itself
-    (the paper's ablation). ``dtype``: of the voxels in files; ``mpp``: micrometres of a voxel, for all axes or
-    for each. Where these are left open, training fills in what its data have. ``volume_format``: NIfTI, DICOM (a file
-    of OCT, or a folder of CT or MR slices) or OME-Zarr.
+    (the paper's ablation). ``label_maps``: a volume of classes, or a folder of them, one for each volume in turn, which
+    these follow as far as ``config.sample.guidance`` of the parts says. ``dtype``: of the voxels in files; ``mpp``:
+    micrometres of a voxel, for all axes or for each. Where these are left open, training fills in what its data have.
+    ``volume_format``: NIfTI, DICOM (a file of OCT, or a folder of CT or MR slices) or OME-Zarr.
     """
 
     parts: Parts
@@ -183,6 +185,7 @@ class Pipeline:
     batch: Count = 16
     refine: bool = True
     mixed: bool = True
+    label_maps: str = ""
     dtype: files.Depth = ""
     mpp: files.Microns = ()
     volume_format: files.Format = "nifti"
@@ -218,12 +221,17 @@ class Pipeline:
                 f"--config=configs/ca_ldm.py:{name} --workdir=RUNS/{name}"
             ) from e
 
-    def diffuser(self, name: str) -> tuple[Part, Settings]:
-        """A part that diffuses, and how."""
+    def diffuser(self, name: str, guided: bool) -> tuple[Part, Settings, int]:
+        """A part that diffuses, how, and how many classes it is told of, where it is ``guided`` by a label map.
+
+        Raises UserError for one that learned without.
+        """
         part = sampling.denoiser(self.opened(name))
-        # Guidance goes towards what is said of a volume, and here nothing is.
-        settings = Settings.of(part.config.sample)._replace(guidance=1.0)
-        return lighter(part, settings.dtype), settings
+        settings, classes = Settings.of(part.config.sample), part.task.model.conditions.get("map", 0)
+        if guided and not classes:
+            raise UserError(f"the part {name} learned without label maps: train it with them, or set label_maps to ''")
+        settings = settings if guided else settings._replace(guidance=1.0)  # towards what is said, and nothing is
+        return lighter(part, settings.dtype), settings, classes
 
     def title(self) -> list[str]:
         """The size, and all else that voxels depend on but the seed, in 10 hexadecimal digits."""
@@ -240,7 +248,15 @@ class Pipeline:
                 digest.update(f"{how}".encode())
             for path, leaf in jax.tree.leaves_with_path(part.params):
                 digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+        for labels in self.maps():
+            for some in runs(labels):
+                digest.update(np.ascontiguousarray(some).tobytes())
         return digest.hexdigest()[:10]
+
+    def maps(self) -> list[Stored]:
+        """The label maps of ``config.sample.n`` volumes; none where none are given."""
+        sample = self.config.sample
+        return label_maps.opened(self.label_maps, sample.n, tuple(sample.size)) if self.label_maps else []
 
     def places(self, size: Sequence[int]) -> tuple[int, ...]:
         """Sides of the latent of a volume of ``size`` voxels. Raises UserError for one that does not come out even."""
@@ -254,16 +270,29 @@ class Pipeline:
         k = self.model.window if self.mixed else 1
         return k, [*windows(depth, k, self.keep if self.mixed else 1)]
 
-    def said(self, key: Key[Array, " 1"], size: tuple[int, ...]) -> Float[np.ndarray, "D h w L"]:
+    def said(
+        self, key: Key[Array, " 1"], size: tuple[int, ...], labels: Stored | None = None
+    ) -> Float[np.ndarray, "D h w L"]:
         """The latents of slices that a drawn latent of the whole says."""
-        (part, settings), coder = self.diffuser("diff3d"), self.opened("nhae")
-        scale, places, space = Scale.of(part), self.places(size), part.config.mesh.space
-        [z] = sampling.images(part, arrays.fold(key, WHOLE), places, settings, batch=1, space=space)
+        (part, settings, classes), coder = self.diffuser("diff3d", labels is not None), self.opened("nhae")
+        scale, places, cond, space = Scale.of(part), self.places(size), None, part.config.mesh.space
+        if labels is not None:
+            cond = {"map": jnp.asarray(label_maps.shares_of_all(labels, coder.task.model.factor, classes)[None])}
+        [z] = sampling.images(part, arrays.fold(key, WHOLE), places, settings, cond, batch=1, space=space)
         return finite(np.asarray(saying(coder.task.model)(coder.params, scale.raw(z)))[0], "diff3d")
 
-    def refined(self, said: np.ndarray, key: Key[Array, " 1"], stack: Stack, share: Share, bar: screen.Bar) -> None:
+    def refined(
+        self,
+        said: np.ndarray,
+        key: Key[Array, " 1"],
+        labels: Stored | None,
+        stack: Stack,
+        share: Share,
+        bar: screen.Bar,
+    ) -> None:
         """Draws what is missing of the latents of slices, told what the latent of the whole says of them."""
-        part, settings = self.diffuser("refiner")
+        part, settings, classes = self.diffuser("refiner", labels is not None)
+        each = (1, *(self.opened("nhae").task.model.factor,) * 2)
         scale, grid = Scale.of(part), local()
         run, most = refining(part.task, settings, grid), self.batch * grid.size
         params, missing = jax.device_put(part.params, devices.replicated(grid)), {*stack.missing}
@@ -273,8 +302,10 @@ class Pipeline:
         for first in range(0, len(todo), most):
             some = todo[first : first + most]
             rows = filled(some, most)
-            words = jax.random.key_data(keys(key, rows))
-            drawn = finite(scale.raw(np.asarray(run(params, words, scale.standard(said[rows])))), "refiner")
+            words, told = jax.random.key_data(keys(key, rows)), {"image": scale.standard(said[rows])}
+            if labels is not None:
+                told["map"] = np.concatenate([label_maps.shares(labels, d, d + 1, each, classes) for d in rows])
+            drawn = finite(scale.raw(np.asarray(run(params, words, told))), "refiner")
             for d, z in zip(some, drawn, strict=False):
                 stack.append(d, z[None])
             bar.advance(len(some) * share.count)
@@ -302,6 +333,7 @@ class Pipeline:
         work: Path,
         key: Key[Array, " 1"],
         size: tuple[int, ...],
+        labels: Stored | None = None,
         dtype: Any = np.float32,
         share: Share = ALONE,
         bar: screen.Bar = screen.SILENT,
@@ -312,14 +344,14 @@ class Pipeline:
         if share.first and not file.is_file():
             bar.begin("drawing the latent of the whole", 1)
             work.mkdir(parents=True, exist_ok=True)
-            said = self.said(key, size)
+            said = self.said(key, size, labels)
             with write.whole(file) as draft:
                 np.save(draft, said)
         share.meet()
         z: Any = np.load(file, mmap_mode="r")
         if self.refine:
             stack = stacked(work / "latents", z.shape, np.float32)
-            self.refined(z, key, stack, share, bar)
+            self.refined(z, key, labels, stack, share, bar)
             z = stack
         slices = stacked(work / "slices", (*size, model.image_channels), dtype)
         self.decoded(z, slices, share, bar)
@@ -330,22 +362,23 @@ class Pipeline:
     ) -> Iterator[Float[np.ndarray, "D H W C"]]:
         """A volume of ``size`` for each key, made in a temporary folder; each is in memory when it is yielded.
 
-        Raises UserError for a condition.
+        ``cond``: "label_map", classes [n, D, H, W, 1]; without it the maps of ``config.generate`` count for nothing.
         """
-        if cond is not None:
-            raise UserError("config.generate.name=ca_ldm draws volumes under no condition")
         for i in range(len(key)):
+            labels: Any = None if cond is None else np.asarray(cond["label_map"][i])
             with TemporaryDirectory() as scratch:
-                yield self.made(Path(scratch), key[i : i + 1], size)[:, :, :]
+                yield self.made(Path(scratch), key[i : i + 1], size, labels)[:, :, :]
 
     def calls(self, size: tuple[int, ...]) -> dict[str, Calls]:
         """Of every network."""
         places, (k, plan) = self.places(size), self.plan(size[0])
         n, nhae = self.model.latent_channels, self.opened("nhae").task.model
-        found = {"diff3d": Calls(1, self.diffuser("diff3d")[1].steps, (*places, n))}
+        networks = {name: self.diffuser(name, bool(self.label_maps))[1] for name in self.names if name in DIFFUSES}
+        each = {name: how.steps * (1 if how.guidance == 1 else 2) for name, how in networks.items()}
+        found = {"diff3d": Calls(1, each["diff3d"], (*places, n))}
         found["nhae"] = Calls(1, 1, (*places, n), nhae.latents)
         if self.refine:
-            found["refiner"] = Calls(size[0], self.diffuser("refiner")[1].steps, (*places[1:], n))
+            found["refiner"] = Calls(size[0], each["refiner"], (*places[1:], n))
         decode = partial(self.model.opened, lean=True) if self.mixed else partial(apart, self.model)
         found["model"] = Calls(len(plan), 1, (k, *places[1:], n), decode)
         return found
@@ -358,16 +391,20 @@ class Pipeline:
         """
         config, [ending] = self.config, files.endings(self.kind, self.volume_format, self.mpp)
         n, size, sizes = config.sample.n, tuple(config.sample.size), files.sides(self.mpp, 3)
-        names = [f"{i:05d}" for i in range(n)]
-        todo = [i for i, name in enumerate(names) if not (folder / f"{name}{ending}").exists()]
+        maps, depth = self.maps() or [None] * n, files.depth(self.dtype, self.volume_format)
+        targets = [folder / f"{i:05d}{ending}" for i in range(n)]
+        there = [target.exists() for target in targets]
         hosts.meet()  # all have looked
         with screen.bar(unit="slices", quiet=not hosts.first()) as bar:
-            for i in todo:
-                key, work = arrays.keys(config.seed, 1, i), folder / f".{names[i]}.part"
-                slices = self.made(work, key, size, files.depth(self.dtype, self.volume_format), together(), bar)
+            for i, target in enumerate(targets):
+                work = target.with_name(f".{target.name}.part")
+                if not there[i]:
+                    key = arrays.keys(config.seed, 1, i)
+                    slices = self.made(work, key, size, maps[i], depth, together(), bar)
+                    if hosts.first():
+                        bar.begin("writing", size[0])
+                        files.volume(folder / f"{i:05d}", slices, sizes, self.volume_format)
                 if hosts.first():
-                    bar.begin("writing", size[0])
-                    files.volume(folder / names[i], slices, sizes, self.volume_format)
-                    shutil.rmtree(work)
+                    shutil.rmtree(work, ignore_errors=True)  # also where a run was killed just before
                 hosts.meet()
         return files.beside(folder, n, 1, self.kind)

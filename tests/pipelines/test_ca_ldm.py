@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import layers
 import numpy as np
 import pytest
@@ -105,6 +106,75 @@ def test_half_the_products_and_half_the_parameters():
     assert ca_ldm.lighter(part, "float32") is part
 
 
+# Label maps.
+
+
+CLASSES, GUIDED = 3, {"guidance": 2.0}
+LABELS = np.random.default_rng(0).integers(0, CLASSES, (*SIZE, 1)).astype(np.int32)
+
+
+def told(each):
+    """The shares of classes in blocks, place by place, in steps of 1/255."""
+    sides = [n // k for n, k in zip(SIZE, each, strict=True)]
+    found = np.empty((*sides, CLASSES), np.float32)
+    for at in np.ndindex(*sides):
+        block = LABELS[tuple(slice(i * k, (i + 1) * k) for i, k in zip(at, each, strict=True))]
+        found[at] = [np.rint(255 * (block == k).mean()) / 255 for k in range(CLASSES)]
+    return found
+
+
+def test_a_volume_follows_its_label_map(tmp_path):
+    """Both networks are told what of it lies in each of their places, and guided by it."""
+    parts = layers.parts(tmp_path, classes=CLASSES, **GUIDED)
+    part, coder, settings = parts["diff3d"], parts["nhae"], Settings.of(layers.SAMPLE | GUIDED)
+    whole = sampling.sample(part, arrays.fold(KEY, 0), PLACES, settings, {"map": jnp.asarray(told((2, 2, 2))[None])})
+    mean, std = map(np.float32, layers.SCALES["whole"])
+    said = coder.task.model.latents(coder.params, whole * std + mean)[0]
+    mean, std = map(np.float32, layers.SCALES["slices"])
+    cond = {"image": (said - mean) / std, "map": jnp.asarray(told((1, 2, 2)))}
+    key = ca_ldm.keys(KEY, range(SIZE[0]))
+    slices = sampling.sample(parts["refiner"], key, PLACES[1:], settings, cond) * std + mean
+    expected = parts["model"].task.model.decode(parts["model"].params, slices[None], 5)[0]
+    [found] = ca_ldm.Pipeline(parts).draw(KEY, SIZE, {"label_map": jnp.asarray(LABELS[None])})
+    np.testing.assert_allclose(found, np.clip(expected, -1, 1), **CLOSE)
+    free = drawn(parts)
+    assert np.abs(found - free).max() > 0.05
+    np.testing.assert_array_equal(free, drawn(layers.parts(tmp_path, classes=CLASSES)))  # nothing to be guided by
+
+
+def test_label_maps_of_a_folder(tmp_path):
+    """A map for each volume in turn; another map is another folder, and a guided step two calls."""
+    (tmp_path / "maps").mkdir()
+    for i, labels in enumerate((LABELS, 2 - LABELS)):
+        volumes.write(tmp_path / "maps" / f"{i}.nii.gz", labels.astype(np.uint8))
+    how = {"label_maps": str(tmp_path / "maps")}
+    pipeline = ca_ldm.Pipeline(layers.parts(tmp_path, n=3, classes=CLASSES, **GUIDED), **how)
+    for found, labels in zip(pipeline.maps(), (LABELS, 2 - LABELS, LABELS), strict=True):
+        np.testing.assert_array_equal(found[:, :, :], labels)
+    assert [pipeline.calls(SIZE)[name].each for name in ("diff3d", "refiner")] == [4, 4]
+    assert pipeline.title() != replace(pipeline, label_maps=str(tmp_path / "maps" / "0.nii.gz")).title()
+    layers.write(tmp_path, classes=CLASSES, label_maps=str(tmp_path / "maps" / "1.nii.gz"))
+    [expected] = ca_ldm.Pipeline(layers.parts(tmp_path, classes=CLASSES)).draw(
+        arrays.keys(1, 1), SIZE, {"label_map": jnp.asarray(2 - LABELS[None])}
+    )
+    np.testing.assert_array_equal(volumes.read(tmp_path / "made" / "00000.nii.gz"), images.from_float(expected))
+
+
+def test_wrong_label_maps_are_named(parts, tmp_path):
+    with pytest.raises(UserError, match="the part diff3d learned without label maps"):
+        [*ca_ldm.Pipeline(parts).draw(KEY, SIZE, {"label_map": jnp.asarray(LABELS[None])})]
+    two = layers.parts(tmp_path, classes=2)
+    with pytest.raises(UserError, match="a label map has classes from 0 to 2, and networks learned 2"):
+        [*ca_ldm.Pipeline(two).draw(KEY, SIZE, {"label_map": jnp.asarray(LABELS[None])})]
+    with pytest.raises(UserError, match=r"label_maps=.*: there are no volumes in this folder"):
+        ca_ldm.Pipeline(two, label_maps=str(tmp_path / "whole")).maps()
+    with pytest.raises(UserError, match=r"label_maps=.*gone.nii"):
+        ca_ldm.Pipeline(two, label_maps=str(tmp_path / "gone.nii")).maps()
+    volumes.write(tmp_path / "a.nii.gz", LABELS[1:].astype(np.uint8))
+    with pytest.raises(UserError, match=r"a.nii.gz is of 15x8x12 voxels: make config.sample.size that"):
+        ca_ldm.Pipeline(two, label_maps=str(tmp_path / "a.nii.gz")).maps()
+
+
 # The same volume.
 
 
@@ -180,7 +250,7 @@ def test_what_is_at_work_at_once_does_not_grow_with_the_volume(parts, monkeypatc
     def spied(make):
         def made(*given):
             run = make(*given)
-            return lambda params, *x: (asked.append([one.shape for one in x]), run(params, *x))[1]
+            return lambda params, *x: (asked.append([one.shape for one in jax.tree.leaves(x)]), run(params, *x))[1]
 
         return made
 
@@ -209,8 +279,10 @@ def test_a_volume_is_written_with_its_size(tmp_path):
     assert images.read(file.with_name("00000.png")).std() > 0
     assert sorted(path.name for path in file.parent.iterdir()) == ["00000.nii.gz", "00000.png"]
     before = file.stat().st_mtime_ns
+    (file.parent / ".00000.nii.gz.part" / "slices").mkdir(parents=True)  # killed before it could tidy up
     layers.write(tmp_path, mpp=(10.0, 20.0, 30.0))
     assert file.stat().st_mtime_ns == before
+    assert sorted(path.name for path in file.parent.iterdir()) == ["00000.nii.gz", "00000.png"]
 
 
 @pytest.mark.parametrize(("format", "ending"), [("zarr", ".ome.zarr"), ("opt", ".dcm"), ("ct", ".dicom")])
