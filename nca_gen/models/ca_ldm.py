@@ -32,6 +32,7 @@ from nca_gen.nn.patch_discriminator import PatchDiscriminator
 from nca_gen.ranges import Count, OneOf
 
 Dtype = Annotated[str, OneOf(("float32", "bfloat16"))]
+Remat = Annotated[str, OneOf(("none", "block"))]
 Multipliers = Annotated[tuple[Count, ...], MinLen(1)]
 DIFFUSES: dict[str, Any] = {"heads": 8, "scale": True, "resizing_blocks": True, "learned_variance": False}
 DIFF3D: dict[str, Any] = DIFFUSES | {"ndim": 3, "width": 128, "multipliers": (1, 2, 4, 8), "attention": (4, 8)}
@@ -80,7 +81,8 @@ class Planar:
 
     ``multipliers``: of ``width``, the channels of each level, which has ``blocks`` residual blocks, one more in a
     decoder; every level but the last halves the image. ``groups``: of the normalisations. ``attention``: over all
-    places, in the middle. ``dtype``: of the products; norms and parameters stay float32.
+    places, in the middle. ``dtype``: of the products; norms and parameters stay float32. ``remat`` "block": the
+    gradient keeps what enters a block, and not what is inside.
     """
 
     width: Count = 128
@@ -91,6 +93,7 @@ class Planar:
     attention: bool = True
     image_channels: Count = 1
     dtype: Dtype = "float32"
+    remat: Remat = "none"
 
     def __post_init__(self):
         ranges.check_fields(self, "config.model")
@@ -108,8 +111,8 @@ class Planar:
 
     def half(self, module: Any, channels: int, *more: int) -> Any:
         """The encoder or the decoder of these fields, as the flax ``module`` with so many ``channels`` at its end."""
-        dtype = jnp.dtype(self.dtype)
-        return module(self.widths, self.blocks, channels, self.groups, self.attention, dtype, *more)
+        how = jnp.dtype(self.dtype), self.remat == "block"
+        return module(self.widths, self.blocks, channels, self.groups, self.attention, *how, *more)
 
 
 class Encoder2D(Planar, Network):
@@ -187,7 +190,7 @@ class Encoder3D(Network):
 
     It sees every ``reduce``-th voxel along each axis. ``multipliers``: of ``width``, the channels of each level, all of
     which halve the sides, before ``blocks`` residual blocks. ``groups``: of the normalisations. ``dtype``: of the
-    products; norms and parameters stay float32.
+    products; norms and parameters stay float32. ``remat``: as in :class:`Planar`.
     """
 
     width: Count = 64
@@ -198,6 +201,7 @@ class Encoder3D(Network):
     image_channels: Count = 1
     reduce: Count = 2
     dtype: Dtype = "float32"
+    remat: Remat = "none"
 
     def __post_init__(self):
         ranges.check_fields(self, "config.model")
@@ -216,7 +220,8 @@ class Encoder3D(Network):
     @property
     def network(self) -> volumes.Encoder:
         """The flax module, of the volume that is reduced already."""
-        return volumes.Encoder(self.widths, self.blocks, self.latent_channels, self.groups, jnp.dtype(self.dtype))
+        how = jnp.dtype(self.dtype), self.remat == "block"
+        return volumes.Encoder(self.widths, self.blocks, self.latent_channels, self.groups, *how)
 
     def example(self) -> jax.ShapeDtypeStruct:
         """The smallest volume."""
@@ -236,6 +241,7 @@ class Uniaxial(Network):
 
     ``blocks`` residual blocks a level. Its norms, in ``groups``, are of the whole volume: a part of a volume becomes
     something else than that part of the whole does. ``dtype``: of the products; norms and parameters stay float32.
+    ``remat``: as in :class:`Planar`.
     """
 
     latent_channels: Count = 4
@@ -243,6 +249,7 @@ class Uniaxial(Network):
     blocks: Count = 1
     groups: Count = 4
     dtype: Dtype = "float32"
+    remat: Remat = "none"
 
     def __post_init__(self):
         ranges.check_fields(self, "config.model")
@@ -256,7 +263,8 @@ class Uniaxial(Network):
     @property
     def network(self) -> volumes.Uniaxial:
         """The flax module."""
-        return volumes.Uniaxial(self.levels, self.blocks, self.groups, jnp.dtype(self.dtype))
+        how = jnp.dtype(self.dtype), self.remat == "block"
+        return volumes.Uniaxial(self.levels, self.blocks, self.groups, *how)
 
     def example(self) -> jax.ShapeDtypeStruct:
         """The smallest latent."""

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key
 from nca_gen.contracts import Rebuilt
 from nca_gen.errors import UserError
 from nca_gen.models import ca_ldm, vq_vae
-from nca_gen.models.vq_vae import affine, start
+from nca_gen.models.vq_vae import affine, picking, start
 from nca_gen.ranges import Count
 
 
@@ -55,13 +55,13 @@ class Model(vq_vae.Model):
         """Volumes to what is made into their latent."""
         shared = (self.latent_channels, self.groups, self.image_channels)
         mine = (self.volume_width, self.volume_multipliers, self.volume_blocks)
-        return ca_ldm.Encoder3D(*mine, *shared, self.reduce, self.dtype)
+        return ca_ldm.Encoder3D(*mine, *shared, self.reduce, self.dtype, self.remat)
 
     @property
     def uniaxial(self) -> ca_ldm.Uniaxial:
         """The latent of a volume to those of its slices."""
         n = self.latent_channels
-        return ca_ldm.Uniaxial(n, self.factor.bit_length() - 1, groups=n, dtype=self.dtype)
+        return ca_ldm.Uniaxial(n, self.factor.bit_length() - 1, groups=n, dtype=self.dtype, remat=self.remat)
 
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""
@@ -95,9 +95,7 @@ class Model(vq_vae.Model):
         """All that training looks at: some slices, drawn at random, and how far their latents are from their own."""
         z, _ = self.encode(params, image)
         q, loss, codes = self.book.apply(params["codebook"], z)
-        n = min(self.rebuilt, depth := image.shape[1])
-        some = jax.vmap(lambda key: jax.random.permutation(key, depth)[:n])(key)
-        pick = lambda x: jnp.take_along_axis(x, some[:, :, None, None, None], 1).reshape(-1, *x.shape[2:])
+        pick = picking(key, image.shape[1], self.rebuilt)
         real, said = pick(image), pick(self.spread(params, q))
         own, _ = self.slices.encode(params["slices"], real)
         quantised, follows, _ = self.slices.book.apply(params["slices"]["codebook"], said)

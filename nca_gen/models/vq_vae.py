@@ -3,6 +3,7 @@ halves. 83,696,301 parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any
 
@@ -100,6 +101,15 @@ def by_slices(f: Any, x: Float[Array, "B *D _ _ _"]) -> Array:
         return f(x)
     y = jax.lax.map(lambda one: f(one[None])[0], x.reshape(-1, *x.shape[2:]), batch_size=SLICES)
     return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def picking(key: Key[Array, " B"], depth: int, n: int) -> Callable[[Array], Array]:
+    """What makes of volumes [B, D, *S] some of their slices, [N, *S]: ``n`` of each ``depth``, drawn at random.
+
+    All where there are fewer; the same ones, whatever it is asked for.
+    """
+    some = jax.vmap(lambda key: jax.random.permutation(key, depth)[:n])(key)
+    return lambda x: jnp.take_along_axis(x, some[:, :, None, None, None], 1).reshape(-1, *x.shape[2:])
 
 
 def sliced(model: Model) -> Model:

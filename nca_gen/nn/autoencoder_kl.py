@@ -163,6 +163,11 @@ class Resnet(nn.Module):
         return Adaptor(self.slices, self.groups, self.dtype, name="adaptor")(y) if self.slices else y
 
 
+def kept(part: Any, remat: bool) -> Any:
+    """A module of the class ``part``, of which with ``remat`` the gradient keeps what enters it, and nothing inside."""
+    return nn.remat(part) if remat else part
+
+
 class Attention(nn.Module):
     """x + what every place gathers from all, with one head."""
 
@@ -188,13 +193,14 @@ class Middle(nn.Module):
     attention: bool
     slices: int = 0
     lean: bool = False
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        block = partial(Resnet, x.shape[-1], self.groups, self.dtype, self.slices, self.lean)
+        block = partial(kept(Resnet, self.remat), x.shape[-1], self.groups, self.dtype, self.slices, self.lean)
         x = block(name="resnets.0")(x)
         if self.attention:
-            x = Attention(self.groups, self.dtype, name="attentions.0")(x)
+            x = kept(Attention, self.remat)(self.groups, self.dtype, name="attentions.0")(x)
         return block(name="resnets.1")(x)
 
 
@@ -206,11 +212,12 @@ class Down(nn.Module):
     groups: int
     dtype: Any
     last: bool
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W _"]) -> Float[Array, "B h w C"]:
         for i in range(self.layers):
-            x = Resnet(self.width, self.groups, self.dtype, name=f"resnets.{i}")(x)
+            x = kept(Resnet, self.remat)(self.width, self.groups, self.dtype, name=f"resnets.{i}")(x)
         if self.last:
             return x
         # Padded on the right and below alone.
@@ -227,11 +234,13 @@ class Up(nn.Module):
     last: bool
     slices: int = 0
     lean: bool = False
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w _"]) -> Float[Array, "B H W C"]:
+        block = partial(kept(Resnet, self.remat), self.width, self.groups, self.dtype, self.slices, self.lean)
         for i in range(self.layers):
-            x = Resnet(self.width, self.groups, self.dtype, self.slices, self.lean, name=f"resnets.{i}")(x)
+            x = block(name=f"resnets.{i}")(x)
         if self.last:
             return x
         if self.lean:
@@ -241,7 +250,8 @@ class Up(nn.Module):
 
 
 class Encoder(nn.Module):
-    """To ``channels`` of a latent; where they are moments, mean and log-variance, side by side."""
+    """To ``channels`` of a latent; where they are moments, mean and log-variance, side by side. ``remat``: see
+    :func:`kept`."""
 
     widths: tuple[int, ...]
     layers: int
@@ -249,14 +259,15 @@ class Encoder(nn.Module):
     groups: int
     attention: bool
     dtype: Any
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W _"]) -> Float[Array, "B h w C"]:
         x = conv(self.widths[0], 3, self.dtype, "conv_in")(x)
         for i, width in enumerate(self.widths):
             last = i == len(self.widths) - 1
-            x = Down(width, self.layers, self.groups, self.dtype, last, name=f"down_blocks.{i}")(x)
-        x = Middle(self.groups, self.dtype, self.attention, name="mid_block")(x)
+            x = Down(width, self.layers, self.groups, self.dtype, last, self.remat, name=f"down_blocks.{i}")(x)
+        x = Middle(self.groups, self.dtype, self.attention, remat=self.remat, name="mid_block")(x)
         return conv(self.channels, 3, self.dtype, "conv_out")(nn.silu(Norm(self.groups, name="conv_norm_out")(x)))
 
 
@@ -265,7 +276,7 @@ class Decoder(nn.Module):
 
     ``slices``, not 0: the images of a batch are so many slices each of volumes, and adaptors mix them: behind every
     residual block, the first convolution and the last. ``lean``: parameters that are there already, and no gradient:
-    equal to rounding, in fewer products, and what is not mixed goes through one image at a time, in less memory.
+    equal to rounding, in fewer products, and what is not mixed goes through one image at a time, in less memory. ``remat``: :func:`kept`.
     """
 
     widths: tuple[int, ...]
@@ -274,12 +285,13 @@ class Decoder(nn.Module):
     groups: int
     attention: bool
     dtype: Any
+    remat: bool = False
     slices: int = 0
     lean: bool = False
 
     @nn.compact
     def __call__(self, z: Float[Array, "B h w _"]) -> Float[Array, "B H W C"]:
-        more = self.slices, self.lean
+        more = self.slices, self.lean, self.remat
 
         def mixed(x: Array, name: str) -> Array:
             return Adaptor(self.slices, 0, self.dtype, name=name)(x) if self.slices else x

@@ -6,6 +6,7 @@ Parameters have the names of the authors' weights, for :mod:`nca_gen.nn.port`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float
 
 from nca_gen import arrays
 from nca_gen.nn import modules
-from nca_gen.nn.autoencoder_kl import Norm, conv
+from nca_gen.nn.autoencoder_kl import Norm, conv, kept
 
 Around = Sequence[tuple[int, int]]  # voxels before and behind, along each axis
 
@@ -55,24 +56,36 @@ class Halving(modules.Module):
 
 
 class Doubling(modules.Module):
-    """A transposed convolution of 4 taps a side that doubles the slices, [B, n + 2, ..] to [B, 2 n, ..].
+    """A transposed convolution of 4 taps a side that makes ``strides`` voxels of one, 1 or 2 along each axis.
 
-    Every other slice it makes hears the even taps along D, and those between the odd ones: a convolution each, for the
-    reason that :class:`Halving` has. Its kernel is stored as for a transposed one, [4, 4, 4, width, channels].
+    Its border must be repeated (:func:`around`). Where it makes two, every other voxel hears the even taps, and those
+    between the odd ones: a convolution each, for the reason that :class:`Halving` has. Its kernel is stored as for a
+    transposed one, [4, 4, 4, width, channels].
     """
 
+    width: int
+    strides: tuple[int, int, int]
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B d H W C"]) -> Float[Array, "B D h w C"]:
-        width = x.shape[-1]
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (4, 4, 4, width, width))
-        bias = self.param("bias", nn.initializers.zeros, (width,))
-        taps = jnp.flip(kernel, (0, 1, 2)).swapaxes(-1, -2)
-        x, taps, bias = (y.astype(self.dtype) for y in (x, jnp.concatenate([taps[0::2], taps[1::2]], -1), bias))
+    def __call__(self, x: Float[Array, "B d h w C"]) -> Float[Array, "B D H W K"]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (4, 4, 4, self.width, x.shape[-1]))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        flipped, phases = jnp.flip(kernel, (0, 1, 2)).swapaxes(-1, -2), [*product(*map(range, self.strides))]
+        some = lambda phase: flipped[tuple(slice(i, None, n) for i, n in zip(phase, self.strides, strict=True))]
+        taps = jnp.concatenate([some(phase) for phase in phases], -1)
+        x, taps, bias = (y.astype(self.dtype) for y in (x, taps, bias))
         y = jax.lax.conv_general_dilated(x, taps, (1,) * 3, "VALID", dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
-        y = jnp.stack([y[:, :-1, ..., :width], y[:, 1:, ..., width:]], 2)
-        return y.reshape(y.shape[0], -1, *y.shape[3:]) + bias
+        sides = [side - n + 1 for side, n in zip(y.shape[1:-1], self.strides, strict=True)]
+        own = lambda y, phase: y[(slice(None), *(slice(i, i + side) for i, side in zip(phase, sides, strict=True)))]
+        y = jnp.stack([own(part, phase) for part, phase in zip(jnp.split(y, len(phases), -1), phases, strict=True)], 4)
+        y = y.reshape(len(y), *sides, *self.strides, self.width).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+        return y.reshape(len(y), *(side * n for side, n in zip(sides, self.strides, strict=True)), -1) + bias
+
+
+def around(strides: Sequence[int]) -> Around:
+    """The border that :class:`Doubling` needs repeated: the sides become ``strides`` times as long."""
+    return [((5 - stride) // 2, (4 - stride) // 2) for stride in strides]
 
 
 class Residual(nn.Module):
@@ -92,22 +105,24 @@ class Residual(nn.Module):
 
 class Encoder(nn.Module):
     """Volumes to latents: ``widths`` are those of the first convolution and of every level, of which each halves the
-    sides and has ``blocks`` residual blocks."""
+    sides and has ``blocks`` residual blocks. ``remat``: :func:`nca_gen.nn.autoencoder_kl.kept`."""
 
     widths: tuple[int, ...]
     blocks: int
     channels: int
     groups: int
     dtype: Any
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *T _"]) -> Float[Array, "B *S C"]:
-        around = [(1, 1)] * 3
-        x = inner(self.widths[0], 3, self.dtype, "conv_first.conv")(repeated(x, around))
+        edge = [(1, 1)] * 3
+        x = inner(self.widths[0], 3, self.dtype, "conv_first.conv")(repeated(x, edge))
         for i, width in enumerate(self.widths[1:]):
-            x = Halving(width, self.dtype, name=f"conv_blocks.{i}.down.conv")(repeated(x, around))
+            x = Halving(width, self.dtype, name=f"conv_blocks.{i}.down.conv")(repeated(x, edge))
             for j in range(self.blocks):
-                x = Residual(self.groups, self.dtype, name=f"conv_blocks.{i}.res{j + 1 if j else ''}")(x)
+                name = f"conv_blocks.{i}.res{j + 1 if j else ''}"
+                x = kept(Residual, self.remat)(self.groups, self.dtype, name=name)(x)
         x = nn.silu(Norm(self.groups, name="final_block.0")(x))
         return conv(self.channels, 3, self.dtype, "final_block.2", ndim=3)(x)  # zeros around, here alone
 
@@ -119,12 +134,41 @@ class Uniaxial(nn.Module):
     blocks: int
     groups: int
     dtype: Any
+    remat: bool = False
 
     @nn.compact
     def __call__(self, z: Float[Array, "B d h w C"]) -> Float[Array, "B D h w C"]:
+        strides = (2, 1, 1)
         x = nn.silu(Norm(self.groups, name="final_block.0")(z))
         for i in range(self.levels):
-            x = Doubling(self.dtype, name=f"conv_blocks.{i}.up.convt")(repeated(x, [(1, 1), (2, 1), (2, 1)]))
+            up = Doubling(z.shape[-1], strides, self.dtype, name=f"conv_blocks.{i}.up.convt")
+            x = up(repeated(x, around(strides)))
             for j in range(self.blocks):
-                x = Residual(self.groups, self.dtype, name=f"conv_blocks.{i}.res{j + 1 if j else ''}")(x)
+                name = f"conv_blocks.{i}.res{j + 1 if j else ''}"
+                x = kept(Residual, self.remat)(self.groups, self.dtype, name=name)(x)
         return x
+
+
+class Decoder(nn.Module):
+    """Latents to volumes, the way back of :class:`Encoder`: ``widths`` are those of the levels, of which each doubles
+    the sides and has ``blocks`` residual blocks."""
+
+    widths: tuple[int, ...]
+    blocks: int
+    channels: int
+    groups: int
+    dtype: Any
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "B *S C"]) -> Float[Array, "B *T _"]:
+        edge, strides = [(1, 1)] * 3, (2, 2, 2)
+        x = inner(self.widths[0], 3, self.dtype, "conv_first.conv")(repeated(z, edge))
+        x = nn.silu(Norm(self.groups, name="final_block.0")(x))
+        for i, width in enumerate(self.widths):
+            up = Doubling(width, strides, self.dtype, name=f"conv_blocks.{i}.up.convt")
+            x = up(repeated(x, around(strides)))
+            for j in range(self.blocks):
+                name = f"conv_blocks.{i}.res{j + 1}"
+                x = kept(Residual, self.remat)(self.groups, self.dtype, name=name)(x)
+        return inner(self.channels, 3, self.dtype, "conv_last.conv")(repeated(x, edge))

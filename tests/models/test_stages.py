@@ -1,5 +1,6 @@
 """The three autoencoders of CA-LDM's stages: published counts, and each against its parts put together by hand."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -103,6 +104,23 @@ def test_what_training_sees_of_volumes():
     follows = np.square(said[..., None, :] - entries).sum(-1).min(-1).mean() / 4
     np.testing.assert_allclose(rebuilt.penalties["codebook_slices"], 1.25 * follows, rtol=1e-4)
     assert {*rebuilt.penalties} == {"codebook", "codebook_slices", "latents"}
+
+
+SLOW = partial(pytest.param, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("model", "shape"), [(FLAT, (8, 8)), SLOW(DEEP, (8, 8, 8)), SLOW(MIXED, (5, 8, 8))])
+def test_remat_changes_nothing(model, shape):
+    """Neither the loss nor a gradient, to rounding."""
+    params, image = tiny.params(model), tiny.images(0, 1, *shape, 1)
+
+    def cost(model, params, image):
+        rebuilt = model.rebuild(params, image, KEYS[:1])
+        return jnp.square(rebuilt.fake - rebuilt.real).mean() + sum(rebuilt.penalties.values())
+
+    models = model, replace(model, remat="block")
+    plain, nested = (run(jax.value_and_grad(partial(cost, one)), params, image) for one in models)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), plain, nested)
 
 
 def test_windows():
