@@ -3,9 +3,11 @@ r"""CA-LDM (Huang et al. 2024, MICCAI): volumes of 512 x 512 x 512, by a latent 
 python -m nca_gen.main --config=configs/ca_ldm.py:laptop,phantom --mode=chain --workdir=runs/phantom
 python -m nca_gen.main --config=configs/ca_ldm.py --mode=chain --config.data.path=DIR --workdir=runs/ca_ldm
 python -m nca_gen.main --workdir=runs/ca_ldm/multislice --mode=generate
+python -m nca_gen.main --config=configs/ca_ldm.py:medical_diffusion,laptop,phantom --mode=chain --workdir=runs/rival
 python -m nca_gen.main --config=configs/ca_ldm.py:nhae --config.data.path=DIR --workdir=runs/ca_ldm/nhae
 
-DIR holds volumes. Five stages, of which each reads what those before have left; parameters that they train:
+DIR holds volumes. The rivals of the paper, LDM3D and Medical Diffusion, are forms of the chain: ldm3d,
+medical_diffusion. Five stages, of which each reads what those before have left; parameters that they train:
 
 vae2d       the autoencoder of slices, with a codebook               83,696,301
 nhae        the latent of a volume, and those of its slices of it     7,149,096
@@ -28,7 +30,8 @@ from shared.evals import of_samples, often
 
 from nca_gen.config import Stage
 
-STAGES = {"vq_vae": "vae2d", "nhae": "nhae", "multislice": "multislice"}  # by their models; the others diffuse
+STAGES = {"vq_vae": "vae2d", "nhae": "nhae", "multislice": "multislice", "vq_vae_3d": "vae3d"}  # the others diffuse
+RIVALS = {"ldm3d": "vae2d", "medical_diffusion": "vae3d"}  # chains of an autoencoder and of a diffusion of its latents
 PARTS = ("nhae", "diff3d", "refiner")  # that draw volumes, beside the decoder
 
 
@@ -41,6 +44,8 @@ class Scale(NamedTuple):
     volume: dict
     diff3d: dict
     refiner: dict
+    solid: dict  # the autoencoder of volumes of Medical Diffusion
+    solid_crop: int
     products: str = ""  # their type when volumes are drawn; the networks' own
 
     @property
@@ -50,14 +55,17 @@ class Scale(NamedTuple):
         return tuple(side // factor for side in self.size)
 
 
+_LARGE = {"dtype": "bfloat16", "remat": "block"}
 UNET = {"heads": 8, "scale": True, "resizing_blocks": True, "learned_variance": False}
 PUBLISHED = Scale(
     (512, 512, 512),
     256,
+    _LARGE,
     {},
-    {},
-    {"width": 128, "multipliers": (1, 2, 4, 8), "attention": (4, 8)},
-    {"width": 192, "multipliers": (1, 2, 4, 4), "attention": (2, 4, 8)},
+    {"width": 128, "multipliers": (1, 2, 4, 8), "attention": (4, 8)} | _LARGE,
+    {"width": 192, "multipliers": (1, 2, 4, 4), "attention": (2, 4, 8)} | _LARGE,
+    _LARGE,
+    128,
     "bfloat16",
 )
 _LIGHT = {"blocks": 1, "heads": 2, "groups": 8}
@@ -68,6 +76,8 @@ LAPTOP = Scale(
     {"volume_width": 8, "volume_multipliers": (2,)},
     {"width": 24, "multipliers": (1, 2), "attention": (2,)} | _LIGHT,
     {"width": 32, "multipliers": (1, 2), "attention": (2,)} | _LIGHT,
+    {"width": 8, "multipliers": (2, 4), "groups": 8, "latent_channels": 4, "entries": 512},
+    32,
 )
 HIPPOCAMPUS = LAPTOP._replace(size=(32, 48, 32), crop=48)
 SMOKE = Scale(
@@ -77,6 +87,8 @@ SMOKE = Scale(
     {"volume_width": 8, "volume_multipliers": (1,)},
     {"width": 16, "multipliers": (1, 1), "attention": ()} | _LIGHT,
     {"width": 16, "multipliers": (1, 1), "attention": ()} | _LIGHT,
+    {"width": 4, "multipliers": (1, 2), "groups": 4, "latent_channels": 4, "entries": 32},
+    16,
 )
 SEEN = {"name": "autoencode", "perceptual": "lpips", "perceptual_weight": 0.1, "adversarial": 0.6, "critic_layers": 2}
 ADAMW = {"b2": 0.95, "weight_decay": 0.05, "clip": 1.0}
@@ -94,20 +106,24 @@ def _stage(config):
     return STAGES.get(config.model.name) or ("diff3d" if config.model.get("ndim", 2) == 3 else "refiner")
 
 
-def _alone(config):
-    """Whether it is a stage of the rival, which has no latent of a volume."""
-    return config.data.get("path") == "../vae2d" or (_stage(config) == "vae2d" and "encode" in config)
+def _rival(config):
+    """The first stage of the rival's chain of which it is one, "" where it is none of a rival."""
+    before = config.data.get("path", "").removeprefix("../")
+    own = _stage(config) if "encode" in config else ""
+    return next((first for first in RIVALS.values() if first in (before, own)), "")
 
 
-def _placed(config, stage, scale=PUBLISHED, alone=False):
-    """Makes ``config`` that of ``stage``; ``alone``: of the rival's chain."""
+def _placed(config, stage, scale=PUBLISHED, rival=""):
+    """Makes ``config`` that of ``stage``; ``rival``: the first stage of the chain, where it is a rival's."""
     sections = (_diffuses if stage in ("diff3d", "refiner") else _sees)(stage, scale)
-    if alone and stage == "vae2d":
+    if rival == "vae2d" and stage == "vae2d":
         sections["encode"] = {"patch": scale.size, "flips": "none", "batch": 1, "shard": 8}
-    if alone and stage == "diff3d":
-        sides = (scale.size[0], *scale.latent[1:])
-        sections["data"] |= {"path": "../vae2d", "patch": sides}
+    if rival and stage == "diff3d":
+        sides = (scale.size[0], *scale.latent[1:]) if rival == "vae2d" else scale.latent
+        sections["data"] |= {"path": f"../{rival}", "patch": sides}
         sections["sample"]["size"] = sides
+        if rival == "vae3d":
+            sections["model"]["image_channels"] = scale.solid.get("latent_channels", 8)
     for section in [*config]:
         del config[section]
     config.update(sections | {"held": {"n": 16, "train": 32}})
@@ -115,7 +131,12 @@ def _placed(config, stage, scale=PUBLISHED, alone=False):
 
 def ldm3d(config):
     """The rival: one diffusion of the latents of all slices, without what a volume says of them; two stages."""
-    _placed(config, _stage(config), alone=True)
+    _placed(config, _stage(config), rival="vae2d")
+
+
+def medical_diffusion(config):
+    """The rival with an autoencoder of volumes and one diffusion of its latents; two stages."""
+    _placed(config, _stage(config), rival="vae3d")
 
 
 def octa500(config):
@@ -177,27 +198,28 @@ def _diffuses(stage, scale):
 
 
 def _sees(stage, scale):
-    """The sections of the three autoencoders."""
+    """The sections of the autoencoders."""
     name, more, lr, sides, flips = {
         "vae2d": ("vq_vae", {}, 3e-4, scale.size[1:], "horizontal"),
         "nhae": ("nhae", scale.volume, 1.2e-3, (scale.crop,) * 3, "depth+horizontal"),
         "multislice": ("multislice", {}, 3e-4, (5, scale.crop, scale.crop), "horizontal"),
+        "vae3d": ("vq_vae_3d", {}, 3e-4, (scale.solid_crop,) * 3, "depth+horizontal"),
     }[stage]
     patch = tuple(min(side, whole) for side, whole in zip(sides, scale.size[-len(sides) :], strict=True))
     data = {"name": "volumes", "path": "", "resize": scale.size} | ({"slices": True} if stage == "vae2d" else {})
     sections = {
-        "model": {"name": name} | scale.planar | more,
+        "model": {"name": name} | (scale.solid if stage == "vae3d" else scale.planar | more),
         "task": dict(SEEN),
         "optimizer": {"lr": lr} | ADAMW,
         "data": data | {"patch": patch, "flips": flips},
-        "train": {"steps": 200_000, "batch": 1, "init": "" if stage == "vae2d" else "../vae2d"},
+        "train": {"steps": 200_000, "batch": 1, "init": "../vae2d" if stage in ("nhae", "multislice") else ""},
         "evals": {"reconstruction": {"every": 10_000, "metrics": ("psnr", "l1", "latent_mean", "latent_std")}},
     }
     of_volumes = {"encode": {"patch": scale.size, "flips": "none", "batch": 1, "shard": 512}}
     if stage == "multislice":
         sections["sample"] = {"n": 2, "batch": 1, "size": scale.size, "dtype": scale.products}
         sections |= {"generate": {"name": "ca_ldm"}, "parts": {name: f"../{name}" for name in PARTS}}
-    return sections | (of_volumes if stage == "nhae" else {})
+    return sections | (of_volumes if stage in ("nhae", "vae3d") else {})
 
 
 def vae2d(config):
@@ -208,6 +230,11 @@ def vae2d(config):
 def nhae(config):
     """The latent of a volume, which sees it coarsely, and the latents of its slices of that."""
     _placed(config, "nhae")
+
+
+def vae3d(config):
+    """The autoencoder of whole volumes of Medical Diffusion."""
+    _placed(config, "vae3d")
 
 
 def diff3d(config):
@@ -256,10 +283,10 @@ def hippocampus(config):
 def _quick(config, scale):
     """Networks and steps for two cores."""
     stage = _stage(config)
-    _placed(config, stage, scale, _alone(config))
+    _placed(config, stage, scale, _rival(config))
     _without_files(config)
-    steps = {"vae2d": 600, "nhae": 200, "diff3d": 400, "refiner": 600, "multislice": 150}[stage]
-    batch = {"vae2d": 8, "nhae": 2, "diff3d": 2, "refiner": 8, "multislice": 2}[stage]
+    steps = {"vae2d": 600, "nhae": 200, "diff3d": 400, "refiner": 600, "multislice": 150, "vae3d": 400}[stage]
+    batch = {"vae2d": 8, "nhae": 2, "diff3d": 2, "refiner": 8, "multislice": 2, "vae3d": 4}[stage]
     recipes.muon(config, steps=steps, lr=2e-3)
     config.task.update(ema=0.99, ema_warmup=True)
     config.train.update(steps=steps, batch=batch, log_every=20, checkpoint_every=200)
@@ -269,7 +296,7 @@ def _quick(config, scale):
 
 def smoke(config):
     """Seconds: shows that every part works, not what it is worth."""
-    _placed(config, _stage(config), SMOKE, _alone(config))
+    _placed(config, _stage(config), SMOKE, _rival(config))
     _without_files(config)
     if "diffusion" in config:
         config.sample.update(steps=4, n=2)
@@ -289,9 +316,9 @@ def _without_files(config):
 
 
 def chain(forms):
-    """The five stages in the same forms; two of them for a rival."""
-    stages = []
-    for stage in ("vae2d", "diff3d") if "ldm3d" in forms else ("vae2d", "nhae", "diff3d", "refiner", "multislice"):
+    """The five stages in the same forms; for a rival its two."""
+    stages, rivals = [], [(first, "diff3d") for form, first in RIVALS.items() if form in forms]
+    for stage in rivals[0] if rivals else ("vae2d", "nhae", "diff3d", "refiner", "multislice"):
         config = get_config()
         _placed(config, stage)
         for form in forms:

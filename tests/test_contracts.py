@@ -52,6 +52,7 @@ from nca_gen.models import (
     unet,
     vae_kl,
     vq_vae,
+    vq_vae_3d,
 )
 from nca_gen.pipelines import ca_ldm, decode, gigapixel, inpaint, sample, upscale, urcdm
 from nca_gen.tasks import autoencode, classify, denoise, segment
@@ -71,6 +72,7 @@ heir: Heir = geca.Model()
 automata: list[Automaton] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model()]
 autoencoder: Autoencoder = vae_kl.Model()
 rebuilder: Rebuilder = vq_vae.Model()
+rebuilder_3d: Rebuilder = vq_vae_3d.Model()
 standing: Standing = multislice.Model()
 paired: Paired = nhae.Model()
 segmenter: Segmenter = segment_unet.Model(classes=2)

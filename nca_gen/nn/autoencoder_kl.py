@@ -276,7 +276,8 @@ class Decoder(nn.Module):
 
     ``slices``, not 0: the images of a batch are so many slices each of volumes, and adaptors mix them: behind every
     residual block, the first convolution and the last. ``lean``: parameters that are there already, and no gradient:
-    equal to rounding, in fewer products, and what is not mixed goes through one image at a time, in less memory. ``remat``: :func:`kept`.
+    equal to rounding, in fewer products, and what is not mixed goes through one image at a time, in less memory.
+    ``remat``: see :func:`kept`.
     """
 
     widths: tuple[int, ...]
