@@ -55,6 +55,14 @@ class Scale(NamedTuple):
         return tuple(side // factor for side in self.size)
 
 
+PEER = {  # of --mode=bench: both U-Nets in plain PyTorch
+    "script": "tests/peers/torch_ca_ldm.py",
+    "fields": (
+        *("ndim", "width", "multipliers", "blocks", "attention", "heads", "groups"),
+        *("image_channels", "context_channels"),
+    ),
+    "targets": {"seconds": 0.8, "memory_mb": 0.6},
+}
 _LARGE = {"dtype": "bfloat16", "remat": "block"}
 UNET = {"heads": 8, "scale": True, "resizing_blocks": True, "learned_variance": False}
 PUBLISHED = Scale(
@@ -194,6 +202,7 @@ def _diffuses(stage, scale):
         | {"batch": 1 if deep else 16},
         "generate": {"name": "sample"},
         "evals": of_samples(every=10_000),
+        "bench": {"what": ("peer",), "batch": 1, "dtypes": ("float32",), "apart": True, "peer": PEER},
     }
 
 

@@ -1,5 +1,10 @@
-"""CA-LDM's networks in plain PyTorch, with the module names of the authors' weights; written from the paper's facts."""
+"""CA-LDM's networks in plain PyTorch, with the module names of the authors' weights; written from the paper's facts.
 
+`python torch_ca_ldm.py '{"model": {...}, ...}'` times training steps, or calls, of a U-Net; see :func:`main`.
+"""
+
+import json
+import sys
 from itertools import pairwise
 
 import torch
@@ -291,3 +296,35 @@ class UNet(nn.Module):
             for part in row:
                 x = part(x, e)
         return self.out(x)
+
+
+def main(case):
+    """Times training steps (L1 of the noise at a random level, Adam, EMA), or calls; see ``timed`` in torch_diff_nca.
+
+    ``case``: kind ("train", or "call" for a forward pass alone, as in sampling), size (of a square or a cube of
+    latents), batch, model (a dict: what :class:`UNet` takes, where inputs are image_channels and context_channels).
+    """
+    from torch_diff_nca import Trainer, timed  # beside this file, where a script finds it
+
+    torch.manual_seed(0)
+    fields, n = dict(case["model"]), case["batch"]
+    outputs, told = fields.pop("image_channels"), fields.pop("context_channels")
+    net, sides = UNet(outputs + told, outputs, **fields), [case["size"]] * fields["ndim"]
+    x0, context = (torch.randn(n, channels, *sides) for channels in (outputs, told))
+    kept = torch.linspace(1e-4**0.5, 2e-2**0.5, 1000).square().neg().add(1).cumprod(0)
+
+    def objective(net, x0):
+        eps, t = torch.randn_like(x0), torch.randint(1000, (n,))
+        a2 = kept[t].reshape(n, *[1] * (x0.ndim - 1))
+        noisy = a2.sqrt() * x0 + (1 - a2).sqrt() * eps
+        return (net(torch.cat([noisy, context], 1), t) - eps).abs().mean()
+
+    if case["kind"] == "train":
+        trainer = Trainer(net, objective, lr=1.8e-5, decay=1.0, ema=0.9999)
+        timed(lambda: trainer.step(x0))
+    with torch.no_grad():
+        timed(lambda: net(torch.cat([x0, context], 1), torch.zeros(n)))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
