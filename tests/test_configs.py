@@ -69,6 +69,22 @@ def test_pages_share_by_import_from_anywhere(tmp_path, monkeypatch):
     assert configs.load("two/page.py:form").seed == 12
 
 
+@pytest.mark.parametrize("size", ["", ",laptop", ",hippocampus", ",smoke"])
+@pytest.mark.parametrize(("rival", "first"), [("ldm3d", "vae2d"), ("medical_diffusion", "vae3d")])
+def test_a_rival_of_ca_ldm_diffuses_what_its_autoencoder_makes(rival, first, size):
+    """Of a whole volume: its sides halved as often as the autoencoder does, the number of slices as it is in slices."""
+    autoencoder, diffusion = configs.stages(f"configs/ca_ldm.py:{rival}{size}")
+    assert (autoencoder.name, diffusion.name) == (first, "diff3d")
+    assert diffusion.config.data.path == f"../{first}"
+    seen, model = autoencoder.config, build.model(autoencoder.config)
+    depth, *sides = seen.encode.patch
+    assert seen.data.get("resize", seen.data.get("size")) == (depth, *sides)
+    shape = tuple(side // model.factor for side in sides)
+    assert diffusion.config.data.patch == (depth if first == "vae2d" else depth // model.factor, *shape)
+    assert diffusion.config.sample.size == diffusion.config.data.patch
+    assert build.model(diffusion.config).image_channels == model.latent_channels
+
+
 def test_a_form_that_picks_another_model_leaves_no_field_behind():
     """Of GeCA's fields the U-Net has what it knows too, and for the rest its own defaults."""
     config = configs.load("configs/geca.py:xs,ldm")

@@ -31,6 +31,12 @@ EFFICIENCY = {"products": 0.4, "memory": 0.6}
 QUICK: dict[str, str | bool] = {
     "xla_backend_optimization_level": "0"
 }  # the same buffers in half the time; this program never runs
+FRUGAL = QUICK | {
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+    "xla_disable_hlo_passes": "cse,cse_barrier_expander",
+}
+"""As the compilers of accelerators do: what is computed again (``remat``) stays so, and comes when it is needed. That
+of a CPU finds what is equal and computes it once, and orders for speed."""
 
 
 class Device(NamedTuple):
@@ -159,8 +165,8 @@ def traced(config: Any, grid: Mesh, batch: int, parts: Any) -> Step:
 
 
 def compiled(step: Step, packs: bool) -> Compiled:
-    """What a device does in ``step``; ``packs``: its products copy their larger operand first, as those of a CPU do."""
-    program = step.lowered.compile(QUICK)
+    """What a device does in ``step``; ``packs``: a CPU, whose products copy their larger operand first."""
+    program = step.lowered.compile(QUICK if packs else FRUGAL)
     memory, cost = program.memory_analysis(), program.cost_analysis()
     assert memory
     assert cost

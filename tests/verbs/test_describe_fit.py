@@ -1,6 +1,7 @@
 """--mode=describe --for=KIND:N, against numbers by hand and against the program that training compiles."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 import tiny
 
@@ -64,6 +65,33 @@ def test_the_largest_operand_of_a_product():
     assert describe_fit.operand(jax.make_jaxpr(lambda x: x + 1)(large).jaxpr) == 0
 
 
+def test_what_is_computed_again_is_not_kept():
+    """Eight blocks of four products: their gradient keeps 32 arrays, or the 8 that enter a block and 4 of one block.
+
+    So do the compilers of accelerators; that of a CPU finds what is equal, and keeps it.
+    """
+    x = jax.ShapeDtypeStruct((256, 256), "float32")
+
+    def block(x, w):
+        for _ in range(4):
+            x = jnp.sin(x @ w)
+        return x
+
+    def arrays(part, packs):
+        def cost(x, w):
+            for _ in range(8):
+                x = part(x, w)
+            return x.sum()
+
+        step = describe_fit.Step((), 1.0, 0, jax.jit(jax.grad(cost)).lower(x, x))
+        return describe_fit.compiled(step, packs).between / (4 * x.size)
+
+    kept = 32
+    assert arrays(block, packs=False) >= kept
+    assert arrays(jax.checkpoint(block), packs=False) <= 8 + 4 + 4  # and a few on their way
+    assert arrays(jax.checkpoint(block), packs=True) >= kept
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
@@ -86,12 +114,12 @@ def test_it_is_for_describe(capsys):
 
 @pytest.mark.slow
 def test_it_is_the_program_that_training_compiles(capsys, monkeypatch):
-    """On one device: the same bytes, however quickly it is compiled; products as many as a call's, thrice or a little
-    more; and it is said."""
+    """On one device: nearly the same bytes, for this CPU computes once what is equal; products as many as a call's,
+    thrice or a little more; and it is said."""
     config = tiny.config(**{"train.batch": 4})
     known = describe.describe(config, devices="a100")
     fit = known["for"]
-    assert fit["peak_mb"] == pytest.approx(describe.peak_mb(config, describe.build.task(config)), rel=0.01)
+    assert fit["peak_mb"] == pytest.approx(describe.peak_mb(config, describe.build.task(config)), rel=0.1)
     call = known["gflop_per_call"] * 4
     assert 2.5 * call < fit["step_gflop"] < 5 * call
     assert fit["batch_mb"] == pytest.approx(4 * 16 * 16 * 3 * 4 / 1e6)
