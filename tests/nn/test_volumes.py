@@ -1,9 +1,8 @@
 """What becomes of a volume: a transposed convolution written out, and borders that say nothing of their own."""
 
-from itertools import product
-
 import jax
 import numpy as np
+import pytest
 import tiny
 
 from nca_gen.nn import port, volumes
@@ -14,15 +13,16 @@ def drawn(network, shape, seed=0):
     return port.variables(port.random_state(network, like, seed), network, like)
 
 
-def transposed(x, kernel, bias):
-    """torch's: every voxel adds its kernel [out, in] at twice its depth; 3 of all that came of it are cut off around.
+def transposed(x, kernel, bias, strides=(2, 1, 1)):
+    """torch's: every voxel adds its kernel [out, in] at ``strides`` times its place; 3 of all that came of it are cut
+    off around.
 
-    ``x`` [d, h, w, C] has its border repeated once (twice before rows and columns) already.
+    ``x`` [d, h, w, C] has its border repeated already: once, and twice before axes of stride 1.
     """
-    d, h, w, _ = x.shape
-    y = np.zeros((2 * (d - 1) + 4, h + 3, w + 3, kernel.shape[-2]))
-    for k, i, j in product(range(d), range(h), range(w)):
-        y[2 * k : 2 * k + 4, i : i + 4, j : j + 4] += np.einsum("zyxoi,i->zyxo", kernel, x[k, i, j])
+    y = np.zeros((*(n * (side - 1) + 4 for side, n in zip(x.shape, strides, strict=False)), kernel.shape[-2]))
+    for at in np.ndindex(x.shape[:3]):
+        here = tuple(slice(n * i, n * i + 4) for i, n in zip(at, strides, strict=True))
+        y[here] += np.einsum("zyxoi,i->zyxo", kernel, x[at])
     return y[3:-3, 3:-3, 3:-3] + bias
 
 
@@ -38,6 +38,17 @@ def test_twice_as_many_slices_voxel_by_voxel():
     expected = transposed(y, **p["conv_blocks.0.up.convt"])
     assert expected.shape == (6, 2, 4, 3)
     np.testing.assert_allclose(jax.jit(network.apply)({"params": p}, z)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("strides", [(2, 2, 2), (1, 2, 1)])
+def test_several_voxels_of_one(strides):
+    """To another number of channels."""
+    network = volumes.Doubling(3, strides, np.float32)
+    x = np.pad(tiny.images(0, 1, 3, 2, 4, 2), ((0, 0), *volumes.around(strides), (0, 0)), mode="edge")
+    p = drawn(network, x.shape)
+    expected = transposed(x[0], **p["params"], strides=strides)
+    assert expected.shape == (*np.multiply((3, 2, 4), strides), 3)
+    np.testing.assert_allclose(jax.jit(network.apply)(p, x)[0], expected, atol=1e-5)
 
 
 def test_equal_voxels_stay_equal_up_to_the_border():
