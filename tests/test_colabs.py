@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from notebooks import LIMIT, PAGES, ROOT, code, kernel, pictures, read, run, said
 
-SYSTEMS = ("diff_nca", "fourier_diff_nca", "geca", "urcdm")
+SYSTEMS = ("diff_nca", "fourier_diff_nca", "geca", "urcdm", "ca_ldm")
 COLAB = "colab.research.google.com/github"
 
 pages = pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])

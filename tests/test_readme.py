@@ -60,6 +60,8 @@ MORE = {  # by mode and page or workdir: what makes it small where a form cannot
         "--config.mesh.data=1",
         *(f"--config.evals.{name}.every=0" for name in ("scores", "nearest", "films")),
     ],
+    ("chain", "configs/ca_ldm.py"): ["--config.train.steps=1", "--config.mesh.data=1"],
+    ("generate", "runs/ca_ldm/multislice"): ["--config.sample.n=1"],
     ("expand", "runs/geca"): ["--config.expand.times=1", "--config.expand.tries=1"],
 }
 
