@@ -294,7 +294,7 @@ def _quick(config, scale):
     stage = _stage(config)
     _placed(config, stage, scale, _rival(config))
     _without_files(config)
-    steps = {"vae2d": 600, "nhae": 200, "diff3d": 400, "refiner": 600, "multislice": 400, "vae3d": 400}[stage]
+    steps = {"vae2d": 600, "nhae": 200, "diff3d": 400, "refiner": 600, "multislice": 150, "vae3d": 400}[stage]
     batch = {"vae2d": 8, "nhae": 2, "diff3d": 2, "refiner": 8, "multislice": 2, "vae3d": 4}[stage]
     recipes.muon(config, steps=steps, lr=2e-3)
     config.task.update(ema=0.99, ema_warmup=True)
