@@ -8,7 +8,7 @@ that all need are gathered by jax. Alone, a process makes everything and waits f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -27,6 +27,25 @@ def first() -> bool:
 def dealt(items: Sequence[Item]) -> Sequence[Item]:
     """Those of ``items`` that this process makes."""
     return items[jax.process_index() :: jax.process_count()]
+
+
+class Share(NamedTuple):
+    """How one piece of work is shared: process ``index`` of ``count`` makes what of a list is ``dealt`` to it, all of
+    them ``meet``, and the first makes what cannot be shared."""
+
+    dealt: Callable[[Any], Any]
+    meet: Callable[[], None]
+    index: int
+    count: int
+
+
+def shared() -> Share:
+    """By all processes."""
+    return Share(dealt, meet, jax.process_index(), jax.process_count())
+
+
+ALONE = Share(lambda items: items, lambda: None, 0, 1)
+"""By nobody: each process makes a piece of its own."""
 
 
 def anywhere(flag: bool) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -147,24 +147,6 @@ def stacked(folder: Path, shape: Sequence[int], dtype: Any) -> Stack:
 # The command.
 
 
-class Share(NamedTuple):
-    """How the work on one volume is shared: ``dealt`` says what of a list this process makes, of ``count``; they
-    ``meet``, and the ``first`` makes what cannot be shared."""
-
-    dealt: Callable[[Any], Any]
-    meet: Callable[[], None]
-    count: int
-    first: bool
-
-
-def together() -> Share:
-    """By all processes."""
-    return Share(hosts.dealt, hosts.meet, jax.process_count(), hosts.first())
-
-
-ALONE = Share(lambda items: items, lambda: None, 1, True)
-
-
 @dataclass(frozen=True)
 class Pipeline:
     """Volumes by the parts "diff3d", "nhae" and "refiner" and the part "model", a decoder of several slices
@@ -287,7 +269,7 @@ class Pipeline:
         key: Key[Array, " 1"],
         labels: Stored | None,
         stack: Stack,
-        share: Share,
+        share: hosts.Share,
         bar: screen.Bar,
     ) -> None:
         """Draws what is missing of the latents of slices, told what the latent of the whole says of them."""
@@ -311,7 +293,7 @@ class Pipeline:
             bar.advance(len(some) * share.count)
         share.meet()
 
-    def decoded(self, z: Stored, stack: Stack, share: Share, bar: screen.Bar) -> None:
+    def decoded(self, z: Stored, stack: Stack, share: hosts.Share, bar: screen.Bar) -> None:
         """Decodes what is missing of the slices, window by window."""
         grid, (k, plan) = local(), self.plan(z.shape[0])
         run, part = decoding(self.model, self.mixed, grid), lighter(self.parts["model"], self.model.dtype)
@@ -335,13 +317,13 @@ class Pipeline:
         size: tuple[int, ...],
         labels: Stored | None = None,
         dtype: Any = np.float32,
-        share: Share = ALONE,
+        share: hosts.Share = hosts.ALONE,
         bar: screen.Bar = screen.SILENT,
     ) -> Stack:
         """Draws the volume of ``key`` in the folder ``work``, or what is missing of it; returns its slices."""
         file, model = work / SAID, self.model
         self.plan(size[0])  # a volume that is no window is refused before anything is drawn
-        if share.first and not file.is_file():
+        if not share.index and not file.is_file():
             bar.begin("drawing the latent of the whole", 1)
             work.mkdir(parents=True, exist_ok=True)
             said = self.said(key, size, labels)
@@ -400,7 +382,7 @@ class Pipeline:
                 work = target.with_name(f".{target.name}.part")
                 if not there[i]:
                     key = arrays.keys(config.seed, 1, i)
-                    slices = self.made(work, key, size, maps[i], depth, together(), bar)
+                    slices = self.made(work, key, size, maps[i], depth, hosts.shared(), bar)
                     if hosts.first():
                         bar.begin("writing", size[0])
                         files.volume(folder / f"{i:05d}", slices, sizes, self.volume_format)

@@ -330,18 +330,26 @@ def batched(rows: Sequence[dict[str, np.ndarray]], words: Array) -> tuple[Any, .
     return known, hole, given, words, rows_, columns
 
 
-def paint(stage: Stage, part: Part, how: How, key: Key[Array, " 1"], batch: int, tick: Callable[[int], None]) -> None:
+def paint(
+    stage: Stage,
+    part: Part,
+    how: How,
+    key: Key[Array, " 1"],
+    batch: int,
+    tick: Callable[[int], None],
+    share: hosts.Share = hosts.ALONE,
+) -> None:
     """Paints what is missing of a stage, wave by wave; ``batch`` patches on each device of this host at once.
 
-    All processes paint together, and meet after each wave. ``tick`` hears how many patches are done.
+    Processes that ``share`` it meet after each wave. ``tick`` hears how many patches are done.
     """
     grid = local()
     run, most = program(part.task, how, grid), batch * grid.size
     params, words = jax.device_put(part.params, devices.replicated(grid)), jax.random.key_data(key)
     there = stage.plane.done()
-    hosts.meet()  # all know what is there
+    share.meet()  # all know what is there
     for wave in stage.plane.grid.waves():
-        todo = [index for index in hosts.dealt(wave) if index not in there]
+        todo = [index for index in share.dealt(wave) if index not in there]
         for index in stage.glassy.intersection(todo):
             stage.plane.write(index, stage.enlarged(index))
         todo = [index for index in todo if index not in stage.glassy]
@@ -353,7 +361,7 @@ def paint(stage: Stage, part: Part, how: How, key: Key[Array, " 1"], batch: int,
             for index, pixels in zip(some, painted, strict=False):
                 stage.keep(index, pixels)
         tick(len(wave))
-        hosts.meet()
+        share.meet()
 
 
 def local() -> Mesh:
@@ -366,7 +374,9 @@ def glance(plane: Plane, most: int = 1024) -> UInt8[np.ndarray, "h w C"]:
     return reduced(plane, math.ceil(max(plane.grid.sides) / most))
 
 
-def pyramid(work: Path, plane: Plane, origin: tuple[int, int], size: tuple[int, int]) -> tuple[huge.Store, ...]:
+def pyramid(
+    work: Path, plane: Plane, origin: tuple[int, int], size: tuple[int, int], share: hosts.Share
+) -> tuple[huge.Store, ...]:
     """The levels [C, H, W] of the slide of ``size`` pixels that lies at -``origin`` of ``plane``, made in ``work``."""
     channels, chunk = plane.store.shape[-1], tiles.chunk(TILE, streaming.PIXELS)
     cut = ((TILE, TILE), (chunk, chunk))
@@ -374,8 +384,8 @@ def pyramid(work: Path, plane: Plane, origin: tuple[int, int], size: tuple[int, 
         huge.level(work / streaming.PICTURE, i, sides, channels, np.uint8, *cut)
         for i, sides in enumerate(huge.sizes(*size))
     ]
-    journal = streaming.Journal(work, jax.process_index())
-    hosts.meet()  # all have read all journals
+    journal = streaming.Journal(work, share.index)
+    share.meet()  # all have read all journals
 
     def copying() -> streaming.Stage:
         plan = tiles.plan(size, (TILE, TILE), 0)
@@ -391,7 +401,7 @@ def pyramid(work: Path, plane: Plane, origin: tuple[int, int], size: tuple[int, 
         return streaming.Stage(plan.tiles, lambda tile: [], work, put)
 
     begin = lambda number: streaming.halving(made, (TILE, TILE), number) if number else copying()
-    streaming.perform(journal, len(made), begin)
+    streaming.perform(journal, len(made), begin, deal=share.dealt, meet=share.meet)
     return tuple(made)
 
 
@@ -504,6 +514,7 @@ class Pipeline:
         size: tuple[int, int],
         bar: screen.Bar = screen.SILENT,
         show: Callable[[str, np.ndarray], None] = lambda name, picture: None,
+        share: hosts.Share = hosts.ALONE,
     ) -> tuple[huge.Store, ...]:
         """Paints the slide of ``key`` in the folder ``work``, or what is missing of it, and its pyramid; returns the
         levels of that. ``show`` gets a picture of every magnification, and the mask of glass, by name."""
@@ -512,7 +523,7 @@ class Pipeline:
         stages = self.stages(work, floors)
         done = json.loads(notes.read_text()) if notes.is_file() else 0
         bar.begin("", sum(stage.level.patches for stage in stages), sum(s.level.patches for s in stages[:done]))
-        hosts.meet()  # all have seen what is done
+        share.meet()  # all have seen what is done
         glassy: set[Index] | None = None
         for turn, stage in enumerate(stages[done:], done):
             if self.glass and stage.before and stage.level is floors[-1]:
@@ -523,16 +534,16 @@ class Pipeline:
                     show("glass", np.uint8(255) * mask[..., None])
                 stage = stage._replace(glassy=glassy)
             part, bar.what = cascade.opened(self.parts, stage.name, self.place), stage.name
-            paint(stage, part, self.how(part, stage.number), arrays.fold(key, turn), self.batch, bar.advance)
+            paint(stage, part, self.how(part, stage.number), arrays.fold(key, turn), self.batch, bar.advance, share)
             if stage.number == len(stage.level.networks) - 1:
                 show(stage.name.partition("_")[0], glance(stage.plane))
-            if hosts.first():
+            if not share.index:
                 write.facts(notes, turn + 1)
                 if stage.smaller:
                     shutil.rmtree(stage.smaller.folder, ignore_errors=True)
-            hosts.meet()
+            share.meet()
         bar.what = "pyramid"
-        return pyramid(work, stages[-1].plane, floors[-1].origin, size)
+        return pyramid(work, stages[-1].plane, floors[-1].origin, size, share)
 
     def disk(self, floors: Sequence[Level], size: tuple[int, int]) -> int:
         """Bytes on disk at the peak: what is painted, and its pyramid twice, one of them in the file."""
@@ -596,7 +607,7 @@ class Pipeline:
                     files.image(folder / f"{stem}_{name}.png", picture)
 
             with screen.bar(unit="patches", quiet=not hosts.first()) as bar, huge.refusals(work):
-                made = self.painted(work, arrays.keys(config.seed, 1, number), size, bar, show)
+                made = self.painted(work, arrays.keys(config.seed, 1, number), size, bar, show, hosts.shared())
                 if hosts.first():
                     gigapixel.finish(made, work, targets, bar, mpp)
             took = screen.duration(time.perf_counter() - start)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nca_gen import arrays, devices
+from nca_gen import arrays, devices, hosts
 from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
 from nca_gen.io import images, slides
@@ -392,3 +392,13 @@ def test_a_small_hole_is_as_bright_as_the_network_says():
     run = urcdm.program(task, urcdm.How(Settings.of(echo.SAMPLE | {"steps": 4}), 1, 1, False), urcdm.local())
     made = np.asarray(run({"scale": np.float32(1)}, known, hole, {"low": low}, jax.random.key_data(KEY), *at))
     np.testing.assert_allclose(made, np.where(hole, low, known), atol=1e-5)
+
+
+def test_a_slide_that_is_drawn_is_of_one_process(tmp_path, monkeypatch):
+    """Evaluation deals slides to processes: none waits for another, or leaves it a patch."""
+    parts = echo.cascade(mixed=True)
+    whole = painted(tmp_path, parts)
+    monkeypatch.setattr(hosts, "dealt", lambda items: items[1::2])
+    monkeypatch.setattr(hosts, "meet", lambda: pytest.fail("nobody comes"))
+    [drawn] = urcdm.Pipeline(parts, place=PLACE, glass=False).draw(KEY, SIZE)
+    np.testing.assert_array_equal(images.from_float(drawn, np.uint8), whole)
