@@ -120,7 +120,8 @@ def test_remat_changes_nothing(model, shape):
 
     models = model, replace(model, remat="block")
     plain, nested = (run(jax.value_and_grad(partial(cost, one)), params, image) for one in models)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), plain, nested)
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(plain))  # of a bias before a norm it is rounding alone
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5 * largest), plain, nested)
 
 
 def test_windows():
