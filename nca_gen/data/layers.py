@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Float32, Int32, Integer, Num
+from jaxtyping import Int32, Integer, Num
 
 from nca_gen.ranges import OneOf
 
@@ -29,15 +29,6 @@ def layer_map(surfaces: Num[np.ndarray, "6 D W"], rows: Integer[np.ndarray, " H"
     for scan, lines in zip(out, surfaces.swapaxes(0, 1), strict=True):
         scan[...] = sum((middle >= surface).view(np.uint8) for surface in lines)
     return out[..., None]
-
-
-def surfaces(layers: Integer[np.ndarray, "D H W 1"]) -> Float32[np.ndarray, "6 D W"]:
-    """The surfaces that a map of layers shows, to a whole row: how many rows of each A-scan lie above.
-
-    Of a map that a network drew too, whose layers may be out of order.
-    """
-    above = [(layers[..., 0] <= k).sum(1) for k in range(len(SURFACES))]
-    return np.stack(above).astype(np.float32)
 
 
 def en_face(classes: Integer[np.ndarray, "D W"], height: int) -> Int32[np.ndarray, "D H W 1"]:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Integer, UInt8
 
 from nca_gen.errors import UserError
-from nca_gen.io import volumes, walk
+from nca_gen.io import images, volumes, walk
 from nca_gen.io.images import Unreadable
 from nca_gen.io.stored import Stored
 
@@ -38,6 +38,12 @@ def opened(path: str, n: int, size: Sequence[int]) -> list[Stored]:
     return [found[i % len(found)] for i in range(n)]
 
 
+def reduced(labels: Integer[np.ndarray, "*T 1"], each: Sequence[int], classes: int) -> UInt8[np.ndarray, "*S K"]:
+    """Of 255, how much of every block of ``each`` places the ``classes`` have."""
+    masks = (np.where(labels == k, np.uint8(255), np.uint8(0)) for k in range(classes))
+    return np.concatenate([images.reduce(mask, each) for mask in masks], -1)
+
+
 def shares(labels: Stored, first: int, stop: int, each: Sequence[int], classes: int) -> Float32[np.ndarray, "d h w K"]:
     """Of the slices ``first`` to ``stop`` how much of every block of ``each`` voxels the classes have.
 
@@ -46,9 +52,7 @@ def shares(labels: Stored, first: int, stop: int, each: Sequence[int], classes: 
     some = np.asarray(labels[first:stop, :, :])[..., 0]
     if some.min() < 0 or some.max() >= classes:
         raise UserError(f"a label map has classes from {some.min()} to {some.max()}, and networks learned {classes}")
-    masks = (some[..., None] == np.arange(classes)).astype(np.float32)
-    cut = [part for n, k in zip(some.shape, each, strict=True) for part in (n // k, k)]
-    return np.rint(255 * masks.reshape(*cut, classes).mean((1, 3, 5))) / np.float32(255)
+    return reduced(some[..., None], each, classes) / np.float32(255)
 
 
 def shares_of_all(labels: Stored, factor: int, classes: int) -> Float32[np.ndarray, "d h w K"]:

@@ -19,6 +19,7 @@ from nca_gen.data import flips, latents
 from nca_gen.data.source import SPLITS, Example, Source
 from nca_gen.errors import UserError
 from nca_gen.io import images, weights, write
+from nca_gen.pipelines import label_maps
 from nca_gen.runtime import mesh, record, run
 from nca_gen.runtime.log import say
 from nca_gen.sections import Encode
@@ -301,8 +302,7 @@ def shares(
             f"the label map of {name} has classes from {label_map.min()} to {label_map.max()}, and "
             f"config.encode.classes={classes} are 0 to {classes - 1}"
         )
-    masks = [np.where(label_map == k, np.uint8(255), np.uint8(0)) for k in range(classes)]
-    return np.concatenate([images.reduce(mask, each) for mask in masks], -1)
+    return label_maps.reduced(label_map, each, classes)
 
 
 def spread(paths: Sequence[Path]) -> dict[str, list[float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nca_gen.data import layers
+from nca_gen.metrics.segmentation import surfaces as seen
 
 
 def test_a_row_lies_below_a_surface_where_its_middle_does():
@@ -18,15 +19,15 @@ def test_surfaces_come_back_to_a_row():
     """Those at whole rows exactly; others as the first row whose middle lies below."""
     rng = np.random.default_rng(0)
     whole = np.sort(rng.integers(0, 13, (6, 4, 5)), 0)
-    np.testing.assert_array_equal(layers.surfaces(layers.layer_map(whole, np.arange(12))), whole)
+    np.testing.assert_array_equal(seen(layers.layer_map(whole, np.arange(12))[..., 0], 7), whole)
     between = np.sort(rng.uniform(0, 12, (6, 4, 5)), 0)
-    back = layers.surfaces(layers.layer_map(between, np.arange(12)))
+    back = seen(layers.layer_map(between, np.arange(12))[..., 0], 7)
     np.testing.assert_array_equal(back, np.ceil(between - 0.5))
 
 
 def test_surfaces_of_a_map_that_is_out_of_order():
     drawn = np.array([0, 1, 0, 2, 6, 6], np.int32).reshape(1, 6, 1, 1)
-    assert layers.surfaces(drawn)[:, 0, 0].tolist() == [2, 3, 4, 4, 4, 4]
+    assert seen(drawn[..., 0], 7)[:, 0, 0].tolist() == [2, 3, 4, 4, 4, 4]
 
 
 def test_a_map_from_the_front_is_the_same_in_every_row():

@@ -13,10 +13,11 @@ import PIL.Image
 import pytest
 from scipy.io import savemat
 
-from nca_gen.data import layers, octa500, pipeline
+from nca_gen.data import octa500, pipeline
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.io import volumes as files
+from nca_gen.metrics import segmentation
 from nca_gen.verbs import check
 
 RNG = np.random.default_rng(0)
@@ -107,7 +108,7 @@ def test_b_scans_are_stacked_in_the_order_of_their_numbers(tree, memory_gb, moda
 def test_layers_and_vessels_are_those_of_the_files(tree):
     root, _ = tree
     for name, example in everything(octa500.splits(str(root), labels="layers", resize=None)).items():
-        np.testing.assert_array_equal(layers.surfaces(example["label_map"]), truth(name)[0])
+        np.testing.assert_array_equal(segmentation.surfaces(example["label_map"][..., 0], 7), truth(name)[0])
         np.testing.assert_array_equal(octa500.surfaces(root / "Label", name), truth(name)[0])
     for name, example in everything(octa500.splits(str(root), labels="vessels", resize=None)).items():
         for row in range(HEIGHT):
