@@ -2,11 +2,13 @@
 
 Its blocks are those of Dhariwal & Nichol 2021 (arXiv 2105.05233), with attention also in the middle. GeCA's paper says
 of its LDM-B no more than 17.3 M parameters. The fields of :class:`Model` as given are our reading: 17,302,916 without
-labels and without a learned variance. Weights under the names of Dhariwal & Nichol's code: :func:`published`.
+labels and without a learned variance. With heads of 8 channels it is diffusers' ``UNet2DModel``, the rival of Diff-NCA
+and FourierDiff-NCA (Kalkhof et al. 2024, table 3). Weights under the names of either code: :func:`published`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -234,23 +236,77 @@ class Model:
         return self.network.apply({"params": params}, x, told, cond.get("label"), cond.get("level")), memory
 
 
-def published(state: Mapping[str, Any], model: Model) -> dict:
-    """Parameters of ``model`` from the tensors, by name, of a U-Net of Dhariwal & Nichol's code.
+def published(state: Mapping[str, Any], model: Model | None = None) -> dict:
+    """Parameters from the tensors, by name, of a U-Net of Dhariwal & Nichol's code, or of diffusers' ``UNet2DModel``.
 
-    Raises UserError for the first tensor that is missing, has another shape, or has no place.
+    ``model``: the one that they are of; None, for diffusers' alone: the one that most of them speak of
+    (:func:`architecture`). Raises UserError for the first tensor that is missing, has another shape, or has no place.
     """
     tensors = {name: np.asarray(tensor) for name, tensor in state.items()}
+    if "conv_in.weight" in tensors:
+        model = model or architecture(tensors)
+        return port.variables(joined(tensors), model.network, model.example(), spelled=diffusers(model))["params"]
+    if model is None:
+        raise UserError(
+            "the weights lack conv_in.weight: they are of no U-Net of diffusers; say of which model they are"
+        )
     params = port.variables(tensors, model.network, model.example(), spelled=names(model))["params"]
+    width, heads = model.head, model.heads
 
     def ordered(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
         """Theirs go by heads, and within each by query, key and value; ours the other way round."""
         if path[-2].key != "qkv":
             return leaf
-        heads = model.heads or leaf.shape[-1] // 3 // model.head
-        return leaf.reshape(*leaf.shape[:-1], heads, 3, -1).swapaxes(-3, -2).reshape(leaf.shape)
+        each = heads or leaf.shape[-1] // 3 // width
+        return leaf.reshape(*leaf.shape[:-1], each, 3, -1).swapaxes(-3, -2).reshape(leaf.shape)
 
     return jax.tree.map_with_path(ordered, params)
 
+
+def joined(state: port.State) -> port.State:
+    """``state`` of diffusers with query, key and value of each attention in one tensor, in this order, as ours have
+    them. UserError where one of the three is missing."""
+    rest = {name: x for name, x in state.items() if not re.search(r"\.to_[qkv]\.", name)}
+    for query in (name for name in state if ".to_q." in name):
+        three = [query.replace(".to_q.", f".to_{part}.") for part in "qkv"]
+        if missing := [name for name in three if name not in state]:
+            raise UserError(f"the weights lack {missing[0]}: they are of another network")
+        rest[query.replace(".to_q.", ".qkv.")] = np.concatenate([state[name] for name in three])
+    return rest
+
+
+def architecture(state: port.State) -> Model:
+    """The model of whose tensors, under diffusers' names, ``state`` consists; heads have 8 channels, as there.
+
+    UserError where they are those of no such network.
+    """
+
+    def count(pattern: str) -> int:
+        return 1 + max((int(found[1]) for found in map(re.compile(pattern).match, state) if found), default=-1)
+
+    def size(name: str, axis: int = 0) -> int:
+        if name not in state:
+            raise UserError(f"the weights lack {name}: they are of another network")
+        return state[name].shape[axis]
+
+    levels, width = range(count(r"down_blocks\.(\d+)\.")), size("conv_in.weight")
+    widths = [size(f"down_blocks.{i}.resnets.0.conv1.weight") for i in levels]
+    if any(n % width for n in widths):
+        raise UserError(f"the weights are of another network: {widths} channels are no multiples of {width}")
+    return Model(
+        width=width,
+        multipliers=tuple(n // width for n in widths),
+        blocks=count(r"down_blocks\.0\.resnets\.(\d+)\."),
+        attention=tuple(2**i for i in levels if f"down_blocks.{i}.attentions.0.to_q.weight" in state),
+        head=HEAD,
+        image_channels=size("conv_in.weight", 1),
+        learned_variance=size("conv_out.weight") != size("conv_in.weight", 1),
+        ndim=state["conv_in.weight"].ndim - 2,
+    )
+
+
+HEAD = 8
+"""Channels of a head where diffusers' ``UNet2DModel`` is not told."""
 
 INNER = {  # names within a block: ours, and those of Dhariwal & Nichol's code
     "time.fc0": "0",
@@ -279,10 +335,46 @@ def names(model: Model) -> Callable[[str], str]:
             halves, doubles = ("", "") if model.resizing_blocks else (".op", ".conv")
             places[f"down_{level}"] = f"{rows['down']}.0{halves}"
             places[f"up_{level}"] = f"{rows['up']}.{1 + (2**level in model.attention)}{doubles}"
+    return renamed(places, INNER)
+
+
+WITHIN = {  # names within a block: ours, and those of diffusers, whose three maps of an attention are joined
+    "time.fc0": "linear_1",
+    "time.fc1": "linear_2",
+    "norm0": "norm1",
+    "conv0": "conv1",
+    "condition": "time_emb_proj",
+    "norm1": "norm2",
+    "conv1": "conv2",
+    "shortcut": "conv_shortcut",
+    "norm": "group_norm",
+    "attention.qkv": "qkv",
+    "attention.proj": "to_out.0",
+}
+
+
+def diffusers(model: Model) -> Callable[[str], str]:
+    """Of a tensor of ``model`` by :mod:`nca_gen.nn.port`'s name, the name that it has in diffusers' ``UNet2DModel``."""
+    top = len(model.multipliers) - 1
+    places = {"condition": "time_embedding", "first": "conv_in", "last_norm": "conv_norm_out", "last": "conv_out"}
+    places |= {"middle_0": "mid_block.resnets.0", "middle_1": "mid_block.resnets.1"}
+    places["middle_attention"] = "mid_block.attentions.0"
+    for level in range(top + 1):
+        sides = {"down": f"down_blocks.{level}", "up": f"up_blocks.{top - level}"}
+        for side, block in sides.items():
+            places[f"{side}_{level}"] = f"{block}.{side}samplers.0.conv"
+            for i in range(model.blocks + 1):
+                places[f"{side}_{level}_{i}"] = f"{block}.resnets.{i}"
+                places[f"{side}_{level}_{i}_attention"] = f"{block}.attentions.{i}"
+    return renamed(places, WITHIN)
+
+
+def renamed(places: Mapping[str, str], within: Mapping[str, str]) -> Callable[[str], str]:
+    """Of a tensor of ours, the name in another code: blocks by ``places``, and what is in one of them by ``within``."""
 
     def name(ours: str) -> str:
         place, _, rest = ours.partition(".")
         inner, _, leaf = rest.rpartition(".")
-        return ".".join(filter(None, (places.get(place, place), INNER.get(inner, inner), leaf)))
+        return ".".join(filter(None, (places.get(place, place), within.get(inner, inner), leaf)))
 
     return name

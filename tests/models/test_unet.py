@@ -2,6 +2,7 @@
 
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 import rivals
 import tiny
 
+from nca_gen import build
+from nca_gen import config as configs
 from nca_gen.errors import UserError
 from nca_gen.models import unet
+from nca_gen.nn import port
 
 
 @pytest.mark.parametrize(
@@ -145,3 +149,59 @@ def test_a_picture_its_level_and_a_label_map():
     assert np.abs(told - call({"label": label} | zeros | {"map": shares[..., ::-1]}, x, t)).max() > 1e-3
     np.testing.assert_allclose(call({"label": label}, x, t), nothing, atol=1e-5)
     assert {*p} - {*tiny.params(rivals.small_unet())} == {"level"}
+
+
+@pytest.mark.parametrize(
+    ("form", "published"), [("s", 652_195), ("", 3_940_547), ("b", 17_217_923), ("l", 111_051_779)]
+)
+def test_the_four_sizes_of_diff_nca_s_rival(form, published, monkeypatch):
+    """Table 2 of Kalkhof et al. 2024."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    tree = tiny.shapes(build.model(configs.load(f"configs/ddpm_unet.py:{form}")))
+    assert sum(x.size for x in jax.tree.leaves(tree)) == published
+
+
+def diffusers_state(model):
+    """Random tensors under diffusers' names, without a network of theirs."""
+    spelled, state = unet.diffusers(model), {}
+    for name, x in port.random_state(model.network, model.example(), 0).items():
+        parts = dict(zip("qkv", np.split(x, 3), strict=True)) if ".qkv." in name else {}
+        state |= {spelled(name).replace(".qkv.", f".to_{k}."): part for k, part in parts.items()} or {spelled(name): x}
+    return state
+
+
+KALKHOF = unet.Model(
+    width=32, multipliers=(1, 2), blocks=1, attention=(2,), head=8, learned_variance=False, image_channels=3
+)
+
+
+def test_the_network_of_a_file_of_diffusers():
+    """Its fields are read from the tensors; of query, key and value each map is where it was."""
+    state = diffusers_state(KALKHOF)
+    assert unet.architecture(state) == KALKHOF
+    params = unet.published(state)
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, tiny.shapes(KALKHOF))
+    kernel = params["middle_attention"]["attention"]["qkv"]["kernel"]
+    for i, part in enumerate("qkv"):
+        there = state[f"mid_block.attentions.0.to_{part}.weight"]
+        np.testing.assert_array_equal(kernel[:, 64 * i : 64 * (i + 1)], there.T)
+    np.testing.assert_array_equal(
+        params["up_1_0"]["shortcut"]["bias"], state["up_blocks.0.resnets.0.conv_shortcut.bias"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda s: s.pop("mid_block.attentions.0.to_k.bias"), "the weights lack mid_block.attentions.0.to_k.bias"),
+        (lambda s: s.pop("conv_out.weight"), "the weights lack conv_out.weight"),
+        (lambda s: s.pop("conv_in.weight"), "the weights lack conv_in.weight"),
+        (lambda s: s.update({"class_embedding.weight": np.ones(3)}), "class_embedding.weight .* has no place in it"),
+        (lambda s: s.update({"conv_out.bias": np.ones(4)}), r"conv_out.bias is \(4,\), not \(3,\)"),
+    ],
+)
+def test_a_file_of_another_network_is_refused(change, line):
+    state = diffusers_state(KALKHOF)
+    change(state)
+    with pytest.raises(UserError, match=line):
+        unet.published(state)
