@@ -528,7 +528,8 @@ class Table(NamedTuple):
 @dataclass(frozen=True)
 class Page:
     """What an evaluator found, as ``report`` renders it. ``facts``: all that must be known beside the scores (protocol,
-    counts, notes, ..), for JSON; ``lines`` are for the screen; ``curves``: points (x, y) by heading."""
+    counts, notes, ..), for JSON; ``lines`` are for the screen; ``curves``: points (x, y) by heading; ``points``: single
+    ones (x, y, name) by heading, x on a logarithmic axis."""
 
     title: str
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -538,6 +539,7 @@ class Page:
     lines: Sequence[str] = ()
     intro: str = ""
     curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    points: Mapping[str, Sequence[tuple[float, float, str]]] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -19,8 +19,8 @@ from nca_gen import build, ranges, screen
 from nca_gen.errors import UserError, unknown
 from nca_gen.io import cache, codec, space
 from nca_gen.io import sets as files
+from nca_gen.metrics import bootstrap, features
 from nca_gen.metrics import classes as by_class
-from nca_gen.metrics import features
 from nca_gen.metrics.about import About
 from nca_gen.metrics.classes import Classes
 from nca_gen.metrics.notes import collecting
@@ -96,13 +96,16 @@ def judge(
     seed: int,
     kind: str = "images",
     classes: Classes | None = None,
+    halves: int = 0,
 ) -> dict[str, Any]:
     """The scores, and all that has to be known about them, for JSON.
 
     ``generated``, held-out ``real`` and ``train`` are sets of one ``kind`` (:mod:`nca_gen.io.sets`). Where a metric
     compares features with those of ``real``, its headline is also given against as many of ``train``, the same for all
     metrics (:func:`drawn`; ``<label>_train``): a generator that copies is much nearer to those. Features of real sets
-    are kept on disk. With ``classes`` the headline of each such metric is given for every class by itself too.
+    are kept on disk. With ``classes`` the headline of each such metric is given for every class by itself too. With
+    ``halves`` (2 or more) the headline of each metric that holds arrays against real ones has a standard error beside
+    it, by that many random halves (:func:`nca_gen.metrics.bootstrap.error`; ``<label>_error``).
     Raises UserError before any work is done where a metric cannot be computed.
     """
     requests = [request(spec) for spec in specs]
@@ -152,6 +155,11 @@ def judge(
                 values |= {f"{r.name}_train": against[r.name]}
                 subset = f"{len(some)} of the {len(train)} training images, drawn by the seed"
                 protocol[r.label] += f" {r.label}_train is against {subset}."
+            views_of = [view(r, "generated"), others["real"]]
+            if halves > 1 and r.about.reads == frozenset({"real"}) and all(isinstance(x, np.ndarray) for x in views_of):
+                with collecting():  # a half is small, and that is no fault of the sets
+                    scored = lambda x, y, r=r: r.metric.score(x, y, None, seed=seed, **r.options)[r.name]
+                    values |= {f"{r.name}_error": bootstrap.error(views_of, seed, scored, halves)}
             if classes and not r.whole:
                 some = {"generated": view(r, "generated")} | others
                 each[r.label] = by_class.scores(r.metric, r.name, some, classes, seed=seed, **r.options)

@@ -30,6 +30,7 @@ modes
   expand     enlarge a labelled training set by the model of the workdir
   classify   train classifiers on a labelled data set and on its expansions; compare them over folds
   segment    train segmenters on images with label maps, and on generated ones beside them; compare them
+  budget     how many steps a budget buys the model, and which learning rate serves it best
   study      one table of several runs: how good, how large, how fast
   readers    serve pairs of a real and a synthetic picture to people who say which is real; report how often they can
   tables     tables of scores, as in URCDM of real slides and generated ones, as in CA-LDM of volumes
@@ -53,6 +54,7 @@ VERBS = (
     "expand",
     "classify",
     "segment",
+    "budget",
     "study",
     "readers",
     "tables",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from annotated_types import Ge, Gt, Interval, Len, MaxLen, MinLen, Predicate
+from annotated_types import Ge, Gt, Interval, Le, Len, MaxLen, MinLen, Predicate
 
 from nca_gen.errors import UserError, unknown
 from nca_gen.ranges import Count, Natural, OneOf, Positive, Seed, Share, SomeOf
@@ -34,6 +35,30 @@ def spans(steps: str) -> bool:
     """Whether :func:`span` takes it."""
     span(steps)
     return True
+
+
+UNITS = {"steps": 1.0, "min": 60.0, "flop": 1.0}  # in steps, seconds, and floating-point operations of products
+
+
+class Amount(NamedTuple):
+    """``size`` of ``unit``: steps, seconds ("min") or FLOP of matrix products ("flop")."""
+
+    size: float
+    unit: str
+
+
+def amount(text: str) -> Amount:
+    """Reads "2000steps", "30min", "1e15flop". Raises UserError for anything else."""
+    found = re.fullmatch(rf"([0-9.]+(?:e[+-]?\d+)?)({'|'.join(UNITS)})", text)
+    size = float(found[1]) if found and found[1].count(".") < 2 else 0.0
+    if not found or not 0 < size < float("inf"):
+        raise UserError(f"config.budget.of={text}: give a number and a unit, such as 2000steps, 30min or 1e15flop")
+    return Amount(size * UNITS[found[2]], found[2])
+
+
+def amounts(text: str) -> bool:
+    """Whether :func:`amount` takes it, or it is empty."""
+    return not text or bool(amount(text))
 
 
 def named(word: str) -> bool:
@@ -255,11 +280,27 @@ class Encode(NamedTuple):
     shard: Count = 1024
 
 
+class Budget(NamedTuple):
+    """``config.budget``: what a run may cost, so that rivals cost the same; --mode=budget reckons, training heeds it.
+
+    ``of``: a number and a unit: "2000steps", "30min" of training steps on this machine, "1e15flop" of matrix products;
+    "" for none, and config.train.steps holds. ``rates``: factors of the page's learning rates, each tried for ``share``
+    of the steps; of one alone nothing is tried. ``like``: a workdir whose steps and rate are taken as they are.
+    """
+
+    of: Annotated[str, Predicate(amounts)] = ""
+    rates: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (1.0,)
+    share: Annotated[float, Gt(0), Le(1)] = 0.2
+    like: str = ""
+
+
 class Study(NamedTuple):
     """``config.study``: which runs --mode=study compares, and how.
 
-    ``n`` samples of each of ``runs`` (workdirs), under the labels of as many real images of ``split``, which they are
-    held against, and ``train`` training images. ``metrics``: () for those of :func:`nca_gen.verbs.study.metrics`.
+    ``n`` samples of each of ``runs`` (workdirs; a path that begins with a dot is seen from the study's), under the
+    labels of as many real images of ``split``, which they are held against, and ``train`` training images. Runs that
+    differ in their seed alone are one row. ``metrics``: () for those of :func:`nca_gen.verbs.study.metrics`.
+    ``halves``: how many random halves of the images say how far a score may be off; 0 for none.
     """
 
     runs: tuple[str, ...] = ()
@@ -267,6 +308,7 @@ class Study(NamedTuple):
     train: Count = 1080
     split: Split = "test"
     metrics: tuple[str, ...] = ()
+    halves: Natural = 0
 
 
 class Readers(NamedTuple):

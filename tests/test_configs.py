@@ -122,7 +122,11 @@ def test_the_smoke_form_trains(path, tmp_path):
     assert main.run(flags) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines][-1] == config.train.steps
-    if config.task.get("loss") == "l1_l2" and config.diffusion.prediction == "eps" and config.model.get("start", "zero") == "zero":
+    if (
+        config.task.get("loss") == "l1_l2"
+        and config.diffusion.prediction == "eps"
+        and config.model.get("start", "zero") == "zero"
+    ):
         # A network that has learned nothing predicts 0 for unit noise e: E[e^2] + E|e|; one pixel deviates by 2.
         pixels = config.train.batch * math.prod(config.data.patch) * 3
         assert abs(lines[0]["loss"] - (1 + math.sqrt(2 / math.pi))) < 4 * 2 / math.sqrt(pixels)

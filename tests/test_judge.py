@@ -8,7 +8,7 @@ from nca_gen import judge
 from nca_gen.errors import UserError
 from nca_gen.io import sets
 from nca_gen.io.images import from_float
-from nca_gen.metrics import classes, features, fid
+from nca_gen.metrics import bootstrap, classes, features, fid
 
 
 class Means(nn.Module):
@@ -215,3 +215,18 @@ def test_sets_of_several_depths_are_told(tmp_path):
     notes = judge.judge(["drift"], sixteen, eight, None, 0)["notes"]
     assert notes["depth"][0].startswith("pixels are stored in several depths (generated uint16, real uint8)")
     assert "depth" not in judge.judge(["drift"], eight, eight, None, 0)["notes"]
+
+
+def test_halves_say_how_far_a_score_may_be_off(networks):
+    """Of what compares with real images: the deviation of that score over halves of both sets; nothing more."""
+    generated, real, train = images(20, 0), images(16, 1), images(12, 2)
+    specs = ("fid@inception-clean", "drift", "neighbours")
+    scores = judge.judge(specs, generated, real, train, 5, halves=6)["scores"]
+    plain = judge.judge(specs, generated, real, train, 5)["scores"]
+    some = {name: value for name, value in scores.items() if name.endswith("_error")}
+    label = next(name for name in plain if name.startswith("f"))
+    assert some.keys() == {f"{label}_error", "drift_error"}
+    assert {name: value for name, value in scores.items() if name not in some} == plain
+    features_of = [features.extract("inception-clean", x, layers=["2048"])["2048"] for x in (generated, real)]
+    expected = bootstrap.error(features_of, 5, lambda x, y: fid.score(x, y, None, seed=5)["fid"], 6)
+    assert some[f"{label}_error"] == pytest.approx(expected, rel=1e-6)

@@ -202,8 +202,8 @@ GIVEN = "--config=configs/small.py --workdir=w"
         (f"{GIVEN} --mode=trian", "unknown mode 'trian'; did you mean train?"),
         (
             f"{GIVEN} --mode=x",
-            "unknown mode 'x'; choose one of: bench, chain, check, classify, describe, encode, evaluate, expand, "
-            "export, generate, readers, segment, study, tables, train",
+            "unknown mode 'x'; choose one of: bench, budget, chain, check, classify, describe, encode, evaluate, "
+            "expand, export, generate, readers, segment, study, tables, train",
         ),
         (f"{GIVEN} --mode", "--mode: expected one argument"),
         (f"{GIVEN} --wrkdir=x", "unknown flag '--wrkdir'; did you mean --workdir?"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -108,3 +109,36 @@ def draw(
         f'{"".join(parts)}<svg x="0" y="{TOP - 4}" width="{WIDTH}" height="{BOTTOM - TOP + 8}" '
         f'viewBox="0 {TOP - 4} {WIDTH} {BOTTOM - TOP + 8}">{"".join(inside)}</svg></svg>'
     )
+
+
+def scatter(points: Sequence[tuple[float, float, str]], label: str) -> str:
+    """Single points (x, y, name), at least one, x above 0 on a logarithmic axis; each with its name beside it."""
+    x, y = np.log10([a for a, _, _ in points]), np.asarray([b for _, b, _ in points], float)
+    (left, right), (low, high) = _roomy(x, 0.3), _roomy(y, 0.01 * float(np.abs(y).max()) or 1.0)
+
+    def place(px: float, py: float) -> tuple[float, float]:
+        u, v = (px - left) / (right - left), (py - low) / (high - low)
+        return LEFT + u * (RIGHT - LEFT), BOTTOM - v * (BOTTOM - TOP)
+
+    parts = []
+    for mark in ticks(low, high):
+        v = place(left, mark)[1]
+        parts.append(f'<path class="rule" d="M{LEFT} {v:.1f}H{RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{v + 3.5:.1f}" text-anchor="end">{short(mark)}</text>')
+    for mark in ticks(10**left, 10**right, log=True):
+        u = place(math.log10(mark), low)[0]
+        parts.append(f'<text x="{u:.1f}" y="{BOTTOM + 16}" text-anchor="middle">{short(mark)}</text>')
+    for a, b, (_, _, name) in zip(x, y, points, strict=True):
+        u, v = place(a, b)
+        end = "end" if u > (LEFT + RIGHT) / 2 else "start"
+        parts.append(f'<circle cx="{u:.1f}" cy="{v:.1f}" r="4"/>')
+        parts.append(f'<text x="{u + (7 if end == "start" else -7):.1f}" y="{v - 5:.1f}" text-anchor="{end}">')
+        parts.append(f"{escape(name)}</text>")
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+
+
+def _roomy(values: Float[np.ndarray, " n"], least: float) -> tuple[float, float]:
+    """The ends of an axis on which no value lies at the rim; it is ``least`` wider than they are, on either side."""
+    low, high = float(values.min()), float(values.max())
+    room = max(0.12 * (high - low), least)
+    return low - room, high + room

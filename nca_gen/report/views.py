@@ -97,6 +97,12 @@ def section(page: Page, folder: Path) -> Section:
     cards = [card(figure, folder, alone=kinds.count(figure.kind) == 1) for figure in page.figures]
     tables = [headed(table, dictionary(page.facts, "protocol")) for table in page.tables]
     charts = [chart({title: dict(curve)}, title, title, dots=True) for title, curve in page.curves.items()]
+    charts += [
+        Chart(
+            title, "", arrow(dictionary(page.facts, "protocol").get(title, "")), "", Markup(curves.scatter(some, title))
+        )
+        for title, some in page.points.items()
+    ]
     return Section(
         page.title,
         page.intro,

@@ -27,6 +27,7 @@ from nca_gen.runtime.run import config_file
 
 # What may change when a run is resumed: how long, how often, on what, from where; not what is learned, nor from what.
 FREE = ("train", "sample", "generate", "held", "evals", "expand", "encode", "study", "bench", "export", "mesh")
+FREE += ("budget",)
 PLACES = ("data.path", "data.label_maps", "data.cache", "data.memory_gb", "data.strict", "optimizer.cosine_steps")
 PACKAGES = ("nca_gen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections")
 

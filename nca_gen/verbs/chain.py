@@ -15,7 +15,7 @@ from nca_gen import build
 from nca_gen import config as configs
 from nca_gen.config import Stage
 from nca_gen.errors import UserError, unknown
-from nca_gen.runtime import checkpoint, effort, mesh, record
+from nca_gen.runtime import budget, checkpoint, effort, mesh, record
 from nca_gen.runtime.log import say
 from nca_gen.tiling import streaming
 
@@ -41,7 +41,7 @@ def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first
         folder = Path(workdir, stage.name)
         for mode in stage.modes:
             if mode == "train" and finished(stage, folder):
-                say(f"{stage.name}: trained to step {stage.config.train.steps} already")
+                say(f"{stage.name}: trained to step {checkpoint.steps(folder)[-1]} already")
                 continue
             say(f"{stage.name}: {mode}")
             folder.mkdir(parents=True, exist_ok=True)
@@ -116,4 +116,7 @@ def whole(stage: Stage, workdir: Path, rest: Sequence[str]) -> Any:
 def finished(stage: Stage, folder: Path) -> bool:
     """Whether the run in ``folder`` is trained to its last step, with this config."""
     steps = checkpoint.steps(folder)
-    return bool(steps) and steps[-1] >= stage.config.train.steps and record.check_config(folder, stage.config)
+    if not steps:
+        return False
+    config = budget.settled(stage.config, folder)
+    return steps[-1] >= config.train.steps and record.check_config(folder, config)

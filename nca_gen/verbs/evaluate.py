@@ -181,7 +181,8 @@ def compare(
         raise UserError("these are of different kinds: " + ", ".join(f"{paths[r]} holds {k}" for r, k in kinds.items()))
     kind = kinds["generated"]
     specs = specs or USUAL[kind] + (("neighbours",) if train and kind == "images" else ())
-    facts = judge.judge(specs, **opened, seed=0, kind=kind, classes=scores.classes(paths, opened))
+    three = (opened[role] for role in ("generated", "real", "train"))
+    facts = judge.judge(specs, *three, seed=0, kind=kind, classes=scores.classes(paths, opened))
     lines = judge.table(facts)
     facts |= {"step": 0, "sets": {role: path for role, path in paths.items() if path}}
     page = Page("Samples", facts.pop("scores"), tables=scores.by_class(facts), facts=facts)

@@ -27,7 +27,7 @@ from nca_gen.runtime.log import say
 from nca_gen.sections import Export
 from nca_gen.verbs import export_card, export_sampler
 
-HERE = ("bench", "study", "mesh", "export")  # sections that say how something is done on this machine
+HERE = ("bench", "budget", "study", "mesh", "export")  # sections that say how something is done on this machine
 PLACES = ("data.path", "data.cache", "data.label_maps", "train.init", "encode.weights")  # wherever they lead
 
 

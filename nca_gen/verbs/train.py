@@ -12,7 +12,7 @@ import jax
 from jaxtyping import PyTree
 
 from nca_gen import devices, hosts
-from nca_gen.runtime import checkpoint, feed, log, mesh
+from nca_gen.runtime import budget, checkpoint, feed, log, mesh
 from nca_gen.runtime import course as courses
 from nca_gen.runtime.cadence import due
 from nca_gen.runtime.course import Course
@@ -32,8 +32,10 @@ def train(
     ``task``, ``splits`` and ``evaluate`` stand in for those that ``config`` names. On SIGTERM or SIGINT the step is
     finished and saved, and SystemExit raised with 128 + the signal's number. Raises UserError for what a user can mend,
     and when the loss diverges; with ``on_divergence="rollback"`` only after ``max_rollbacks`` returns to the last good
-    checkpoint, each followed by other keys and another order of the data.
+    checkpoint, each followed by other keys and another order of the data. Of a ``config.budget`` it heeds what
+    ``--mode=budget`` has left in ``workdir``.
     """
+    config = budget.settled(config, workdir)
     with courses.opened(config, workdir, task, splits, evaluate) as course:
         plan, saved, rollbacks, retried = course.plan, course.saved, 0, None
         while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nca_gen.metrics.bootstrap import interval
+from nca_gen.metrics.bootstrap import error, interval
 
 
 def test_the_interval_of_a_mean_is_about_two_standard_errors_wide():
@@ -39,3 +39,12 @@ def test_it_holds_the_truth_in_about_95_of_100_cases(monkeypatch):
 def test_the_seed_fixes_it():
     x = np.random.default_rng(4).normal(size=50)
     assert interval(x, 7) == interval(x, 7) != interval(x, 8)
+
+
+def test_the_error_of_a_mean_is_known():
+    """sigma / sqrt(n), from halves without replacement: 2000 draws of two sets are within a few per cent of it."""
+    rng = np.random.default_rng(0)
+    x, y = 2.0 * rng.normal(size=400), rng.normal(size=900)
+    found = error((x, y), 0, lambda a, b: float(a.mean() - b.mean()), 2000)
+    assert found == pytest.approx(np.sqrt(x.var() / 400 + y.var() / 900), rel=0.06)
+    assert error((x, y), 0, lambda a, b: float(len(a) + len(b)), 5) == 0  # halves are of one size

@@ -110,3 +110,28 @@ def test_odd_values_stay_finite(y, zero):
     svg = curves.draw(np.arange(float(len(y))), np.array(y), "odd <&> label", zero=zero and min(y) >= 0)
     assert not re.search(r"nan|inf", svg)
     assert ET.fromstring(svg).get("aria-label").startswith("odd <&> label")
+
+
+def test_single_points_lie_where_they_belong():
+    """By the logarithm from left to right, better below worse; names are escaped, and stay inside."""
+    points = [(1e3, 2.0, "a"), (1e4, 1.0, "b & c"), (1e6, 3.0, "d")]
+    drawn = curves.scatter(points, "FID over parameters")
+    places = [(float(u), float(v)) for u, v in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    (a, b, d) = places
+    assert 2 * (b[0] - a[0]) == pytest.approx(d[0] - b[0], abs=0.3)
+    assert a[0] < b[0] < d[0]
+    assert d[1] < a[1] < b[1]
+    assert all(curves.LEFT < u < curves.RIGHT and curves.TOP < v < curves.BOTTOM for u, v in places)
+    assert "b &amp; c" in drawn
+    assert re.findall(r'text-anchor="(start|end)">[^<]*</text>', drawn.split("<circle", 1)[1]) == [
+        "start",
+        "start",
+        "end",
+    ]
+
+
+def test_points_of_nearly_one_value_have_marks_that_differ():
+    marks = re.findall(
+        r'text-anchor="end">([\d.]+)</text>', curves.scatter([(10.0, 0.80571, "a"), (20.0, 0.80572, "b")], "")
+    )
+    assert len(marks) == len({*marks}) > 1

@@ -82,11 +82,13 @@ def test_the_table_has_a_line_a_run(found):
     workdir, facts = found
     head, _, one, two, *notes = study.table(facts)
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (head, one, two)]
-    assert cells[0] == ["Run", "Parameters", "Steps", "Training, s", "Images/s", "swd", "neighbours"]
+    costs = ["Parameters", "Steps", "Training, s", "Memory, MB", "GFLOP/image", "Images/s"]
+    assert cells[0] == ["Run", *costs, "swd", "neighbours"]
     assert cells[1][:4] == ["one", "12,192", "40", "20"]
     assert cells[2][0] == "two"
     assert any(note.startswith("swd: ") for note in notes)
     html = (workdir / "study.html").read_text()
+    assert html.count("<circle") == 2 * 3  # both runs, over three costs
     assert html.count("<img") == html.count('<tr class="whole">') == 2
     assert "12,192" in html
 
@@ -115,3 +117,36 @@ def test_a_stand_in_says_so(monkeypatch, tmp_path):
 def test_no_runs(tmp_path, runs):
     with pytest.raises(UserError, match=r"config\.study\.runs"):
         study.study(config(runs), tmp_path)
+
+
+def about(seed, score, **more):
+    """A row of study.json."""
+    costs = dict.fromkeys(("parameters", "memory_mb", "gflop_per_image", "images_per_second", "seconds_per_image"), 1.0)
+    known = {"alike": "a", "step": 5, "trained_from": seed, "name": f"cells_s{seed}", "model": "geca", "rate": 1.0}
+    return costs | known | {"training_seconds": 2.0, "scores": {"swd": score}, "protocol": {"swd": ""}} | more
+
+
+def test_runs_that_differ_in_their_seed_are_one_row():
+    """Mean and standard error of three: 10, 12 and 17 are 13 +- sqrt(13 / 3); of one alone that of its images."""
+    three = [about(seed, score, training_seconds=seed) for seed, score in enumerate((10.0, 12.0, 17.0))]
+    other = about(0, 20.0, alike="b", name="other", scores={"swd": 20.0, "swd_error": 0.75})
+    first, second = study.grouped({"rows": [*three, other]})
+    assert (first.name, first.costs["seeds"], first.costs["training_seconds"]) == ("cells", 3, 1.0)
+    assert first.scores["swd"] == pytest.approx((13.0, (13 / 3) ** 0.5))
+    assert (second.name, second.scores["swd"]) == ("other", (20.0, 0.75))
+    assert [line[3] for line in study.written({"rows": [*three, other]})] == [["13 ± 2.1"], ["20 ± 0.75"]]
+
+
+@pytest.mark.parametrize(
+    "more", [{"trained_from": 0}, {"step": 6, "trained_from": 1}, {"alike": "b", "trained_from": 1}]
+)
+def test_other_runs_are_rows_of_their_own(more):
+    """Those of another length or config, and one trained twice from the same seed."""
+    assert [line.costs["seeds"] for line in study.grouped({"rows": [about(0, 1.0), about(0, 2.0, **more)]})] == [1, 1]
+
+
+@pytest.mark.slow
+def test_runs_are_seen_from_the_study(runs, tmp_path):
+    """A path that begins with a dot: a table that is the last stage of a chain knows its runs by that."""
+    with pytest.raises(UserError, match=r"/here/\.\./nowhere holds no run"):
+        study.study(config(["../nowhere"]), tmp_path / "here")
