@@ -280,6 +280,13 @@ class Encode(NamedTuple):
     shard: Count = 1024
 
 
+def untrained(word: str) -> bool:
+    """Whether it is a task of :mod:`nca_gen.verbs.study_tasks`. Raises UserError for anything else."""
+    if not re.fullmatch(r"hole|x[248]|[1-9]\d*(x[1-9]\d*)+", word):
+        raise UserError(f"{word!r} is no task: choose of hole, x2, x4, and a size such as 96x96")
+    return True
+
+
 class Budget(NamedTuple):
     """``config.budget``: what a run may cost, so that rivals cost the same; --mode=budget reckons, training heeds it.
 
@@ -300,7 +307,8 @@ class Study(NamedTuple):
     ``n`` samples of each of ``runs`` (workdirs; a path that begins with a dot is seen from the study's), under the
     labels of as many real images of ``split``, which they are held against, and ``train`` training images. Runs that
     differ in their seed alone are one row. ``metrics``: () for those of :func:`nca_gen.verbs.study.metrics`.
-    ``halves``: how many random halves of the images say how far a score may be off; 0 for none.
+    ``halves``: how many random halves of the images say how far a score may be off; 0 for none. ``tasks``: what is
+    tried without training for it: "hole", "x2", or a size such as "96x96".
     """
 
     runs: tuple[str, ...] = ()
@@ -309,6 +317,7 @@ class Study(NamedTuple):
     split: Split = "test"
     metrics: tuple[str, ...] = ()
     halves: Natural = 0
+    tasks: tuple[Annotated[str, Predicate(untrained)], ...] = ()
 
 
 class Readers(NamedTuple):

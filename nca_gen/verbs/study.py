@@ -34,7 +34,7 @@ from nca_gen.runtime import ahead, budget, record
 from nca_gen.runtime import run as runs
 from nca_gen.runtime.log import say
 from nca_gen.sections import Study
-from nca_gen.verbs import describe
+from nca_gen.verbs import describe, study_tasks
 from nca_gen.verbs.describe_work import asked_gflop, call_gflop, examples
 
 SHOWN, ACROSS = 32, 8  # samples of each run on the page, and in a row of it
@@ -112,7 +112,7 @@ def row(plan: Study, seed: int, path: str, workdir: Path, name: str) -> dict[str
     parts = runs.parts(config, path)
     part, before = parts["model"], files.read_object(workdir / f"{name}.json")
     settings = {"step": part.step, "metrics": list(plan.metrics), "sample": config.sample.to_dict(), "seed": seed}
-    settings["halves"] = plan.halves
+    settings |= {"halves": plan.halves, "tasks": list(plan.tasks)}
     settings = json.loads(write.notation(settings | config.held.to_dict() | {"run": str(path)}))
     if before.get("settings") == settings and (workdir / f"{name}.png").is_file():
         return before
@@ -135,6 +135,7 @@ def row(plan: Study, seed: int, path: str, workdir: Path, name: str) -> dict[str
         "gflop_per_image": gflop(config, part, data.sides),
         "images_per_second": rate,
         "seconds_per_image": 1 / rate,
+        "tasks": study_tasks.row(plan.tasks, part, pipeline, data, workdir, name),
         "rate": files.read_object(Path(path, budget.FILE)).get("factor", 1.0),
         "alike": alike(stored(path)),
         "trained_from": stored(path).seed,
@@ -301,6 +302,25 @@ def page(facts: dict[str, Any], workdir: Path) -> str:
         Page("Table", tables=[Table("", ["Run", "Model", *shown(facts).values(), *headings(facts)], rows)]),
         Page("Quality and cost", points={title: some for title, some in points.items() if len(some) > 1}),
         Page("Samples", figures=figures),
+        untrained(facts),
         Page("How it was measured", facts={"protocol": notes(facts)}),
     ]
     return report.render("Generators side by side", pages, workdir, over="nca_gen · study")
+
+
+def untrained(facts: dict[str, Any]) -> Page:
+    """What each run does that it was not trained for, and what it cannot do."""
+    words = facts["rows"][0]["settings"]["tasks"]
+    rows = [
+        [about["name"], *(found.get("number", "cannot") for found in (about["tasks"][word] for word in words))]
+        for about in facts["rows"]
+    ]
+    figures, reasons = [], {}
+    for about in facts["rows"]:
+        for word, found in about["tasks"].items():
+            if "picture" in found:
+                figures.append(Figure(found["picture"], f"**{about['name']}**, {word}"))
+            else:
+                reasons[f"{about['name']}, {word}"] = found["why"]
+    tables = [Table("", ["Run", *map(study_tasks.heading, words)], rows)] if words else []
+    return Page("Not trained for", figures=figures, tables=tables, facts={"protocol": reasons})

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import tiny
 from ml_collections import ConfigDict
+from PIL import Image
 
 from nca_gen import arrays, build, judge
 from nca_gen.errors import UserError
 from nca_gen.evaluators.held import Held
 from nca_gen.metrics import swd
 from nca_gen.runtime import checkpoint, record, run
+from nca_gen.sections import untrained
 from nca_gen.verbs import study
 
 SPECS = ("swd", "neighbours")
@@ -150,3 +152,31 @@ def test_runs_are_seen_from_the_study(runs, tmp_path):
     """A path that begins with a dot: a table that is the last stage of a chain knows its runs by that."""
     with pytest.raises(UserError, match=r"/here/\.\./nowhere holds no run"):
         study.study(config(["../nowhere"]), tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_what_a_run_was_not_trained_for(runs, tmp_path):
+    """Tokens of 4 x 4 pixels draw no 18 x 18, and that is said; a hole is filled, and all around it is kept."""
+    facts = study.study(config(runs[:1], **{"study.tasks": ("hole", "x2", "18x18")}), tmp_path)
+    tasks = facts["rows"][0]["tasks"]
+    picture, large = (np.asarray(Image.open(tmp_path / tasks[word]["picture"])) for word in ("hole", "x2"))
+    assert picture.shape == (2 * 16 + 2, 4 * 16 + 3 * 2, 3)
+    assert large.shape == (32, 4 * 32 + 3 * 2, 3)
+    shown, filled = picture[:16, :16], picture[18:, :16]
+    around = np.ones((16, 16), bool)
+    around[4:12, 4:12] = False
+    np.testing.assert_array_equal(filled[around], shown[around])
+    assert (filled != shown)[~around].any()
+    assert 0 < tasks["hole"]["number"] < 2
+    assert "no whole number of 4x4 patches" in tasks["18x18"]["why"]
+    page = study.untrained(facts)
+    assert page.tables[0].columns == ["Run", "hole, error in the hole", "x2, drift", "18x18, drift"]
+    assert page.tables[0].rows[0][-1] == "cannot"
+    assert page.facts["protocol"] == {"one, 18x18": tasks["18x18"]["why"]}
+    assert "Not trained for" in (tmp_path / "study.html").read_text()
+
+
+@pytest.mark.parametrize("word", ["x3", "holes", "96", "0x4", ""])
+def test_what_is_no_task(word):
+    with pytest.raises(UserError, match="is no task: choose of hole, x2, x4, and a size such as 96x96"):
+        untrained(word)
