@@ -316,9 +316,9 @@ def untrained(facts: dict[str, Any]) -> Page:
         for about in facts["rows"]
     ]
     figures, reasons = [], {}
-    for about in facts["rows"]:
-        for word, found in about["tasks"].items():
-            if "picture" in found:
+    for word in words:
+        for about in facts["rows"]:
+            if "picture" in (found := about["tasks"][word]):
                 figures.append(Figure(found["picture"], f"**{about['name']}**, {word}"))
             else:
                 reasons[f"{about['name']}, {word}"] = found["why"]

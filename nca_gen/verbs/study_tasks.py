@@ -70,7 +70,8 @@ def perform(word: str, part: Part, pipeline: Pipeline, data: Held) -> Done:
         hole[tuple(slice(n // 4, n - n // 4) for n in hole.shape)] = True
         each = [inpaint.fill(part, keys[i : i + 1], x, hole, settings, cond(i))[0] for i, x in enumerate(real)]
         shown = np.where(hole[..., None], 0.0, real)
-        return Done(np.concatenate([shown, each]), float(np.abs(np.stack(each) - real)[:, hole].mean()))
+        painted = np.clip(np.stack(each), -1, 1)
+        return Done(np.concatenate([shown, painted]), float(np.abs(painted - real)[:, hole].mean()))
     factor = int(word.removeprefix("x"))
     each = [upscale.enlarge(part, keys[i : i + 1], x, factor, settings, cond(i)) for i, x in enumerate(real)]
     return Done(np.stack(each), drifted(np.stack(each), data))
