@@ -268,6 +268,32 @@ class Autoencoder(Protocol):
         ...
 
 
+@runtime_checkable
+class Variational(Autoencoder, Protocol):
+    """An autoencoder that says how probable an image is: all that an evidence lower bound asks for."""
+
+    def outputs(self, params: PyTree, z: Float[Array, "B *S L"]) -> Float[Array, "B *T O"]:
+        """What the decoder says of every pixel; of this :meth:`decode` is the mean."""
+        ...
+
+    def log_likelihood(self, outputs: Float[Array, "B *T O"], image: Float[Array, "B *T C"]) -> Float[Array, " B"]:
+        """Of images, by what the decoder says of them, in nats per image."""
+        ...
+
+
+@runtime_checkable
+class Regenerator(Variational, Protocol):
+    """A variational autoencoder whose outputs are the cells of an automaton: they can be damaged, and grow on."""
+
+    def step(self, params: PyTree) -> Callable[[Float[Array, "B *T O"]], Float[Array, "B *T O"]]:
+        """The rule: cells to cells one step older."""
+        ...
+
+    def mean(self, outputs: Float[Array, "B *T O"]) -> Float[Array, "B *T C"]:
+        """The image of cells."""
+        ...
+
+
 class Rebuilt(NamedTuple):
     """What a :class:`Rebuilder` made of a batch: images ``fake`` beside the ``real`` ones, both [N, H, W, C].
 
@@ -448,6 +474,15 @@ class Transfer(Task, Protocol):
 
     def begin(self, state: Any, params: PyTree) -> Any:
         """The ``state`` before the first step, with these for its own: what is trained, and where averages begin."""
+        ...
+
+
+@runtime_checkable
+class Conditional(Task, Protocol):
+    """A task whose model may be told something beside the image."""
+
+    def condition(self, batch: Mapping[str, Array]) -> Condition:
+        """What the model is told of each image of a batch; None for nothing."""
         ...
 
 

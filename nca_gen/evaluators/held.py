@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nca_gen import arrays
-from nca_gen.contracts import Condition, Pipeline
+from nca_gen.contracts import Condition, Conditional, Pipeline
 from nca_gen.data import pipeline as batches
 from nca_gen.data.source import Source, Splits
 from nca_gen.metrics.classes import Classes
@@ -150,7 +150,9 @@ class Held:
 
     @cached_property
     def conditions(self) -> Condition:
-        """Those of the real patches."""
+        """Those of the real patches; None of a task whose model is never told any."""
+        if not isinstance(self.task, Conditional):
+            return None
         labels = {"label": self.pixels["label"]} if "label" in self.pixels else {}
         return self.task.condition(jax.tree.map(jnp.asarray, self.learned | labels))
 

@@ -45,7 +45,8 @@ def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequen
         patch = " \N{MULTIPLICATION SIGN} ".join(map(str, data.patch))
         figures.append(Figure("large.png", f"Generated, larger than a training patch ({patch}).", "wide"))
     scores = facts.pop("scores")
-    facts |= {"sampler": sampler(sample), "notes": data.notes() | facts["notes"]} | drawn.facts
+    facts |= {"sampler": sampler(sample)} if "diffusion" in part.config else {}
+    facts |= {"notes": data.notes() | facts["notes"]} | drawn.facts
     return Page("Samples", scores, figures, by_class(facts), facts, judge.table(facts | {"scores": scores}))
 
 

@@ -51,7 +51,7 @@ def card(part: Part, plan: Export, workdir: str | Path, folder: str) -> str:
         "patients": patients(config),
         "pages": [*scored(training)],
         "copies": copies(training),
-        "sampler": sampler(config.sample) if draws else "",
+        "sampler": sampler(config.sample) if draws and "diffusion" in config else "one call of the decoder",
         "size": list(plan.size or config.sample.size) if draws else [],
         "command": training.environment.get("command"),
         "commit": training.environment.get("commit"),
