@@ -8,6 +8,7 @@ import pytest
 from nca_gen.contracts import (
     Autoencoder,
     Automaton,
+    Conditional,
     Counted,
     Denoiser,
     Evaluator,
@@ -19,19 +20,23 @@ from nca_gen.contracts import (
     Pipeline,
     Process,
     Rebuilder,
+    Regenerator,
     Segmenter,
     Standing,
     Transfer,
+    Variational,
 )
 from nca_gen.diffusion import continuous, discrete
 from nca_gen.diffusion.codec import Codec
 from nca_gen.evaluators import (
     confusion,
+    damage,
     films,
     grades,
     growth,
     guided,
     heredity,
+    likelihood,
     nearest,
     reconstruction,
     samplers,
@@ -51,11 +56,12 @@ from nca_gen.models import (
     segment_unet,
     unet,
     vae_kl,
+    vnca,
     vq_vae,
     vq_vae_3d,
 )
 from nca_gen.pipelines import ca_ldm, decode, gigapixel, inpaint, sample, upscale, urcdm
-from nca_gen.tasks import autoencode, classify, denoise, segment
+from nca_gen.tasks import autoencode, classify, denoise, elbo, segment
 from nca_gen.tasks.learner import Learner
 
 denoisers: list[Denoiser] = [
@@ -71,6 +77,8 @@ listener: Listener = fourier_diff_nca.Model()
 heir: Heir = geca.Model()
 automata: list[Automaton] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model()]
 autoencoder: Autoencoder = vae_kl.Model()
+variational: Variational = vnca.Model()
+regenerator: Regenerator = vnca.Model()
 rebuilder: Rebuilder = vq_vae.Model()
 rebuilder_3d: Rebuilder = vq_vae_3d.Model()
 standing: Standing = multislice.Model()
@@ -81,8 +89,10 @@ tasks: list[Transfer] = [
     denoise.Task(diff_nca.Model(), Learner(), discrete.Process(), Codec()),
     autoencode.Task(vae_kl.Model(), Learner()),
     classify.Task(resnet34.Model(classes=2), Learner()),
+    elbo.Task(vnca.Model(), Learner()),
     segment.Task(segment_unet.Model(classes=2), Learner()),
 ]
+conditional: Conditional = denoise.Task(diff_nca.Model(), Learner(), discrete.Process(), Codec())
 pipelines: list[type[Pipeline]] = [
     sample.Pipeline,
     decode.Pipeline,
@@ -93,11 +103,13 @@ pipelines: list[type[Pipeline]] = [
 counted: list[type[Counted]] = [urcdm.Pipeline, ca_ldm.Pipeline]
 evaluators: list[Evaluator] = [
     confusion,
+    damage,
     films,
     grades,
     growth,
     guided,
     heredity,
+    likelihood,
     nearest,
     reconstruction,
     samplers,
@@ -115,7 +127,9 @@ metric: Metric = fid
         (Listener, [listener]),
         (Heir, [heir]),
         (Automaton, automata),
-        (Autoencoder, [autoencoder, rebuilder, standing, paired]),
+        (Autoencoder, [autoencoder, variational, rebuilder, standing, paired]),
+        (Variational, [variational]),
+        (Regenerator, [regenerator]),
         (Rebuilder, [rebuilder, standing, paired]),
         (Standing, [standing, paired]),
         (Paired, [paired]),
@@ -123,10 +137,23 @@ metric: Metric = fid
     ],
 )
 def test_a_model_can_what_its_contract_says_and_nothing_else(contract, members):
-    everything = [*denoisers, autoencoder, rebuilder, standing, paired, segmenter, resnet34.Model(classes=2)]
+    everything = [
+        *denoisers,
+        autoencoder,
+        variational,
+        rebuilder,
+        standing,
+        paired,
+        segmenter,
+        resnet34.Model(classes=2),
+    ]
     assert {type(model) for model in everything if isinstance(model, contract)} == {type(model) for model in members}
 
 
 def test_tasks_are_hashable():
     """They are static arguments of compiled functions."""
     assert len({hash(task) for task in tasks}) == len(tasks)
+
+
+def test_only_denoisers_are_told_something():
+    assert [type(task) for task in tasks if isinstance(task, Conditional)] == [denoise.Task]

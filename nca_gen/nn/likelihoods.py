@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 HALF = 1 / 256  # of the distance between two values of 8 bits, which lie 1/128 apart in [-1, 1)
-LEAST = -7.0  # of the logarithm of a scale, as in PixelCNN++
-
-
-class Likelihood(Protocol):
-    """A distribution of the values of one pixel, given ``size`` numbers."""
-
-    @property
-    def size(self) -> int:
-        """Numbers a pixel."""
-        ...
-
-    def log_prob(self, outputs: Float[Array, "*S O"], image: Float[Array, "*S C"]) -> Float[Array, "*S"]:
-        """Of every pixel, all its channels together, in nats."""
-        ...
-
-    def mean(self, outputs: Float[Array, "*S O"]) -> Float[Array, "*S C"]:
-        """The picture that is expected, in [-1, 1]."""
-        ...
+LEAST, MOST = -7.0, 7.0  # of the logarithm of a scale: PixelCNN++ has the first, float32 needs the other
 
 
 class Bernoulli(NamedTuple):
@@ -48,7 +31,7 @@ class Bernoulli(NamedTuple):
         return -jax.nn.softplus(jnp.where(image >= 0, -outputs, outputs)).sum(-1)
 
     def mean(self, outputs: Float[Array, "*S O"]) -> Float[Array, "*S C"]:
-        """2 p - 1."""
+        """The expected picture, 2 p - 1."""
         return jnp.tanh(outputs / 2)
 
 
@@ -76,7 +59,7 @@ class Logistics(NamedTuple):
         means, log_scales, slopes = (part.reshape(*part.shape[:-1], n, -1) for part in rest)
         below = jnp.tril_indices(c, -1)
         coefficients = jnp.zeros((*means.shape, c)).at[..., below[0], below[1]].set(jnp.tanh(slopes))
-        return logits, means, jnp.maximum(log_scales, LEAST), coefficients
+        return logits, means, jnp.clip(log_scales, LEAST, MOST), coefficients
 
     def log_prob(self, outputs: Float[Array, "*S O"], image: Float[Array, "*S C"]) -> Float[Array, "*S"]:
         """Of every pixel, in nats. ``image``: values of 8 bits in [-1, 1)."""
@@ -91,7 +74,8 @@ class Logistics(NamedTuple):
         return jax.nn.logsumexp(jax.nn.log_softmax(logits) + mass.sum(-1), axis=-1)
 
     def mean(self, outputs: Float[Array, "*S O"]) -> Float[Array, "*S C"]:
-        """The means of the components, each within [-1, 1] and at its own means of the channels before, by weight."""
+        """The expected picture: means of the components, each within [-1, 1] and at its own means of the channels
+        before, by weight."""
         logits, means, _, coefficients = self.parts(outputs)
         known = jnp.zeros_like(means)
         for i in range(self.channels):
@@ -99,6 +83,9 @@ class Logistics(NamedTuple):
             known = known.at[..., i].set(jnp.clip(here, -1.0, 1.0))
         return (jax.nn.softmax(logits)[..., None] * known).sum(-2)
 
+
+Likelihood = Bernoulli | Logistics
+"""A distribution of the values of a pixel [C] by ``size`` numbers [O]."""
 
 LIKELIHOODS: dict[str, Callable[[int, int], Likelihood]] = {  # of (channels, mixtures)
     "bernoulli": lambda channels, mixtures: Bernoulli(channels),

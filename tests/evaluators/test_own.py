@@ -1,4 +1,4 @@
-"""Evaluators of tasks that do not generate: reconstructions, classes."""
+"""Evaluators of tasks that do not denoise: reconstructions, classes, likelihoods, what grows back."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nca_gen import build
 from nca_gen.contracts import Part
 from nca_gen.data.source import Splits
 from nca_gen.errors import UserError
-from nca_gen.evaluators import confusion, reconstruction
+from nca_gen.evaluators import confusion, damage, likelihood, reconstruction
 from nca_gen.evaluators.held import Held
 from nca_gen.io import images
 from nca_gen.runtime import run
-from nca_gen.tasks import autoencode, classify
+from nca_gen.tasks import autoencode, classify, elbo
 from nca_gen.tasks.learner import Learner
 
 
@@ -147,3 +147,87 @@ def test_which_classes_are_missed(tmp_path):
     assert rows["red"] == [has[0], 0, 0, 12 - has[0]]
     assert rows["green"] == [has[1], 0, has[2], has[0]]
     assert rows["blue"] == [0, has[2], 0, 12 - has[2]]
+
+
+@dataclass(frozen=True)
+class Healing(Dimmed):
+    """Cells are the latent, half of the image; each step takes them half of the way to what is right. Every value of 8
+    bits is as probable as any other."""
+
+    by: float = 0.0
+
+    def encode(self, params, image):
+        return image / 2, jnp.zeros_like(image)
+
+    def outputs(self, params, z):
+        return z
+
+    def log_likelihood(self, outputs, image):
+        return jnp.full(len(image), -np.prod(image.shape[1:]) * np.log(256))
+
+    def mean(self, outputs):
+        return outputs
+
+    def step(self, params):
+        return lambda cells: (cells + params["right"]) / 2
+
+
+def variational(model, params=None, **held):
+    """A pipeline of ``model`` and what it is held against."""
+    config, splits = silent(**{"held.n": 5, "train.batch": 2, **held}), tiny.splits()
+    task = elbo.Task(model, Learner())
+    return build.pipeline(config, {"model": Part(config, task, params or {}, 20)}), Held(config, task, splits)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_uniform_values_have_eight_bits(samples, tmp_path):
+    """Of latents of mean image / 2 and variance 1 the KL is a half of its square; five images in batches of two."""
+    pipeline, data = variational(Healing())
+    page = likelihood.evaluate(pipeline, data, tmp_path, samples=samples)
+    values = 16 * 16 * 3
+    kl = np.square(data.patches / 2).sum((1, 2, 3)).mean() / 2
+    assert page.scores["log_likelihood"] == pytest.approx(-values * np.log(256), rel=1e-6)
+    assert page.scores["kl"] == pytest.approx(kl, rel=1e-5)
+    assert page.scores["elbo"] == pytest.approx(-values * np.log(256) - kl, rel=1e-6)
+    assert page.scores["bits_per_dim"] == pytest.approx(8 + kl / values / np.log(2), rel=1e-6)
+    assert ("weighted_bound" in page.scores) == (samples > 1)
+    assert page.facts["protocol"].keys() == page.scores.keys()
+    assert page.facts["counts"] == {"real": 5}
+
+
+@pytest.mark.parametrize(("region", "rows"), [("middle", slice(4, 12)), ("half", slice(0, 16))])
+def test_damage_halves_with_every_step(region, rows, tmp_path):
+    """Cells that are lost are half of their error nearer after each step; all others stay what they were."""
+    pipeline, data = variational(Healing(), {"right": jnp.asarray(variational(Healing())[1].patches / 2)})
+    page = damage.evaluate(pipeline, data, tmp_path, region=region, steps=4)
+    columns = slice(4, 12) if region == "middle" else slice(8, 16)
+    lost = data.patches[:, rows, columns] / 2
+    first = np.sqrt(np.square(lost).mean())
+    np.testing.assert_allclose(page.facts["rms"]["damaged"], first * 0.5 ** np.arange(5), rtol=1e-5)
+    np.testing.assert_allclose(page.facts["rms"]["undamaged"], np.zeros(5), atol=1e-6)
+    scores = {"damaged_rms": first, "regrown_rms": first / 16, "undamaged_rms": 0}
+    assert page.scores == pytest.approx(scores, rel=1e-5, abs=1e-6)
+    strip = images.read(tmp_path / "damage_strip.png")
+    shown = strip[:16].reshape(16, -1, 3)
+    near = lambda column, values: np.abs(
+        shown[:, 18 * column : 18 * column + 16].astype(int) - images.from_float(values).astype(int)
+    ).max()
+    before = data.patches[0] / 2
+    hurt = before.copy()
+    hurt[rows, columns] = 0
+    assert [near(0, data.patches[0]), near(1, before) <= 1, near(2, hurt) <= 1] == [0, True, True]
+    assert (tmp_path / "damage.webp").is_file()
+    assert next(iter(page.curves.values())) == [(float(i), pytest.approx(first * 0.5**i)) for i in range(5)]
+
+
+def test_what_cannot_be_asked(tmp_path):
+    config = silent(**{"held.n": 2})
+    task = autoencode.Task(Dimmed(0.0), Learner())
+    pipeline = build.pipeline(config, {"model": Part(config, task, {}, 20)})
+    for evaluator, words in ((likelihood, "say how probable an image is"), (damage, "cells can be damaged")):
+        with pytest.raises(UserError, match=words):
+            evaluator.evaluate(pipeline, Held(config, task, tiny.splits()), tmp_path)
+
+
+def test_who_is_never_told_anything_has_no_conditions():
+    assert variational(Healing())[1].cond is None
