@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from nca_gen.ca.damage import box
 from nca_gen.ca.rollout import trajectory
-from nca_gen.contracts import Figure, Page, Pipeline, Regenerator
+from nca_gen.contracts import Figure, Page, Pipeline, Regenerator, Table
 from nca_gen.errors import UserError
 from nca_gen.evaluators import pictures
 from nca_gen.evaluators.films import spaced
@@ -24,12 +24,11 @@ from nca_gen.ranges import Count, OneOf
 SHOWN = 8  # pictures, and steps in the strip
 ROWS = 4  # of the strip
 TITLE = "Damage, and what grows back"
-PROTOCOL = {
-    "damaged_rms": "Right after the damage: root mean square difference, within the damaged cells, from the picture "
-    "before it, in units of [-1, 1].",
-    "regrown_rms": "The same after the last step. Lower is better; 0 has grown back to what it was.",
-    "undamaged_rms": "The same, at the same cells, of cells that were not damaged and took as many steps.",
-}
+INTRO = (
+    "Root mean square difference, within the damaged cells, from the picture before the damage, in units of [-1, 1]; 0 "
+    "has grown back to what it was. Beside it that of the same cells where none was damaged, after as many steps."
+)
+COURSE = "What is left of the damage after regrowth (all of it: 1)"
 
 Region = tuple[tuple[int, ...], tuple[int, ...]]
 """First corner and sides, in cells."""
@@ -75,28 +74,28 @@ def evaluate(
     whole = lambda frames: np.stack([part.decode(np.clip(frame, -1.0, 1.0)) for frame in frames])
     first, frames, real = whole(before[None])[0], whole(hurt), part.decode(real)
     some = spaced(len(frames), SHOWN)
-    rows = [np.concatenate([real[i : i + 1], first[i : i + 1], frames[some, i]]) for i in range(min(ROWS, len(real)))]
-    pictures.grid(folder / "damage_strip.png", np.concatenate(rows), len(some) + 2)
+    strip = [np.concatenate([real[i : i + 1], first[i : i + 1], frames[some, i]]) for i in range(min(ROWS, len(real)))]
+    pictures.grid(folder / "damage_strip.png", np.concatenate(strip), len(some) + 2)
     pictures.film(folder / "damage.webp", [first, *frames], fps=8)
     shown = ", ".join(map(str, some))
     caption = (
         f"Left to right: an image of the {data.split} split, the picture that grew for it, and this after the damage, "
         f"{shown} steps later, at step {part.step:,} of training. The film has every step."
     )
-    ends = (rms["damaged"][0], rms["damaged"][-1], rms["undamaged"][-1])
-    scores = dict(zip(PROTOCOL, map(float, ends), strict=True))
     facts = {
-        "protocol": PROTOCOL,
+        "notes": data.notes(("real",)),
         "counts": {"real": len(real)},
         "seed": data.seed,
         "region": {"name": region, "corner": list(corner), "sides": list(sides)},
         "rms": {name: [float(x) for x in values] for name, values in rms.items()},
+        "course": {COURSE: float(rms["damaged"][-1] / max(rms["damaged"][0], 1e-12))},
     }
-    course = lambda values: [(float(i), float(x)) for i, x in enumerate(values)]
-    what = {"damaged": "damaged cells", "undamaged": "the same cells, had they not been damaged"}
-    curves = {f"RMS error by steps of {words}": course(rms[name]) for name, words in what.items()}
+    rows = [(i, *(float(rms[name][i]) for name in rms)) for i in some.tolist()]
+    table = Table("How far off they are", ("steps after the damage", "damaged", "undamaged"), rows, INTRO)
     figure = Figure("damage.webp", caption, "film", "damage_strip.png")
-    return Page(TITLE, scores, [figure], facts=facts, curves=curves)
+    course = lambda values: [(float(i), float(x)) for i, x in enumerate(values)]
+    curves = {"RMS error of damaged cells, by steps": course(rms["damaged"])}
+    return Page(TITLE, figures=[figure], tables=[table], facts=facts, curves=curves)
 
 
 def errors(

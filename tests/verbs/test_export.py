@@ -215,6 +215,12 @@ def test_what_the_card_does_not_know_it_says(tmp_path):
     )
 
 
+def test_the_card_of_an_autoencoder_names_no_sampler(tmp_path):
+    config = configs.load("configs/vnca.py:smoke")
+    text = export_card.card(Part(run.frozen(config), build.task(config), {}, 3), Export(), tmp_path, "mine")
+    assert "by one call of the decoder: those that nca_gen draws from this seed." in text
+
+
 def test_the_licence_of_the_weights_is_that_of_the_data():
     known = Origin("x", "cc-by-4.0", "https://x")
     assert export_card.licence(known) == {"license": "cc-by-4.0", "license_link": "https://x"}
