@@ -3,19 +3,19 @@
 from dataclasses import replace
 from functools import partial
 
+import doubling
 import jax
 import numpy as np
 import pytest
 import seeded
 import tiny
-import vnca
 
 from nca_gen import arrays
 from nca_gen.errors import UserError
 from nca_gen.models.vnca import Model, change
 from nca_gen.pipelines.decode import decoded
 
-SMALL = vnca.SMALL
+SMALL = doubling.SMALL
 SIZES = {"encoder": 8_550_208, "rule": 1_182_208}
 DIGITS = {  # of the twin in torch: mean, deviation and an ordered sum
     "mean": (-0.0155642, 0.5383756, -0.07228373),
@@ -53,7 +53,7 @@ def plain(state, w):
 
 
 def test_the_rule_is_that_of_the_paper():
-    state, w = tiny.images(0, 2, 4, 5, 12), vnca.params()["rule"]
+    state, w = tiny.images(0, 2, 4, 5, 12), doubling.params()["rule"]
     np.testing.assert_allclose(jax.jit(change)(state, w), plain(state, w), rtol=1e-4, atol=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_as_many_steps_as_published():
 
 @pytest.mark.parametrize("remat", ["step", "nested"])
 def test_what_is_computed_again_is_the_same(remat):
-    params, z, image = vnca.params(), vnca.noise(), vnca.image()
+    params, z, image = doubling.params(), doubling.noise(), doubling.image()
 
     def slopes(model):
         bound = lambda params: model.log_likelihood(model.outputs(params, z), image).sum()
@@ -100,16 +100,16 @@ def test_the_start_is_torchs():
 
 def test_what_the_twin_in_torch_says():
     """The digits of peers/torch_vnca.py with the same weights, which are compared in full where torch is there."""
-    params, image = vnca.params(), vnca.image()
+    params, image = doubling.params(), doubling.image()
     mean, logvar = jax.jit(SMALL.encode)(params, image)
-    cells = jax.jit(SMALL.outputs)(params, vnca.noise())
+    cells = jax.jit(SMALL.outputs)(params, doubling.noise())
     likelihood = jax.jit(SMALL.log_likelihood)(cells, image)
     found = {"mean": mean, "logvar": logvar, "cells": cells, "log_likelihood": likelihood}
     seeded.agree(jax.tree.map(np.asarray, found), DIGITS)
 
 
 def test_a_picture_is_of_its_key_alone():
-    params, key = vnca.params(), arrays.keys(5, 3)
+    params, key = doubling.params(), arrays.keys(5, 3)
     drawn = decoded(SMALL, params, key, (1, 1))
     np.testing.assert_array_equal(drawn, decoded(SMALL, params, arrays.keys(5, 3), (1, 1)))
     np.testing.assert_allclose(decoded(SMALL, params, key[2:], (1, 1)), drawn[2:], atol=1e-5)
@@ -117,7 +117,7 @@ def test_a_picture_is_of_its_key_alone():
 
 
 def test_half_precision_is_near():
-    params, z = vnca.params(), vnca.noise()
+    params, z = doubling.params(), doubling.noise()
     whole, half = (jax.jit(replace(SMALL, dtype=dtype).outputs)(params, z) for dtype in ("float32", "bfloat16"))
     assert half.dtype == np.float32
     assert 0 < np.abs(half - whole).max() < 0.05 * np.abs(whole).max()

@@ -1,18 +1,18 @@
 """VNCA against PyTorch, of the same weights: moments, cells, likelihood, and the gradient of the bound."""
 
+import doubling
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import vnca
 
 from nca_gen.tasks.autoencode import divergence
 
 torch = pytest.importorskip("torch", reason="the peers need PyTorch, the package does not")
 peer = pytest.importorskip("peers.torch_vnca")
 
-MODEL = vnca.SMALL
-PARAMS = vnca.params()
+MODEL = doubling.SMALL
+PARAMS = doubling.params()
 
 
 def first(x):
@@ -64,7 +64,7 @@ def net():
 
 
 def test_the_network_and_the_gradient_of_the_bound(net):
-    image, z0 = vnca.image(), vnca.noise()
+    image, z0 = doubling.image(), doubling.noise()
 
     def bound(params):
         mean, logvar = MODEL.encode(params, image)

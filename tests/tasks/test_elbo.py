@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import doubling
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-import vnca
 from scipy.stats import multivariate_normal, norm
 
 from nca_gen import arrays
@@ -180,4 +180,4 @@ def test_what_a_user_can_mend():
     with pytest.raises(UserError, match=r"set --config\.model\.image_channels=3"):
         elbo.Task(Line(), Learner()).init(KEY, {"image": np.zeros((1, 2, 2, 3), np.float32)})
     with pytest.raises(UserError, match=r"images are 8 x 4"):
-        jax.eval_shape(elbo.Task(vnca.SMALL, Learner()).init, KEY, {"image": np.zeros((1, 8, 4, 3), np.float32)})
+        jax.eval_shape(elbo.Task(doubling.SMALL, Learner()).init, KEY, {"image": np.zeros((1, 8, 4, 3), np.float32)})
