@@ -6,8 +6,8 @@ python -m nca_gen.main --workdir=runs/ca_ldm/multislice --mode=generate
 python -m nca_gen.main --config=configs/ca_ldm.py:medical_diffusion,laptop,phantom --mode=chain --workdir=runs/rival
 python -m nca_gen.main --config=configs/ca_ldm.py:nhae --config.data.path=DIR --workdir=runs/ca_ldm/nhae
 
-DIR holds volumes. The rivals of the paper, LDM3D and Medical Diffusion, are forms of the chain: ldm3d,
-medical_diffusion. Five stages, of which each reads what those before have left; parameters that they train:
+DIR holds volumes. The rivals of the paper, LDM3D, Medical Diffusion and LVD, are forms of the chain: ldm3d,
+medical_diffusion, lvd. Five stages, of which each reads what those before have left; parameters that they train:
 
 vae2d       the autoencoder of slices, with a codebook               83,696,301
 nhae        the latent of a volume, and those of its slices of it     7,149,096
@@ -31,7 +31,7 @@ from shared.evals import of_samples, often
 from nca_gen.config import Stage
 
 STAGES = {"vq_vae": "vae2d", "nhae": "nhae", "multislice": "multislice", "vq_vae_3d": "vae3d"}  # the others diffuse
-RIVALS = {"ldm3d": "vae2d", "medical_diffusion": "vae3d"}  # chains of an autoencoder and of a diffusion of its latents
+RIVALS = {"ldm3d": "vae2d", "medical_diffusion": "vae3d", "lvd": "vae2d"}  # which autoencoder each one diffuses
 PARTS = ("nhae", "diff3d", "refiner")  # that draw volumes, beside the decoder
 
 
@@ -115,23 +115,29 @@ def _stage(config):
 
 
 def _rival(config):
-    """The first stage of the rival's chain of which it is one, "" where it is none of a rival."""
+    """The rival of whose chain it is a stage, of a first stage one of those that have it; "" where it is of none."""
+    if config.model.get("slicewise"):
+        return "lvd"
     before = config.data.get("path", "").removeprefix("../")
     own = _stage(config) if "encode" in config else ""
-    return next((first for first in RIVALS.values() if first in (before, own)), "")
+    return next((name for name, first in RIVALS.items() if first in (before, own)), "")
 
 
 def _placed(config, stage, scale=PUBLISHED, rival=""):
-    """Makes ``config`` that of ``stage``; ``rival``: the first stage of the chain, where it is a rival's."""
+    """Makes ``config`` that of ``stage``; ``rival``: of RIVALS the one whose chain it is, if any."""
     sections = (_diffuses if stage in ("diff3d", "refiner") else _sees)(stage, scale)
-    if rival == "vae2d" and stage == "vae2d":
+    first = RIVALS.get(rival, "")
+    if first == stage == "vae2d":
         sections["encode"] = {"patch": scale.size, "flips": "none", "batch": 1, "shard": 8}
     if rival and stage == "diff3d":
-        sides = (scale.size[0], *scale.latent[1:]) if rival == "vae2d" else scale.latent
-        sections["data"] |= {"path": f"../{rival}", "patch": sides}
+        sides = (scale.size[0], *scale.latent[1:]) if first == "vae2d" else scale.latent
+        sections["data"] |= {"path": f"../{first}", "patch": sides}
         sections["sample"]["size"] = sides
-        if rival == "vae3d":
+        if first == "vae3d":
             sections["model"]["image_channels"] = scale.solid.get("latent_channels", 8)
+        if rival == "lvd":
+            sections["model"] |= scale.refiner | {"slicewise": True}
+            del sections["bench"]  # its peer mixes no slices
     for section in [*config]:
         del config[section]
     config.update(sections | {"held": {"n": 16, "train": 32}})
@@ -139,12 +145,22 @@ def _placed(config, stage, scale=PUBLISHED, rival=""):
 
 def ldm3d(config):
     """The rival: one diffusion of the latents of all slices, without what a volume says of them; two stages."""
-    _placed(config, _stage(config), rival="vae2d")
+    _placed(config, _stage(config), rival="ldm3d")
 
 
 def medical_diffusion(config):
     """The rival with an autoencoder of volumes and one diffusion of its latents; two stages."""
-    _placed(config, _stage(config), rival="vae3d")
+    _placed(config, _stage(config), rival="medical_diffusion")
+
+
+def lvd(config):
+    """The rival that draws a volume as a video: a diffusion of slices, mixed along the stack behind every block.
+
+    The paper says no more than that it is latent video diffusion (Blattmann et al. 2023), made to fit 24 GB. Our guess:
+    the refiner's U-Net without what it is told; all slices at once, where theirs draws some frames after others; all
+    layers learn together, where theirs begins with a diffusion of single frames; a decoder of single slices.
+    """
+    _placed(config, _stage(config), rival="lvd")
 
 
 def octa500(config):

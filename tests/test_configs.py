@@ -70,7 +70,7 @@ def test_pages_share_by_import_from_anywhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", ["", ",laptop", ",hippocampus", ",smoke"])
-@pytest.mark.parametrize(("rival", "first"), [("ldm3d", "vae2d"), ("medical_diffusion", "vae3d")])
+@pytest.mark.parametrize(("rival", "first"), [("ldm3d", "vae2d"), ("medical_diffusion", "vae3d"), ("lvd", "vae2d")])
 def test_a_rival_of_ca_ldm_diffuses_what_its_autoencoder_makes(rival, first, size):
     """Of a whole volume: its sides halved as often as the autoencoder does, the number of slices as it is in slices."""
     autoencoder, diffusion = configs.stages(f"configs/ca_ldm.py:{rival}{size}")
@@ -83,6 +83,7 @@ def test_a_rival_of_ca_ldm_diffuses_what_its_autoencoder_makes(rival, first, siz
     assert diffusion.config.data.patch == (depth if first == "vae2d" else depth // model.factor, *shape)
     assert diffusion.config.sample.size == diffusion.config.data.patch
     assert build.model(diffusion.config).image_channels == model.latent_channels
+    assert build.model(diffusion.config).slicewise == (rival == "lvd")
 
 
 def test_a_form_that_picks_another_model_leaves_no_field_behind():

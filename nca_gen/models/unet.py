@@ -1,4 +1,5 @@
-"""The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752): GeCA's second rival, CA-LDM's two diffusions.
+"""The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752): GeCA's second rival, CA-LDM's two diffusions,
+and of stacks of slices that of latent video diffusion (Blattmann et al. 2023, arXiv 2304.08818), CA-LDM's third rival.
 
 Its blocks are those of Dhariwal & Nichol 2021 (arXiv 2105.05233), with attention also in the middle. GeCA's paper says
 of its LDM-B no more than 17.3 M parameters. The fields of :class:`Model` as given are our reading: 17,302,916 without
@@ -46,6 +47,7 @@ class UNet(nn.Module):
     classes: int
     outputs: int
     level: bool
+    slicewise: bool
     remat: bool
     dtype: Any
 
@@ -65,14 +67,29 @@ class UNet(nn.Module):
         if self.level:
             noise = jnp.zeros((1,)) if noise is None else noise
             c = c + TimeEmbedding(4 * self.width, self.width, name="level")(noise)
+        shape = x.shape
+        if self.slicewise:  # from here on the slices are the batch
+            lines, x = nn.silu(c), x.reshape(-1, *shape[2:])
+            own = TimeEmbedding(4 * self.width, self.width, name="slice")(jnp.arange(shape[1]))
+            c = (c[:, None] + own).reshape(-1, c.shape[-1])
+            c = jnp.tile(c, (len(x) // len(c), 1))
         c = nn.silu(c)
+
+        def along(x: Array, name: str) -> Array:
+            if not self.slicewise:
+                return x
+            y = x.reshape(-1, shape[1], *x.shape[1:])  # [B, D, h, w, C], and below a line along D of every place
+            y = jnp.moveaxis(y, 1, -2)
+            rows = y.reshape(-1, *y.shape[-2:])
+            rows = residual(x.shape[-1], name=f"{name}_along")(rows, jnp.repeat(lines, len(rows) // len(lines), 0))
+            return jnp.moveaxis(attend(rows, f"{name}_along").reshape(y.shape), -2, 1).reshape(x.shape)
 
         def attend(x: Array, name: str) -> Array:
             return attention(self.heads or x.shape[-1] // self.head, name=f"{name}_attention")(x)
 
         def block(x: Array, level: int, name: str) -> Array:
             x = residual(self.width * self.multipliers[level], name=name)(x, c)
-            return attend(x, name) if 2**level in self.attention else x
+            return along(attend(x, name) if 2**level in self.attention else x, name)
 
         def down(x: Array, name: str) -> Array:
             if self.resizing_blocks:
@@ -93,14 +110,15 @@ class UNet(nn.Module):
                 skips.append(x := down(x, f"down_{level}"))
         middle = x.shape[-1]
         x = residual(middle, name="middle_0")(x, c)
-        x = residual(middle, name="middle_1")(attend(x, "middle"), c)
+        x = along(residual(middle, name="middle_1")(attend(x, "middle"), c), "middle")
         for level in range(last, -1, -1):
             for i in range(self.blocks + 1):
                 x = block(jnp.concatenate([x, skips.pop()], -1), level, f"up_{level}_{i}")
             if level:
                 x = up(x, f"up_{level}")
         x = nn.silu(Norm(self.groups, **how, name="last_norm")(x))
-        return conv(x, self.outputs, zero=True, **how, name="last")(x).astype(jnp.float32)
+        x = conv(x, self.outputs, zero=True, **how, name="last")(x)
+        return x.reshape(*shape[:-1], self.outputs).astype(jnp.float32)
 
 
 M = TypeVar("M", bound="Model")  # typing.Self is more than the checks of tests can take
@@ -119,7 +137,9 @@ class Model:
     the condition "image", a picture of the same grid that enters beside x_t; 0 for none. ``map_classes``: of the
     condition "map", shares of the classes of a label map, which enter there too. ``level``: whether it is told how
     noisy that picture is, the condition "level". What is left out of a condition is zero. ``learned_variance``: the
-    prediction has 2 C channels. ``remat`` "block": the gradient keeps what enters a block, and not what is inside.
+    prediction has 2 C channels. ``slicewise``: of three axes the blocks see the slices along the first one by one, each
+    told its number, and behind every block a residual block and an attention along that axis mix them; only the other
+    two axes are halved. ``remat`` "block": the gradient keeps what enters a block, and not what is inside.
     ``dtype``: of products and activations; moments and parameters stay float32. The time that it is told enters as it
     is.
     """
@@ -138,6 +158,7 @@ class Model:
     map_classes: Natural = 0
     level: bool = False
     learned_variance: bool = True
+    slicewise: bool = False
     remat: Annotated[str, OneOf(("none", "block"))] = "none"
     dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
     image_channels: Count = 4
@@ -154,6 +175,8 @@ class Model:
                 f"config.model.width is {self.width}; take a multiple of {self.groups}, the number of groups, and of "
                 f"{by}, the {of}"
             )
+        if self.slicewise and self.ndim != 3:
+            raise UserError(f"config.model.slicewise is for volumes, and ndim is {self.ndim}: set ndim to 3")
 
     @property
     def reads(self) -> int:
@@ -171,6 +194,13 @@ class Model:
         channels = {"label": self.classes, "image": self.context_channels, "map": self.map_classes}
         channels["level"] = int(self.level)
         return {field: n for field, n in channels.items() if n}
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """Of which the sides of an image are multiples."""
+        return tuple(
+            1 if self.slicewise and not axis else 2 ** (len(self.multipliers) - 1) for axis in range(self.ndim)
+        )
 
     def inference(self: M) -> M:
         """The model where no gradient is taken: itself."""
@@ -192,13 +222,14 @@ class Model:
             self.classes,
             self.predicts,
             self.level,
+            self.slicewise,
             self.remat == "block",
             self.dtype,
         )
 
     def example(self) -> tuple[Any, ...]:
         """The smallest input of :attr:`network`, as shapes."""
-        size = (2 ** (len(self.multipliers) - 1),) * self.ndim
+        size = self.factors
         told = self.context_channels + self.map_classes
         x = jax.ShapeDtypeStruct((1, *size, self.image_channels + told), jnp.float32)
         return x, jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -223,11 +254,10 @@ class Model:
         sides cannot be halved.
         """
         chex.assert_rank(x, self.ndim + 2)
-        whole = 2 ** (len(self.multipliers) - 1)
-        if any(n % whole for n in x.shape[1:-1]):
+        if any(n % factor for n, factor in zip(x.shape[1:-1], self.factors, strict=True)):
             raise UserError(
                 f"images of {'x'.join(map(str, x.shape[1:-1]))} cannot be halved {len(self.multipliers) - 1} times; "
-                f"pad the data to a multiple of {whole} or shorten config.model.multipliers"
+                f"pad the data to a multiple of {self.factors[-1]} or shorten config.model.multipliers"
             )
         cond = cond or {}
         pictures = {"image": self.context_channels, "map": self.map_classes}

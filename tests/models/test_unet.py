@@ -205,3 +205,64 @@ def test_a_file_of_another_network_is_refused(change, line):
     change(state)
     with pytest.raises(UserError, match=line):
         unet.published(state)
+
+
+STACK = {"ndim": 3, "slicewise": True, "heads": 4, "groups": 8}
+
+
+@pytest.fixture(scope="module")
+def stack():
+    """A U-Net of stacks, its parameters, and two stacks of three slices."""
+    model = rivals.small_unet(**STACK)
+    return model, tiny.params(model), rivals.start(3, 4, 6)
+
+
+def test_layers_along_a_stack_are_all_that_is_added(stack):
+    """Behind every block a residual block of three taps and an attention, and the number of a slice as a time is."""
+    model, params, _ = stack
+    flat = tiny.shapes(rivals.small_unet(**STACK | {"ndim": 2, "slicewise": False}))
+    e = 4 * model.width
+    line = lambda n: 2 * (2 * n + 3 * n * n + n) + (e + 1) * n + 2 * n + (n + 1) * 4 * n
+    widths = (32, 64, 64, 64, 64, 32, 32)  # of the blocks: down, in the middle, up
+    added = sum(map(line, widths)) + (model.width + 1) * e + (e + 1) * e
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+    assert count(params) - count(flat) == added
+    assert {*flat} < {*params}
+
+
+def test_a_stack_whose_layers_are_silent_is_its_slices(stack):
+    """The same U-Net of two dimensions, slice by slice; and it is not, where they speak."""
+    model, params, (x, t, cond) = stack
+
+    def silent(path, leaf):
+        names = [key.key for key in path]
+        last = names[-2] in ("conv1", "proj") and "_along" in names[0]
+        return np.zeros_like(leaf) if last or names[:2] == ["slice", "fc1"] else leaf
+
+    own = jax.tree.map_with_path(silent, params)
+    flat = rivals.small_unet(**STACK | {"ndim": 2, "slicewise": False})
+    own2d = {name: own[name] for name in tiny.shapes(flat)}
+    expected = np.stack([rivals.call(flat, own2d, x[:, d], t, cond)[0] for d in range(3)], 1)
+    np.testing.assert_allclose(rivals.call(model, own, x, t, cond)[0], expected, atol=1e-4 * np.abs(expected).max())
+    # One slice of the first stack is another: all slices of that one answer, and the second stack does not.
+    said = np.asarray(rivals.call(model, params, x, t, cond)[0])
+    other = np.asarray(
+        rivals.call(model, params, np.concatenate([x[:1] * [[[[[0]]], [[[1]]], [[[1]]]]], x[1:]]), t, cond)[0]
+    )
+    far = np.abs(other - said).max((2, 3, 4))
+    assert far[0].min() > 1e-3
+    np.testing.assert_allclose(other[1], said[1], atol=1e-4)
+
+
+def test_one_time_for_all_stacks(stack):
+    model, params, (x, _, cond) = stack
+    one, each = (rivals.call(model, params, x, t, cond)[0] for t in (np.int32([900]), np.int32([900, 900])))
+    np.testing.assert_allclose(one, each, atol=1e-5 * np.abs(each).max())
+
+
+def test_stacks_that_do_not_fit(stack):
+    model, params, (x, t, cond) = stack
+    with pytest.raises(UserError, match="images of 3x3x6 cannot be halved 1 times"):
+        rivals.call(model, params, x[:, :, :3], t, cond)
+    with pytest.raises(UserError, match=r"slicewise is for volumes, and ndim is 2"):
+        rivals.small_unet(slicewise=True)
