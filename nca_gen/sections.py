@@ -230,7 +230,9 @@ class Segment(NamedTuple):
     judged on ``config.held.split``. Each is trained ``repeats`` times, from other seeds. ``expansions``: what is added
     to the real training images, a row each, as NAME=DIR, several with commas; DIR has generated images or volumes in
     ``images`` and their maps in ``label_maps`` (:func:`nca_gen.data.mixture.generated`), "{fold}" in it stands for the
-    fold's number. Of them so many join as ``share`` times the real ones, the first by name; 0 for all. ``figures``: the
+    fold's number. Of them so many join as ``share`` times the real ones, the first by name; 0 for all. ``resolutions``:
+    for each number a row of real images at most so many places a side, and brought back: those that are trained on,
+    with their maps, and those that are judged, by their maps as they are. ``figures``: the
     columns, :func:`nca_gen.metrics.segmentation.figure`. ``draws`` are the bootstrap's. ``keep`` leaves the checkpoints
     of finished trainings.
     """
@@ -240,6 +242,7 @@ class Segment(NamedTuple):
     seed: Seed = 0
     expansions: tuple[Annotated[str, Predicate(named)], ...] = ()
     share: Annotated[float, Ge(0)] = 2.0
+    resolutions: tuple[Count, ...] = ()
     figures: Annotated[tuple[Outline, ...], MinLen(1)] = ("dice", "iou")
     draws: Count = 2000
     keep: bool = False
@@ -353,7 +356,8 @@ class Tables(NamedTuple):
     extractors of FID and pFID, and of IP and IR, whose balls reach to the ``k``-th neighbour.
 
     Where ``real`` holds volumes, ``generated`` does too, and these are their tables (CA-LDM's): ``fid_by`` is the
-    extractor of the FID of slices, ``volume_by`` that of FID-2.5D ("" leaves it out), in voxels of ``mm``.
+    extractor of the FID of slices, ``volume_by`` that of FID-2.5D ("" leaves it out), in voxels of ``mm``. Of every
+    number of ``resolutions`` there is a row too, of real volumes that are brought to so many voxels a side and back.
     """
 
     real: str = ""
@@ -370,6 +374,7 @@ class Tables(NamedTuple):
     k: Count = 3
     volume_by: Annotated[str, OneOf(("", *EXTRACTORS))] = "radimagenet-resnet50"
     mm: Positive = 1.0
+    resolutions: tuple[Count, ...] = ()
 
 
 class Export(NamedTuple):

@@ -1,4 +1,5 @@
-"""Some of a source, several sources together, and generated images that join real ones: for what compares trainings."""
+"""Some of a source, a source of a lower resolution, several sources together, and generated images that join real ones:
+for what compares trainings."""
 
 from __future__ import annotations
 
@@ -26,6 +27,33 @@ def some(source: Source, at: Sequence[int]) -> Source:
         window=window and (lambda i, field, box, k: window(at[i], field, box, k)),
         about=about and (lambda i: about(at[i])),
         digest=lambda: digest(f"{source.digest()} {[*at]}") if source.digest() else "",
+    )
+
+
+def coarse(source: Source, side: int, maps: bool) -> Source:
+    """The examples at at most ``side`` places along every axis, and brought back (:func:`images.coarse`).
+
+    ``maps``: so are the fields on their grid, whose places take the value that lies nearest. Raises UserError where
+    that changes no example.
+    """
+    if all(n <= side for shape in source.shapes for n in shape[:-1]):
+        raise UserError(f"no image has more than {side} places a side, so that this resolution is theirs: take fewer")
+
+    def nearest(grid: np.ndarray) -> np.ndarray:
+        small = images.nearest(grid, [min(n, side) for n in grid.shape[:-1]])
+        return images.nearest(small, grid.shape[:-1])
+
+    def load(i: int) -> Example:
+        example = source[i]
+        fields = {name: nearest(example[name]) for name in source.fields} if maps else {}
+        return example | {"image": images.coarse(example["image"], side)} | fields
+
+    return replace(
+        source,
+        load=remember(load, MEMORY),
+        window=None,
+        about=source.head,
+        digest=lambda: digest(f"{source.digest()} at {side} {maps}") if source.digest() else "",
     )
 
 

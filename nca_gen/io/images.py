@@ -344,6 +344,15 @@ def resize(image: Num[np.ndarray, "*T C"], size: Sequence[int]) -> Num[np.ndarra
     return _rounded(out, image.dtype)
 
 
+def coarse(image: Num[np.ndarray, "*T C"], side: int) -> Num[np.ndarray, "*T C"]:
+    """``image`` brought to at most ``side`` places along every axis and back, bicubic both ways (:func:`resize`).
+
+    What is finer than these places is gone; no value is beyond those of the image.
+    """
+    small = resize(image, [min(n, side) for n in image.shape[:-1]])
+    return np.clip(resize(small, image.shape[:-1]), image.min(), image.max())
+
+
 def _resized(image: Num[np.ndarray, "H W C"], size: Sequence[int]) -> Num[np.ndarray, "h w C"]:
     import PIL.Image
 

@@ -1,14 +1,14 @@
 """--mode=segment: what generated images with label maps are worth to a segmenter; the shape of CA-LDM's downstream
 tables (Huang et al. 2024, MICCAI): real against real and twice as many generated.
 
-A row trains on the real images of its folds, alone or with what a generator has added; all rows see the same folds,
-steps and seeds. What is judged are real images of other patients, always.
+A row trains on the real images of its folds, alone, with what a generator has added, or at a lower resolution; all
+rows see the same folds, steps and seeds. What is judged are real images of other patients, always.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,18 +61,20 @@ def segment(config: Any, workdir: str | Path) -> dict[str, Any]:
         raise UserError("--mode=segment trains segmenters: give a config with task.name=segment (configs/segment.py)")
     for spec in plan.figures:
         segmentation.figure(spec, task.model.classes)
-    folds, rows = divided(config, plan), {BASELINE: ""} | systems(plan.expansions)
+    folds, rows = divided(config, plan), {BASELINE: ""} | systems(plan.expansions, lower(plan))
     # All that could be wrong with a folder is said before the first hour of training.
     once = {fold.fold: fold for fold in folds}
     added = {(row, n): listed(row, path, fold, plan) for row, path in rows.items() if path for n, fold in once.items()}
+    coarse = {(row, n): coarser(fold, side) for row, side in lower(plan).items() for n, fold in once.items()}
     workdir.mkdir(parents=True, exist_ok=True)
     record.save_config(workdir, config)
-    results: dict[str, list[dict]] = {row: [] for row in rows}
+    results: dict[str, list[dict]] = {row: [] for row in (BASELINE, *lower(plan), *rows)}
     for fold in folds:
-        for row in rows:
+        for row, cells in results.items():
             say(f"{row}, fold {fold.fold} of {plan.folds}, repeat {fold.repeat} of {plan.repeats}")
             place = workdir / "cells" / row / f"{fold.fold}-{fold.repeat}"
-            results[row].append(trained(config, place, row, fold, added.get((row, fold.fold)), plan))
+            seen = coarse.get((row, fold.fold), fold)._replace(repeat=fold.repeat)
+            cells.append(trained(config, place, row, seen, added.get((row, fold.fold)), plan))
     facts = {section: config[section].to_dict() for section in ("data", "model", "train")}
     facts |= table(results, [(len(fold.train), len(fold.val)) for fold in folds], plan, task.classes)
     lines = markdown(facts)
@@ -86,12 +88,24 @@ def segment(config: Any, workdir: str | Path) -> dict[str, Any]:
     return facts
 
 
-def systems(expansions: Sequence[str]) -> dict[str, str]:
-    """Folders by the names of their rows, of words NAME=DIR. Raises UserError for a name that comes twice."""
+def systems(expansions: Sequence[str], own: Iterable[str]) -> dict[str, str]:
+    """Folders by the names of their rows, of words NAME=DIR. UserError for a name that comes twice, or that is ours."""
     pairs = {name.strip(): path for name, _, path in (one.partition("=") for one in expansions)}
-    if len(pairs) < len(expansions) or BASELINE in pairs:
-        raise UserError(f"config.segment.expansions={expansions}: give each folder a name of its own, not {BASELINE!r}")
+    own = [BASELINE, *own]
+    if len(pairs) < len(expansions) or pairs.keys() & {*own}:
+        names = " or ".join(map(repr, own))
+        raise UserError(f"config.segment.expansions={expansions}: give each folder a name of its own, not {names}")
     return pairs
+
+
+def lower(plan: Segment) -> dict[str, int]:
+    """Rows of real images of a lower resolution, and how many places a side each has."""
+    return {f"{BASELINE}-{side}": side for side in plan.resolutions}
+
+
+def coarser(fold: Fold, side: int) -> Fold:
+    """The same of a lower resolution; the maps by which is judged stay. UserError where no image has more places."""
+    return fold._replace(train=mixture.coarse(fold.train, side, True), val=mixture.coarse(fold.val, side, False))
 
 
 def divided(config: Any, plan: Segment) -> list[Fold]:

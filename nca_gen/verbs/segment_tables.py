@@ -115,7 +115,7 @@ def words(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for row, about in facts["rows"].items():
         n = f"{real} + {number(about['added'])}" if any(about["added"]) else real
-        title = row if row == facts["baseline"] else f"{facts['baseline']} + {row}"
+        title = f"{facts['baseline']} + {row}" if any(about["added"]) else row
         rows.append([title, n, *(plain(figure) for figure in about["figures"].values())])
     return ["trained on", "n", *heads], rows
 
@@ -130,7 +130,7 @@ def tests(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             change = "n/a" if one["difference"] is None else f"{one['difference']:+.3f}"
             ps = (p_value(test[name]) for name in ("patients", "trainings"))
             rows.append([row, segmentation.heading(spec, facts["names"]), change, ends, *ps])
-    return ["added", "figure", "difference", "95 %", "p patients", "p trainings"], rows
+    return ["row", "figure", "difference", "95 %", "p patients", "p trainings"], rows
 
 
 def each(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -70,6 +70,8 @@ def tables(config: Any, workdir: str | Path) -> dict[str, Any]:
         raise UserError(f"{folder} is what a run is kept in; choose another --workdir for tables")
     if plan.real and of_volumes.are(plan.real):
         return of_volumes.tables(plan, seed, folder)
+    if plan.resolutions:
+        raise UserError("--tables.resolutions is for volumes: slides are compared at several magnifications anyway")
     networks = {r.extractor: features.protocol(r.extractor) for r in measures.requests(plan).values()}
     real = halved(opened("--tables.real", plan.real), plan, seed)
     rows = {FLOOR: real.other} if real.other else {}

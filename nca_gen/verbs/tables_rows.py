@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool
@@ -15,10 +15,11 @@ FLOOR = "real (other half)"
 OWN = ("real", FLOOR, "all rows")  # names that are ours
 
 
-def systems(generated: Sequence[str]) -> dict[str, str]:
-    """Folders by the names of their rows, of words NAME=DIR. Raises UserError for a name that comes twice."""
+def systems(generated: Sequence[str], own: Iterable[str] = OWN) -> dict[str, str]:
+    """Folders by the names of their rows, of words NAME=DIR. Raises UserError for a name that comes twice, or is one of
+    our ``own``."""
     pairs = [one.partition("=")[::2] for one in generated]
-    count = Counter([*(name.strip() for name, _ in pairs), *OWN])
+    count = Counter([*(name.strip() for name, _ in pairs), *own])
     if twice := [name for name, n in count.items() if n > 1]:
         raise UserError(f"--tables.generated: {twice[0]!r} is the name of more than one row: give each its own")
     return {name.strip(): path for name, path in pairs}

@@ -1,7 +1,8 @@
 """--mode=tables of volumes: table 1 of CA-LDM (Huang et al. 2024, MICCAI), and FID-2.5D, of a system and any rivals.
 
 A row a folder of generated volumes: Intra-FID (H x W slices), Inter-FID (planes that contain D), total variation, also
-relative to that of the real volumes, and FID-2.5D, all against the same real ones.
+relative to that of the real volumes, and FID-2.5D, all against the same real ones. Real volumes of a lower resolution
+(the paper's Real-128 and Real-256) may be rows too: what is lost by them alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from nca_gen.contracts import Figure, Page, Table
 from nca_gen.data import table
 from nca_gen.errors import UserError
 from nca_gen.evaluators import pictures
-from nca_gen.io import cache, sets, walk, write
+from nca_gen.io import cache, images, sets, walk, write
 from nca_gen.io import volumes as files_of
 from nca_gen.io.volumes import Volumes
 from nca_gen.metrics import features
@@ -28,9 +30,10 @@ from nca_gen.report import files, report
 from nca_gen.runtime.log import say
 from nca_gen.sections import Tables
 from nca_gen.verbs.tables_page import FORMULA, NONE
-from nca_gen.verbs.tables_rows import CONFIG, FLOOR, MEASURED, half, systems
+from nca_gen.verbs.tables_rows import CONFIG, FLOOR, MEASURED, OWN, half, systems
 
 SHOWN = 4  # volumes of each set in its picture
+COARSE = "these are real volumes, brought to {} voxels a side and back (bicubic)"
 COLUMNS = {  # of a score, by metric and part: what the paper calls it, with weights that are not random
     ("slice_fid", "_intra"): "Intra-FID",
     ("slice_fid", "_inter"): "Inter-FID",
@@ -57,7 +60,9 @@ def tables(plan: Tables, seed: int, folder: Path) -> dict[str, Any]:
     networks = {r.extractor: features.protocol(r.extractor) for r in asked.values() if r.extractor}
     reference, other, why = halved(opened("--tables.real", plan.real), plan, seed)
     rows = {FLOOR: other} if other else {}
-    rows |= {name: opened(f"--tables.generated: {name}", path) for name, path in systems(plan.generated).items()}
+    rows |= {f"real-{side}": coarse(other or reference, side) for side in plan.resolutions}
+    named = systems(plan.generated, {*OWN, *rows})
+    rows |= {name: opened(f"--tables.generated: {name}", path) for name, path in named.items()}
     if not rows:
         raise UserError(f"there is nothing to score ({why}): name folders by --tables.generated=NAME=DIR,NAME=DIR")
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,6 +130,14 @@ def halved(real: Volumes, plan: Tables, seed: int) -> tuple[Volumes, Volumes | N
         return real, None, "all real volumes are of one patient" if len(names) > 1 else "there is one real volume"
     one, other = (real.some(np.flatnonzero(chosen).tolist()) for chosen in (first, ~first))
     return one, other, ""
+
+
+def coarse(some: Volumes, side: int) -> Volumes:
+    """The volumes brought to ``side`` voxels a side and back. Raises UserError where that changes none of them."""
+    if all(n <= side for shape in some.shapes for n in shape[:3]):
+        raise UserError(f"--tables.resolutions: no real volume has more than {side} voxels a side; take fewer")
+    about = {"digest": f"{some.digest} at {side}", "notes": (*some.notes, COARSE.format(side))}
+    return replace(some, read=lambda i: images.coarse(some[i], side), **about)
 
 
 def measured(

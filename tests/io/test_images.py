@@ -375,6 +375,20 @@ def test_nearest_takes_the_class_in_the_middle():
     assert images.nearest(classes, (6, 3)) is classes
 
 
+def test_coarse_volumes_have_lost_what_is_finer():
+    """Constants and what varies slowly stay, a checkerboard is grey; nothing is beyond the volume's own values."""
+    assert {*images.coarse(np.full((8, 8, 8, 1), -0.3, np.float32), 4).ravel()} == {np.float32(-0.3)}
+    i = np.indices((24, 24, 24))[..., None]
+    inner = (slice(9, 15),) * 3  # where no end is in reach
+    np.testing.assert_allclose(images.coarse(np.float32(i.sum(0) % 2), 12)[inner], 0.5, atol=1e-6)
+    ramp = np.float32(i[0] + 2 * i[1] - i[2])
+    np.testing.assert_allclose(images.coarse(ramp, 12)[inner], ramp[inner], atol=1e-4)
+    noisy = RNG.random((8, 4, 6, 2)).astype(np.float32)
+    np.testing.assert_allclose(images.coarse(noisy, 8), noisy, atol=1e-6)
+    low = images.coarse(noisy, 3)
+    assert (low.min() >= noisy.min(), low.max() <= noisy.max(), low.std() < noisy.std()) == (True,) * 3
+
+
 @pytest.mark.parametrize(("letter", "channels"), [(b"P5", 1), (b"P6", 3)])
 def test_deep_pixmaps_are_stretched_to_16_bits(letter, channels):
     """The most that a PGM or PPM counts to, 4095 here, is white; pillow would cut it down to 8 bits."""

@@ -128,6 +128,35 @@ def test_so_many_join_as_are_asked_for(tmp_path, capsys):
         segment.listed("z", str(tmp_path / "fold_{fold}"), fold, Segment())
 
 
+def test_a_lower_resolution_is_trained_on_and_judged():
+    """Of half the rows: the maps that are trained on have the odd ones twice, those that are judged stay."""
+    [fold] = segment.divided(config(), Segment(repeats=1))
+    low = segment.coarser(fold, 8)
+    assert (names(low.train), names(low.val)) == (names(fold.train), names(fold.val))
+    image, classes = layers(0)
+    np.testing.assert_array_equal(low.train[0]["label_map"], classes[1::2].repeat(2, 0))
+    np.testing.assert_array_equal(low.train[0]["image"], images.coarse(image, 8))
+    assert (low.train[0]["image"] != image).any()
+    np.testing.assert_array_equal(low.val[0]["label_map"], fold.val[0]["label_map"])
+    assert len({some.digest() for some in (fold.train, low.train, segment.coarser(fold, 4).train)}) == 3
+    with pytest.raises(UserError, match="no image has more than 16 places a side"):
+        segment.coarser(fold, 16)
+    with pytest.raises(UserError, match="a name of its own, not 'real' or 'real-8'"):
+        segment.systems(("real-8=x",), segment.lower(Segment(resolutions=(8,))))
+
+
+def test_rows_of_lower_resolutions(tmp_path):
+    """They are made of real images alone, and with a tenth of the places there is less to see."""
+    facts = segment.segment(config(repeats=1, resolutions=(8, 2)), tmp_path)
+    dice = {row: about["figures"]["dice"]["mean"] for row, about in facts["rows"].items()}
+    assert [*dice] == ["real", "real-8", "real-2"]
+    assert dice["real"] > dice["real-8"] > dice["real-2"]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in segment_tables.markdown(facts)]
+    assert [line[:2] for line in lines[2:5]] == [["real", "8"], ["real-8", "8"], ["real-2", "8"]]
+    sees = [json.loads((tmp_path / f"cells/{row}/0-0/config.json").read_text())["cell"]["train"] for row in dice]
+    assert len({*sees}) == 3
+
+
 def results(rows, patients="aabb"):
     return [
         {"rows": [one | {"name": "", "patient": p} for one, p in zip(some, patients, strict=True)]}

@@ -350,6 +350,7 @@ def test_numbers_of_other_networks_and_other_counts_bear_no_published_name():
         ("{real}", "there is nothing to score (there is one real slide): name folders by --tables.generated=NAME=DIR"),
         ("{real} --tables.generated=a", "'a' is no folder with its name: write NAME=DIR, several with commas"),
         ("{real} --tables.generated=a=,b=x", "'a=' is no folder with its name: write NAME=DIR"),
+        ("{real} --tables.resolutions=128", "--tables.resolutions is for volumes"),
         ("{real} --tables.generated=a=x,a=y", "--tables.generated: 'a' is the name of more than one row"),
         ("{real} --tables.generated=real=x", "--tables.generated: 'real' is the name of more than one row"),
         ("{real} --tables.generated=a=nowhere", "--tables.generated: a: no file or folder 'nowhere'"),

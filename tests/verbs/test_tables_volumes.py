@@ -85,6 +85,27 @@ def test_the_other_half_of_the_patients_is_a_row(tmp_path):
     assert row["scores"]["total_variation_relative"] == pytest.approx(1, abs=0.1)  # noise of the same kind
 
 
+def test_real_volumes_of_a_lower_resolution_are_rows(tmp_path):
+    """What is flat loses nothing; of a checkerboard nothing is left but its mean."""
+    board = np.indices((8, 8, 8)).sum(0)[..., None] % 2
+    for name, volume in (("flat", 0 * board + 50), ("board", 200 * board)):
+        (tmp_path / name).mkdir()
+        volumes.write(tmp_path / name / "0.nii.gz", volume.astype(np.uint8))
+    words = ("--tables.halves=false", "--tables.volume_by=", "--tables.resolutions=4,2")
+    rows = {}
+    for name in ("flat", "board"):
+        facts = run(tmp_path / f"{name}_out", tmp_path / name, *words, same=tmp_path / name)
+        assert [row["name"] for row in facts["rows"]] == ["real-4", "real-2", "same"]
+        rows |= {(name, row["name"]): row["scores"] for row in facts["rows"]}
+        [note] = {n for some in facts["rows"][0]["notes"].values() for n in some if "brought" in n}
+        assert note == "these are real volumes, brought to 4 voxels a side and back (bicubic)"
+    assert {rows["flat", name]["total_variation"] for name in ("real-4", "real-2", "same")} == {0}
+    assert {rows["flat", name]["slice_fid_intra"] for name in ("real-4", "real-2", "same")} == {0}
+    assert rows["board", "same"]["total_variation_relative"] == pytest.approx(1)
+    assert rows["board", "real-4"]["total_variation_relative"] < 0.02
+    assert rows["board", "real-4"]["slice_fid_intra"] == pytest.approx(100**2, rel=0.02)  # the deviation is gone
+
+
 def test_a_second_start_measures_nothing_again(tmp_path, simple):
     real, other = folder(tmp_path / "real", 3, 0), folder(tmp_path / "other", 2, 1)
     facts = run(tmp_path / "out", real, a=other)
@@ -116,6 +137,8 @@ def test_other_networks_bear_other_names(tmp_path):
         ("--tables.generated=a={d}/none", "--tables.generated: a: no file or folder"),
         ("--tables.generated=a=x,a=y", "'a' is the name of more than one row"),
         ("--tables.halves=false", "there is nothing to score (all real volumes are in one set)"),
+        ("--tables.resolutions=10", "no real volume has more than 10 voxels a side; take fewer"),
+        ("--tables.resolutions=4 --tables.generated=real-4=x", "'real-4' is the name of more than one row"),
         ("--tables.mm=0", "config.tables.mm must be more than 0"),
     ],
 )
