@@ -323,6 +323,15 @@ class Codebook:
     def __post_init__(self):
         ranges.check_fields(self, "config.model")
 
+    @property
+    def network(self) -> nn.Embed:
+        """The flax module that holds the vectors."""
+        return nn.Embed(self.entries, self.latent_channels)
+
+    def example(self) -> jax.ShapeDtypeStruct:
+        """The number of one vector, as a shape."""
+        return jax.ShapeDtypeStruct((1,), jnp.int32)
+
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""
         return {"embedding": codebook.start(key, self.entries, self.latent_channels)}
@@ -334,6 +343,29 @@ class Codebook:
         return quantise(z, params["embedding"], codebook.LOSSES[self.loss])
 
 
+@dataclass(frozen=True)
+class Pointwise(Network):
+    """A linear map of the channels of every place, as there is one before a codebook and one behind: 20 parameters."""
+
+    latent_channels: Count = 4
+
+    def __post_init__(self):
+        ranges.check_fields(self, "config.model")
+
+    @property
+    def network(self) -> nn.Dense:
+        """The flax module."""
+        return nn.Dense(self.latent_channels)
+
+    def example(self) -> jax.ShapeDtypeStruct:
+        """One place."""
+        return jax.ShapeDtypeStruct((1, self.latent_channels), jnp.float32)
+
+    def apply(self, params: dict, x: Float[Array, "*S L"]) -> Float[Array, "*S L"]:
+        """The channels, mixed."""
+        return jnp.asarray(self.network.apply({"params": params}, x))
+
+
 NETWORKS: dict[str, Any] = {
     "encoder2d": Encoder2D(),
     "decoder2d": Decoder2D(),
@@ -343,6 +375,14 @@ NETWORKS: dict[str, Any] = {
     "diff3d": unet.Model(**DIFF3D),
     "refiner": unet.Model(**REFINER),
     "critic": Critic(),
+    "codebook": Codebook(),
+    "quant_conv": Pointwise(),
+    "post_quant_conv": Pointwise(),
+}
+QUANTISES = {  # those around a codebook: where they lie in the authors' autoencoders, and how their tensors are called
+    "codebook": ("quantize", "quantize.{}.weight"),
+    "quant_conv": ("quant_conv", "quant_conv.{}"),
+    "post_quant_conv": ("post_quant_conv", "post_quant_conv.{}"),
 }
 
 
@@ -359,12 +399,26 @@ def published(network: str, state: Mapping[str, Any], **fields: Any) -> dict:
     """Parameters of ``model(network, **fields)`` from the authors' tensors, by their names.
 
     What stands before all names of the network ("decoder.") is left out, and what lies beside it is of other networks.
-    Raises UserError for the first tensor that is missing, has another shape, or has no place.
+    A linear map at a codebook may be a convolution of one tap, in two dimensions or in three. Raises UserError for the
+    first tensor that is missing, has another shape, or has no place.
     """
     one = model(network, **fields)
     tensors = {name: np.atleast_1d(np.asarray(tensor)) for name, tensor in state.items()}
+    if network in QUANTISES:
+        place, spelling = QUANTISES[network]
+        return port.variables(below(tensors, place), one.network, one.example(), (), spelling.format)["params"]
     if isinstance(one, unet.Model):
         return unet.published(tensors, one)
     spelled = partial(compvis, levels=len(one.multipliers)) if isinstance(one, Planar) else port.as_it_is
     ignore = MOMENTS if isinstance(one, Critic) else port.COUNTERS
     return port.variables(tensors, one.network, one.example(), ignore, spelled)["params"]
+
+
+def below(tensors: port.State, place: str) -> port.State:
+    """Those of ``place``, without what stands before it in their names. Raises UserError where it is there twice."""
+    parts = [(*f".{name}".partition(f".{place}."), tensor) for name, tensor in tensors.items()]
+    starts = sorted({start for start, found, _, _ in parts if found})
+    if len(starts) > 1:
+        both = " and as ".join(f"{start}.{place}".strip(".") for start in starts)
+        raise UserError(f"the weights hold this network as {both}: save one of them alone")
+    return {f"{place}.{rest}": tensor for _, found, rest, tensor in parts if found}

@@ -10,7 +10,7 @@ import stack
 import tiny
 
 from nca_gen.errors import UserError
-from nca_gen.models import ca_ldm
+from nca_gen.models import ca_ldm, vq_vae
 from nca_gen.nn import codebook, port
 
 COUNTS = {
@@ -22,6 +22,9 @@ COUNTS = {
     "diff3d": 721_420_548,
     "refiner": 275_490_436,
     "critic": 661_313,
+    "codebook": 65_536,
+    "quant_conv": 20,
+    "post_quant_conv": 20,
 }
 
 
@@ -227,6 +230,53 @@ def test_weights_of_a_whole_autoencoder(start):
     whole = {start + k: v.reshape(()) if "mix" in k else v for k, v in stack.state(name, **fields).items()}
     found = ca_ldm.published(name, whole | {"encoder.conv_in.weight": np.ones(3)}, **fields)
     jax.tree.map(np.testing.assert_array_equal, found, stack.params(name))
+
+
+def quantisers(taps, start=""):
+    """An autoencoder's tensors around its codebook, of 4 channels and 7 entries, and two of its others."""
+    names = {"quantize.embedding.weight": (7, 4), "encoder.conv_in.weight": (8, 1, 3, 3), "encoder.conv_in.bias": (8,)}
+    for conv in ("quant_conv", "post_quant_conv"):
+        names |= {f"{conv}.weight": (4, 4, *[1] * taps), f"{conv}.bias": (4,)}
+    return {start + name: tiny.images(i, *shape) for i, (name, shape) in enumerate(names.items())}
+
+
+@pytest.mark.parametrize(("taps", "start"), [(2, ""), (3, "model."), (0, "first_stage.")])
+def test_weights_around_a_codebook(taps, start):
+    """Of a whole autoencoder: the vectors as they are, and maps that do what torch's convolutions of one tap do."""
+    state, z = quantisers(taps, start), jnp.asarray(tiny.images(9, 2, 3, 5, 4))
+    book = ca_ldm.published("codebook", state, entries=7)
+    np.testing.assert_array_equal(book["embedding"], state[f"{start}quantize.embedding.weight"])
+    for conv in ("quant_conv", "post_quant_conv"):
+        weight, bias = (state[f"{start}{conv}.{leaf}"] for leaf in ("weight", "bias"))
+        p = ca_ldm.published(conv, state)
+        assert jax.tree.map(np.shape, p) == jax.tree.map(np.shape, tiny.shapes(vq_vae.Model())[conv])
+        expected = np.einsum("oi,bhwi->bhwo", weight.reshape(4, 4), z) + bias
+        np.testing.assert_allclose(vq_vae.affine(p, z), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(ca_ldm.NETWORKS[conv].apply(p, z), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "change", "line"),
+    [
+        ("codebook", {"quantize.embedding.weight": None}, r"lack quantize\.embedding\.weight \(16384, 4\)"),
+        ("codebook", {}, r"quantize\.embedding\.weight is \(7, 4\), not \(16384, 4\)"),
+        (
+            "codebook",
+            {"quantize.embedding.weight": (16384, 4), "quantize.used": (3,)},
+            r"quantize\.used \(3,\) has no place in it",
+        ),
+        ("quant_conv", {"quant_conv.bias": None}, r"lack quant_conv\.bias \(4,\)"),
+        ("quant_conv", {"quant_conv.weight": (4, 8, 1, 1)}, r"quant_conv\.weight is \(4, 8, 1, 1\), not \(4, 4\)"),
+        ("quant_conv", {"quant_conv.weight": (4, 4, 3, 3)}, r"quant_conv\.weight is \(4, 4, 3, 3\), not \(4, 4\)"),
+        ("quant_conv", {"quant_conv.scale": (4,)}, r"quant_conv\.scale \(4,\) has no place in it"),
+        ("post_quant_conv", {"a.post_quant_conv.bias": (4,)}, "as post_quant_conv and as a.post_quant_conv: save one"),
+    ],
+)
+def test_other_weights_around_a_codebook_are_one_line(network, change, line):
+    state = quantisers(2) | {name: shape and np.ones(shape) for name, shape in change.items()}
+    with pytest.raises(UserError, match=line) as error:
+        ca_ldm.published(network, {name: tensor for name, tensor in state.items() if tensor is not None})
+    assert "\n" not in str(error.value)
 
 
 def test_the_moments_of_batches_past_are_not_read():
