@@ -58,16 +58,18 @@ def eta(left: int | float, rate: int | float) -> str:
 class Bar:
     """How far something is, drawn by ``show``; made by :func:`bar`.
 
-    ``what`` is done, which may be set at any time; ``unit`` is what is counted, as in images/s.
+    ``what`` is done, which may be set at any time; ``unit`` is what is counted, as in images/s, where a stretch does
+    not say its own.
     """
 
     def __init__(self, show: Show, what: str = "", total: int | float = 0, unit: str = ""):
         """``total`` is how many units there are in all."""
-        self.show, self.unit, self.drawn = show, unit, -math.inf
+        self.show, self.usual, self.drawn = show, unit, -math.inf
         self.begin(what, total)
 
-    def begin(self, what: str, total: int | float, done: int | float = 0) -> None:
+    def begin(self, what: str, total: int | float, done: int | float = 0, unit: str = "") -> None:
         """Starts another stretch, of ``total``, of which ``done`` was done before."""
+        self.unit = unit or self.usual
         self.what, self.total, self.done, self.first, self.clock = what, total, done, done, time.perf_counter()
         self.show(done, total, what)
 

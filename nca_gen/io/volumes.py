@@ -290,10 +290,11 @@ def save(path: str | Path, volume: Stored, geometry: Geometry | None = None, mod
     """Writes a volume by the suffix of ``path``, a few slices at a time, such that :func:`read` gives its values back.
 
     ``.nii``, ``.nii.gz``: NIfTI; ``.npy``; ``.zarr``: OME-Zarr 0.5 (both may be another name: x.ome.zarr); ``.dcm``:
-    one DICOM file of OCT (Enhanced multi-frame OPT); ``.dicom``: a folder of the DICOM slices of ``modality``, CT or
-    MR. ``geometry``: where it lies, None where nobody knows (a DICOM file must say at least how large a voxel is). The
-    same input gives the same bytes. What NIfTI has no type for (bool, float16) is held by the next larger one. Whole
-    or not at all. Raises ValueError for another suffix, and for what is no number; UserError for what DICOM cannot say.
+    one DICOM file of OCT (Enhanced multi-frame OPT); ``.dicom``, which may be called x.ct.dicom: a folder of the DICOM
+    slices of ``modality``, CT or MR. ``geometry``: where it lies, None where nobody knows (a DICOM file must say at
+    least how large a voxel is). The same input gives the same bytes. What NIfTI has no type for (bool, float16) is held
+    by the next larger one. Whole or not at all. Raises ValueError for another suffix, and for what is no number;
+    UserError for what DICOM cannot say.
     """
     name = Path(path).name
     low = name.lower()
@@ -315,7 +316,8 @@ def save(path: str | Path, volume: Stored, geometry: Geometry | None = None, mod
             dicom_save.save(draft, volume, geometry, "OPT", name[: -len(".dcm")])
     elif low.endswith(SERIES) and modality in ("CT", "MR"):
         with files.folder(path) as draft:
-            dicom_save.save(draft, volume, geometry, modality, name[: -len(SERIES)])
+            stem = name[: -len(SERIES)].removesuffix(f".{modality.lower()}")
+            dicom_save.save(draft, volume, geometry, modality, stem)
     else:
         more = " (of CT or MR)" if low.endswith(SERIES) else ""
         raise ValueError(f"{name}: volumes are written as .nii, .nii.gz, .npy, .zarr, .dcm or .dicom{more}")

@@ -253,14 +253,20 @@ class Pipeline:
         return k, [*windows(depth, k, self.keep if self.mixed else 1)]
 
     def said(
-        self, key: Key[Array, " 1"], size: tuple[int, ...], labels: Stored | None = None
+        self,
+        key: Key[Array, " 1"],
+        size: tuple[int, ...],
+        labels: Stored | None = None,
+        bar: screen.Bar = screen.SILENT,
     ) -> Float[np.ndarray, "D h w L"]:
         """The latents of slices that a drawn latent of the whole says."""
         (part, settings, classes), coder = self.diffuser("diff3d", labels is not None), self.opened("nhae")
         scale, places, cond, space = Scale.of(part), self.places(size), None, part.config.mesh.space
         if labels is not None:
             cond = {"map": jnp.asarray(label_maps.shares_of_all(labels, coder.task.model.factor, classes)[None])}
-        [z] = sampling.images(part, arrays.fold(key, WHOLE), places, settings, cond, batch=1, space=space)
+        bar.begin("drawing the latent of the whole", settings.steps, unit="steps")
+        draw = partial(sampling.images, batch=1, space=space, frames=settings.steps, bar=bar)  # a frame a step
+        [z] = draw(part, arrays.fold(key, WHOLE), places, settings, cond)
         return finite(np.asarray(saying(coder.task.model)(coder.params, scale.raw(z)))[0], "diff3d")
 
     def refined(
@@ -324,9 +330,8 @@ class Pipeline:
         file, model = work / SAID, self.model
         self.plan(size[0])  # a volume that is no window is refused before anything is drawn
         if not share.index and not file.is_file():
-            bar.begin("drawing the latent of the whole", 1)
             work.mkdir(parents=True, exist_ok=True)
-            said = self.said(key, size, labels)
+            said = self.said(key, size, labels, bar)
             with write.whole(file) as draft:
                 np.save(draft, said)
         share.meet()

@@ -22,7 +22,13 @@ from nca_gen.io.geometry import Geometry
 from nca_gen.io.stored import Stored
 from nca_gen.ranges import OneOf, Positive
 
-FORMATS = {"nifti": ".nii.gz", "opt": ".dcm", "ct": ".dicom", "mr": ".dicom", "zarr": ".ome.zarr"}  # of volumes
+FORMATS = {  # of volumes
+    "nifti": ".nii.gz",
+    "opt": ".dcm",
+    "ct": ".ct.dicom",
+    "mr": ".mr.dicom",
+    "zarr": ".ome.zarr",
+}
 DICOM = ("opt", "ct", "mr")
 SHOWN = 64  # samples in a grid, at the most
 Depth = Annotated[str, OneOf(("", "uint8", "uint16", "float32"))]

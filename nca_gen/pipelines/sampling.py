@@ -19,7 +19,7 @@ from annotated_types import Interval
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Key, Num
 
-from nca_gen import arrays, devices
+from nca_gen import arrays, devices, screen
 from nca_gen.contracts import Automaton, Condition, Denoiser, Heir, Local, Part, Time
 from nca_gen.diffusion import guidance, heredity, samplers, variance
 from nca_gen.diffusion.codec import Codec
@@ -271,9 +271,15 @@ def sample(
     *,
     frames: int = 1,
     lay: NamedSharding | None = None,
+    bar: screen.Bar = screen.SILENT,
 ) -> Float[Array, "B *S C"]:
-    """The samples of ``size`` at the end of a :func:`trajectory`, in the units that the model learned."""
-    *_, last = trajectory(part, key, size, settings, cond, frames=frames, lay=lay)
+    """The samples of ``size`` at the end of a :func:`trajectory`, in the units that the model learned.
+
+    ``bar`` counts the frames, each when it is done.
+    """
+    for last in trajectory(part, key, size, settings, cond, frames=frames, lay=lay):
+        jax.block_until_ready(last.x)
+        bar.advance()
     return part.task.codec.decode(last.x)[(slice(None), *map(slice, size))]
 
 
@@ -306,17 +312,19 @@ def images(
     space: int = 1,
     over: Sequence[jax.Device] | None = None,
     frames: int = 1,
+    bar: screen.Bar = screen.SILENT,
 ) -> Iterator[Float[np.ndarray, "b *S C"]]:
     """Samples of ``key`` in batches. Sample i depends on ``key[i]`` and row i of ``cond``, not on how it is batched.
 
     Nor on how it is :func:`spread`. They are in the units of the data: latents where the model learned latents. With
-    devices of several hosts to be spread ``over``, all must call this, and each gets all samples.
+    devices of several hosts to be spread ``over``, all must call this, and each gets all samples. ``bar`` counts the
+    frames of every batch.
     """
     height = part.task.codec.cells(size)[0]
     for start in range(0, len(key), batch):
         some = slice(start, start + batch)
         here, near, lay = spread(key[some], part, height, space, over)
-        drawn = sample(near, here, size, settings, rows(cond, some), frames=frames, lay=lay)
+        drawn = sample(near, here, size, settings, rows(cond, some), frames=frames, lay=lay, bar=bar)
         yield np.asarray(jax.device_put(drawn, devices.replicated(lay.mesh)))
 
 

@@ -1,6 +1,7 @@
 """Volumes by four parts: what each says is what it says alone; the same volume, batched, killed or spread."""
 
 import hashlib
+import math
 import os
 import signal
 import subprocess
@@ -13,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import layers
 import numpy as np
+import pydicom
 import pytest
 from ml_collections import ConfigDict
 
-from nca_gen import arrays, devices
+from nca_gen import arrays, devices, screen
 from nca_gen.contracts import Part
 from nca_gen.errors import UserError
 from nca_gen.io import images, volumes
@@ -285,13 +287,45 @@ def test_a_volume_is_written_with_its_size(tmp_path):
     assert sorted(path.name for path in file.parent.iterdir()) == ["00000.nii.gz", "00000.png"]
 
 
-@pytest.mark.parametrize(("format", "ending"), [("zarr", ".ome.zarr"), ("opt", ".dcm"), ("ct", ".dicom")])
+@pytest.mark.parametrize(("format", "ending"), [("zarr", ".ome.zarr"), ("opt", ".dcm"), ("ct", ".ct.dicom")])
 def test_a_volume_in_other_formats_is_the_same(format, ending, tmp_path):
     layers.write(tmp_path, mpp=(10.0, 20.0, 30.0), volume_format=format)
     file = tmp_path / "made" / f"00000{ending}"
     expected = drawn(layers.parts(tmp_path), key=arrays.keys(1, 1))
     np.testing.assert_array_equal(volumes.read(file), images.from_float(expected))
     assert volumes.microns(file) == (10.0, 20.0, 30.0)
+
+
+def test_series_of_ct_and_mr_lie_side_by_side(tmp_path):
+    """The same voxels twice, each a series of its own that says what it is, and neither is taken for the other."""
+    for format in ("ct", "mr"):
+        layers.write(tmp_path, mpp=(10.0, 20.0, 30.0), volume_format=format)
+    series = {}
+    for format in ("ct", "mr"):
+        folder = tmp_path / "made" / f"00000.{format}.dicom"
+        heads = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+        assert len(heads) == SIZE[0]
+        assert {head.Modality for head in heads} == {format.upper()}
+        assert {head.SeriesDescription for head in heads} == {"00000"}
+        series[format] = {head.SeriesInstanceUID for head in heads}
+    assert len(series["ct"]) == len(series["mr"]) == len(series["ct"] ^ series["mr"]) / 2 == 1
+    one, other = (volumes.read(tmp_path / "made" / f"00000.{format}.dicom") for format in ("ct", "mr"))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_every_step_and_slice_is_counted(parts, tmp_path):
+    """Of the latent of the whole its steps, then the slices that are refined, then those that are decoded."""
+    seen = []
+    bar = screen.Bar(lambda done, total, text: seen.append((done, total, text)), unit="slices")
+    seen.clear()
+    bar.drawn = -math.inf
+    ca_ldm.Pipeline(parts, batch=1).made(tmp_path, KEY, SIZE, bar=bar)
+    steps = Settings.of(parts["diff3d"].config.sample).steps
+    ends = [(done, total) for done, total, _ in seen if done == total]
+    assert ends == [(steps, steps), (SIZE[0], SIZE[0]), (SIZE[0], SIZE[0])]
+    texts = [text for done, total, text in seen if done == total]
+    assert [text.split("  ")[0] for text in texts] == ["drawing the latent of the whole", "refining", "decoding"]
+    assert [next(u for u in ("steps/s", "slices/s") if u in text) for text in texts] == ["steps/s", *["slices/s"] * 2]
 
 
 def test_calls_are_those_of_the_paper(parts):
