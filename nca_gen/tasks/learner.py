@@ -12,7 +12,7 @@ from annotated_types import Ge
 from jaxtyping import Array, Float, Int, PyTree
 
 from nca_gen.errors import UserError
-from nca_gen.ranges import Decay, Fraction, Natural, Share, Weight
+from nca_gen.ranges import Decay, Fraction, Natural, OneOf, Share, Weight
 
 ITERATIONS = 5  # of Newton and Schulz, a step of Muon
 
@@ -23,8 +23,9 @@ class Learner:
 
     ``clip`` bounds the global gradient norm; 0 is off. ``muon``, not 0, is the peak rate at which kernels learn under
     Muon (Jordan et al. 2024: momentum, orthogonalised); all else keeps Adam at ``lr``, with Nesterov's momentum.
-    ``cosine_steps`` 0: no cosine; in a config -1: as many as training takes. Raises UserError for a cosine that would
-    end before the warm-up.
+    ``cosine_steps`` 0: no cosine; in a config -1: as many as training takes. ``mu_dtype``: in which the first moment,
+    Adam's or Muon's, is kept between steps; "bfloat16" saves 2 bytes a parameter. Raises UserError for a cosine that
+    would end before the warm-up.
     """
 
     lr: Fraction = 1e-4
@@ -37,6 +38,7 @@ class Learner:
     cosine_steps: Annotated[int, Ge(-1)] = 0
     clip: Weight = 0.0
     muon: Share = 0.0
+    mu_dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
 
     def __post_init__(self):
         if 0 < self.cosine_steps <= self.warmup:
@@ -66,6 +68,7 @@ class Learner:
                 ns_steps=ITERATIONS,
                 eps=self.eps,
                 weight_decay=self.weight_decay,
+                mu_dtype=self.mu_dtype,
                 muon_weight_dimension_numbers=kernels,
                 adam_b1=self.b1,
                 adam_b2=self.b2,
@@ -74,7 +77,8 @@ class Learner:
             )
             main = looped(muon)
         else:
-            main = optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay)
+            adam = (self.b1, self.b2, self.eps)
+            main = optax.adamw(rate, *adam, mu_dtype=self.mu_dtype, weight_decay=self.weight_decay)
         return optax.chain(optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(), main)
 
     def init(self, params: PyTree) -> Any:

@@ -52,6 +52,20 @@ def test_clipping_is_of_the_whole_gradient():
     jax.tree.map(np.testing.assert_array_equal, clipped(short), free(short))
 
 
+@pytest.mark.parametrize("muon", [0.0, 0.1])
+def test_a_first_moment_of_two_bytes(muon):
+    """Of Adam, which it moves as optax says by a moment of one step; all else stays float32."""
+    params = jax.device_put({"kernel": np.float32([[1, 2], [3, 4]]), "gain": np.float32([1, 2])})
+    grads = jax.tree.map(lambda p: 0.1 * p, params)
+    learners = [Learner(lr=0.1, muon=muon, mu_dtype=dtype) for dtype in ("float32", "bfloat16")]
+    step = lambda learner: jax.jit(lambda grads: learner.transform.update(grads, learner.init(params), params))(grads)
+    (whole, plain), (half, short) = map(step, learners)
+    size = lambda state: sum(x.nbytes for x in jax.tree.leaves(state))
+    assert size(plain) - size(short) == 2 * 6
+    np.testing.assert_allclose(half["gain"], whole["gain"], rtol=2**-8)
+    assert {x.dtype for x in jax.tree.leaves(half)} == {np.dtype(np.float32)}
+
+
 @pytest.mark.slow
 def test_muon_turns_kernels_and_nothing_else():
     """Jordan et al. 2024: the step of a kernel (inputs x outputs) is near orthogonal, whatever the gradient's scale.
