@@ -27,7 +27,7 @@ from nca_gen import ranges
 from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError
 from nca_gen.nn import port
-from nca_gen.nn.blocks import GROUPS, Attention, Norm, Residual, conv, doubled, halved
+from nca_gen.nn.blocks import GROUPS, Attention, Norm, Residual, conv, doubled, halved, plain, sparing
 from nca_gen.nn.embeddings import Conditioning, TimeEmbedding
 from nca_gen.ranges import Axes, Count, Natural, OneOf
 
@@ -60,9 +60,9 @@ class UNet(nn.Module):
         noise: Num[Array, " B"] | None = None,
     ) -> Float[Array, "B *S _"]:
         how = {"dtype": self.dtype}
-        kinds: Any = (nn.remat(part) if self.remat else part for part in (Residual, Attention))
-        residual, attention = (partial(kind, groups=self.groups, **how) for kind in kinds)
-        residual = partial(residual, scale=self.scale)
+        run = sparing if self.remat and not self.is_initializing() else plain
+        residual = partial(Residual, groups=self.groups, scale=self.scale, **how)
+        attention = partial(Attention, groups=self.groups, **how)
         c = Conditioning(4 * self.width, self.classes, self.width, name="condition")(t, label)
         if self.level:
             noise = jnp.zeros((1,)) if noise is None else noise
@@ -81,39 +81,40 @@ class UNet(nn.Module):
             y = x.reshape(-1, shape[1], *x.shape[1:])  # [B, D, h, w, C], and below a line along D of every place
             y = jnp.moveaxis(y, 1, -2)
             rows = y.reshape(-1, *y.shape[-2:])
-            rows = residual(x.shape[-1], name=f"{name}_along")(rows, jnp.repeat(lines, len(rows) // len(lines), 0))
+            told = jnp.repeat(lines, len(rows) // len(lines), 0)
+            rows = run(residual(x.shape[-1], name=f"{name}_along"), [rows], told)
             return jnp.moveaxis(attend(rows, f"{name}_along").reshape(y.shape), -2, 1).reshape(x.shape)
 
         def attend(x: Array, name: str) -> Array:
-            return attention(self.heads or x.shape[-1] // self.head, name=f"{name}_attention")(x)
+            return run(attention(self.heads or x.shape[-1] // self.head, name=f"{name}_attention"), [x])
 
-        def block(x: Array, level: int, name: str) -> Array:
-            x = residual(self.width * self.multipliers[level], name=name)(x, c)
+        def block(fields: list[Array], level: int, name: str) -> Array:
+            x = run(residual(self.width * self.multipliers[level], name=name), fields, c)
             return along(attend(x, name) if 2**level in self.attention else x, name)
 
         def down(x: Array, name: str) -> Array:
             if self.resizing_blocks:
-                return residual(x.shape[-1], resize=halved, name=name)(x, c)
+                return run(residual(x.shape[-1], resize=halved, name=name), [x], c)
             return conv(x, x.shape[-1], stride=2, **how, name=name)(x)
 
         def up(x: Array, name: str) -> Array:
             if self.resizing_blocks:
-                return residual(x.shape[-1], resize=doubled, name=name)(x, c)
+                return run(residual(x.shape[-1], resize=doubled, name=name), [x], c)
             return conv(x, x.shape[-1], **how, name=name)(doubled(x))
 
         x = conv(x, self.width, **how, name="first")(x)
         skips, last = [x], len(self.multipliers) - 1
         for level in range(last + 1):
             for i in range(self.blocks):
-                skips.append(x := block(x, level, f"down_{level}_{i}"))
+                skips.append(x := block([x], level, f"down_{level}_{i}"))
             if level < last:
                 skips.append(x := down(x, f"down_{level}"))
         middle = x.shape[-1]
-        x = residual(middle, name="middle_0")(x, c)
-        x = along(residual(middle, name="middle_1")(attend(x, "middle"), c), "middle")
+        x = attend(run(residual(middle, name="middle_0"), [x], c), "middle")
+        x = along(run(residual(middle, name="middle_1"), [x], c), "middle")
         for level in range(last, -1, -1):
             for i in range(self.blocks + 1):
-                x = block(jnp.concatenate([x, skips.pop()], -1), level, f"up_{level}_{i}")
+                x = block([x, skips.pop()], level, f"up_{level}_{i}")
             if level:
                 x = up(x, f"up_{level}")
         x = nn.silu(Norm(self.groups, **how, name="last_norm")(x))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -87,3 +87,27 @@ class Attention(nn.Module):
         y = Norm(self.groups, dtype=self.dtype, name="norm")(x).reshape(x.shape[0], prod(x.shape[1:-1]), -1)
         y = SelfAttention(self.heads, spread, zero=True, dtype=self.dtype, name="attention")(y)
         return x + y.reshape(x.shape)
+
+
+def plain(module: nn.Module, fields: Sequence[Float[Array, "B *S _"]], *more: Array) -> Float[Array, "B *T _"]:
+    """``module`` of ``fields`` with their channels side by side, and of ``more``."""
+    return cast("Any", module)(jnp.concatenate(fields, -1) if len(fields) > 1 else fields[0], *more)
+
+
+def sparing(module: Residual | Attention, fields: Sequence[Float[Array, "B *S _"]], *more: Array) -> Any:
+    """:func:`plain`, of which the gradient keeps ``fields`` and ``more``, and computes again what is inside.
+
+    It has done with this block, the gradients of its parameters too, before it goes on to what was computed before it:
+    a compiler that puts these off keeps the fields of many blocks. Gradients of kernels wait for the optimiser in the
+    type of the products that they come from.
+    """
+    again = nn.remat(plain)
+
+    def backward(back: Callable[..., Any], d: Array) -> Any:
+        grads, *others = back(d)
+        short = jax.tree.map(lambda g: g.astype(module.dtype) if g.ndim > 1 else g, grads)
+        short, others = jax.lax.optimization_barrier((short, others))
+        return jax.tree.map(lambda g, long: g.astype(long.dtype), short, grads), *others
+
+    forward = lambda *given: nn.vjp(again, *given)
+    return nn.custom_vjp(plain, forward, backward)(module, tuple(fields), *more)

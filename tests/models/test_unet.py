@@ -5,6 +5,7 @@ from itertools import product
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import rivals
@@ -15,6 +16,9 @@ from nca_gen import config as configs
 from nca_gen.errors import UserError
 from nca_gen.models import unet
 from nca_gen.nn import port
+
+
+from nca_gen.verbs.describe_fit import FRUGAL
 
 
 @pytest.mark.parametrize(
@@ -205,6 +209,38 @@ def test_a_file_of_another_network_is_refused(change, line):
     change(state)
     with pytest.raises(UserError, match=line):
         unet.published(state)
+
+
+def kept(blocks):
+    """What the gradient of a U-Net of one level holds, in fields of 32 channels."""
+    model = rivals.small_unet(multipliers=(1,), blocks=blocks, attention=(), remat="block")
+    x, t, cond = map(jnp.asarray, rivals.start(32, 32))
+    loss = lambda p: jnp.square(rivals.call(model, p, x, t, cond)[0]).sum()
+    program = jax.jit(jax.grad(loss)).lower(tiny.shapes(model)).compile(FRUGAL)
+    return program.memory_analysis().temp_size_in_bytes / (2 * 32 * 32 * 32 * 4)
+
+
+@pytest.mark.slow
+def test_of_every_block_the_gradient_keeps_one_field():
+    """What enters it: no skip twice, and nothing of its inside while other blocks have their turn."""
+    assert kept(3) - kept(1) == pytest.approx(4, abs=0.2)  # two more blocks on each way
+
+
+@pytest.mark.slow
+def test_gradients_of_kernels_wait_in_the_type_of_the_products():
+    """They are what they would be otherwise, to the rounding of that type; parameters and gradients are float32."""
+    found = {}
+    for remat in ("none", "block"):
+        model, (x, t, cond) = rivals.small_unet(multipliers=(1,), remat=remat, dtype="bfloat16"), rivals.start(4, 6)
+        loss = lambda p, model=model, x=x, t=t, c=cond: jnp.square(rivals.call(model, p, x, t, c)[0]).sum()
+        found[remat] = jax.grad(loss)(tiny.params(model))
+    assert {g.dtype for g in jax.tree.leaves(found["block"])} == {np.dtype(np.float32)}
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(found["none"]))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-6, atol=2**-6 * largest), found["block"], found["none"]
+    )
+    kernel = found["block"]["down_0_0"]["conv0"]["kernel"]
+    np.testing.assert_array_equal(kernel, kernel.astype(jnp.bfloat16).astype(np.float32))
 
 
 STACK = {"ndim": 3, "slicewise": True, "heads": 4, "groups": 8}
