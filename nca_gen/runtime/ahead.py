@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,10 @@ ONCE, OFTEN = "1", "2"
 """At which level of optimisation a program is compiled that runs once, and one that runs often, where XLA_FLAGS do not
 say: in two thirds of the time that XLA's own 3 takes, and in six sevenths, after which steps are as fast. Between
 levels the last bits of a sum may differ."""
+
+
+TASKS = 16
+"""How many of them stay traced: networks of a cascade that are alike, and a run that goes on, are not traced again."""
 
 
 def options(level: str) -> dict[str, str | bool]:
@@ -73,8 +77,7 @@ def compiled(
     Raises UserError where ``batch`` is not for the model, where a part that a step reads cannot be opened, and where no
     memory holds the state.
     """
-    init = partial(task.init, batch=batch)
-    state = devices.laid(jax.jit(init).trace(key).out_info, grid, shard)
+    state = devices.laid(beginning(task, *hashable(batch)).trace(key).out_info, grid, shard)
     need, room = devices.share((state, batch)) / 1e9, memory() / 1e9
     if need > room:
         raise UserError(
@@ -82,7 +85,7 @@ def compiled(
             "config.data.patch or config.train.batch, or cut the state over more devices (config.mesh.shard)"
         )
     pool = ThreadPoolExecutor(2)
-    start = jax.jit(init, out_shardings=devices.shardings(state)).trace(key)  # which jax remembers
+    start = beginning(task, *hashable(batch), *hashable(devices.shardings(state))).trace(key)  # which jax remembers
     begin = lambda: pool.submit(start.lower().compile, options(ONCE)) if fresh else None
     starting = None if parts else begin()
     advance, read = traced(task, state, batch, parts, grid)
@@ -98,46 +101,83 @@ def traced(
     """The step of ``task`` on shapes that lie on ``grid``, to be compiled, whose state is used up; and those of
     ``parts`` that it reads, on ``grid``: it is traced anew with each that it asks for, and once where it asks for none.
     """
-    lay, read = (devices.shardings(state), devices.replicated(grid)), {}
-
-    def step(state: PyTree, batch: Mapping[str, Array], read: Parts) -> tuple[PyTree, dict[str, Array]]:
-        return task.step(state, batch, Asked(read, parts))
-
+    lay, read, names = hashable((devices.shardings(state), devices.replicated(grid))), {}, None
     while True:
         try:
-            return jax.jit(step, donate_argnums=0, out_shardings=lay).trace(state, batch, read), read
+            return advancing(task, *lay, names).trace(state, batch, read), read
         except UnopenedError as e:
-            read = read | {e.name: jax.device_put(parts[e.name], devices.replicated(grid))}
+            names = tuple(parts)
+            if e.name is not None:
+                read = read | {e.name: jax.device_put(parts[e.name], devices.replicated(grid))}
+
+
+Leaves = tuple[Any, ...]
+
+
+def hashable(tree: PyTree) -> tuple[Leaves, Any]:
+    """The leaves of ``tree``, and its form."""
+    leaves, form = jax.tree.flatten(tree)
+    return tuple(leaves), form
+
+
+@lru_cache(TASKS)
+def beginning(task: Task, batch: Leaves, fields: Any, lay: Leaves = (), form: Any = None) -> Any:
+    """``task.init`` for a batch of these shapes, as a program; its results lie as ``lay`` says, where it does.
+
+    The same one for equal tasks: jax knows programs by identity, and traces each once.
+    """
+    init = partial(task.init, batch=jax.tree.unflatten(fields, batch))
+    return jax.jit(init, out_shardings=jax.tree.unflatten(form, lay) if form else None)
+
+
+@lru_cache(TASKS)
+def advancing(task: Task, lay: Leaves, form: Any, names: tuple[str, ...] | None) -> Any:
+    """``task.step`` as a program of a state, a batch and the parts that it reads; the same one for equal tasks.
+
+    ``names``: of all parts. None: to ask for any raises UnopenedError, so that a step that asks for none is the same
+    whatever there are.
+    """
+
+    def step(state: PyTree, batch: Mapping[str, Array], read: Parts) -> tuple[PyTree, dict[str, Array]]:
+        return task.step(state, batch, Asked(read, names))
+
+    return jax.jit(step, donate_argnums=0, out_shardings=jax.tree.unflatten(form, lay))
 
 
 class UnopenedError(Exception):
-    """A step has asked for the part ``name``, which it is not given yet."""
+    """A step has asked for the part ``name``, which it is not given yet; None: for the names of all."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str | None):
         super().__init__(f"the part {name!r} is not opened")
         self.name = name
 
 
 @dataclass(frozen=True)
 class Asked(Mapping):
-    """The parts ``read`` as a step sees them while it is traced; of the other ``parts`` it raises UnopenedError."""
+    """The parts ``read`` as a step sees them while it is traced; of others, ``names``, it raises UnopenedError."""
 
     read: Parts
-    parts: Parts
+    names: tuple[str, ...] | None
 
     def __getitem__(self, name: str) -> Part:
         """The part. Raises KeyError where there is none of this name."""
-        if name not in self.read and name in [*self.parts]:
+        if name not in self.read and (self.names is None or name in self.names):
             raise UnopenedError(name)
         return self.read[name]
 
+    def all(self) -> tuple[str, ...]:
+        """The names of all."""
+        if self.names is None:
+            raise UnopenedError(None)
+        return self.names
+
     def __iter__(self) -> Iterator[str]:
         """The names of all."""
-        return iter(self.parts)
+        return iter(self.all())
 
     def __len__(self) -> int:
         """The number of all."""
-        return len(self.parts)
+        return len(self.all())
 
 
 @contextlib.contextmanager
@@ -158,6 +198,8 @@ def cache(workdir: Path | None) -> Iterator[None]:
     former = {name: jax.config.values[name] for name in settings}
     try:
         _configured(settings)
+        for programs in (beginning, advancing):  # those that this process has compiled already lie in no folder
+            programs.cache_clear()
         yield
     finally:
         _configured(former)
