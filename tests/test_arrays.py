@@ -72,6 +72,23 @@ def test_threefry_is_the_one_of_jax():
     np.testing.assert_array_equal(folded, threefry(k0, k1, np.uint32(0), np.uint32(99)))
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda key: jax.random.normal(key, (3, 5)),
+        lambda key: jax.random.truncated_normal(key, -2, 2, (7,)),
+        lambda key: jax.random.bits(key, (9,), np.uint8),
+        lambda key: jax.random.permutation(key, 9),
+        lambda key: jax.random.key_data(jax.random.split(key, (2, 3))),
+        lambda key: jax.random.key_data(jax.random.fold_in(key, 2**32 - 1)),
+        lambda key: jax.random.uniform(jax.random.split(jax.random.fold_in(key, 3))[1]),
+    ],
+)
+def test_a_key_that_is_written_out_draws_what_it_always_drew(draw):
+    key = jax.random.key(1234, impl="threefry2x32")
+    np.testing.assert_array_equal(draw(arrays.written_out(key)), draw(key))
+
+
 def test_keys_depend_on_their_own_number_only():
     def words(k):
         return np.asarray(jax.random.key_data(k))

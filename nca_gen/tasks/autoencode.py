@@ -115,14 +115,15 @@ class Task:
             raise UserError(
                 f"the images have {given} channels; set --config.model.image_channels={given} (it is {channels})"
             )
-        params = self.model.init(key)
+        drawn = arrays.written_out(key)
+        params = self.model.init(drawn)
         if batch is not None and (self.adversarial or self.perceptual != "none"):
             self.check(params, batch["image"])
         own, frozen = self.parted(params)
         ema = jax.tree.map(jnp.copy, own)  # a donated state must not hold one buffer twice
         critic, critic_optimizer = (), ()
         if self.adversarial:
-            critic = self.network.init(jax.random.fold_in(key, 1), jnp.zeros((1, 32, 32, channels)))["params"]
+            critic = self.network.init(jax.random.fold_in(drawn, 1), jnp.zeros((1, 32, 32, channels)))["params"]
             critic_optimizer = self.learner.init(critic)
         start, optimizer = jnp.zeros((), jnp.int32), self.learner.init(own)
         return State(start, own, ema, optimizer, critic, critic_optimizer, key, frozen, self.idle(own))

@@ -107,7 +107,7 @@ class Task:
             raise UserError("the images have no labels: put a labels.csv with a label column beside them")
         if batch is not None:
             jax.eval_shape(partial(arrays.multi_hot, classes=self.model.classes), batch["label"])
-        params = self.model.init(key)
+        params = self.model.init(arrays.written_out(key))
         start = jnp.zeros((), jnp.int32)
         return State(start, params, self.model.init_statistics(), self.learner.init(params), key)
 

@@ -129,7 +129,7 @@ class Task:
         """The state before the first step. Raises UserError where ``batch`` does not fit the model."""
         if batch is not None:
             self.check(batch)
-        params = self.model.init(key)
+        params = self.model.init(arrays.written_out(key))
         # A copy, because a donated state must not hold one buffer twice.
         return State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), self.learner.init(params), key)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
-from nca_gen import ranges
+from nca_gen import arrays, ranges
 from nca_gen.contracts import Parts, Segmenter
 from nca_gen.data.labels import MAP
 from nca_gen.errors import UserError
@@ -62,7 +62,7 @@ class Task:
 
     def init(self, key: Key[Array, ""], batch: Mapping[str, Any] | None = None) -> State:
         """The state before the first step. Raises UserError where ``batch`` has no maps, or images of another kind."""
-        params = self.model.init(key)
+        params = self.model.init(arrays.written_out(key))
         if batch is not None and MAP not in batch:
             raise UserError("the images have no label maps: name the folder that has them by --config.data.label_maps")
         if batch is not None:
