@@ -91,7 +91,7 @@ _WRITTEN_OUT = define_prng_impl(
     seed=lambda seed: jax.random.key_data(jax.random.key(seed, impl="threefry2x32")),
     split=lambda key, shape: jnp.stack(_block(key, lax.iota(np.uint32, prod(shape))), -1).reshape(*shape, 2),
     random_bits=_bits,
-    fold_in=lambda key, data: jnp.stack(_block(key, data.astype(np.uint32))),
+    fold_in=lambda key, data: jnp.stack(_block(key, jnp.asarray(data, np.uint32))),
     name="threefry2x32_written_out",
     tag="wo",
 )

@@ -445,6 +445,10 @@ class Task(Protocol):
     arrays those of the optimiser and of averages belong to it as well.
     """
 
+    def __hash__(self) -> int:
+        """Equal tasks do the same: their programs are shared."""
+        ...
+
     @property
     def model(self) -> Any:
         """The network that is trained."""

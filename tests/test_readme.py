@@ -41,8 +41,9 @@ MORE = {  # by mode and page or workdir: what makes it small where a form cannot
         *(f"--config.model.classes={GRADES}", "--config.model.image_channels=4"),
         *("--config.codec.block=1", "--config.codec.std=1.0,"),
     ],
-    ("train", "configs/vae_kl.py"): [
+    ("train", "configs/vae_kl.py"): [  # whose critic and perceptual loss are trained by test_configs.py
         *("--config.data.name=folder", "--config.data.resize=32,32", "--config.data.patch=32,32"),
+        *("--config.task.adversarial=0.0", "--config.task.perceptual=none"),
     ],
     ("generate", "runs/a"): ["--config.sample.n=2", "--config.sample.steps=2"],
     ("bench", "configs/diff_nca.py"): ["--config.bench.what=()"],  # what it measures is run by verbs/test_bench.py
@@ -54,6 +55,7 @@ MORE = {  # by mode and page or workdir: what makes it small where a form cannot
     ("chain", "configs/geca_chain.py"): [
         *("--config.autoencoder.data.name=folder", f"--config.cells.model.classes={GRADES}"),
         *("--config.autoencoder.mesh.data=1", "--config.cells.mesh.data=1"),
+        *("--config.autoencoder.task.adversarial=0.0", "--config.autoencoder.task.perceptual=none"),
     ],
     ("chain", "configs/urcdm.py"): [
         *("--config.data.name=slides", "--config.data.pad=242,243,242", "--config.train.steps=1"),

@@ -47,8 +47,9 @@ def params(model, seed=0):
         return {"g": 0.6, "norm_scale": 1.0}.get(path[-1].key, 0.0) + 0.2 * rng.standard_normal(leaf.shape)
 
     put = lambda path, leaf: jax.device_put(np.asarray(draw(path, leaf), leaf.dtype))
+    like = shapes(model)
     with jax.ensure_compile_time_eval():  # also where a program that is traced asks first
-        return jax.tree.map_with_path(put, shapes(model))
+        return jax.tree.map_with_path(put, like)
 
 
 @cache
