@@ -14,6 +14,7 @@ configs/ddpm_unet.py.
 import ddpm_unet
 import diff_nca as local
 import fourier_diff_nca
+import vnca as doubling
 from shared import data
 from shared.evals import often
 
@@ -23,8 +24,8 @@ from nca_gen.errors import UserError
 TASKS = ("96x96", "78x64", "hole", "x2")  # sections 4.6 to 4.8: what none is trained for
 RATES = (1 / 3, 1.0, 3.0)
 SEEDS = 2
-PAGES = {"unet": ddpm_unet, "diff_nca": local, "fourier_diff_nca": fourier_diff_nca}  # by the name of their model
-SMALL = ("fourier", "diff_nca", "unet_s")  # of which there is a size for laptops
+PAGES = {"unet": ddpm_unet, "diff_nca": local, "fourier_diff_nca": fourier_diff_nca, "vnca": doubling}  # by their model
+SMALL = ("fourier", "diff_nca", "unet_s", "vnca")  # of which there is a size for laptops
 ABLATION = ("fourier", "fourier_c48_h512", "fourier_c96_h256", "fourier_s30", "fourier_s10")
 
 
@@ -38,6 +39,7 @@ def _rival(page, *forms):
     config = page.get_config()
     for form in forms:
         vars(page)[form](config)
+    config.data = fourier_diff_nca.get_config().data
     config.budget = {"rates": RATES}
     config.study = {"tasks": TASKS}
     often(config, 0)
@@ -56,6 +58,7 @@ MODELS = {
     "unet_m": (ddpm_unet, "m"),
     "unet_b": (ddpm_unet, "b"),
     "unet_l": (ddpm_unet, "l"),
+    "vnca": (doubling,),
 }
 
 
@@ -121,6 +124,11 @@ def unet_l(config):
     _become(config, "unet_l")
 
 
+def vnca(config):
+    """VNCA, an autoencoder whose decoder is an automaton; it fills no holes."""
+    _become(config, "vnca")
+
+
 def ablation(config):
     """The rows of table 1, where no model is named."""
 
@@ -146,10 +154,15 @@ def folder(config):
 
 def laptop(config):
     """The small form of each model's own page, for ten minutes of training each; judged by random features."""
+    images = config.data
     PAGES[config.model.name].laptop(config)
+    config.data = images
     config.budget.of = "10min"
     config.optimizer.cosine_steps = -1
-    config.sample.update(steps=50, sampler="ddim")
+    if config.model.name == "vnca":
+        config.model.update(widths=(16, 32, 48, 64, 64), doublings=5)  # of 64 x 64 pixels
+    else:
+        config.sample.update(steps=50, sampler="ddim")
     config.study.update(n=256, train=1024, halves=8)
     often(config, 0)
 

@@ -16,8 +16,6 @@ from nca_gen import config as configs
 from nca_gen.errors import UserError
 from nca_gen.models import unet
 from nca_gen.nn import port
-
-
 from nca_gen.verbs.describe_fit import FRUGAL
 
 
