@@ -309,7 +309,8 @@ class Study(NamedTuple):
 
     ``n`` samples of each of ``runs`` (workdirs; a path that begins with a dot is seen from the study's), under the
     labels of as many real images of ``split``, which they are held against, and ``train`` training images. Runs that
-    differ in their seed alone are one row. ``metrics``: () for those of :func:`nca_gen.verbs.study.metrics`.
+    differ in their seed alone are one row. ``metrics``: () for those of :func:`nca_gen.verbs.study.metrics`; of those
+    whose network has no weights here ``stand_ins`` takes one with random weights, and calls the score by another name.
     ``halves``: how many random halves of the images say how far a score may be off; 0 for none. ``tasks``: what is
     tried without training for it: "hole", "x2", or a size such as "96x96".
     """
@@ -319,6 +320,7 @@ class Study(NamedTuple):
     train: Count = 1080
     split: Split = "test"
     metrics: tuple[str, ...] = ()
+    stand_ins: bool = False
     halves: Natural = 0
     tasks: tuple[Annotated[str, Predicate(untrained)], ...] = ()
 

@@ -66,7 +66,8 @@ def study(config: Any, workdir: str | Path) -> dict[str, Any]:
     if not any(plan.runs):
         raise UserError("there is nothing to compare: name runs with --config.study.runs=runs/geca,runs/dit")
     runs_seen = tuple(exports.located(str(runs.seen(path, workdir))) for path in plan.runs)
-    plan = plan._replace(metrics=tuple(plan.metrics) or metrics(), runs=runs_seen)
+    specs = tuple(map(stand_in, plan.metrics)) if plan.stand_ins else plan.metrics
+    plan = plan._replace(metrics=specs or metrics(), runs=runs_seen)
     for spec in plan.metrics:  # what cannot be compared is said before anything is sampled
         judge.request(spec)
     for path in plan.runs:
@@ -95,6 +96,15 @@ def metrics() -> tuple[str, ...]:
         "lpips" if known(lpips.protocol) else "ms_ssim",
         f"fld{extractor}",
     )
+
+
+def stand_in(spec: str) -> str:
+    """``spec``, or the same of the Inception network with random weights where those of its network are not here."""
+    asked = judge.request(spec)
+    if not asked.extractor or known(features.protocol, asked.extractor):
+        return spec
+    _, *options = spec.split(":")
+    return ":".join([f"{asked.name}@inception-random", *options])
 
 
 def known(protocol: Callable[..., dict[str, Any]], *name: str) -> bool:

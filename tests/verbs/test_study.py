@@ -115,6 +115,20 @@ def test_a_stand_in_says_so(monkeypatch, tmp_path):
     assert study.headings(facts)[-1] == "fld@inception-random_gg"
 
 
+def test_a_metric_without_weights_has_a_stand_in(monkeypatch, tmp_path):
+    """Of the same name and options, by random features; what is here, or needs none, stays as it is."""
+    for name in ("NCA_GEN_WEIGHTS", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    asked = ("fid", "kid:subsets=9:size=0.5", "precision_recall@inception-clean", "swd", "kid@inception-random")
+    assert [study.stand_in(spec) for spec in asked] == [
+        "fid@inception-random",
+        "kid@inception-random:subsets=9:size=0.5",
+        "precision_recall@inception-random",
+        "swd",
+        "kid@inception-random",
+    ]
+
+
 @pytest.mark.parametrize("runs", [(), ("",), ("nowhere",)])
 def test_no_runs(tmp_path, runs):
     with pytest.raises(UserError, match=r"config\.study\.runs"):
