@@ -10,13 +10,17 @@ from typing import Annotated
 from annotated_types import Predicate
 
 from nca_gen.contracts import Page, Pipeline, Process
+from nca_gen.diffusion.grids import GRIDS
 from nca_gen.diffusion.samplers import SAMPLERS
 from nca_gen.errors import UserError, chosen
 from nca_gen.evaluators.held import Held
 from nca_gen.evaluators.sweep import Row, label, sweep
 from nca_gen.judge import Spec
 
-SPEC = re.compile(r"\w+:(?P<steps>\d+)(:(?P<growth>[1-9]\d*(-[1-9]\d*)*))?(:(?P<dtype>float32|bfloat16))?")
+SPEC = re.compile(
+    rf"\w+:(?P<steps>\d+)(:(?P<grid>{'|'.join(GRIDS)}))?"
+    r"(:(?P<growth>[1-9]\d*(-[1-9]\d*)*))?(:(?P<dtype>float32|bfloat16))?"
+)
 TITLE = "Fewer steps"
 
 
@@ -46,7 +50,8 @@ def settings(specs: Sequence[str], process: Process) -> list[Row]:
 
 
 def row(spec: str) -> Row:
-    """A sampler, its number of steps, and perhaps the growth of automata and a dtype, of ``name:steps:M-M:dtype``.
+    """A sampler, its number of steps, and perhaps a grid of times, the growth of automata and a dtype, of
+    ``name:steps:grid:M-M:dtype``.
 
     Raises UserError for a sampler that there is not.
     """
@@ -55,10 +60,11 @@ def row(spec: str) -> Row:
     parts = SPEC.fullmatch(spec)
     if not parts:
         raise UserError(
-            f"evals.samplers.rows has {spec!r}; give steps, like {name}:20, and perhaps steps of the cells, from "
-            f"noise on, and the dtype of products, like {name}:20:4-8:bfloat16"
+            f"evals.samplers.rows has {spec!r}; give steps, like {name}:20, and perhaps a grid ({', '.join(GRIDS)}), "
+            f"steps of the cells, from noise on, and the dtype of products, like {name}:20:karras:4-8:bfloat16"
         )
     some: Row = {"sampler": name, "steps": int(parts["steps"])}
+    some |= {"grid": parts["grid"]} if parts["grid"] else {}
     some |= {"growth": tuple(map(int, parts["growth"].split("-")))} if parts["growth"] else {}
     return some | ({"dtype": parts["dtype"]} if parts["dtype"] else {})
 

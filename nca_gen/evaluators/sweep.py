@@ -81,10 +81,10 @@ def timed(part: Part, data: Held, row: Row, stretch: int) -> Samples:
 
 
 def label(row: Row) -> str:
-    """The first setting of a row, and how many steps cells took and in which dtype, where that was set."""
-    growth, dtype = row.get("growth"), row.get("dtype")
+    """The first setting of a row, and what was set beside: steps of cells, times, dtype."""
+    growth, more = row.get("growth"), [str(row[field]) for field in ("grid", "dtype") if row.get(field)]
     cells = f", {'-'.join(map(str, growth))} cell steps" if growth else ""
-    return f"{next(iter(row.values()))}{cells}{f', {dtype}' if dtype else ''}"
+    return ", ".join([f"{next(iter(row.values()))}{cells}", *more])
 
 
 def headlines(facts: dict[str, Any]) -> list[str]:

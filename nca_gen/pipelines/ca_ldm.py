@@ -95,7 +95,7 @@ def refining(task: Any, settings: Settings, grid: Mesh) -> Any:
     """
     model, process, codec = settings.stage(task.model).inference(), task.process, task.codec
     how = settings.sampler, settings.clip, settings.guidance, settings.heredity
-    run, times = sampling.stretch(model, process, codec, *how), process.times(settings.steps)
+    run, times = sampling.stretch(model, process, codec, *how), settings.times(process)
 
     def refine(params: PyTree, words: Array, told: dict[str, Array]) -> Array:
         key = jax.random.wrap_key_data(words, impl="threefry2x32")

@@ -184,6 +184,7 @@ class Pipeline:
             job,
             *(settings.stage(task.model), task.process, task.codec, size),
             sampler=settings.sampler,
+            grid=settings.grid,
             steps=settings.steps,
             clip=settings.clip,
             scale=settings.guidance if cond else 1.0,

@@ -162,7 +162,7 @@ def fill(
     codec, process = task.codec, task.process
     # What a cell beyond its halo would have handed on is not known in a window.
     todo = sites(model, codec, image, hole, whole or settings.heredity != "none")
-    times, extent = levels(process, settings.steps, noise), codec.cells(hole.shape)
+    times, extent = levels(process, settings.times(process), noise), codec.cells(hole.shape)
     cond = sampling.augmented(task, jax.tree.map(jnp.asarray, cond), key)
     first = arrays.fold(key, process.tag(jnp.asarray(times[0])))
     cell = todo.row if settings.heredity == "none" else todo.x0[0]
@@ -176,11 +176,10 @@ def fill(
     return np.where(hole[..., None], painted, image)
 
 
-def levels(process: Process, steps: int, noise: int | float) -> Num[np.ndarray, " n"]:
-    """Of ``process.times(steps)`` the part that begins at ``noise`` (in 0 .. 1) of its span; never empty."""
-    times = process.times(steps)
+def levels(process: Process, times: Num[np.ndarray, " m"], noise: int | float) -> Num[np.ndarray, " n"]:
+    """Of ``times``, clean end included, the part that begins at ``noise`` (in 0 .. 1) of the span; never empty."""
     above = np.asarray(process.told(jnp.asarray(times[:-1]))) >= noise * process.span
-    return times[min(int(above.sum()), steps - 1) :]
+    return times[min(int(above.sum()), len(times) - 2) :]
 
 
 def fillings(
@@ -223,7 +222,7 @@ def curve(
         hole = np.zeros(image.shape[:-1], bool)
         hole[tuple(slice((n - side) // 2, (n - side) // 2 + side) for n in hole.shape)] = True
         todo = sites(model, codec, image, hole, whole)
-        given = part.params, todo, process.times(settings.steps), jnp.float32(1), arrays.keys(0, 1)
+        given = part.params, todo, settings.times(process), jnp.float32(1), arrays.keys(0, 1)
         seconds = []
         for _ in range(rounds + 1):
             begun = time.perf_counter()

@@ -20,8 +20,8 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Key, Num
 
 from nca_gen import arrays, devices, screen
-from nca_gen.contracts import Automaton, Condition, Denoiser, Heir, Local, Part, Time
-from nca_gen.diffusion import guidance, heredity, samplers, variance
+from nca_gen.contracts import Automaton, Condition, Denoiser, Heir, Local, Part, Process, Time
+from nca_gen.diffusion import grids, guidance, heredity, samplers, variance
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import x0_of
 from nca_gen.errors import UserError, accepted, chosen
@@ -39,7 +39,8 @@ class Settings(NamedTuple):
     2022). ``guidance``: how far to go from the null condition towards that of a sample
     (:func:`nca_gen.diffusion.guidance.classifier_free`). ``heredity``: which part of a model's memory a step gets as
     the step before left it (:mod:`nca_gen.diffusion.heredity`). ``growth``: steps of an automaton a call, over equal
-    stretches of sampling, from noise on; () its own. ``dtype``: of the products; "" the model's own.
+    stretches of sampling, from noise on; () its own. ``dtype``: of the products; "" the model's own. ``grid``: at which
+    times a call is made (:mod:`nca_gen.diffusion.grids`).
     """
 
     sampler: Annotated[str, OneOf(samplers.SAMPLERS)] = "ddpm"
@@ -49,11 +50,16 @@ class Settings(NamedTuple):
     heredity: Annotated[str, OneOf(heredity.KEPT)] = "none"
     growth: tuple[Count, ...] = ()
     dtype: Annotated[str, OneOf(("", "float32", "bfloat16"))] = ""
+    grid: Annotated[str, OneOf(grids.GRIDS)] = "uniform"
 
     @classmethod
     def of(cls, section: Any) -> Settings:
         """Those of ``section``, a section ``sample`` of a config."""
         return cls(**{field: section[field] for field in cls._fields if field in section})
+
+    def times(self, process: Process) -> Num[np.ndarray, " n"]:
+        """The times of the calls, and last the clean end. Raises UserError for more steps than ``process`` has."""
+        return grids.times(process, self.steps, self.grid)
 
     def stages(self, model: Any) -> list[Any]:
         """``model`` as it is asked in each stretch of sampling. Raises UserError for what it cannot do."""
@@ -124,7 +130,7 @@ def check(config: Any, task: denoise.Task) -> None:
     model = denoiser(Part(config, task, None), torus).task.model
     settings = Settings.of(sample)
     settings.stages(model)
-    task.process.times(settings.steps)
+    settings.times(task.process)
     labelled(model, sample.labels, 1)
     for field, size in (("size", sample.size), ("large", sample.large)):
         if size and len(size) != model.ndim:
@@ -239,7 +245,7 @@ def trajectory(
     """
     model, process, codec = part.task.model, part.task.process, part.task.codec
     stages = settings.stages(model)
-    times = process.times(settings.steps)
+    times = settings.times(process)
     run = partial(_segment, process=process, codec=codec, sampler=settings.sampler, clip=settings.clip)
     runs = [run(stage, scale=settings.guidance, inherits=settings.heredity) for stage in stages]
     laid = lambda tree: jax.device_put(tree, jax.tree.map(partial(_over, lay), tree)) if lay else tree

@@ -229,7 +229,7 @@ def program(task: Any, how: How, grid: Mesh) -> Any:
     model, process, codec, settings = task.model.inference(), task.process, task.codec, how.settings
     step = chosen(samplers.SAMPLERS, "config.sample.sampler", settings.sampler)
     bound = chosen(guidance.CLIPS, "config.sample.clip", settings.clip)
-    times = process.times(settings.steps)
+    times = settings.times(process)
 
     def run(params, known, hole, cond, words, rows, columns):
         at = (rows, columns)

@@ -30,7 +30,7 @@ from jaxtyping import Array, Key, PyTree
 
 from nca_gen import hosts, screen
 from nca_gen.contracts import Condition, Listener, Local, Place, Process
-from nca_gen.diffusion import guidance, samplers
+from nca_gen.diffusion import grids, guidance, samplers
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import log_ratio
 from nca_gen.errors import UserError, chosen
@@ -62,6 +62,7 @@ class Job:
     conditions: tuple[tuple[str, int], ...]
     sides: tuple[int, ...]
     calls: int
+    grid: str = "uniform"
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -91,7 +92,7 @@ class Job:
     @cached_property
     def passes(self) -> tuple[np.ndarray, ...]:
         """The times that each pass goes through, from its first to its last."""
-        times = self.process.times(self.steps)
+        times = grids.times(self.process, self.steps, self.grid)
         stops = np.linspace(0, self.steps, math.ceil(self.steps / self.calls) + 1).round().astype(int)
         return tuple(times[a : b + 1] for a, b in pairwise(stops))
 
@@ -122,6 +123,7 @@ def job(
     cond: Condition = None,
     tile: int = 1024,
     calls: int = 0,
+    grid: str = "uniform",
 ) -> Job:
     """How to make a picture of ``size`` pixels in tiles of about ``tile`` pixels a side.
 
@@ -144,12 +146,12 @@ def job(
         raise UserError("sizes and config.generate.tile are 1 pixel or more, config.generate.calls is 0 or more")
     if model.ndim != 2:
         raise UserError(f"config.model.ndim={model.ndim}: pictures in tiles have two axes")
-    process.times(steps)
+    grids.times(process, steps, grid)
     extent = codec.cells(size)
     most = max(1, tile // codec.block)
     sides = tuple(tiles.side(n, most) for n in extent)
     fields = tuple((name, field.shape[-1]) for name, field in (cond or {}).items())
-    one = Job(model, process, codec, tuple(size), sampler, steps, clip, float(scale), fields, sides, 1)
+    one = Job(model, process, codec, tuple(size), sampler, steps, clip, float(scale), fields, sides, 1, grid)
     if one.listens:
         if calls > 1:
             raise UserError("this model hears the whole image at every step: config.generate.calls is 0 or 1")

@@ -98,7 +98,7 @@ def denoised(part: Part, size: tuple[int, ...]) -> Callable[..., Float[Array, "n
     if torus:
         sampling.seamless(size, part.task.codec.block)
     task, settings, decoding = part.task, sampling.Settings.of(config.sample), build.known_of_data(config, "decoding")
-    stages, times = settings.stages(task.model), task.process.times(settings.steps)
+    stages, times = settings.stages(task.model), settings.times(task.process)
     known = (task.process, task.codec, settings.sampler, settings.clip, settings.guidance, settings.heredity)
     turns = np.linspace(0, settings.steps, len(stages) + 1).round().astype(int)
 

@@ -44,10 +44,11 @@ def title(config: Any, pipeline: Pipeline, step: int) -> Iterator[str]:
     if "diffusion" in config:
         yield f"{sample.sampler}{sample.steps}"
         usual = {"clip": "none", "guidance": 1.0, "heredity": "none", "growth": (), "labels": (), "dtype": ""}
+        usual["grid"] = "uniform"
         for field, value in usual.items():
             if (now := sample.get(field, value)) != value:
                 words = "-".join(map(str, now)) if isinstance(now, tuple) else str(now)
-                yield words if field == "clip" else field + words
+                yield words if field in ("clip", "grid") else field + words
     if asked.get("torus", False):
         yield "torus"
     if (dtype := asked.get("dtype", "")) not in ("", "uint8"):

@@ -272,6 +272,9 @@ def test_what_a_row_of_samplers_may_set():
     assert grown == {"sampler": "ddim", "steps": 4, "growth": (2, 8)}
     assert all_of_it == {"sampler": "ddim", "steps": 4, "growth": (6,), "dtype": "float32"}
     assert [sweep.label(row) for row in (plain, all_of_it)] == ["ddpm", "ddim, 6 cell steps, float32"]
+    [spaced] = samplers.settings(["ddim:4:karras:6:float32"], data.task.process)
+    assert spaced == all_of_it | {"grid": "karras"}
+    assert sweep.label(spaced) == "ddim, 6 cell steps, karras, float32"
 
 
 @pytest.mark.slow

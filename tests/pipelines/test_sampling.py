@@ -11,7 +11,7 @@ import tiny
 from painting import PROCESS, part, settings
 
 from nca_gen import arrays
-from nca_gen.diffusion import discrete, guidance, samplers
+from nca_gen.diffusion import discrete, grids, guidance, samplers
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import x0_of
 from nca_gen.errors import UserError
@@ -54,6 +54,20 @@ def test_a_picture_by_hand(eight):
         x = step(x, t, u)
     np.testing.assert_allclose(eight, x, atol=2e-4)
     assert eight.std() > 0.1
+
+
+@pytest.mark.slow
+def test_calls_are_made_at_the_times_of_the_grid():
+    """As at the indices of Karras' grid by hand, which are not those of a uniform one."""
+    times = grids.times(PROCESS, 4, "karras")
+    assert {*times} != {*PROCESS.times(4)}
+    key, how = arrays.keys(0, 2), HOW._replace(steps=4, grid="karras")
+    [drawn] = sampling.trajectory(PART, key, (8, 12), how)
+    noise = samplers.begin(samplers.initial_noise(key, (8, 12), 3))
+    run = sampling.stretch(BLUR, PROCESS, PART.task.codec, how.sampler, how.clip, how.guidance, how.heredity)
+    np.testing.assert_allclose(drawn.x, run(PARAMS, noise, jnp.asarray(times), key, None).x, atol=1e-6)
+    [even] = sampling.trajectory(PART, key, (8, 12), how._replace(grid="uniform"))
+    assert np.abs(drawn.x - even.x).max() > 1e-3
 
 
 @pytest.mark.slow

@@ -52,10 +52,10 @@ def test_four_times_is_twice_twice(factor):
 
 def test_where_it_begins():
     """From 0.9 of 12 timesteps, of 0 .. 11 those below 10.8: 11 is left out. One DDIM step to the clean end."""
-    np.testing.assert_array_equal(inpaint.levels(PROCESS, 12, 0.9), [*range(10, -2, -1)])
-    np.testing.assert_array_equal(inpaint.levels(PROCESS, 12, 1.0), [*range(11, -2, -1)])
-    np.testing.assert_array_equal(inpaint.levels(PROCESS, 4, 0.5), [4, 0, -1])
-    np.testing.assert_array_equal(inpaint.levels(PROCESS, 4, 0.0), [0, -1])
+    np.testing.assert_array_equal(inpaint.levels(PROCESS, PROCESS.times(12), 0.9), [*range(10, -2, -1)])
+    np.testing.assert_array_equal(inpaint.levels(PROCESS, PROCESS.times(12), 1.0), [*range(11, -2, -1)])
+    np.testing.assert_array_equal(inpaint.levels(PROCESS, PROCESS.times(4), 0.5), [4, 0, -1])
+    np.testing.assert_array_equal(inpaint.levels(PROCESS, PROCESS.times(4), 0.0), [0, -1])
 
 
 @pytest.mark.slow

@@ -134,6 +134,7 @@ def test_with_another_model(workdir):
     ("name", "one", "other"),
     [
         ("sample", {"sample.size": (16, 16)}, {"sample.size": (16, 20)}),
+        ("sample", {"sample.grid": "uniform"}, {"sample.grid": "karras"}),
         ("sample", {"generate.dtype": "uint8"}, {"generate.dtype": "uint16"}),
         ("gigapixel", {"generate.mpp": "0.25,0.5"}, {"generate.mpp": "0.25"}),
         ("gigapixel", {"sample.size": (16, 16)}, {"sample.size": (16, 20)}),
