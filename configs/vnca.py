@@ -47,7 +47,7 @@ def faces(config):
 
 
 def laptop(config):
-    """Minutes on 2 cores: images of 32 x 32, narrow cells that take half as many steps; they learn by Muon."""
+    """Nine minutes of CPU time, images of 32 x 32: blurred faces, 5.65 bits per value. Narrow cells, half the steps."""
     config.model.update(latent=32, hidden=32, residuals=2, widths=(16, 32, 48, 64), doublings=4, steps=4)
     config.data["size" if config.data.name == "celeba" else "resize"] = (32, 32)
     config.data.patch = (32, 32)
