@@ -13,4 +13,7 @@ bash launch/setup.sh
 .venv/bin/shellcheck launch/*.sh findings/*.sh .ci/run
 # One process more than there are cores: some tests wait for the processes that they start.
 cores=$(getconf _NPROCESSORS_ONLN)
-exec .venv/bin/python -m pytest --numprocesses=$((cores < 4 ? cores + 1 : 4)) --dist=loadfile --durations=20 "$@"
+# In the order of tests/conftest.py: by itself xdist begins with the files of most tests, and those that take longest,
+# which have few, would come last, one process working while the others wait.
+exec .venv/bin/python -m pytest --numprocesses=$((cores < 4 ? cores + 1 : 4)) \
+    --dist=loadfile --no-loadscope-reorder --durations=20 "$@"

@@ -29,13 +29,16 @@ install_import_hook("nca_gen", "beartype.beartype")
 gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that live on; to search them took a tenth
 
 LONGEST = (
-    *("readme", "colabs", "local", "configs", "devices", "gigapixel", "mirror", "inpaint", "geca", "diff_nca", "train"),
-    *("fourier_diff_nca", "export", "generate", "open", "rivals", "denoise", "resume", "checkpoint", "profile"),
-    *("conditional", "describe", "sampling", "bench"),
+    *("readme", "colabs", "local", "configs", "devices", "gigapixel", "inpaint", "urcdm", "ca_ldm", "conditional"),
+    *("describe", "geca", "denoise", "generate", "export", "open", "train", "mirror", "diff_nca", "fourier_diff_nca"),
+    *("resume", "rivals", "checkpoint", "segment", "profile", "sampling", "bench", "chain"),
 )
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest begin, longest first, or one process would wait for another at the end."""
+    """The files that take longest begin, longest first, or one process would wait for another at the end.
+
+    Several processes keep that order where xdist is told to (--no-loadscope-reorder, as launch/test.sh does).
+    """
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem.removeprefix("test_"), len(LONGEST)))

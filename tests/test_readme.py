@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import tiny
 
 from nca_gen import main
 from nca_gen.io import images, volumes
 from nca_gen.metrics import swd
+from nca_gen.nn import resnet
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = [
@@ -50,7 +52,7 @@ MORE = {  # by mode and page or workdir: what makes it small where a form cannot
     ("study", "configs/geca.py"): ["--config.study.n=8", "--config.study.train=16", "--config.study.metrics=swd"],
     ("classify", "configs/classifier.py"): [
         *("--config.data.name=folder", "--config.data.patch=32,32"),
-        *("--config.classify.repeats=1", "--config.held.split=test"),
+        *("--config.classify.repeats=1", "--config.held.split=test", "--config.model.width=2"),
     ],
     ("chain", "configs/geca_chain.py"): [
         *("--config.autoencoder.data.name=folder", f"--config.cells.model.classes={GRADES}"),
@@ -95,6 +97,7 @@ def test_there_are_commands():
 def test_every_command_of_the_readme_in_its_smoke_form(data, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(swd, "PATCHES", 1000)  # a distance that takes no time
+    monkeypatch.setattr(resnet, "resnet34", tiny.shallow)  # test_configs.py trains the deep one
     for command in COMMANDS:
         flags = list(small(command, data))
         assert main.run(flags) == 0, f"{' '.join(command)}\n{' '.join(flags)}\n{capsys.readouterr().err}"

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from nca_gen import build
 from nca_gen.data.source import Source, Splits
 from nca_gen.models import diff_nca, fourier_diff_nca, geca
+from nca_gen.nn import resnet
 
 T = 12
 
@@ -31,6 +32,12 @@ def cells(**changes):
     """A GeCA of 16 features that knows 3 classes."""
     small = {"embed": 16, "heads": 2, "mlp": 16, "hidden": 4, "steps": 3, "classes": 3, "image_channels": 3}
     return geca.Model(**small | changes)
+
+
+def shallow(classes, width):
+    """A ResNet-34 of one block a stage. A test that puts it in place of the deep one takes a width of its own: equal
+    tasks share their programs."""
+    return resnet.ResNet(resnet.basic, classes, width, (1, 1, 1, 1))
 
 
 def params(model, seed=0):

@@ -12,6 +12,7 @@ import tiny
 from nca_gen import arrays, build
 from nca_gen.config import load, override, stages
 from nca_gen.errors import UserError
+from nca_gen.nn import resnet
 from nca_gen.verbs import describe as verb
 from nca_gen.verbs import describe_slide
 from nca_gen.verbs.describe import describe, facts
@@ -187,9 +188,10 @@ def test_what_training_lacks_is_said_beside_the_rest(capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_classifier_is_no_denoiser():
+def test_a_classifier_is_no_denoiser(monkeypatch):
     """It has parameters and takes memory; how far it sees is not asked."""
-    config = load(f"{ROOT}/configs/classifier.py:smoke")
+    monkeypatch.setattr(resnet, "resnet34", tiny.shallow)
+    config = override(load(f"{ROOT}/configs/classifier.py:smoke"), ["--config.model.width=3"])
     known, task = facts(config), build.task(config)
     weights = jax.eval_shape(task.init, jax.random.key(0), verb.examples(task, 2, (32, 32)))
     assert known["trainable"] == sum(x.size for x in jax.tree.leaves(weights.params))
