@@ -128,14 +128,14 @@ def test_a_convolution_of_few_cells_is_one_product(sides):
     gathered, own = conv(x, 7), conv(jnp.zeros((1, 4, 4, 4, 5)), 7)
     assert gathered.conv_general_dilated
     assert not own.conv_general_dilated
-    start = gathered.init(jax.random.key(1), x)
+    start = jax.jit(gathered.init)(jax.random.key(1), x)
 
     def answer(layer, values, x):
         y = layer.apply(values, x)
         return jnp.sum(jnp.sin(y)), y
 
     there, here = (
-        jax.grad(partial(answer, layer), (0, 1), has_aux=True)(start, x)
+        jax.jit(jax.grad(partial(answer, layer), (0, 1), has_aux=True))(start, x)
         for layer in (gathered.clone(conv_general_dilated=None), gathered)
     )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), here, there)
