@@ -69,3 +69,27 @@ def test_a_missing_part_is_told_of_before_anything_is_compiled(monkeypatch):
         program(Reader(names=("lost",)), monkeypatch, fresh=True)
     with pytest.raises(KeyError, match="other"):
         program(Reader(names=("other",)), monkeypatch)
+
+
+def test_equal_tasks_are_traced_once(monkeypatch):
+    """Whatever parts there are, as long as a step asks for none; another task is traced for itself."""
+    tasks = [Reader(noise=0.5), Reader(noise=0.5), Reader(noise=0.25)]
+    for task in tasks:
+        program(task, monkeypatch)
+    assert [len(task.traces) for task in tasks] == [1, 0, 1]
+
+
+@dataclass(frozen=True)
+class Counter(toy.Task):
+    """The toy, whose loss is the number of parts."""
+
+    def step(self, state, batch, parts=None):
+        state, metrics = super().step(state, batch)
+        return state, metrics | {"loss": jnp.float32(len(parts)) + 0 * metrics["loss"]}
+
+
+def test_a_step_may_count_the_parts_without_opening_any(monkeypatch):
+    made, opened = program(Counter(), monkeypatch)
+    image = mesh.put({"image": np.zeros((4, 8, 8, 1), np.float32)}, mesh.make())
+    state = jax.device_put(Counter().init(toy.root(), image), devices.shardings(made.state))
+    assert (float(made.step(state, image, made.parts)[1]["loss"]), opened) == (3, [])
