@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
@@ -87,6 +88,12 @@ def test_threefry_is_the_one_of_jax():
 def test_a_key_that_is_written_out_draws_what_it_always_drew(draw):
     key = jax.random.key(1234, impl="threefry2x32")
     np.testing.assert_array_equal(draw(arrays.written_out(key)), draw(key))
+
+
+def test_a_key_of_another_kind_stays_as_it_is():
+    for impl in ("rbg", tiny.KEYS):
+        key = jax.random.key(1234, impl=impl)
+        assert arrays.written_out(key) is key
 
 
 def test_keys_depend_on_their_own_number_only():

@@ -62,7 +62,7 @@ MORE = {  # by mode and page or workdir: what makes it small where a form cannot
     ("chain", "configs/urcdm.py"): [
         *("--config.data.name=slides", "--config.data.pad=242,243,242", "--config.train.steps=1"),
         "--config.mesh.data=1",
-        *(f"--config.evals.{name}.every=0" for name in ("scores", "nearest", "films")),
+        *(f"--config.mag2_stage3.evals.{name}.every=0" for name in ("scores", "nearest", "films")),
     ],
     ("chain", "configs/ca_ldm.py"): ["--config.train.steps=1", "--config.mesh.data=1"],
     ("generate", "runs/ca_ldm/multislice"): ["--config.sample.n=1"],
