@@ -12,14 +12,14 @@ LEVEL = "xla_backend_optimization_level"
 def flags() -> str:
     """Those of little effort: programs are compiled in less than half the time, and may take several times as long.
 
-    Older emitters of fusions take two thirds of the time, a module that is not split for several threads a fifth less,
-    and XLA's own preset an eighth less. Sums are rounded in another order than with more effort.
+    Older emitters of fusions take two thirds of the time, and a module that is not split for several threads a fifth
+    less. Sums are rounded in another order than with more effort.
     """
     words = f"--{LEVEL}=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1"
     if version("jaxlib").startswith(
         "0.10."
     ):  # later ones have none but the new emitters, and end at a flag that is gone
-        words += " --xla_cpu_use_fusion_emitters=false --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE"
+        words += " --xla_cpu_use_fusion_emitters=false"
     return words
 
 
