@@ -12,6 +12,8 @@ import nbclient
 import nbformat
 from jupyter_client import KernelManager
 
+from nca_gen.runtime import effort
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "colabs").glob("*.ipynb"))
 LIMIT = 120  # seconds of CPU time, which a free machine needs no longer for
@@ -43,7 +45,7 @@ def run(page, folder, manager):
     notebook.cells.append(nbformat.v4.new_code_cell(USED))
     client = nbclient.NotebookClient(notebook, manager, timeout=4 * LIMIT, record_timing=False)
     try:
-        client.execute()
+        client.execute(env=os.environ | {"XLA_FLAGS": effort.flags()})  # one device, as a notebook of one's own has
     finally:
         if client.kc:
             client.kc.stop_channels()
