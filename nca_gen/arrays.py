@@ -29,6 +29,11 @@ def keys(seed: int, n: int, first: int = 0) -> Key[Array, " n"]:
     return jax.vmap(lambda i: jax.random.fold_in(root, i))(numbers)
 
 
+def numbered(key: Key[Array, ""], n: int) -> Key[Array, " n"]:
+    """``n`` sample keys of one ``key``; key ``i`` depends on it and on ``i`` alone, never on ``n``."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
+
+
 def fold(key: Key[Array, " B"], data: int | Integer[Array, ""]) -> Key[Array, " B"]:
     """A fresh, independent key per sample, named by the integer ``data``."""
     return jax.vmap(lambda k: jax.random.fold_in(k, data))(key)

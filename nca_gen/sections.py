@@ -321,7 +321,7 @@ class Study(NamedTuple):
     split: Split = "test"
     metrics: tuple[str, ...] = ()
     stand_ins: bool = False
-    halves: Natural = 0
+    halves: Literal[0] | Annotated[int, Ge(2)] = 0
     tasks: tuple[Annotated[str, Predicate(untrained)], ...] = ()
 
 

@@ -112,7 +112,8 @@ def draw(
 
 
 def scatter(points: Sequence[tuple[float, float, str]], label: str) -> str:
-    """Single points (x, y, name), at least one, x above 0 on a logarithmic axis; each with its name beside it."""
+    """Single points (x, y, name), at least one, x above 0 on a logarithmic axis; each with its name beside it, from
+    left to right by turns above and below, so that neighbours do not cover each other's."""
     x, y = np.log10([a for a, _, _ in points]), np.asarray([b for _, b, _ in points], float)
     (left, right), (low, high) = _roomy(x, 0.3), _roomy(y, 0.01 * float(np.abs(y).max()) or 1.0)
 
@@ -128,12 +129,12 @@ def scatter(points: Sequence[tuple[float, float, str]], label: str) -> str:
     for mark in ticks(10**left, 10**right, log=True):
         u = place(math.log10(mark), low)[0]
         parts.append(f'<text x="{u:.1f}" y="{BOTTOM + 16}" text-anchor="middle">{short(mark)}</text>')
-    for a, b, (_, _, name) in zip(x, y, points, strict=True):
-        u, v = place(a, b)
-        end = "end" if u > (LEFT + RIGHT) / 2 else "start"
+    for turn, i in enumerate(np.argsort(x, kind="stable")):
+        (u, v), name = place(x[i], y[i]), points[i][2]
+        side, end = (-7, "end") if u > (LEFT + RIGHT) / 2 else (7, "start")
+        height = v + 13 if turn % 2 else v - 5
         parts.append(f'<circle cx="{u:.1f}" cy="{v:.1f}" r="4"/>')
-        parts.append(f'<text x="{u + (7 if end == "start" else -7):.1f}" y="{v - 5:.1f}" text-anchor="{end}">')
-        parts.append(f"{escape(name)}</text>")
+        parts.append(f'<text x="{u + side:.1f}" y="{height:.1f}" text-anchor="{end}">{escape(name)}</text>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
 
 

@@ -121,6 +121,7 @@ def written(page: Page) -> dict[str, Any]:
         "figures": [figure._asdict() for figure in page.figures],
         "tables": [table._asdict() for table in page.tables],
         "curves": {title: [list(point) for point in curve] for title, curve in page.curves.items()},
+        "points": {title: [list(point) for point in some] for title, some in page.points.items()},
     }
     return ({"scores": dict(page.scores)} if page.scores else {}) | dict(page.facts) | {"page": shown}
 
@@ -140,6 +141,7 @@ def parsed(name: str, facts: dict[str, Any]) -> Page:
         facts,
         intro=str(shown.get("intro", "")),
         curves={str(k): [*_points(v)] for k, v in dictionary(shown, "curves").items()},
+        points={str(k): [*_named(v)] for k, v in dictionary(shown, "points").items()},
     )
 
 
@@ -155,6 +157,12 @@ def _points(curve: Any) -> Iterator[tuple[float, float]]:
     for point in curve if isinstance(curve, list) else ():
         if isinstance(point, list) and len(point) == 2 and all(map(finite, point)):
             yield real(point[0]), real(point[1])
+
+
+def _named(points: Any) -> Iterator[tuple[float, float, str]]:
+    for point in points if isinstance(points, list) else ():
+        if isinstance(point, list) and len(point) == 3:
+            yield from ((x, y, str(point[2])) for x, y in _points([point[:2]]))
 
 
 def _rows(facts: dict[str, Any]) -> Iterator[Table]:

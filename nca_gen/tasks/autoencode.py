@@ -187,7 +187,7 @@ class Task:
         """One step of both players and of the average; metrics "loss", its terms, "grad_norm", "lr"."""
         image = batch["image"]
         here = jax.random.fold_in(state.key, state.step)
-        key = jax.vmap(lambda i: jax.random.fold_in(here, i))(jnp.arange(len(image)))
+        key = arrays.numbered(here, len(image))
         shares = {"kl": self.kl * len(image) / image.size}  # of an image's KL in the loss; all other penalties have 1
 
         def forward(own: PyTree) -> tuple[tuple[Array, Array], Rebuilt]:

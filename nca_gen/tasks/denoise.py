@@ -232,8 +232,7 @@ class Task:
         self, state: State, batch: Mapping[str, Array], parts: Parts | None = None
     ) -> tuple[State, dict[str, Array]]:
         """One step of gradient descent and of the average; metrics "loss", "grad_norm", "lr"."""
-        here = jax.random.fold_in(state.key, state.step)
-        key = jax.vmap(lambda i: jax.random.fold_in(here, i))(jnp.arange(batch["image"].shape[0]))
+        key = arrays.numbered(jax.random.fold_in(state.key, state.step), len(batch["image"]))
         loss, grads = jax.value_and_grad(self.objective)(state.params, batch, key)
         params, optimizer, rate = self.learner.update(grads, state.optimizer, state.params, state.step)
         ema = average(state.ema, params, state.step, self.ema, self.ema_warmup)

@@ -78,7 +78,7 @@ class Task:
                 f"the images have {given} channels; set --config.model.image_channels={given} (it is "
                 f"{self.model.image_channels})"
             )
-        params = self.model.init(key)
+        params = self.model.init(arrays.written_out(key))
         if batch is not None:
             jax.eval_shape(self.model.encode, params, batch["image"])
         # A copy, because a donated state must not hold one buffer twice.
@@ -104,8 +104,8 @@ class Task:
         self, state: State, batch: Mapping[str, Array], parts: Parts | None = None
     ) -> tuple[State, dict[str, Array]]:
         """One step of gradient descent and of the average; metrics "loss", its terms, "grad_norm", "lr"."""
-        image, here = batch["image"], jax.random.fold_in(state.key, state.step)
-        key = jax.vmap(lambda i: jax.random.fold_in(here, i))(jnp.arange(len(image)))
+        image = batch["image"]
+        key = arrays.numbered(jax.random.fold_in(state.key, state.step), len(image))
         (loss, terms), grads = jax.value_and_grad(self.objective, has_aux=True)(state.params, image, key)
         params, optimizer, rate = self.learner.update(grads, state.optimizer, state.params, state.step)
         ema = average(state.ema, params, state.step, self.ema, False)

@@ -61,7 +61,7 @@ def budget(config: Any, workdir: str | Path) -> dict[str, Any]:
         if steps < 1:
             raise UserError(f"config.budget.of={plan.of} buys no step of this model, which costs {cost:.3g}: give more")
         tries = searched(config, plan, workdir, steps)
-        best = min(tries, key=lambda one: one["loss"], default={"factor": 1.0, "loss": 0.0})
+        best = min(tries, key=lambda one: one["loss"], default={"factor": plan.rates[0], "loss": 0.0})
         if not math.isfinite(best["loss"]):
             raise UserError("training diverges at every rate of config.budget.rates: give lower ones")
         found = {"unit": unit, "cost": cost, "steps": steps, "tries": tries, "factor": best["factor"]}
@@ -81,7 +81,7 @@ def spoken(facts: dict[str, Any]) -> list[str]:
 
 
 def searched(config: Any, plan: Budget, workdir: Path, steps: int) -> list[dict[str, float]]:
-    """The loss that each rate ends with, infinite where it diverges."""
+    """The loss that each rate ends with, infinite where it diverges; nothing of one rate alone."""
     some, tries = max(1, round(plan.share * steps)), []
     for factor in plan.rates if len(plan.rates) > 1 else ():
         folder = workdir / "rates" / f"x{factor:g}"
@@ -93,7 +93,7 @@ def searched(config: Any, plan: Budget, workdir: Path, steps: int) -> list[dict[
             if not isinstance(why, DivergedError) and not isinstance(why.__cause__, DivergedError):
                 raise
             tries.append({"factor": factor, "loss": math.inf})
-    return tries or [{"factor": factor, "loss": 0.0} for factor in plan.rates]
+    return tries
 
 
 def short(config: Any, steps: int, factor: float = 1.0) -> Any:

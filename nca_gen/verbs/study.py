@@ -117,7 +117,7 @@ def known(protocol: Callable[..., dict[str, Any]], *name: str) -> bool:
 
 def row(plan: Study, seed: int, path: str, workdir: Path, name: str) -> dict[str, Any]:
     """What is known of the run at ``path``; a grid of its samples goes into ``workdir`` under ``name``."""
-    config = stored(path)
+    trained, config = stored(path), stored(path)
     config.update(seed=seed, held={"n": plan.n, "train": plan.train, "split": plan.split})
     parts = runs.parts(config, path)
     part, before = parts["model"], files.read_object(workdir / f"{name}.json")
@@ -141,14 +141,14 @@ def row(plan: Study, seed: int, path: str, workdir: Path, name: str) -> dict[str
         "parameters": ahead.size(part.params),
         "step": part.step,
         "training_seconds": files.computing(training),
-        "memory_mb": peak_mb(path),
+        "memory_mb": peak_mb(trained),
         "gflop_per_image": gflop(config, part, data.sides),
         "images_per_second": rate,
         "seconds_per_image": 1 / rate,
         "tasks": study_tasks.row(plan.tasks, part, pipeline, data, workdir, name),
         "rate": files.read_object(Path(path, budget.FILE)).get("factor", 1.0),
-        "alike": alike(stored(path)),
-        "trained_from": stored(path).seed,
+        "alike": alike(trained),
+        "trained_from": trained.seed,
         "settings": settings,
     }
     write.facts(workdir / f"{name}.json", facts)
@@ -163,9 +163,12 @@ def alike(config: Any) -> str:
     return record.config_hash(same)
 
 
-def peak_mb(path: str) -> float | None:
-    """Memory of a training step of the run, as it is compiled; None where training needs what is not here."""
-    return describe.facts(stored(path)).get("training_step_peak_mb")
+def peak_mb(config: Any) -> float | None:
+    """Memory of a training step, as it is compiled; None where training needs what is not here."""
+    try:
+        return describe.peak_mb(config, build.task(config))
+    except UserError:
+        return None
 
 
 def gflop(config: Any, part: Part, sides: tuple[int, ...]) -> float | None:

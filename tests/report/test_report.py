@@ -460,3 +460,12 @@ def test_pages_of_other_verbs(tmp_path):
     for said in ("of a", "few <images>", "kid Lower is better.", "Seconds 4"):
         assert said in page.text
     assert 'aria-label="Seconds"' in html
+
+
+def test_points_of_a_page_survive_its_json():
+    """What is none is left out, as of curves."""
+    page = contracts.Page("One", points={"a": [(1.0, 2.0, "b")]})
+    shown = json.loads(json.dumps(files.written(page)))
+    assert files.parsed("one", shown).points == {"a": [(1.0, 2.0, "b")]}
+    shown["page"]["points"] = {"a": [3, [1, 2], [1, "x", "c"], [4, 5, "d"]], "b": 6}
+    assert files.parsed("one", shown).points == {"a": [(4.0, 5.0, "d")], "b": []}
