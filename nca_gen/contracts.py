@@ -404,6 +404,11 @@ class Published(Protocol):
         """Parameters from a file. UserError for one that cannot be read, or that holds another network."""
         ...
 
+
+@runtime_checkable
+class Republished(Published, Protocol):
+    """A network that also writes its weights under the published names."""
+
     def state(self, params: PyTree) -> dict[str, np.ndarray]:
         """Parameters by the published names, for :func:`nca_gen.io.weights.write`; what :meth:`load` reads."""
         ...

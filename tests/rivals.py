@@ -7,6 +7,7 @@ import numpy as np
 import tiny
 
 from nca_gen.models import dit, unet
+from nca_gen.nn import port
 
 CLASSES = 3
 
@@ -62,3 +63,12 @@ def attention(p, x, heads):
             weights = np.exp(q[:, part] @ k[:, part].T / np.sqrt(len(part)))
             out[b][:, part] = weights / weights.sum(1, keepdims=True) @ v[:, part]
     return affine(out, p["proj"])
+
+
+def diffusers_state(model):
+    """Random tensors under diffusers' names, without a network of theirs."""
+    spelled, state = unet.diffusers(model), {}
+    for name, x in port.random_state(model.network, model.example(), 0).items():
+        parts = dict(zip("qkv", np.split(x, 3), strict=True)) if ".qkv." in name else {}
+        state |= {spelled(name).replace(".qkv.", f".to_{k}."): part for k, part in parts.items()} or {spelled(name): x}
+    return state

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from nca_gen import build
-from nca_gen.contracts import Autoencoder, Published
+from nca_gen.contracts import Autoencoder, Republished
 from nca_gen.data.source import SPLITS, Example, Origin, Source, Splits, digest, fits
 from nca_gen.errors import UserError
 from nca_gen.io import npy, weights, write
@@ -142,7 +142,7 @@ def keep(path: str | Path, model: Autoencoder, params: Any) -> None:
 
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     own = {jax.tree_util.keystr(at): np.asarray(leaf) for at, leaf in leaves}
-    weights.write(Path(path, AUTOENCODER), model.state(params) if isinstance(model, Published) else own)
+    weights.write(Path(path, AUTOENCODER), model.state(params) if isinstance(model, Republished) else own)
 
 
 def restored(path: str | Path, model: Autoencoder) -> Any:
@@ -150,7 +150,7 @@ def restored(path: str | Path, model: Autoencoder) -> Any:
     import jax
 
     file = folder(path) / AUTOENCODER
-    if isinstance(model, Published):
+    if isinstance(model, Republished):
         return model.load(file)
     state, like = weights.read(file), jax.eval_shape(model.init, jax.random.key(0))
     return jax.tree.map_with_path(lambda at, leaf: state[jax.tree_util.keystr(at)].astype(leaf.dtype), like)

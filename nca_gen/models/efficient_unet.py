@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
 from statistics import mode
 from typing import Annotated, Any, TypeVar
 
@@ -226,6 +228,14 @@ class Model:
         """Parameters before training."""
         return self.network.lazy_init(key, *self.example())["params"]
 
+    def load(self, path: str | Path) -> dict:
+        """Parameters from a file of one U-Net of imagen-pytorch, or of a cascade that has this one.
+
+        Raises UserError for a file that cannot be read, or holds other networks.
+        """
+        what = "a U-Net of imagen-pytorch, or a cascade of them, and its config.model"
+        return port.load(path, partial(published, model=self), what)
+
     def apply(
         self,
         params: dict,
@@ -273,14 +283,43 @@ def middle(x: Float[Array, "B *S C"], zoom: int | float) -> Float[Array, "B *S C
 
 
 def published(state: Mapping[str, Any], model: Model | None = None) -> dict:
-    """Parameters from the tensors, by name, of a U-Net of imagen-pytorch 1.18.5 (of a cascade, ``imagen.unets[k]``).
+    """Parameters from the tensors, by name, of a U-Net of imagen-pytorch 1.18.5, or of a whole cascade (``Imagen``).
 
-    ``model``: the one that they are of; None: the one that most of them speak of. A text part is ignored. Raises
-    UserError for the first other tensor that is missing, has another shape, or has no place.
+    ``model``: the one that they are of, and which one of a cascade; None: the one that most of them speak of. A text
+    part is ignored. Raises UserError for the first other tensor that is missing, has another shape, or has no place;
+    for a cascade that has no network such as ``model``, or several; and for a cascade without ``model``.
     """
     tensors = {name: np.asarray(tensor) for name, tensor in state.items()}
+    if networks := cascade(tensors):
+        tensors = networks[member(networks, model)]
     model = model or architecture(tensors)
     return port.variables(tensors, model.network, model.example(), TEXT)["params"]
+
+
+def cascade(state: port.State) -> dict[str, port.State]:
+    """The tensors of each network of an ``Imagen``, by its place ("unets.0"); none where ``state`` is of one network.
+
+    What lies beside them there, of its noise schedules and of text, is left out.
+    """
+    networks: dict[str, port.State] = {}
+    for name, tensor in state.items():
+        if found := re.fullmatch(r"(?:.*\.)?(unets\.\d+)\.(.+)", name):
+            networks.setdefault(found[1], {})[found[2]] = tensor
+    return networks
+
+
+def member(networks: Mapping[str, port.State], model: Model | None) -> str:
+    """Which of ``networks`` is of the architecture of ``model``. Raises UserError where that is not one."""
+    if model is None:
+        raise UserError(f"the weights are a cascade, of {', '.join(networks)}: say of which model they are")
+    kind = lambda one: (replace(one, remat="none", dtype="float32").network, one.example())
+    alike = [name for name, state in networks.items() if kind(architecture(state)) == kind(model)]
+    if len(alike) != 1:
+        raise UserError(
+            f"of the cascade's networks {', '.join(networks)} {' and '.join(alike) or 'none'} has the architecture of "
+            "config.model"
+        )
+    return alike[0]
 
 
 def architecture(state: port.State) -> Model:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import chex
@@ -238,6 +239,14 @@ class Model:
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""
         return self.network.lazy_init(key, *self.example())["params"]
+
+    def load(self, path: str | Path) -> dict:
+        """Parameters from a file of diffusers' ``UNet2DModel`` or of Dhariwal & Nichol's code.
+
+        Raises UserError for a file that cannot be read, or holds another network.
+        """
+        what = "a U-Net of diffusers or of guided-diffusion, and its config.model"
+        return port.load(path, partial(published, model=self), what)
 
     def apply(
         self,

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Key
 
 from nca_gen import ranges
 from nca_gen.errors import UserError
-from nca_gen.io import weights
 from nca_gen.nn import port
 from nca_gen.nn.autoencoder_kl import AutoencoderKL, renamed
 from nca_gen.ranges import Count, OneOf
@@ -79,13 +78,9 @@ class Model:
 
         Raises UserError for a file that cannot be read, or holds another network.
         """
-        state = renamed(weights.read(path))
-        try:
-            return port.variables(state, self.network, self.network.example(), (*port.COUNTERS, *BESIDE))["params"]
-        except UserError as error:
-            raise UserError(
-                f"{path}: {error}; give a KL autoencoder of diffusers or CompVis, and its config.model"
-            ) from None
+        beside, network = (*port.COUNTERS, *BESIDE), self.network
+        read = lambda state: port.variables(renamed(state), network, network.example(), beside)["params"]
+        return port.load(path, read, "a KL autoencoder of diffusers or CompVis, and its config.model")
 
     def state(self, params: dict) -> dict[str, Any]:
         """``params`` by diffusers' names, for :func:`nca_gen.io.weights.write`."""

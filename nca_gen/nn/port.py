@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 
 from nca_gen.errors import UserError
+from nca_gen.io import weights
 
 COUNTERS = ("*num_batches_tracked",)  # of batches that torch's normalisation has seen
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -72,6 +74,18 @@ def variables(
         if name not in names and not any(fnmatchcase(name, pattern) for pattern in ignore):
             raise UserError(f"the weights are of another network: {name} {state[name].shape} has no place in it")
     return filled
+
+
+def load(path: str | Path, read: Callable[[State], dict], what: str) -> dict:
+    """What ``read`` makes of the tensors in the file at ``path``.
+
+    Raises UserError, with the path, for a file that cannot be read, and for what ``read`` refuses: ``what`` to give.
+    """
+    state = weights.read(path)
+    try:
+        return read(state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; give {what}") from None
 
 
 def _below(state: State, names: set[str]) -> State:

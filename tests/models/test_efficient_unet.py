@@ -12,6 +12,7 @@ import seeded
 import tiny
 
 from nca_gen.errors import UserError
+from nca_gen.io import weights
 from nca_gen.models.efficient_unet import Model, architecture, middle, published
 from nca_gen.nn import port
 from nca_gen.nn.efficient import alike, conv, doubled, halved
@@ -78,6 +79,24 @@ def test_weights_say_of_which_network_they_are():
     text = {"null_text_hidden": np.ones((1, 9)), "attn_pool.layers.0.0.to_q.weight": np.ones((3, 3))}
     again = port.state({"params": published(state | text)})
     jax.tree.map(np.testing.assert_array_equal, again, state)
+
+
+def test_each_network_finds_itself_in_a_cascade(tmp_path):
+    """A whole ``Imagen``, with what it holds beside its networks; of two that are alike nobody can tell which."""
+    models = [Model(**fields) for fields in cascade.TINY.values()]
+    states = {f"unets.{k}.{name}": x for k, model in enumerate(models) for name, x in cascade.state(model).items()}
+    beside = {"noise_schedulers.0.steps": np.ones(2, np.float32), "_temp": np.zeros(1, np.float32)}
+    weights.write(tmp_path / "imagen.safetensors", states | beside)
+    for model in models:
+        params = replace(model, remat="block").load(tmp_path / "imagen.safetensors")
+        jax.tree.map(np.testing.assert_array_equal, params, cascade.params(model))
+    with pytest.raises(UserError, match=r"unets\.0, unets\.1, unets\.2: say of which model"):
+        published(states)
+    with pytest.raises(UserError, match=r"unets\.0, unets\.1, unets\.2 none has the architecture"):
+        published(states, replace(models[0], width=32))
+    twice = states | {f"unets.3.{name}": x for name, x in cascade.state(models[1]).items()}
+    with pytest.raises(UserError, match=r"unets\.1 and unets\.3 has the architecture"):
+        published(twice, models[1])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from nca_gen import build
 from nca_gen import config as configs
 from nca_gen.errors import UserError
 from nca_gen.models import unet
-from nca_gen.nn import port
 from nca_gen.verbs.describe_fit import FRUGAL
 
 
@@ -163,15 +162,6 @@ def test_the_four_sizes_of_diff_nca_s_rival(form, published, monkeypatch):
     assert sum(x.size for x in jax.tree.leaves(tree)) == published
 
 
-def diffusers_state(model):
-    """Random tensors under diffusers' names, without a network of theirs."""
-    spelled, state = unet.diffusers(model), {}
-    for name, x in port.random_state(model.network, model.example(), 0).items():
-        parts = dict(zip("qkv", np.split(x, 3), strict=True)) if ".qkv." in name else {}
-        state |= {spelled(name).replace(".qkv.", f".to_{k}."): part for k, part in parts.items()} or {spelled(name): x}
-    return state
-
-
 KALKHOF = unet.Model(
     width=32, multipliers=(1, 2), blocks=1, attention=(2,), head=8, learned_variance=False, image_channels=3
 )
@@ -179,7 +169,7 @@ KALKHOF = unet.Model(
 
 def test_the_network_of_a_file_of_diffusers():
     """Its fields are read from the tensors; of query, key and value each map is where it was."""
-    state = diffusers_state(KALKHOF)
+    state = rivals.diffusers_state(KALKHOF)
     assert unet.architecture(state) == KALKHOF
     params = unet.published(state)
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, tiny.shapes(KALKHOF))
@@ -203,7 +193,7 @@ def test_the_network_of_a_file_of_diffusers():
     ],
 )
 def test_a_file_of_another_network_is_refused(change, line):
-    state = diffusers_state(KALKHOF)
+    state = rivals.diffusers_state(KALKHOF)
     change(state)
     with pytest.raises(UserError, match=line):
         unet.published(state)

@@ -5,13 +5,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rivals
 from ml_collections import ConfigDict
 
 from nca_gen.contracts import Part
 from nca_gen.diffusion import discrete
 from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
-from nca_gen.models import diff_nca, multislice, resnet34, vq_vae
+from nca_gen.io import weights
+from nca_gen.models import diff_nca, multislice, resnet34, unet, vq_vae
 from nca_gen.runtime import run
 from nca_gen.tasks import autoencode, classify, denoise
 from nca_gen.tasks.learner import Learner
@@ -96,3 +98,19 @@ def test_a_model_that_stands_on_another_one_needs_it(monkeypatch, capsys):
     assert f"the {len(jax.tree.leaves(part.params))} arrays" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"config\.train\.init is empty, and this model stands on"):
         run.first(asked(""), "w", above)
+
+
+def test_a_page_and_a_file_of_published_weights_are_a_part(tmp_path):
+    """The smallest U-Net of Kalkhof et al., from a file of diffusers; an automaton's weights nobody has published."""
+    page, file = "configs/ddpm_unet.py:s", tmp_path / "unet.safetensors"
+    model = run.build.model(run.configs.load(page))
+    state = rivals.diffusers_state(model)
+    weights.write(file, state)
+    part = run.open_run(f"{page}@{file}")
+    assert part.task.model == model
+    chex.assert_trees_all_equal(part.params, unet.published(state, model))
+    with pytest.raises(UserError, match=f"{file}: no weights of diff_nca are published"):
+        run.open_run(f"configs/diff_nca.py@{file}")
+    weights.write(file, {name: x for name, x in state.items() if name != "conv_out.bias"})
+    with pytest.raises(UserError, match=f"{file}: the weights lack conv_out.bias .*; give a U-Net of diffusers"):
+        run.open_run(f"{page}@{file}")
