@@ -54,6 +54,15 @@ def get_config():
     return config
 
 
+def distil(config):
+    """A student of the quickstart's rule that paints in four calls; it begins as a copy of --config.parts.teacher."""
+    recipes.distilled(config, teacher="runs/quickstart")
+    recipes.muon(config, steps=1000, lr=1e-3)
+    config.optimizer.muon = 0.005
+    config.task.ema = 0.99
+    config.train.steps = 1000
+
+
 def smoke(config):
     """Seconds: shows that every part works, not what it is worth."""
     config.model.update(channels=26, hidden=16, steps=2)

@@ -96,8 +96,9 @@ class Train(NamedTuple):
     ``log_every``, ``checkpoint_every``: in steps, and at the end; 0 is at the end alone. The newest ``keep``
     checkpoints stay. ``on_divergence``: "stop" or "rollback", at the most ``max_rollbacks`` times, to the last good
     checkpoint. ``divergence``: a loss above so many times the median of the last 20 lines is one; 0 is off, and only
-    what is not finite is. ``init``: a trained part of the same shapes (a workdir, or whatever else
-    :func:`nca_gen.runtime.run.open_run` opens), with whose weights training begins; "" begins with random ones.
+    what is not finite is. ``init``: a trained part of the same shapes (the name of one of ``config.parts``, a
+    workdir, or whatever else :func:`nca_gen.runtime.run.open_run` opens), with whose weights training begins; "" begins
+    with random ones.
     ``profile``: the steps FIRST:LAST of which a trace is written (:mod:`nca_gen.runtime.profile`). ``cache``: where
     compiled programs are kept, for "user" or in the "workdir", with which they move to another machine. ``effort``: how
     hard the compiler works; "little" is for runs of a few steps, which wait for nothing else: programs are there in

@@ -19,8 +19,10 @@ from nca_gen.contracts import (
     Paired,
     Pipeline,
     Process,
+    Published,
     Rebuilder,
     Regenerator,
+    Republished,
     Segmenter,
     Standing,
     Transfer,
@@ -61,7 +63,7 @@ from nca_gen.models import (
     vq_vae_3d,
 )
 from nca_gen.pipelines import ca_ldm, decode, gigapixel, inpaint, sample, upscale, urcdm
-from nca_gen.tasks import autoencode, classify, denoise, elbo, segment
+from nca_gen.tasks import autoencode, classify, denoise, distil, elbo, segment
 from nca_gen.tasks.learner import Learner
 
 denoisers: list[Denoiser] = [
@@ -84,11 +86,14 @@ rebuilder_3d: Rebuilder = vq_vae_3d.Model()
 standing: Standing = multislice.Model()
 paired: Paired = nhae.Model()
 segmenter: Segmenter = segment_unet.Model(classes=2)
+published: list[Published] = [vae_kl.Model(), unet.Model(), efficient_unet.Model()]
+republished: Republished = vae_kl.Model()
 processes: list[Process] = [discrete.Process(), continuous.Process()]
 tasks: list[Transfer] = [
     denoise.Task(diff_nca.Model(), Learner(), discrete.Process(), Codec()),
     autoencode.Task(vae_kl.Model(), Learner()),
     classify.Task(resnet34.Model(classes=2), Learner()),
+    distil.Task(diff_nca.Model(), Learner(), discrete.Process(), Codec()),
     elbo.Task(vnca.Model(), Learner()),
     segment.Task(segment_unet.Model(classes=2), Learner()),
 ]
@@ -134,6 +139,8 @@ metric: Metric = fid
         (Standing, [standing, paired]),
         (Paired, [paired]),
         (Segmenter, [segmenter]),
+        (Published, published),
+        (Republished, [republished]),
     ],
 )
 def test_a_model_can_what_its_contract_says_and_nothing_else(contract, members):
@@ -156,4 +163,4 @@ def test_tasks_are_hashable():
 
 
 def test_only_denoisers_are_told_something():
-    assert [type(task) for task in tasks if isinstance(task, Conditional)] == [denoise.Task]
+    assert [type(task) for task in tasks if isinstance(task, Conditional)] == [denoise.Task, distil.Task]

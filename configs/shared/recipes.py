@@ -10,6 +10,14 @@ def muon(config, steps, lr):
     config.optimizer = {"lr": lr, "b2": 0.99, "muon": 0.02, "warmup": 50, "cosine_steps": steps, "clip": 1.0}
 
 
+def distilled(config, teacher, calls=4):
+    """A student of ``teacher``, with whose weights it begins, and which samples in ``calls``."""
+    config.parts = {"teacher": teacher}
+    config.train.init = "teacher"
+    config.task.update(name="distil", clip=config.sample.get("clip", "none"))
+    config.sample.update(sampler="consistency", steps=calls, grid="karras")
+
+
 def smoke(config):
     """Four steps, and all that is asked of them."""
     config.train.update(steps=4, batch=4, log_every=1, checkpoint_every=2, effort="little")

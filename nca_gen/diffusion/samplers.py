@@ -71,7 +71,14 @@ def dpm_solver_pp(process: Process, carry: Carry, x0, t, u, noise, v=None) -> Fl
     return s_u / s * carry.x - a_u * jnp.expm1(-h) * D
 
 
-SAMPLERS: dict[str, Step] = {"ddpm": ddpm, "ddim": ddim, "dpm_solver_pp": dpm_solver_pp}
+def consistency(process: Process, carry: Carry, x0, t, u, noise, v=None) -> Float[Array, "B *S C"]:
+    """The end of the path that x0 is, in new noise (Song et al. 2023, algorithm 1): for students of
+    :mod:`nca_gen.tasks.distil`, and few steps."""
+    a_u, s_u = process.levels(u)
+    return a_u * x0 + s_u * noise
+
+
+SAMPLERS: dict[str, Step] = {"ddpm": ddpm, "ddim": ddim, "dpm_solver_pp": dpm_solver_pp, "consistency": consistency}
 DETERMINISTIC = ("ddim", "dpm_solver_pp")  # of which noise is the start alone
 
 

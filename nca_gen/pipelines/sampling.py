@@ -34,13 +34,13 @@ Guidance = Annotated[float, Interval(ge=0, le=100)]
 class Settings(NamedTuple):
     """How samples are drawn: the fields of ``config.sample`` by these names.
 
-    ``sampler``: "ddpm", "ddim" or "dpm_solver_pp", in ``steps`` calls of the network, no more than the process has
-    levels. ``clip``: of the image that a call implies, "none", "static" (to [-1, 1]) or "dynamic" (Saharia et al.
-    2022). ``guidance``: how far to go from the null condition towards that of a sample
-    (:func:`nca_gen.diffusion.guidance.classifier_free`). ``heredity``: which part of a model's memory a step gets as
-    the step before left it (:mod:`nca_gen.diffusion.heredity`). ``growth``: steps of an automaton a call, over equal
-    stretches of sampling, from noise on; () its own. ``dtype``: of the products; "" the model's own. ``grid``: at which
-    times a call is made (:mod:`nca_gen.diffusion.grids`).
+    ``sampler``: "ddpm", "ddim", "dpm_solver_pp" or, for students of :mod:`nca_gen.tasks.distil`, "consistency", in
+    ``steps`` calls of the network, no more than the process has levels. ``clip``: of the image that a call implies,
+    "none", "static" (to [-1, 1]) or "dynamic" (Saharia et al. 2022). ``guidance``: how far to go from the null
+    condition towards that of a sample (:func:`nca_gen.diffusion.guidance.classifier_free`). ``heredity``: which part of
+    a model's memory a step gets as the step before left it (:mod:`nca_gen.diffusion.heredity`). ``growth``: steps of an
+    automaton a call, over equal stretches of sampling, from noise on; () its own. ``dtype``: of the products; "" the
+    model's own. ``grid``: at which times a call is made (:mod:`nca_gen.diffusion.grids`).
     """
 
     sampler: Annotated[str, OneOf(samplers.SAMPLERS)] = "ddpm"

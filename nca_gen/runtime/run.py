@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from nca_gen import build
 from nca_gen import config as configs
-from nca_gen.contracts import Part, Parts, Standing, Transfer
+from nca_gen.contracts import Part, Parts, Published, Standing, Transfer
 from nca_gen.data import latents
 from nca_gen.errors import UserError
 from nca_gen.io import exports, mirror, weights
@@ -110,8 +110,13 @@ def named(tree: PyTree) -> dict[str, Any]:
 
 
 def published(config: Any, file: Path) -> Part:
-    """What ``config`` builds, with the parameters of a published ``file``. UserError where that is of another model."""
+    """What ``config`` builds, with the parameters of a published ``file``.
+
+    Raises UserError where the model is of those that have no published weights, and where the file is of another one.
+    """
     task = build.task(config)
+    if not isinstance(task.model, Published):
+        raise UserError(f"{file}: no weights of {config.model.name} are published; give a workdir or an export of it")
     return Part(frozen(config), task, task.model.load(file))
 
 
@@ -156,8 +161,9 @@ def beside(config: Any, workdir: str | os.PathLike) -> Beside:
 def first(config: Any, workdir: str | os.PathLike, task: Any) -> Part | None:
     """The trained part ``config.train.init``, with whose weights ``task`` begins; None where these are random.
 
-    They are those that generate: averaged where the part has an average. A path that begins with a dot is seen from
-    ``workdir``. Raises UserError for weights of other shapes, and where a model that stands on another one has none.
+    It is the name of one of ``config.parts``, or a path. Its weights are those that generate: averaged where the part
+    has an average. A path that begins with a dot is seen from ``workdir``. Raises UserError for weights of other
+    shapes, and where a model that stands on another one has none.
     """
     if not (path := config.train.get("init", "")):
         if isinstance(task.model, Standing):
@@ -166,7 +172,7 @@ def first(config: Any, workdir: str | os.PathLike, task: Any) -> Part | None:
                 "one, whose fields config.model has too"
             )
         return None
-    found = open_run(seen(path, workdir))
+    found = open_run(seen(str(config.get("parts", {}).get(path, path)), workdir))
     if not isinstance(task, Transfer):
         raise UserError(f"config.train.init={path}: this task cannot begin with weights, see contracts.Transfer")
     key = jax.random.key(config.seed, impl="threefry2x32")

@@ -41,7 +41,7 @@ LOSSES: dict[str, Callable[[Array, Array], Array]] = {"l1_l2": l1_l2, "l2": l2, 
 PICTURES = ("image", "context", "low")  # conditions that are encoded as images are
 FIELDS = {"image": "context", "map": "label_map"}  # fields of a batch whose name is not that of the condition
 _DROP = -4  # the step that names which conditions are dropped; -1 is the noise, -2 the times
-_LOW, _LOW_TIME = -5, -6  # those that name the noise of the smaller image, and its time in training
+_LOW, LOW_TIME = -5, -6  # those that name the noise of the smaller image, and its time in training
 
 
 def fields(model: Denoiser) -> dict[str, int]:
@@ -218,7 +218,7 @@ class Task:
         x = noised(self.process, x0, eps, t)
         cond = self.dropped(self.condition(batch), key)
         if self.resolves:
-            cond = self.augmented(cond, key, arrays.cell_uniform(key, _LOW_TIME, (), 1)[:, 0])
+            cond = self.augmented(cond, key, arrays.cell_uniform(key, LOW_TIME, (), 1)[:, 0])
         output, _ = self.model.apply(params, x, self.process.told(t), cond, (), key)
         prediction, v = variance.parted(output, x.shape[-1])
         weight = self.process.weight(t).reshape(-1, *[1] * (x.ndim - 1))
@@ -232,8 +232,16 @@ class Task:
         self, state: State, batch: Mapping[str, Array], parts: Parts | None = None
     ) -> tuple[State, dict[str, Array]]:
         """One step of gradient descent and of the average; metrics "loss", "grad_norm", "lr"."""
-        key = arrays.numbered(jax.random.fold_in(state.key, state.step), len(batch["image"]))
+        key = self.keys(state, len(batch["image"]))
         loss, grads = jax.value_and_grad(self.objective)(state.params, batch, key)
+        return self.moved(state, loss, grads)
+
+    def keys(self, state: State, n: int) -> Key[Array, " {n}"]:
+        """Those of the images of a step."""
+        return arrays.numbered(jax.random.fold_in(state.key, state.step), n)
+
+    def moved(self, state: State, loss: Float[Array, ""], grads: PyTree) -> tuple[State, dict[str, Array]]:
+        """The state after a step along ``grads``, and its metrics."""
         params, optimizer, rate = self.learner.update(grads, state.optimizer, state.params, state.step)
         ema = average(state.ema, params, state.step, self.ema, self.ema_warmup)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate}
