@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from annotated_types import Interval
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key, Num, PyTree
 
 from nca_gen import arrays
 from nca_gen.contracts import Condition, Part, Parts
@@ -49,7 +50,12 @@ class Task(denoise.Task):
         super().__post_init__()
         if self.learns_variance:
             raise UserError("a student says no variance of a step; set model.learned_variance to False")
-        grids.times(self.process, self.calls, self.grid)
+        _ = self.times  # known before anything is traced, and complained of
+
+    @cached_property
+    def times(self) -> Num[np.ndarray, " n"]:
+        """The times at which the teacher would be asked, and last the clean end."""
+        return grids.times(self.process, self.calls, self.grid)
 
     def consistency(
         self, params: PyTree, ema: PyTree, teacher: Part, batch: Mapping[str, Array], key: Key[Array, " B"]
@@ -63,7 +69,7 @@ class Task(denoise.Task):
         cond = self.dropped(self.condition(batch), key)
         if self.resolves:
             cond = self.augmented(cond, key, arrays.cell_uniform(key, denoise.LOW_TIME, (), 1)[:, 0])
-        times = jnp.asarray(grids.times(self.process, self.calls, self.grid))
+        times = jnp.asarray(self.times)
         i = jnp.floor(comb(key[0], (len(x0),)) * self.calls).astype(jnp.int32)
         t, u = times[i], times[i + 1]
         eps = arrays.cell_normal(key, -1, arrays.coords(x0.shape[1:-1]), x0.shape[-1])

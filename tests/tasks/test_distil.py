@@ -92,7 +92,7 @@ def test_ends_of_paths_are_consistent_to_the_order_of_the_teacher():
 
 
 def test_teacher_and_student_may_predict_in_other_coordinates():
-    same, other = (float(loss(task(20, "v"), 0.0, 0.0, teacher(word))) for word in ("v", "x0"))
+    same, other = (float(loss(task(20, "v", grid="karras"), 0.0, 0.0, teacher(word))) for word in ("v", "x0"))
     assert same == pytest.approx(other, rel=1e-3)
 
 
