@@ -160,7 +160,7 @@ def faces(config):
 
 def laptop(config):
     """The small form of each model's own page, for ten minutes of training each; judged by random features."""
-    images = config.data
+    images = config.data.copy_and_resolve_references()  # which a page may change in place
     PAGES[config.model.name].laptop(config)
     config.data = images
     config.budget.of = "10min"

@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import golden
@@ -84,6 +85,17 @@ def test_a_rival_of_ca_ldm_diffuses_what_its_autoencoder_makes(rival, first, siz
     assert diffusion.config.sample.size == diffusion.config.data.patch
     assert build.model(diffusion.config).image_channels == model.latent_channels
     assert build.model(diffusion.config).slicewise == (rival == "lvd")
+
+
+@pytest.mark.parametrize("images", ["faces", "folder", "celeba", "bcss"])
+def test_rivals_of_a_table_see_the_same_images(images):
+    """In their small sizes too, whose pages have sizes of their own; and every one of them can take them in."""
+    stages = configs.stages(f"configs/table2.py:{images},laptop")
+    assert len({json.dumps(stage.config.data.to_dict()) for stage in stages}) == 1
+    for stage in stages[:-1:2] if images == "faces" else ():
+        config = build.completed(stage.config)
+        batch = {"image": jax.ShapeDtypeStruct((2, *config.data.patch, 3), "float32")}
+        jax.eval_shape(partial(build.task(config).init, batch=batch), jax.random.key(0))
 
 
 def test_a_form_that_picks_another_model_leaves_no_field_behind():
