@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from shared import recipes
 from shared.data import bcss, folder, slides, volumes  # noqa: F401  forms of this page
 from shared.evals import of_samples, often
+from shared.recipes import distil  # noqa: F401  a form of this page
 
 PEER = {  # eager PyTorch's, of --mode=bench
     "script": "tests/peers/torch_diff_nca.py",

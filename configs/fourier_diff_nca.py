@@ -20,6 +20,7 @@ Ours has 2 * hidden parameters less: the paper counts a normalisation that it ne
 import diff_nca
 from shared import data, recipes
 from shared.data import celeba  # noqa: F401  a form of this page
+from shared.recipes import distil  # noqa: F401  a form of this page
 
 
 def get_config():

@@ -19,6 +19,7 @@ ldm       17,372,552       11.64     .37   our reading of an unpublished configu
 from ml_collections import ConfigDict
 from shared import recipes
 from shared.evals import of_samples, often
+from shared.recipes import distil  # noqa: F401  a form of this page
 
 PEER = {  # eager PyTorch's, of --mode=bench
     "script": "tests/peers/torch_geca.py",

@@ -7,6 +7,7 @@ python -m nca_gen.main --config=configs/quickstart.py --workdir=runs/quickstart
 from ml_collections import ConfigDict
 from shared import recipes
 from shared.evals import of_samples
+from shared.recipes import distil  # noqa: F401  a form of this page
 
 STEPS = 2000
 
@@ -52,15 +53,6 @@ def get_config():
     )
     recipes.muon(config, steps=STEPS, lr=3e-3)
     return config
-
-
-def distil(config):
-    """A student of the quickstart's rule that paints in four calls; it begins as a copy of --config.parts.teacher."""
-    recipes.distilled(config, teacher="runs/quickstart")
-    recipes.muon(config, steps=1000, lr=1e-3)
-    config.optimizer.muon = 0.005
-    config.task.ema = 0.99
-    config.train.steps = 1000
 
 
 def smoke(config):

@@ -139,7 +139,9 @@ class Beside(Mapping):
     opened: dict[str, Part] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Part:
-        """The part, opened by :func:`open_run`."""
+        """The part, opened by :func:`open_run`. UserError where its path is empty."""
+        if not self.paths[name]:
+            raise UserError(f"config.parts.{name} is empty: say which trained run it is, --config.parts.{name}=RUN")
         if name not in self.opened:
             self.opened[name] = open_run(self.paths[name])
         return self.opened[name]
@@ -172,7 +174,8 @@ def first(config: Any, workdir: str | os.PathLike, task: Any) -> Part | None:
                 "one, whose fields config.model has too"
             )
         return None
-    found = open_run(seen(str(config.get("parts", {}).get(path, path)), workdir))
+    near = beside(config, workdir)
+    found = near[path] if path in near.paths else open_run(seen(path, workdir))
     if not isinstance(task, Transfer):
         raise UserError(f"config.train.init={path}: this task cannot begin with weights, see contracts.Transfer")
     key = jax.random.key(config.seed, impl="threefry2x32")

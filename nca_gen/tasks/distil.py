@@ -50,7 +50,10 @@ class Task(denoise.Task):
         super().__post_init__()
         if self.learns_variance:
             raise UserError("a student says no variance of a step; set model.learned_variance to False")
-        _ = self.times  # known before anything is traced, and complained of
+        try:
+            _ = self.times  # known before anything is traced
+        except UserError as e:
+            raise UserError(f"task.calls={self.calls}: {str(e).partition(': ')[2]}") from e
 
     @cached_property
     def times(self) -> Num[np.ndarray, " n"]:

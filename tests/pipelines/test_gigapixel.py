@@ -56,6 +56,7 @@ CASES = [
     slow(BLUR, ODD, 9, 2, {"clip": "none"}),
     slow(BLUR, ODD, 9, 1, {"sampler": "ddim"}),
     slow(BLUR, ODD, 9, 2, {"sampler": "ddim", "grid": "karras"}),
+    slow(BLUR, ODD, 9, 2, {"sampler": "consistency", "grid": "karras"}),
     slow(BLUR, ODD, 3, 1, {"steps": 3}),  # less than the halo
     slow(NEAR, (7, 5), 1, 1, {"steps": 2}),
     slow(BLUR, ODD, 99, 0, {}),  # one tile

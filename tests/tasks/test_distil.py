@@ -150,6 +150,11 @@ def test_a_teacher_of_something_else_is_refused(part, line):
         jax.eval_shape(partial(loss, task()), 0.0, 0.0, part())
 
 
+def test_more_calls_than_there_are_times():
+    with pytest.raises(UserError, match=r"^task.calls=1001: this diffusion has 1 to 1000 steps$"):
+        task(1001)
+
+
 def test_without_a_teacher_nothing_is_learned():
     mine, images = task(), batch()
     state = mine.init(jax.random.key(0))
