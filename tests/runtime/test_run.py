@@ -1,5 +1,7 @@
 """Training that begins with the weights of another run: what is taken, what is not, and what is refused."""
 
+from pathlib import Path
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -86,6 +88,17 @@ def test_a_path_with_a_dot_is_seen_from_the_workdir(monkeypatch):
         with pytest.raises(UserError, match="cannot begin"):
             run.first(asked(path), "runs/b", object())
     assert seen == ["runs/b/../other", "runs/a"]
+
+
+def test_training_begins_with_a_part_by_its_name(monkeypatch):
+    """A student with its teacher; a part whose path nobody has given is named, and not the path that is none."""
+    part = Part(None, task(), jax.eval_shape(task().model.init, KEY))
+    monkeypatch.setattr(run, "open_run", {Path("runs/b/../long"): part}.__getitem__)
+    config = ConfigDict({"seed": 0, "train": {"init": "teacher"}, "parts": {"teacher": "../long", "other": ""}})
+    assert run.first(config, "runs/b", task()) is part
+    config.train.init = "other"
+    with pytest.raises(UserError, match=r"^config.parts.other is empty: say which"):
+        run.first(config, "runs/b", task())
 
 
 def test_a_model_that_stands_on_another_one_needs_it(monkeypatch, capsys):
