@@ -9,9 +9,9 @@ leads. What it says is a prediction like any other, whose x0 is that end, so tha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ from annotated_types import Interval
 from jaxtyping import Array, Float, Key, Num, PyTree
 
 from nca_gen import arrays
-from nca_gen.contracts import Condition, Part, Parts
+from nca_gen.contracts import Condition, Part, Parts, Process
 from nca_gen.diffusion import grids, guidance, variance
+from nca_gen.diffusion.guidance import CLIPS
 from nca_gen.diffusion.process import comb, levels, noised, x0_of
 from nca_gen.errors import UserError
 from nca_gen.ranges import Count, OneOf
@@ -38,18 +39,16 @@ class Task(denoise.Task):
 
     The part "teacher" is a denoiser of the same data in the same noise, which may predict in another coordinate. It is
     asked at ``calls`` times of ``grid`` (:mod:`nca_gen.diffusion.grids`), with ``guidance`` and ``clip`` as in
-    sampling. The average of the student, by ``ema``, is its target and samples.
+    sampling. The average of the student, by ``ema``, is its target and samples. A variance stays as it began.
     """
 
     calls: Count = 18
     grid: Annotated[str, OneOf(grids.GRIDS)] = "karras"
+    clip: Annotated[str, OneOf(CLIPS)] = "none"
     guidance: Annotated[float, Interval(ge=0, le=100)] = 1.0
-    clip: Annotated[str, OneOf(guidance.CLIPS)] = "none"
 
     def __post_init__(self):
         super().__post_init__()
-        if self.learns_variance:
-            raise UserError("a student says no variance of a step; set model.learned_variance to False")
         try:
             _ = self.times  # known before anything is traced
         except UserError as e:
@@ -89,12 +88,16 @@ class Task(denoise.Task):
 
     def student(self, params: PyTree, cond: Condition, key: Key[Array, " B"]) -> Says:
         """What the student says is the end of a path."""
-        told = self.process.told
-        return lambda x, t: x0_of(self.process, self.model.apply(params, x, told(t), cond, (), key)[0], x, t)
+
+        def says(x: Array, t: Array) -> Array:
+            output, _ = self.model.apply(params, x, self.process.told(t), cond, (), key)
+            return x0_of(self.process, variance.parted(output, x.shape[-1])[0], x, t)
+
+        return says
 
     def taught(self, teacher: Part, cond: Condition, key: Key[Array, " B"]) -> Says:
         """What ``teacher`` says that x_t is of."""
-        process, bound = teacher.task.process, guidance.CLIPS[self.clip]
+        process, bound = teacher.task.process, CLIPS[self.clip]
         network = guidance.clocked(process, partial(teacher.task.model.apply, teacher.params))
         ask = guidance.classifier_free(network, cond, self.guidance)
         if bound:
@@ -108,16 +111,18 @@ class Task(denoise.Task):
         known = teacher.task
         if (known.model.reads, known.codec) != (self.model.reads, self.codec):
             raise UserError(f"config.parts.{TEACHER} learned with another config.codec: take its section over")
-        process: Any = known.process
-        if (
-            type(process) is not type(self.process)
-            or replace(process, prediction=self.process.prediction) != self.process
-        ):
+        if type(known.process) is not type(self.process) or not self.alike(known.process):
             raise UserError(
                 f"config.parts.{TEACHER} learned in the noise of another config.diffusion: take its section over"
             )
         if known.model.conditions != self.model.conditions:
             raise UserError(f"config.parts.{TEACHER} is told other conditions than config.model")
+
+    def alike(self, process: Process) -> bool:
+        """Whether ``process`` has the same levels at the times of the calls."""
+        with jax.ensure_compile_time_eval():
+            ours, others = (np.asarray(one.levels(jnp.asarray(self.times))) for one in (self.process, process))
+        return np.array_equal(ours, others)
 
     def step(
         self, state: denoise.State, batch: Mapping[str, Array], parts: Parts | None = None
