@@ -32,7 +32,7 @@ from nca_gen.report import report
 from nca_gen.sections import Readers
 from nca_gen.verbs import readers_answers as record
 from nca_gen.verbs import readers_pictures as pictures
-from nca_gen.verbs import readers_server
+from nca_gen.verbs import readers_server, web
 
 CONFIG, FACTS = "config.json", "study.json"
 FIXED = ("real", "synthetic", "pairs", "fit", "size", "quality")  # in which a study stays what it was
@@ -54,7 +54,7 @@ def readers(config: Any, workdir: str | Path) -> None:
     """
     plan, folder = Readers(**build.fields(config, "readers")), Path(workdir)
     if plan.serve:
-        readers_server.libraries()
+        web.libraries("readers")
         study = prepare(plan, folder)
         readers_server.serve(study, plan.host, plan.port, lambda address: welcome(address, folder))
     print("\n".join(summarise(folder)), flush=True)

@@ -7,7 +7,6 @@ order of shuffled numbers, and are all of one length.
 
 from __future__ import annotations
 
-import io
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 
 from nca_gen import screen
 from nca_gen.data.slides import stained
 from nca_gen.errors import UserError
 from nca_gen.io import codec, images, slides, space, walk
+from nca_gen.io.deepzoom import RGB, TILE, encoded, halved, rgb
 
-TILE = 256  # side, pixels
 GLANCE = 1024  # side of the middle of a slide's smallest level, at which is seen whether it has colours
 FILE = "tiles.sqlite"
 TILES = """
@@ -34,7 +32,6 @@ CREATE TABLE IF NOT EXISTS tiles (
 CREATE TABLE IF NOT EXISTS finished (picture INTEGER PRIMARY KEY);
 """
 Size = tuple[int, int]
-RGB = UInt8[np.ndarray, "_ _ 3"]
 Window = Callable[[slides.Box, Size], slides.Pixels]
 
 
@@ -174,13 +171,6 @@ def levels(size: Size) -> list[Size]:
     return sizes
 
 
-def halved(pixels: RGB) -> RGB:
-    """The mean of every 2 x 2 pixels, halves up; a last odd row or column counts twice."""
-    even = np.pad(pixels, [(0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)], "edge")
-    height, width = even.shape[0] // 2, even.shape[1] // 2
-    return ((even.reshape(height, 2, width, 2, 3).sum((1, 3), np.uint16) + 2) // 4).astype(np.uint8)
-
-
 def pyramid(read: Callable[[int, int, int, int], RGB], size: Size, keep: Callable[[int, int, int, RGB], None]) -> None:
     """Hands every tile of a pyramid to ``keep`` (level, row, column, pixels); level 0 is the full size.
 
@@ -203,24 +193,6 @@ def pyramid(read: Callable[[int, int, int, int], RGB], size: Size, keep: Callabl
         return pixels
 
     tile(len(sizes) - 1, 0, 0)
-
-
-def encoded(pixels: RGB, quality: int) -> bytes:
-    """Pixels as PNG, or with a ``quality`` above 0 as JPEG, and nothing beside them."""
-    from PIL import Image
-
-    file, picture = io.BytesIO(), Image.fromarray(pixels)
-    if quality:
-        picture.save(file, "JPEG", quality=quality, subsampling=0)
-    else:
-        picture.save(file, "PNG")
-    return file.getvalue()
-
-
-def rgb(pixels: slides.Pixels) -> RGB:
-    """Pixels of any depth, in colours of 8 bits."""
-    eight = images.picture(pixels)
-    return np.ascontiguousarray(np.broadcast_to(eight, (*eight.shape[:2], 3)))
 
 
 def prepare(folder: Path, pictures: Sequence[tuple[int, Original]], plan: Plan) -> None:

@@ -7,37 +7,25 @@ come from one store by one path, and have the same headers, which say nothing of
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import signal
-import socket
 import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nca_gen import report
-from nca_gen.errors import UserError
 from nca_gen.verbs import readers_answers as record
 from nca_gen.verbs import readers_pictures as pictures
+from nca_gen.verbs import web
 
-PAGE = Path(report.__path__[0], "templates")
-PARTS = {"html": ("reader.html",), "css": ("../style.css", "reader.css"), "js": ("reader.js",)}
-KINDS = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
-HEADERS = {
-    "Cache-Control": "no-store, no-transform",
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
+PARTS = {
+    "html": ("reader.html",),
+    "css": ("../style.css", "viewer.css", "reader.css"),
+    "js": ("viewer.js", "reader.js"),
 }
 TOKEN = "<string(length=22):token>"  # of 16 random bytes
 TILE = f"/r/{TOKEN}/<int(max=99999):number>/<int(min=1, max=2):place>/<int(max=30):level>"
 TILE += "/<int(max=99999):row>/<int(max=99999):column>"
 LONGEST = 24 * 60 * 60 * 1000  # milliseconds of an answer
-THREADS = 8
-EVERYWHERE = ("0.0.0.0", "::")  # hosts that are no address
 
 
 class Study(NamedTuple):
@@ -52,10 +40,8 @@ class Study(NamedTuple):
 
 def app(study: Study) -> Any:
     """The WSGI application."""
-    flask, _ = libraries()
-    application = flask.Flask("readers", static_folder=None)
-    application.config["MAX_CONTENT_LENGTH"] = 4096
-    texts = {suffix: b"".join((PAGE / name).read_bytes() for name in names) for suffix, names in PARTS.items()}
+    flask, _ = web.libraries("readers")
+    application, texts = web.application("readers"), web.texts(PARTS)
 
     def page_state(progress: record.Progress | None) -> Any:
         """How far a reader is, and what the page must know to show a pair."""
@@ -74,7 +60,7 @@ def app(study: Study) -> Any:
     @application.get(f"/r/{TOKEN}", defaults={"suffix": "html"})
     @application.get("/reader.<any(css, js):suffix>")
     def page(suffix: str, token: str = "") -> Any:
-        return flask.Response(texts[suffix], content_type=KINDS[suffix])
+        return flask.Response(texts[suffix], content_type=web.KINDS[suffix])
 
     @application.post("/readers")
     def enrol() -> Any:
@@ -110,52 +96,14 @@ def app(study: Study) -> Any:
         print(f"an answer or a picture was refused by SQLite: {error}", file=sys.stderr)
         return flask.Response("try again", 503, content_type="text/plain")
 
-    @application.after_request
-    def alike(response: Any) -> Any:
-        response.headers.update(HEADERS)
-        return response
-
     return application
 
 
-def libraries() -> tuple[Any, Any]:
-    """Flask and waitress, which not every installation has. Raises UserError where one is missing."""
-    try:
-        import flask
-        import waitress
-    except ImportError as e:
-        raise UserError(
-            f"--mode=readers needs the library {e.name}: pip install 'nca_gen[readers]', or pip install flask waitress"
-        ) from e
-    return flask, waitress
-
-
 def serve(study: Study, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serves until it is interrupted, by Ctrl-C or SIGTERM; ``say`` hears the address once it answers.
-
-    Raises UserError for a port that is taken.
-    """
-    _, waitress = libraries()
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family)
-    except OSError as e:  # the port is taken, or the host is none
-        raise UserError(
-            f"cannot serve at {host}:{port} ({e.strerror or e}); choose another --readers.port or --readers.host"
-        ) from e
-    server = waitress.create_server(app(study), sockets=[listener], threads=THREADS, ident=None)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that readers wait a moment is no news
-    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # before anybody can know that it is there
-    try:
-        with contextlib.suppress(KeyboardInterrupt, SystemExit):
-            say(address(host, listener.getsockname()[1]))
-            server.run()  # returns when it is interrupted
-    finally:
-        signal.signal(signal.SIGTERM, former)
-        server.close()
+    """Serves ``study`` until it is interrupted, see :func:`nca_gen.verbs.web.serve`."""
+    web.serve(app(study), host, port, "readers", say)
 
 
-def address(host: str, port: int, token: str = "") -> str:
-    """Where a reader goes, who has a ``token`` already or not."""
-    name = socket.gethostname() if host in EVERYWHERE else f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}/{f'r/{token}' if token else ''}"
+def address(host: str, port: int, token: str) -> str:
+    """Where the reader of ``token`` goes on."""
+    return web.address(host, port, f"r/{token}")

@@ -26,7 +26,7 @@ from nca_gen import main
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.sections import Readers
-from nca_gen.verbs import readers, readers_server
+from nca_gen.verbs import readers, readers_server, web
 from nca_gen.verbs import readers_answers as record
 from nca_gen.verbs import readers_pictures as pictures
 from nca_gen.verbs import readers_server as server
@@ -212,7 +212,7 @@ def test_tiles_are_alike_but_for_their_pixels(study):
     tiles = [row for row in look(study, token) if row[0].count("/") == 7]
     assert len(tiles) == 20
     assert len({repr(headers) for _, _, headers, _ in tiles}) == 1
-    assert {name for name, _ in tiles[0][2]} == {"Content-Type", "Content-Length", *server.HEADERS}
+    assert {name for name, _ in tiles[0][2]} == {"Content-Type", "Content-Length", *web.HEADERS}
     [length] = {len(data) for *_, data in tiles}
     assert {n for (n,) in query(study.folder, "SELECT length(data) FROM tiles", file=pictures.FILE)} == {length}
     heads, ends = {}, []
@@ -384,7 +384,7 @@ def test_a_store_that_cannot_be_written_loses_no_answer(study, capsys):
 @contextmanager
 def served(study):
     """The host and port of a server in this process."""
-    _, waitress = server.libraries()
+    _, waitress = web.libraries("readers")
     one = waitress.create_server(server.app(study), host="127.0.0.1", port=0, ident=None)
     thread = Thread(target=one.run)
     thread.start()

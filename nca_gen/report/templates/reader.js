@@ -1,11 +1,8 @@
-// The page of a reader study. It knows how large pictures are, how many pairs there are, and nothing else.
-"use strict";
+// The page of a reader study, after viewer.js. It knows how large pictures are, how many pairs, and nothing else.
 
-const byId = (id) => document.getElementById(id);
 const token = (location.pathname.match(/^\/r\/([\w-]+)$/) || [])[1];
 const LEAST = 250; // milliseconds in which nobody has looked at a pair: a key that was pressed twice
 const LONGEST = 24 * 60 * 60 * 1000; // of an answer, as the server takes it
-const STEP = 60; // pixels that an arrow moves a picture
 
 const memory = {
   // What outlives the page; some browsers forbid it.
@@ -14,184 +11,15 @@ const memory = {
   drop: (name) => { try { localStorage.removeItem(name); } catch { /* nothing was there */ } },
 };
 const pending = `answer of ${token}`;
-const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 const later = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
-
-let said = 0;
-function say(words, seconds = 6) {
-  clearTimeout(said);
-  byId("note").textContent = words;
-  byId("note").hidden = !words;
-  if (words && seconds) said = setTimeout(() => say(""), 1000 * seconds);
-}
-
-// Pictures.
-
-class Picture {
-  // One picture of a pair, of size [height, width]: tiles as they come, level 0 the full size.
-  constructor(pair, place, size, side) {
-    Object.assign(this, { address: `/r/${token}/${pair}/${place}`, size, side, tiles: new Map(), top: 0, gone: false });
-    while (Math.max(...size) > side * 2 ** this.top) this.top += 1;
-    this.changed = () => {};
-  }
-
-  tile(level, row, column, ask = true) {
-    // The image of a tile once it has come, else null; it is sent for where we ask for it.
-    const name = `${level}/${row}/${column}`;
-    if (!this.tiles.has(name) && ask) {
-      const image = new Image();
-      image.onload = () => this.changed();
-      image.onerror = () => setTimeout(() => { if (!this.gone) image.src = `${this.address}/${name}`; }, 1000);
-      image.src = `${this.address}/${name}`;
-      this.tiles.set(name, image);
-    }
-    const image = this.tiles.get(name);
-    return image && image.complete && image.naturalWidth ? image : null;
-  }
-
-  close() {
-    this.gone = true;
-    this.changed = () => {};
-  }
-}
-
-class View {
-  // A canvas that shows a picture: (x, y) of it in the middle, at so many pixels of the page (scale) a pixel.
-  constructor(canvas) {
-    Object.assign(this, { canvas, picture: null, scale: 1, x: 0, y: 0, whole: true, frame: 0, fingers: new Map() });
-    new ResizeObserver(() => (this.whole ? this.all() : this.put(this.scale, this.x, this.y))).observe(canvas);
-    canvas.addEventListener("wheel", (event) => {
-      event.preventDefault();
-      this.zoom(2 ** (-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), this.at(event));
-    }, { passive: false });
-    canvas.addEventListener("dblclick", (event) => this.zoom(2, this.at(event)));
-    canvas.addEventListener("pointerdown", (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      this.fingers.set(event.pointerId, this.at(event));
-    });
-    canvas.addEventListener("pointermove", (event) => this.drag(event));
-    for (const end of ["pointerup", "pointercancel"]) {
-      canvas.addEventListener(end, (event) => this.fingers.delete(event.pointerId));
-    }
-  }
-
-  get sides() { return [this.canvas.clientWidth, this.canvas.clientHeight]; }
-
-  get fit() { return Math.min(this.sides[0] / this.picture.size[1], this.sides[1] / this.picture.size[0]); }
-
-  at(event) {
-    const box = this.canvas.getBoundingClientRect();
-    return [event.clientX - box.left, event.clientY - box.top];
-  }
-
-  show(picture, changed) {
-    if (this.picture) this.picture.close();
-    this.picture = picture;
-    picture.changed = () => { this.draw(); changed(); };
-    this.all();
-  }
-
-  all() {
-    if (!this.picture) return;
-    this.put(this.fit, this.picture.size[1] / 2, this.picture.size[0] / 2);
-  }
-
-  put(scale, x, y) {
-    if (!this.picture) return;
-    const fit = this.fit;
-    this.scale = clamp(scale, fit, Math.max(8, 4 * fit));
-    this.whole = this.scale <= fit;
-    const inside = (value, n, side) => (n * this.scale <= side ? n / 2
-      : clamp(value, side / 2 / this.scale, n - side / 2 / this.scale));
-    this.x = inside(x, this.picture.size[1], this.sides[0]);
-    this.y = inside(y, this.picture.size[0], this.sides[1]);
-    this.draw();
-  }
-
-  zoom(factor, [left, top] = this.sides.map((side) => side / 2)) {
-    if (!this.picture) return;
-    const scale = clamp(this.scale * factor, this.fit, Math.max(8, 4 * this.fit));
-    const [x, y] = [left, top].map((n, i) => (n - this.sides[i] / 2) * (1 / this.scale - 1 / scale));
-    this.put(scale, this.x + x, this.y + y);
-  }
-
-  move(right, down) { this.put(this.scale, this.x - right / this.scale, this.y - down / this.scale); }
-
-  drag(event) {
-    const before = this.fingers.get(event.pointerId);
-    if (!before) return;
-    const [now, others] = [this.at(event), [...this.fingers].filter(([id]) => id !== event.pointerId)];
-    if (others.length) {
-      // Of two fingers, the one that rests is the middle of the turn.
-      const [[, rest]] = others;
-      const far = ([a, b]) => Math.max(1, Math.hypot(a - rest[0], b - rest[1]));
-      this.zoom(far(now) / far(before), rest);
-    } else this.move(now[0] - before[0], now[1] - before[1]);
-    this.fingers.set(event.pointerId, now);
-  }
-
-  level(scale) { return clamp(Math.floor(Math.log2(1 / (scale * devicePixelRatio))), 0, this.picture.top); }
-
-  *seen(level, scale = this.scale, x = this.x, y = this.y) {
-    // Rows and columns of the tiles of a level that lie in the canvas.
-    const { size: [height, width], side } = this.picture;
-    const step = side * 2 ** level;
-    const range = (middle, pixels, n) => [(middle - pixels / 2 / scale) / step, (middle + pixels / 2 / scale) / step]
-      .map((edge, last) => clamp(last ? Math.ceil(edge) : Math.floor(edge), 0, Math.ceil(n / step)));
-    const [columns, rows] = [range(x, this.sides[0], width), range(y, this.sides[1], height)];
-    for (let row = rows[0]; row < rows[1]; row += 1) {
-      for (let column = columns[0]; column < columns[1]; column += 1) yield [row, column];
-    }
-  }
-
-  send(picture) {
-    // Sends for what is seen first of a picture of this size. Returns whether all of it has come.
-    const level = this.level(this.fit);
-    const places = [...this.seen(level, this.fit, picture.size[1] / 2, picture.size[0] / 2)];
-    return places.map(([row, column]) => picture.tile(level, row, column)).every(Boolean);
-  }
-
-  draw() {
-    cancelAnimationFrame(this.frame);
-    this.frame = requestAnimationFrame(() => this.paint());
-  }
-
-  paint() {
-    const { canvas, picture } = this;
-    const scale = this.scale * devicePixelRatio;
-    const [width, height] = this.sides.map((side) => Math.round(side * devicePixelRatio));
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    const context = canvas.getContext("2d");
-    const across = (x) => Math.round(width / 2 + (x - this.x) * scale);
-    const down = (y) => Math.round(height / 2 + (y - this.y) * scale);
-    context.clearRect(0, 0, width, height);
-    context.save();
-    context.beginPath();
-    context.rect(across(0), down(0), across(picture.size[1]) - across(0), down(picture.size[0]) - down(0));
-    context.clip();
-    context.imageSmoothingEnabled = scale < 3; // closer than that, pixels are seen as they are
-    context.imageSmoothingQuality = "high";
-    const wanted = this.level(this.scale);
-    for (let level = picture.top; level >= wanted; level -= 1) {
-      for (const [row, column] of this.seen(level)) {
-        const image = picture.tile(level, row, column, level === wanted);
-        if (!image) continue;
-        const [n, step] = [2 ** level, picture.side * 2 ** level];
-        const [left, top] = [across(column * step), down(row * step)];
-        const right = across(column * step + image.naturalWidth * n);
-        context.drawImage(image, left, top, right - left, down(row * step + image.naturalHeight * n) - top);
-      }
-    }
-    context.restore();
-  }
-}
 
 // Pairs.
 
 const views = [];
 let [pair, open, clock, ahead] = [0, false, 0, null];
 
-const both = (number, state) => [1, 2].map((place) => new Picture(number, place, state.size, state.tile));
+const both = (number, state) => [1, 2].map((place) =>
+  new Picture(`/r/${token}/${number}/${place}`, state.size, state.tile));
 const wait = (waits) => {
   for (const view of views) view.canvas.classList.toggle("wait", waits);
   for (const place of [1, 2]) byId(`choose${place}`).disabled = waits;
