@@ -119,6 +119,7 @@ def cell_bits(
 ) -> tuple[UInt32[Array, "... C"], UInt32[Array, "... C"]]:
     """Two random words [B, *S, C] per sample, cell and channel: a hash of (key, step, coordinates, channel).
 
+    A coordinate below 0 is hashed as its two's complement of 32 bits, -1 as 2^32 - 1.
     Those of several steps, of any shape, come along axes before these.
     """
     n = len(at)

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num, PyTree, UInt32
 
 from nca_gen.arrays import Coords, coords
+from nca_gen.errors import UserError
 
 Condition = dict[str, Array] | None
 """What a network is told beside the image: None is nothing at all, else fields by name, each with the batch first.
@@ -103,12 +104,23 @@ class Place(NamedTuple):
     """Where the cells of a call lie.
 
     ``at``: their coordinates, an integer array per axis, broadcastable together. ``extent``: sides of the whole, in
-    cells. ``whole``: what a tile must be told of the rest (:class:`Listener`); None where the call sees all of it.
+    cells; None of a plane that has no end, whose coordinates may be negative. ``whole``: what a tile must be told of
+    the rest (:class:`Listener`); None where the call sees all of it.
     """
 
     at: Coords
-    extent: tuple[int, ...]
+    extent: tuple[int, ...] | None
     whole: Any = None
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """``extent``, for cells that know where in the whole they lie. Raises UserError where it has no end."""
+        if self.extent is None:
+            raise UserError(
+                "the cells of this model know where in the whole picture they lie, and a plane without an end is no "
+                "whole; choose config.generate.name=gigapixel, or a model whose cells are alike everywhere"
+            )
+        return self.extent
 
     @classmethod
     def of(cls, x: Float[Array, "B *S C"]) -> Place:

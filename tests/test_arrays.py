@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+import textbook
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,6 +137,17 @@ def test_a_tile_has_the_noise_of_its_region(ndim, data):
     part, whole = (both(keys(3, 2), 5, cells, 3) for cells in (tile, at))
     for name in DRAWS:
         np.testing.assert_array_equal(part[name], whole[name][region])
+
+
+def test_a_coordinate_below_zero_is_its_twos_complement():
+    """To the ends of 32 bits, against the hash in numpy."""
+    ends = np.array([-(2**31), -1, 0, 2**31 - 1])
+    at = np.ix_(ends.astype(np.int32), ends[:3].astype(np.int32))
+    words = np.asarray(jax.random.key_data(keys(3, 1)))[0]
+    step, (rows, columns) = textbook.threefry(*words, np.uint32(5), np.uint32(0)), np.ix_(ends, ends[:3])
+    expected = textbook.threefry(*step, (rows % 2**32).astype(np.uint32), (columns % 2**32).astype(np.uint32))
+    for mine, theirs in zip(arrays.cell_bits(keys(3, 1), 5, at, 1), expected, strict=True):
+        np.testing.assert_array_equal(mine[0, ..., 0], theirs)
 
 
 def test_channels_are_a_prefix():

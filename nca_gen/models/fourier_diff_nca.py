@@ -60,7 +60,7 @@ class Model(diff_nca.Model):
     def condition(self, told: Num[Array, " b"], s: Float[Array, ""], place: Place) -> Float[Array, "b *s K"]:
         """The scalars (position, t/T, s) of every cell; position falls from 1 to 0 along each axis."""
         t = (told / self.timesteps).reshape(-1, *[1] * self.ndim)
-        position = [1.0 - c[None] / (n - 1) for c, n in zip(place.at, place.extent, strict=True)]
+        position = [1.0 - c[None] / (n - 1) for c, n in zip(place.at, place.sides, strict=True)]
         return jnp.stack(jnp.broadcast_arrays(*position, t, jnp.asarray(s)), -1)
 
     def fourier_phase(self, params: dict, f: Complex[Array, "B *K I"], told: Num[Array, " b"]) -> Spectra:
@@ -82,8 +82,8 @@ class Model(diff_nca.Model):
 
     def share(self, x: Float[Array, "B *S I"], place: Place, core: Num[Array, "n 2"]) -> Float[Array, "B *K D"]:
         """What the cells from ``core[:, 0]`` to ``core[:, 1]`` add to the window of the spectrum, as real planes."""
-        fourier.roomy(place.extent, self.window)
-        return planes(fourier.share(x, self.window, place.at, place.extent, core))
+        fourier.roomy(place.sides, self.window)
+        return planes(fourier.share(x, self.window, place.at, place.sides, core))
 
     def heard(self, params: dict, total: Float[Array, "B *K D"], told: Num[Array, " b"]) -> Spectra:
         """``Place.whole`` of every tile, from the sum of all shares."""
@@ -95,5 +95,5 @@ class Model(diff_nca.Model):
             spectra = self.fourier_phase(params, fourier.window(x, self.window), told)
             out, hidden = (fourier.unwindow(f, x.shape[1:-1]) for f in spectra)
         else:
-            out, hidden = (fourier.part(f, place.at, place.extent) for f in place.whole)
+            out, hidden = (fourier.part(f, place.at, place.sides) for f in place.whole)
         return super().begin(params, x, told, place)._replace(out=out, hidden=hidden)

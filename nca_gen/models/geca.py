@@ -284,8 +284,9 @@ class Model:
 
     def newborn(self, x: Float[Array, "B *S C"], key: Key[Array, " B"], place: Place | None = None) -> Genes:
         """Of fresh cells around ``x``: zeros, and N(0, 1) in the cell at the centre of the whole."""
-        at, extent, _ = place or Place.of(x)
-        centre = math.prod([(a == n // 2).astype(x.dtype) for a, n in zip(at, extent, strict=True)], start=1)[..., None]
+        place = place or Place.of(x)
+        at, sides = place.at, place.sides
+        centre = math.prod([(a == n // 2).astype(x.dtype) for a, n in zip(at, sides, strict=True)], start=1)[..., None]
         out = arrays.cell_normal(key, CENTRE, at, self.predicts) * centre
         if self.hidden_seed == "centre":
             return Genes(out, arrays.cell_normal(key, CENTRE + 1, at, self.hidden) * centre)
@@ -307,7 +308,7 @@ class Model:
     def step(self, params: dict, told: Num[Array, " b"], cond: Condition, key: Key[Array, " B"], place: Place) -> Rule:
         """The automaton: cells to cells one step older."""
         w, modulation = self.cell.apply({"params": params}, told, (cond or {}).get("label"))
-        index = sum(a * math.prod(place.extent[i + 1 :]) for i, a in enumerate(place.at))
+        index = sum(a * math.prod(place.sides[i + 1 :]) for i, a in enumerate(place.at))
         index = index.reshape(-1, *index.shape[-self.ndim :])  # windows may each have a place of their own
         fire, places = fires(key, self.steps, place.at, self.fire_rate), code(index, self.embed)
 
