@@ -62,7 +62,7 @@ from nca_gen.models import (
     vq_vae,
     vq_vae_3d,
 )
-from nca_gen.pipelines import ca_ldm, decode, gigapixel, inpaint, sample, upscale, urcdm
+from nca_gen.pipelines import ca_ldm, decode, gigapixel, inpaint, sample, upscale, urcdm, window
 from nca_gen.tasks import autoencode, classify, denoise, distil, elbo, segment
 from nca_gen.tasks.learner import Learner
 
@@ -104,6 +104,7 @@ pipelines: list[type[Pipeline]] = [
     inpaint.Pipeline,
     upscale.Pipeline,
     gigapixel.Pipeline,
+    window.Pipeline,
 ]
 counted: list[type[Counted]] = [urcdm.Pipeline, ca_ldm.Pipeline]
 evaluators: list[Evaluator] = [

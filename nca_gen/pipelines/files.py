@@ -3,6 +3,7 @@ picture beside it."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 from annotated_types import MaxLen
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from nca_gen import arrays, hosts, screen
 from nca_gen.contracts import Condition, Pipeline
@@ -83,6 +84,14 @@ def image(path: Path, stored: np.ndarray, mpp: Sequence[int | float] = ()) -> Pa
     with disk.whole(path) as draft:
         images.write(draft, stored, mpp)
     return path
+
+
+def identity(what: str, params: PyTree, cond: Condition = None) -> str:
+    """Names all that pixels depend on, in 10 hexadecimal digits: ``what`` they are, in words, and all numbers."""
+    digest = hashlib.sha256(what.encode())
+    for path, leaf in jax.tree.leaves_with_path((params, cond)):
+        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:10]
 
 
 def suffix(dtype: Any, channels: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -22,7 +21,7 @@ from annotated_types import Gt
 from jaxtyping import Array, Float, Key, PyTree
 
 from nca_gen import arrays, hosts, screen
-from nca_gen.contracts import Condition, Part, Parts, unchanged
+from nca_gen.contracts import Condition, Part, Parts
 from nca_gen.errors import UserError, chosen
 from nca_gen.io import huge, images, write
 from nca_gen.pipelines import files, sampling
@@ -122,12 +121,7 @@ def lines(job: Job, needs: Needs, free: int) -> list[str]:
 
 def identity(job: Job, params: PyTree, seed: int, cond: Condition = None) -> str:
     """Names all that the pixels depend on, in 10 hexadecimal digits. Tiles are not among it."""
-    digest = hashlib.sha256()
-    what = replace(job, sides=(), calls=1)
-    digest.update(f"{what} {seed}".encode())
-    for path, leaf in jax.tree.leaves_with_path((params, cond)):
-        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:10]
+    return files.identity(f"{replace(job, sides=(), calls=1)} {seed}", params, cond)
 
 
 @dataclass(frozen=True)
@@ -159,12 +153,7 @@ class Pipeline:
     @cached_property
     def part(self) -> Part:
         """The denoiser, on a torus where one is wanted. Raises UserError for one that cannot be tiled."""
-        part = sampling.denoiser(self.parts["model"], self.torus)
-        if part.decode is not unchanged:
-            raise UserError("config.generate.name=gigapixel is for images, and this model learned latents: use sample")
-        if (name := Settings.of(part.config.sample).heredity) != "none":
-            raise UserError(f"config.sample.heredity={name}: tiles hand nothing on; set it to none")
-        return replace(part, params=jax.device_put(part.params, jax.local_devices()[0]))
+        return sampling.tiling(sampling.denoiser(self.parts["model"], self.torus), "gigapixel")
 
     @property
     def kind(self) -> str:

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Key, Num
 
 from nca_gen import arrays, devices, screen
-from nca_gen.contracts import Automaton, Condition, Denoiser, Heir, Local, Part, Process, Time
+from nca_gen.contracts import Automaton, Condition, Denoiser, Heir, Local, Part, Process, Time, unchanged
 from nca_gen.diffusion import grids, guidance, heredity, samplers, variance
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import x0_of
@@ -165,6 +165,18 @@ def denoiser(part: Part, torus: bool = False) -> Part:
     if not isinstance(model, Local):
         raise UserError("a torus is for automata, whose cells know a border; leave out config.generate.torus")
     return replace(part, task=replace(part.task, model=model.bordered("wrap")))
+
+
+def tiling(part: Part, name: str) -> Part:
+    """``part`` as the pipeline ``name`` asks it, which makes pictures in tiles: on one device.
+
+    Raises UserError for a part of latents, and for one whose steps hand something on.
+    """
+    if part.decode is not unchanged:
+        raise UserError(f"config.generate.name={name} is for images, and this model learned latents: use sample")
+    if (kept := Settings.of(part.config.sample).heredity) != "none":
+        raise UserError(f"config.sample.heredity={kept}: tiles hand nothing on; set it to none")
+    return replace(part, params=jax.device_put(part.params, jax.local_devices()[0]))
 
 
 def seamless(size: Sequence[int], block: int) -> None:

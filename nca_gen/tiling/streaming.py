@@ -47,6 +47,7 @@ CELLS, PICTURE = "cells", "pixels"  # folders of what is between two passes, and
 class Job:
     """A picture of ``size`` pixels to be made in tiles of ``sides`` cells, ``calls`` denoising steps a pass.
 
+    Of ``size`` () it is a plane without an end, of which :mod:`nca_gen.tiling.plane` makes what it is asked for.
     ``scale``: of guidance (:func:`nca_gen.diffusion.guidance.classifier_free`). ``conditions``: the fields of the
     condition that the picture has, and their columns; () for none.
     """
@@ -72,7 +73,7 @@ class Job:
     @property
     def channels(self) -> int:
         """Colours of a pixel."""
-        return self.codec.colours(self.model.reads, len(self.size))
+        return self.codec.colours(self.model.reads, self.model.ndim)
 
     @property
     def halo(self) -> int:
@@ -130,28 +131,14 @@ def job(
     ``calls``: denoising steps a pass; 0 takes as many as cost less than ``WORTH``. ``cond``: of the picture, one row.
     Raises UserError for what couples the whole image, and so cannot be tiled.
     """
-    chosen(samplers.SAMPLERS, "config.sample.sampler", sampler)
-    chosen(guidance.CLIPS, "config.sample.clip", clip)
-    if not isinstance(model, Local) or model.halo is None:
-        raise UserError(
-            "every cell of this model depends on the whole image, so a tile cannot be made by itself; gigapixel needs "
-            "a local model, such as an automaton with config.model.norm=cell"
-        )
-    if clip == "dynamic":
-        raise UserError(
-            "config.sample.clip=dynamic takes a quantile over the whole image, so a tile cannot be made by itself; "
-            "choose static or none"
-        )
+    tileable(model, sampler, clip)
     if tile < 1 or calls < 0 or min(size) < 1:
         raise UserError("sizes and config.generate.tile are 1 pixel or more, config.generate.calls is 0 or more")
-    if model.ndim != 2:
-        raise UserError(f"config.model.ndim={model.ndim}: pictures in tiles have two axes")
     grids.times(process, steps, grid)
     extent = codec.cells(size)
     most = max(1, tile // codec.block)
     sides = tuple(tiles.side(n, most) for n in extent)
-    fields = tuple((name, field.shape[-1]) for name, field in (cond or {}).items())
-    one = Job(model, process, codec, tuple(size), sampler, steps, clip, float(scale), fields, sides, 1, grid)
+    one = Job(model, process, codec, tuple(size), sampler, steps, clip, float(scale), columns(cond), sides, 1, grid)
     if one.listens:
         if calls > 1:
             raise UserError("this model hears the whole image at every step: config.generate.calls is 0 or 1")
@@ -162,6 +149,29 @@ def job(
         while calls < steps and one.plan(calls + 1).overhead <= WORTH:
             calls += 1
     return replace(one, calls=min(calls, steps))
+
+
+def tileable(model: Any, sampler: str, clip: str) -> None:
+    """Raises UserError for what couples the whole image, so that a tile cannot be made by itself."""
+    chosen(samplers.SAMPLERS, "config.sample.sampler", sampler)
+    chosen(guidance.CLIPS, "config.sample.clip", clip)
+    if not isinstance(model, Local) or model.halo is None:
+        raise UserError(
+            "every cell of this model depends on the whole image, so a tile cannot be made by itself; take a "
+            "local model, such as an automaton with config.model.norm=cell"
+        )
+    if clip == "dynamic":
+        raise UserError(
+            "config.sample.clip=dynamic takes a quantile over the whole image, so a tile cannot be made by itself; "
+            "choose static or none"
+        )
+    if model.ndim != 2:
+        raise UserError(f"config.model.ndim={model.ndim}: pictures in tiles have two axes")
+
+
+def columns(cond: Condition) -> tuple[tuple[str, int], ...]:
+    """The fields of ``cond`` and their columns, as a :class:`Job` has them."""
+    return tuple((name, field.shape[-1]) for name, field in (cond or {}).items())
 
 
 # What is done to a tile.
@@ -177,7 +187,7 @@ def program(job: Job, window: tuple[int, ...], steps: int) -> Any:
     model, process = job.model.inference(), job.process
 
     def run(params, x, x0, gap, whole, at, times, key, cond):
-        place = Place(at, job.extent, whole)
+        place = Place(at, job.extent or None, whole)
 
         def forgetful(x, t, cond, memory, key):
             return model.apply(params, x, process.told(t), cond, (), key, place)[0], ()
@@ -193,7 +203,7 @@ def program(job: Job, window: tuple[int, ...], steps: int) -> Any:
     like, root = jax.ShapeDtypeStruct, jax.random.key(0, impl="threefry2x32")
     x = like((1, *window, model.reads), jnp.float32)
     params = jax.eval_shape(model.init, root)
-    at = tuple(like(c.shape, jnp.int32) for c in _at(job, (0,) * len(window), window))
+    at = tuple(like(c.shape, jnp.int32) for c in np.ix_(*map(range, window)))
     times = jax.eval_shape(lambda: jnp.asarray(job.passes[0])[: steps + 1])
     told = jax.eval_shape(process.told, like((1,), times.dtype))
     whole = jax.eval_shape(model.heard, params, job.share, told) if job.listens else None
@@ -208,7 +218,7 @@ def _at(job: Job, origin: tuple[int, ...], window: tuple[int, ...]) -> tuple[np.
     return tuple(c.astype(np.int32) for c in np.ix_(*axes))
 
 
-def _gap(job: Job, number: int) -> np.ndarray:
+def gap_before(job: Job, number: int) -> np.ndarray:
     """lambda_t - lambda_previous at the start of a pass, for multistep samplers."""
     if not number:
         return np.zeros((), np.float32)
@@ -227,7 +237,8 @@ def _heard(job: Job) -> Any:
 
 
 @cache
-def _decode(codec: Codec) -> Any:
+def decoder(codec: Codec) -> Any:
+    """The compiled way from cells to pixels."""
     return jax.jit(codec.decode)
 
 
@@ -291,7 +302,7 @@ def denoising(
 ) -> Stage:
     """Pass ``number`` of ``job.passes``: from the arrays of its parity into the others, at last into pixels."""
     times = jnp.asarray(job.passes[number])
-    plan, gap, last = job.plan(len(times) - 1), _gap(job, number), number == len(job.passes) - 1
+    plan, gap, last = job.plan(len(times) - 1), gap_before(job, number), number == len(job.passes) - 1
     run, here, there = program(job, plan.window, len(times) - 1), number % 2, (number + 1) % 2
     whole = _heard(job)(params, _total(disk.shares[here]), times[:1]) if job.listens else None
     pairs = [pair for pair in (disk.x, disk.x0) if pair]
@@ -307,7 +318,7 @@ def denoising(
             x0 = [np.zeros(x.shape, np.float32)] * (len(pairs) - 1)
         x, x0 = run(params, x, x0[0] if x0 else None, gap, whole, at, times, key, cond)
         if last:
-            return [_decode(job.codec)(x)]
+            return [decoder(job.codec)(x)]
         return [x, *([x0] if job.multistep else []), *([_share(job)(x, at, _ends(tile))] if job.listens else [])]
 
     def write(i: int, made: list[Any]) -> list[Any]:
