@@ -28,7 +28,8 @@ NAMED = {  # sections with a name: the room of its modules, and what in them the
     "generate": ("pipelines", "Pipeline"),
     "evals": ("evaluators", "evaluate"),
 }
-OF_VERBS = ("budget", "expand", "encode", "classify", "segment", "study", "readers", "tables", "bench", "export")
+OF_VERBS = ("budget", "expand", "encode", "classify", "segment", "study", "readers", "view", "tables", "bench")
+OF_VERBS += ("export",)
 FIXED = {  # sections without one
     "codec": ("diffusion.codec", "Codec"),
     "optimizer": ("tasks.learner", "Learner"),

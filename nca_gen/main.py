@@ -33,6 +33,7 @@ modes
   budget     how many steps a budget buys the model, and which learning rate serves it best
   study      one table of several runs: how good, how large, how fast
   readers    serve pairs of a real and a synthetic picture to people who say which is real; report how often they can
+  view       serve the plane without an end that the rule of the workdir grows from a seed; what is looked at is grown
   tables     tables of scores, as in URCDM of real slides and generated ones, as in CA-LDM of volumes
   describe   parameters, reach, FLOP and memory of the model; with --for=h100:8 whether it fits there, and for how long
   bench      time and peak memory of a training step and of sampling
@@ -57,17 +58,18 @@ VERBS = (
     "budget",
     "study",
     "readers",
+    "view",
     "tables",
     "describe",
     "bench",
     "check",
     "export",
 )
-USES = ("generate", "evaluate", "expand", "export")  # of what was trained
+USES = ("generate", "evaluate", "expand", "export", "view")  # of what was trained
 READS = (*USES, "encode")  # beside the config also weights of the workdir; the others only write there
-SAYS = ("describe", "check")  # and write nothing
+SAYS = ("describe", "check", "view")  # and write nothing
 ALONE = ("readers", "tables")  # that need pictures, and no config
-SHORT = ("export", *ALONE)  # whose fields are flags too: --export.path for --config.export.path
+SHORT = ("export", "view", *ALONE)  # whose fields are flags too: --export.path for --config.export.path
 FLAGS = ("--config", "--workdir", "--mode", "--samples", "--reference", "--train", "--metrics", "--weights")
 FLAGS += ("--stage", "--for", "--json", "--help", "--out")
 
@@ -165,10 +167,10 @@ def folder(args: Namespace, path: str = "") -> None:
     Raises UserError where nothing can be written, or nothing was trained.
     """
     workdir, out = args.workdir, path or args.out or args.workdir
-    if args.mode in SAYS or out is None:
-        return
     if args.mode in USES and not args.samples and not Path(workdir).is_dir():
         raise UserError(f"there is no workdir {workdir}; train first, or correct --workdir")
+    if args.mode in SAYS or out is None:
+        return
     if out == workdir and exports.lent(workdir):
         raise UserError(f"{workdir} is not yours to write to; say where results go with --out=DIR")
     if args.mode == "train" and exports.is_export(out):

@@ -348,6 +348,19 @@ class Readers(NamedTuple):
     serve: bool = True
 
 
+class View(NamedTuple):
+    """``config.view``: how --mode=view serves the plane that a rule grows; ``--view.port`` is short for
+    ``--config.view.port``, and so on. With ``--config.generate.name=window`` the fields of that hold, too.
+
+    ``levels``: how often it may be halved; a tile of level l takes 4^l tiles to be grown. ``host``: "0.0.0.0" for other
+    machines too, which may then let this one grow whatever they look at; ``port``: 0 for any that is free.
+    """
+
+    levels: Annotated[int, Interval(ge=0, le=8)] = 2
+    host: str = "127.0.0.1"
+    port: Annotated[int, Interval(ge=0, le=65535)] = 8080
+
+
 class Tables(NamedTuple):
     """``config.tables``: what --mode=tables scores; ``--tables.real`` is short for ``--config.tables.real``, and so on.
 

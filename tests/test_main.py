@@ -203,7 +203,7 @@ GIVEN = "--config=configs/small.py --workdir=w"
         (
             f"{GIVEN} --mode=x",
             "unknown mode 'x'; choose one of: bench, budget, chain, check, classify, describe, encode, evaluate, "
-            "expand, export, generate, readers, segment, study, tables, train",
+            "expand, export, generate, readers, segment, study, tables, train, view",
         ),
         (f"{GIVEN} --mode", "--mode: expected one argument"),
         (f"{GIVEN} --wrkdir=x", "unknown flag '--wrkdir'; did you mean --workdir?"),
