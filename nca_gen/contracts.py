@@ -508,6 +508,27 @@ class Conditional(Task, Protocol):
 
 
 @runtime_checkable
+class Resolving(Conditional, Protocol):
+    """A task whose model may resolve a smaller image, as a later stage of a cascade does."""
+
+    @property
+    def resolves(self) -> bool:
+        """Whether it does."""
+        ...
+
+    @property
+    def low(self) -> int:
+        """How many times smaller that is; 0 where there is none."""
+        ...
+
+    def augmented(
+        self, cond: Condition, key: Key[Array, " B"], t: Float[Array, " B"] | None = None, at: Coords | None = None
+    ) -> Condition:
+        """``cond`` with noise in its smaller image: of the time ``t``, of ``key``, and of the coordinates ``at``."""
+        ...
+
+
+@runtime_checkable
 class Pipeline(Protocol):
     """How trained parts generate: ``Pipeline(parts, **config.generate)``, a frozen dataclass of a module of
     :mod:`nca_gen.pipelines`. How samples are drawn stands in ``parts["model"].config``."""

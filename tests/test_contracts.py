@@ -23,6 +23,7 @@ from nca_gen.contracts import (
     Rebuilder,
     Regenerator,
     Republished,
+    Resolving,
     Segmenter,
     Standing,
     Transfer,
@@ -44,6 +45,7 @@ from nca_gen.evaluators import (
     samplers,
     scores,
     segmentation,
+    structure,
 )
 from nca_gen.metrics import fid
 from nca_gen.models import (
@@ -55,6 +57,7 @@ from nca_gen.models import (
     multislice,
     nhae,
     resnet34,
+    resolving_nca,
     segment_unet,
     unet,
     vae_kl,
@@ -62,7 +65,7 @@ from nca_gen.models import (
     vq_vae,
     vq_vae_3d,
 )
-from nca_gen.pipelines import ca_ldm, decode, gigapixel, inpaint, sample, upscale, urcdm, window
+from nca_gen.pipelines import ca_ldm, decode, gigapixel, inpaint, nca_cascade, sample, upscale, urcdm, window
 from nca_gen.tasks import autoencode, classify, denoise, distil, elbo, segment
 from nca_gen.tasks.learner import Learner
 
@@ -73,11 +76,12 @@ denoisers: list[Denoiser] = [
     dit.Model(),
     unet.Model(),
     efficient_unet.Model(),
+    resolving_nca.Model(),
 ]
-local: list[Local] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model()]
+local: list[Local] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model(), resolving_nca.Model()]
 listener: Listener = fourier_diff_nca.Model()
 heir: Heir = geca.Model()
-automata: list[Automaton] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model()]
+automata: list[Automaton] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model(), resolving_nca.Model()]
 autoencoder: Autoencoder = vae_kl.Model()
 variational: Variational = vnca.Model()
 regenerator: Regenerator = vnca.Model()
@@ -98,6 +102,7 @@ tasks: list[Transfer] = [
     segment.Task(segment_unet.Model(classes=2), Learner()),
 ]
 conditional: Conditional = denoise.Task(diff_nca.Model(), Learner(), discrete.Process(), Codec())
+resolving: Resolving = denoise.Task(diff_nca.Model(), Learner(), discrete.Process(), Codec())
 pipelines: list[type[Pipeline]] = [
     sample.Pipeline,
     decode.Pipeline,
@@ -105,6 +110,7 @@ pipelines: list[type[Pipeline]] = [
     upscale.Pipeline,
     gigapixel.Pipeline,
     window.Pipeline,
+    nca_cascade.Pipeline,
 ]
 counted: list[type[Counted]] = [urcdm.Pipeline, ca_ldm.Pipeline]
 evaluators: list[Evaluator] = [
@@ -121,6 +127,7 @@ evaluators: list[Evaluator] = [
     samplers,
     scores,
     segmentation,
+    structure,
 ]
 metric: Metric = fid
 

@@ -134,10 +134,8 @@ class Model:
 
     def __post_init__(self):
         ranges.check_fields(self, "config.model")
-        if self.channels <= 2 * self.image_channels:
-            raise UserError(
-                f"config.model.channels is {self.channels}; image and prediction alone take {2 * self.image_channels}"
-            )
+        if self.channels <= (taken := self.given + self.image_channels):
+            raise UserError(f"config.model.channels is {self.channels}; image and prediction alone take {taken}")
 
     @property
     def reads(self) -> int:
@@ -158,6 +156,11 @@ class Model:
     def scalars(self) -> int:
         """Scalars that condition a cell: t and s."""
         return 2
+
+    @property
+    def given(self) -> int:
+        """Channels of a cell that are read and never written: those of x_t."""
+        return self.image_channels
 
     @property
     def halo(self) -> int | None:
@@ -184,7 +187,9 @@ class Model:
         """Parameters before training."""
         return {"image": self.side(self.channels).init(key)["params"]}
 
-    def condition(self, told: Num[Array, " b"], s: Float[Array, ""], place: Place) -> Float[Array, "b *s K"]:
+    def condition(
+        self, told: Num[Array, " b"], s: Float[Array, ""], place: Place, cond: Condition = None
+    ) -> Float[Array, "b *s K"]:
         """The scalars (t/T, s) of every cell: constant over space, so its axes have size 1."""
         t = (told / self.timesteps).reshape(-1, *[1] * (self.ndim + 1))
         return jnp.concatenate([t, jnp.broadcast_to(s, t.shape)], -1)
@@ -205,20 +210,24 @@ class Model:
         _, d_out, d_hidden = jnp.split(d, (i, i + o), -1)
         return Cells(cells.image, cells.out + d_out, cells.hidden + d_hidden, cells.age + 1)
 
-    def step(self, params: dict, told: Num[Array, " b"], key: Key[Array, " B"], place: Place) -> Rule:
+    def step(
+        self, params: dict, told: Num[Array, " b"], key: Key[Array, " B"], place: Place, cond: Condition = None
+    ) -> Rule:
         """The automaton in image space: cells to cells one step older."""
         w = self.side(self.channels).apply({"params": params["image"]})
         fire = fires(key, self.steps, place.at, self.fire_rate)
 
         def older(cells: Cells) -> Cells:
-            scalars = self.condition(told, cells.age / self.steps, place)
+            scalars = self.condition(told, cells.age / self.steps, place, cond)
             return self.update(w, scalars, cells, fire(cells.age), self.border)
 
         return older
 
-    def begin(self, params: dict, x: Float[Array, "B *S I"], told: Num[Array, " b"], place: Place) -> Cells:
+    def begin(
+        self, params: dict, x: Float[Array, "B *S I"], told: Num[Array, " b"], place: Place, cond: Condition = None
+    ) -> Cells:
         """The cells before the first step in image space."""
-        return seed(x, self.image_channels, self.channels - 2 * self.image_channels)
+        return seed(x, self.image_channels, self.channels - self.given - self.image_channels)
 
     def apply(
         self,
@@ -233,8 +242,8 @@ class Model:
         """The prediction at x_t; ``memory`` as it is. ``told``: one time a sample, or one for all."""
         chex.assert_rank(x, self.ndim + 2)
         place = place or Place.of(x)
-        step = self.step(params, told, key, place)
-        cells = rollout(step, self.steps, self.remat, SAVED)(self.begin(params, x, told, place))
+        step = self.step(params, told, key, place, cond)
+        cells = rollout(step, self.steps, self.remat, SAVED)(self.begin(params, x, told, place, cond))
         return cells.out, memory
 
     def growth(
@@ -242,5 +251,5 @@ class Model:
     ) -> Float[Array, "n B *S I"]:
         """What the cells say before the first step of a call and after each."""
         place = Place.of(x)
-        frames = trajectory(self.step(params, told, key, place), self.steps, lambda cells: cells.out)
-        return frames(self.begin(params, x, told, place))
+        frames = trajectory(self.step(params, told, key, place, cond), self.steps, lambda cells: cells.out)
+        return frames(self.begin(params, x, told, place, cond))

@@ -14,7 +14,7 @@ from nca_gen import arrays
 from nca_gen.ca import fourier
 from nca_gen.ca.rollout import rollout
 from nca_gen.ca.seed import Cells, seed
-from nca_gen.contracts import Place
+from nca_gen.contracts import Condition, Place
 from nca_gen.models import diff_nca
 from nca_gen.ranges import Count
 
@@ -57,7 +57,9 @@ class Model(diff_nca.Model):
             "image": self.side(self.channels).init(image)["params"],
         }
 
-    def condition(self, told: Num[Array, " b"], s: Float[Array, ""], place: Place) -> Float[Array, "b *s K"]:
+    def condition(
+        self, told: Num[Array, " b"], s: Float[Array, ""], place: Place, cond: Condition = None
+    ) -> Float[Array, "b *s K"]:
         """The scalars (position, t/T, s) of every cell; position falls from 1 to 0 along each axis."""
         t = (told / self.timesteps).reshape(-1, *[1] * self.ndim)
         position = [1.0 - c[None] / (n - 1) for c, n in zip(place.at, place.sides, strict=True)]
@@ -89,7 +91,9 @@ class Model(diff_nca.Model):
         """``Place.whole`` of every tile, from the sum of all shares."""
         return self.fourier_phase(params, spectrum(total), told)
 
-    def begin(self, params: dict, x: Float[Array, "B *S I"], told: Num[Array, " b"], place: Place) -> Cells:
+    def begin(
+        self, params: dict, x: Float[Array, "B *S I"], told: Num[Array, " b"], place: Place, cond: Condition = None
+    ) -> Cells:
         """The cells after the Fourier phase, which ``place.whole`` tells a tile, and a whole image has itself."""
         if place.whole is None:
             spectra = self.fourier_phase(params, fourier.window(x, self.window), told)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from nca_gen.contracts import Condition, Part, Parts
 from nca_gen.errors import UserError
 from nca_gen.pipelines import files, sampling
 from nca_gen.pipelines.sampling import Settings
+from nca_gen.tiling import tiles
 
 
 def placed(place: str) -> bool:
@@ -57,9 +58,16 @@ def opened(parts: Parts, name: str, place: str) -> Part:
         ) from e
 
 
-def resolving(part: Part, images: Float[np.ndarray, "B *S C"]) -> Condition:
-    """The condition of a network that resolves ``images``, which are in [-1, 1]."""
-    return {"low": part.task.codec.encode(arrays.enlarged(jnp.asarray(images), part.task.low))}
+def resolving(part: Part, images: Float[np.ndarray, "B *S C"], size: Sequence[int] = ()) -> Condition:
+    """The condition of a network that resolves ``images``, which are in [-1, 1], to ``size`` pixels.
+
+    () is all that they cover; of cells that reach beyond it, the last places are repeated.
+    """
+    codec, low = part.task.codec, part.task.low
+    sides = images.shape[1:-1]
+    pixels = [cells * codec.block for cells in codec.cells(size or [side * low for side in sides])]
+    index = [tiles.below(0, n, low, side) for n, side in zip(pixels, sides, strict=True)]
+    return {"low": codec.encode(jnp.asarray(np.asarray(images)[(slice(None), *np.ix_(*index))]))}
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from nca_gen.io import huge, images, write
 from nca_gen.pipelines import files, sampling
 from nca_gen.pipelines.sampling import Settings
 from nca_gen.ranges import Count, Natural, OneOf
+from nca_gen.tiling import tiles
 from nca_gen.tiling.streaming import PICTURE, Job, denoising, job, program, run, stores, sweep
 
 FORMATS = {"tiff": (".tiff",), "zarr": (".ome.zarr",), "both": (".tiff", ".ome.zarr")}
@@ -77,12 +78,18 @@ def seconds(job: Job, params: PyTree, key: Key[Array, " 1"], folder: Path, cond:
     folder.mkdir(parents=True, exist_ok=True)
     number = min(1, len(job.passes) - 1)
     with TemporaryDirectory(dir=folder) as scratch:
-        stage = denoising(job, params, key, stores(job, Path(scratch)), number, cond)
+        low = blank(Path(scratch, "low"), tiles.smaller(job.size, job.task.low), job.channels) if job.task else None
+        stage = denoising(job, params, key, stores(job, Path(scratch)), number, cond, low)
         for _ in range(2):  # the first also warms up
             start = time.perf_counter()
             sweep(stage, [len(stage.tiles) // 2], lambda i: None)
             took = time.perf_counter() - start
     return took * len(stage.tiles) * job.steps / (len(job.passes[number]) - 1)
+
+
+def blank(path: Path, size: Sequence[int], channels: int) -> huge.Store:
+    """A picture of floats of which nothing is written: zeros."""
+    return huge.level(path, 0, size, channels, np.float32, (tiles.CHUNK,) * 2, (tiles.CHUNK,) * 2)
 
 
 def fitted(make: Callable[..., Job], tile: int, budget: int | float) -> Job:
@@ -100,6 +107,24 @@ def fitted(make: Callable[..., Job], tile: int, budget: int | float) -> Job:
 
 
 # The command.
+
+
+def maker(part: Part, size: tuple[int, ...], calls: int, cond: Condition = None) -> Callable[..., Job]:
+    """(tile) -> the work for a picture of ``size`` by ``part``, ``calls`` denoising steps a pass. Raises UserError for
+    what cannot be tiled."""
+    task, settings = part.task, Settings.of(part.config.sample)
+    return partial(
+        job,
+        *(settings.stage(task.model), task.process, task.codec, size),
+        sampler=settings.sampler,
+        grid=settings.grid,
+        steps=settings.steps,
+        clip=settings.clip,
+        scale=settings.guidance if cond else 1.0,
+        cond=cond,
+        calls=calls,
+        task=task if task.resolves else None,
+    )
 
 
 def lines(job: Job, needs: Needs, free: int) -> list[str]:
@@ -166,20 +191,9 @@ class Pipeline:
 
     def maker(self, size: tuple[int, ...], cond: Condition) -> Callable[..., Job]:
         """(tile) -> the work for a picture of ``size``. Raises UserError for what cannot be tiled."""
-        task, settings = self.part.task, Settings.of(self.part.config.sample)
         if self.torus:
-            sampling.seamless(size, task.codec.block)
-        return partial(
-            job,
-            *(settings.stage(task.model), task.process, task.codec, size),
-            sampler=settings.sampler,
-            grid=settings.grid,
-            steps=settings.steps,
-            clip=settings.clip,
-            scale=settings.guidance if cond else 1.0,
-            cond=cond,
-            calls=self.calls,
-        )
+            sampling.seamless(size, self.part.task.codec.block)
+        return maker(self.part, size, self.calls, cond)
 
     def fitting(self, size: tuple[int, ...], cond: Condition) -> Job:
         """The work for a picture of ``size``, in tiles that fit the memory."""

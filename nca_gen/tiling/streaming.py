@@ -7,6 +7,8 @@ tiles, and no pass writes what it reads, so that a run that is killed anywhere g
 
 A :class:`nca_gen.contracts.Listener` tiles too: every tile adds its share of the summary of what it writes, the next
 pass sums the shares, asks once what is heard of the sum, and tells every tile.
+
+A model that resolves a smaller picture reads, in every pass, the part of it that lies below the window, enlarged.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +31,7 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from nca_gen import hosts, screen
-from nca_gen.contracts import Condition, Listener, Local, Place, Process
+from nca_gen.contracts import Condition, Listener, Local, Place, Process, Resolving
 from nca_gen.diffusion import grids, guidance, samplers
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import log_ratio
@@ -49,7 +51,8 @@ class Job:
 
     Of ``size`` () it is a plane without an end, of which :mod:`nca_gen.tiling.plane` makes what it is asked for.
     ``scale``: of guidance (:func:`nca_gen.diffusion.guidance.classifier_free`). ``conditions``: the fields of the
-    condition that the picture has, and their columns; () for none.
+    condition that the picture has, and their columns; () for none. ``task``: of a model that resolves a smaller
+    picture, what it is told of that; None for others.
     """
 
     model: Any
@@ -64,6 +67,7 @@ class Job:
     sides: tuple[int, ...]
     calls: int
     grid: str = "uniform"
+    task: Resolving | None = field(default=None, repr=False)
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -125,10 +129,12 @@ def job(
     tile: int = 1024,
     calls: int = 0,
     grid: str = "uniform",
+    task: Resolving | None = None,
 ) -> Job:
     """How to make a picture of ``size`` pixels in tiles of about ``tile`` pixels a side.
 
     ``calls``: denoising steps a pass; 0 takes as many as cost less than ``WORTH``. ``cond``: of the picture, one row.
+    ``task``: where the model resolves a smaller picture, which :func:`run` is then given.
     Raises UserError for what couples the whole image, and so cannot be tiled.
     """
     tileable(model, sampler, clip)
@@ -138,7 +144,9 @@ def job(
     extent = codec.cells(size)
     most = max(1, tile // codec.block)
     sides = tuple(tiles.side(n, most) for n in extent)
-    one = Job(model, process, codec, tuple(size), sampler, steps, clip, float(scale), columns(cond), sides, 1, grid)
+    one = Job(
+        model, process, codec, tuple(size), sampler, steps, clip, float(scale), columns(cond), sides, 1, grid, task
+    )
     if one.listens:
         if calls > 1:
             raise UserError("this model hears the whole image at every step: config.generate.calls is 0 or 1")
@@ -181,13 +189,16 @@ def columns(cond: Condition) -> tuple[tuple[str, int], ...]:
 def program(job: Job, window: tuple[int, ...], steps: int) -> Any:
     """The compiled ``steps`` denoising steps on a window: (params, x, x0, gap, whole, at, times, key, cond) -> (x, x0).
 
-    ``x0`` is None for samplers of one step, ``whole`` for models that do not listen, ``cond`` for none.
+    ``x0`` is None for samplers of one step, ``whole`` for models that do not listen, ``cond`` for none. A smaller
+    picture is in it in pixels, enlarged, and without its noise.
     """
     step, bound = samplers.SAMPLERS[job.sampler], guidance.CLIPS[job.clip]
     model, process = job.model.inference(), job.process
 
     def run(params, x, x0, gap, whole, at, times, key, cond):
         place = Place(at, job.extent or None, whole)
+        if job.task:
+            cond = job.task.augmented(cond | {"low": job.codec.encode(cond["low"])}, key, at=at)
 
         def forgetful(x, t, cond, memory, key):
             return model.apply(params, x, process.told(t), cond, (), key, place)[0], ()
@@ -207,7 +218,10 @@ def program(job: Job, window: tuple[int, ...], steps: int) -> Any:
     times = jax.eval_shape(lambda: jnp.asarray(job.passes[0])[: steps + 1])
     told = jax.eval_shape(process.told, like((1,), times.dtype))
     whole = jax.eval_shape(model.heard, params, job.share, told) if job.listens else None
-    cond = {name: like((1, width), jnp.float32) for name, width in job.conditions} or None
+    cond: Any = {name: like((1, width), jnp.float32) for name, width in job.conditions}
+    if job.task:
+        cond["low"] = like((1, *(side * job.codec.block for side in window), job.channels), jnp.float32)
+    cond = cond or None
     given = x if job.multistep else None, like((), jnp.float32), whole, at, times, like((1,), root.dtype), cond
     return jax.jit(run).lower(params, x, *given).compile()
 
@@ -254,8 +268,8 @@ class Stores(NamedTuple):
     levels: tuple[huge.Store, ...]  # [C, H, W] of pixels, whole, halved, ..
 
 
-def stores(job: Job, folder: Path, dtype: Any = np.uint8) -> Stores:
-    """The arrays of a job, as they are or new."""
+def stores(job: Job, folder: Path, dtype: Any = np.uint8, pyramid: bool = True) -> Stores:
+    """The arrays of a job, as they are or new; without a ``pyramid`` the first level of the picture alone."""
     c, block, sides = job.model.reads, job.codec.block, job.sides
     chunk = [tiles.chunk(side) for side in sides]
 
@@ -270,7 +284,7 @@ def stores(job: Job, folder: Path, dtype: Any = np.uint8) -> Stores:
         pair("x", *cells),
         pair("clean", *cells) if job.multistep else (),
         pair("shares", (len(job.plan(1).tiles), *job.share.shape[1:]), *[job.share.shape] * 2) if job.listens else (),
-        tuple(level(i, size) for i, size in enumerate(huge.sizes(*job.size))),
+        tuple(level(i, size) for i, size in enumerate(huge.sizes(*job.size)[: None if pyramid else 1])),
     )
 
 
@@ -298,25 +312,36 @@ def listening(job: Job, key: Key[Array, " 1"], disk: Stores) -> Stage:
 
 
 def denoising(
-    job: Job, params: PyTree, key: Key[Array, " 1"], disk: Stores, number: int, cond: Condition = None
+    job: Job,
+    params: PyTree,
+    key: Key[Array, " 1"],
+    disk: Stores,
+    number: int,
+    cond: Condition = None,
+    low: huge.Store | None = None,
 ) -> Stage:
-    """Pass ``number`` of ``job.passes``: from the arrays of its parity into the others, at last into pixels."""
+    """Pass ``number`` of ``job.passes``: from the arrays of its parity into the others, at last into pixels.
+
+    ``low``: the smaller picture of ``job.task``, [C, h, w], of floats.
+    """
     times = jnp.asarray(job.passes[number])
     plan, gap, last = job.plan(len(times) - 1), gap_before(job, number), number == len(job.passes) - 1
     run, here, there = program(job, plan.window, len(times) - 1), number % 2, (number + 1) % 2
     whole = _heard(job)(params, _total(disk.shares[here]), times[:1]) if job.listens else None
     pairs = [pair for pair in (disk.x, disk.x0) if pair]
 
-    def read(tile: tiles.Tile) -> list[Reading]:
-        return [_fetch(pair[here], plan, tile) for pair in pairs] if number else []
+    def read(tile: tiles.Tile) -> list[Any]:
+        cells = [_fetch(pair[here], plan, tile) for pair in pairs] if number else []
+        return [*cells, *([_under(job, low, plan, tile)] if job.task else [])]
 
-    def work(tile: tiles.Tile, readings: list[Reading]) -> list[Any]:
+    def work(tile: tiles.Tile, readings: list[Any]) -> list[Any]:
+        given = (cond or {}) | {"low": _enlarged(job, plan, readings.pop())} if job.task else cond
         if number:
             at, (x, *x0) = _at(job, tile.origin, plan.window), (_window(plan, reading) for reading in readings)
         else:
             x, at = _noise(job, plan, tile, key)
             x0 = [np.zeros(x.shape, np.float32)] * (len(pairs) - 1)
-        x, x0 = run(params, x, x0[0] if x0 else None, gap, whole, at, times, key, cond)
+        x, x0 = run(params, x, x0[0] if x0 else None, gap, whole, at, times, key, given)
         if last:
             return [decoder(job.codec)(x)]
         return [x, *([x0] if job.multistep else []), *([_share(job)(x, at, _ends(tile))] if job.listens else [])]
@@ -355,6 +380,27 @@ def _window(plan: tiles.Plan, reading: Reading) -> np.ndarray:
     window = np.empty((1, *plan.window, blocks[0][1].shape[-1]), np.float32)
     for into, block in blocks:
         window[(0, *into)] = block
+    return window
+
+
+def _under(job: Job, low: huge.Store, plan: tiles.Plan, tile: tiles.Tile) -> list[tuple[tiles.Slices, Any, Any]]:
+    """The blocks of the smaller picture below a window: where in it, in pixels, which place each shows, the future."""
+    assert job.task is not None
+    block, blocks = job.codec.block, []
+    for into, whence in tiles.pieces(tile.origin, plan.window, plan.extent):
+        spans = [(cells.start * block, cells.stop * block, n) for cells, n in zip(whence, low.shape[1:], strict=True)]
+        below = [tiles.below(start, stop, job.task.low, n) for start, stop, n in spans]
+        reading = low[(slice(None), *(slice(int(b[0]), int(b[-1]) + 1) for b in below))].read()
+        pixels = tuple(slice(cells.start * block, cells.stop * block) for cells in into)
+        blocks.append((pixels, np.ix_(*(b - b[0] for b in below)), reading))
+    return blocks
+
+
+def _enlarged(job: Job, plan: tiles.Plan, under: list[tuple[tiles.Slices, Any, Any]]) -> np.ndarray:
+    """What :func:`_under` has asked for, at the pixels of the window: [1, *T, C]."""
+    window = np.empty((1, *(side * job.codec.block for side in plan.window), job.channels), np.float32)
+    for into, index, reading in under:
+        window[(0, *into)] = np.moveaxis(reading.result(), 0, -1)[index]
     return window
 
 
@@ -459,24 +505,27 @@ def run(
     cond: Condition = None,
     bar: screen.Bar = screen.SILENT,
     shared: bool = False,
+    low: huge.Store | None = None,
+    pyramid: bool = True,
 ) -> tuple[huge.Store, ...]:
     """Makes the picture of ``key`` and its pyramid in ``folder``, or what is missing of them; returns the levels.
 
     ``dtype``: of the pixels, uint8, uint16 or float32. A folder belongs to one job, key, params and ``cond``.
     ``shared``: all processes run this together in one ``folder``; each makes its share of the tiles of every stage. A
-    shard of an array is written by one of them.
+    shard of an array is written by one of them. ``low``: the smaller picture that it resolves, [C, h, w], of floats.
+    ``pyramid``: whether there are more levels than the first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     deal, meet = (hosts.dealt, hosts.meet) if shared else (list, lambda: None)
-    disk, journal = stores(job, folder, dtype), Journal(folder, jax.process_index() if shared else 0)
+    disk, journal = stores(job, folder, dtype, pyramid), Journal(folder, jax.process_index() if shared else 0)
     meet()  # all have read all journals
     pixels = math.prod(job.size) / job.steps
     todo: list[tuple[str, float, Callable[[], Stage]]] = []
     if job.listens:
         todo.append(("summary", 0.0, partial(listening, job, key, disk)))
     for number, times in enumerate(job.passes):
-        name, make = f"pass {number + 1} of {len(job.passes)}", partial(denoising, job, params, key, disk, number, cond)
-        todo.append((name, pixels * (len(times) - 1), make))
+        make = partial(denoising, job, params, key, disk, number, cond, low)
+        todo.append((f"pass {number + 1} of {len(job.passes)}", pixels * (len(times) - 1), make))
     passes = len(todo)
     sides = tuple(side * job.codec.block for side in job.sides)
     todo += [(f"level {i}", 0.0, partial(halving, disk.levels, sides, i)) for i in range(1, len(disk.levels))]

@@ -7,8 +7,12 @@ moved back inside: it then sees more than it must. On a torus it goes on at the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
 
 Slices = tuple[slice, ...]
 CHUNK = 64  # cells: tiles above it are made of whole chunks of about this side
@@ -65,6 +69,19 @@ def _spans(extent: int, side: int, halo: int, wrap: bool) -> list[tuple[slice, s
         low = start - halo if wrap and window < extent else min(max(start - halo, 0), extent - window)
         spans.append((slice(start, stop), slice(start - low, stop - low), low % extent))
     return spans
+
+
+def smaller(size: Sequence[int], k: int) -> tuple[int, ...]:
+    """Sides of the picture that is ``k`` times smaller, and covers one of ``size``."""
+    return tuple(-(-side // k) for side in size)
+
+
+def below(start: int, stop: int, k: int, side: int) -> Int[np.ndarray, " n"]:
+    """Of the pixels ``start`` .. ``stop`` - 1 of an axis, the place of each in a picture ``k`` times smaller.
+
+    Beyond the ``side`` of that lies its last place.
+    """
+    return np.minimum(np.arange(start, stop) // k, side - 1)
 
 
 def pieces(origin: tuple[int, ...], shape: tuple[int, ...], extent: tuple[int, ...]) -> list[tuple[Slices, Slices]]:

@@ -1,0 +1,95 @@
+"""Do large pictures have the structure of what was not trained on? What is drawn from noise against real pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Len
+from jaxtyping import Float
+
+from nca_gen import judge
+from nca_gen.contracts import Figure, Page, Pipeline, Table
+from nca_gen.data import pipeline as batches
+from nca_gen.errors import UserError
+from nca_gen.evaluators import pictures
+from nca_gen.evaluators.held import Held
+from nca_gen.io import images as pixels
+from nca_gen.pipelines import files
+from nca_gen.ranges import Count
+
+METRICS = ("two_point", "power_spectrum", "swd", "drift")
+SHOWN = 16  # pieces in a grid
+Sides = Annotated[tuple[Count, ...], Len(2, 2)]
+
+
+def evaluate(
+    pipeline: Pipeline,
+    data: Held,
+    folder: Path,
+    /,
+    *,
+    metrics: Sequence[judge.Spec] = METRICS,
+    size: Sides = (256, 256),
+    piece: Sides = (48, 48),
+    n: Count = 4,
+    real: Count = 64,
+    reduce: Count = 1,
+) -> Page:
+    """Scores ``n`` pictures of ``size`` pixels, under no condition, cut into pieces, by ``metrics``.
+
+    They are held against ``real`` pieces of ``config.held.split``, and a second row holds as many of training images
+    against these. ``reduce``: pictures and pieces are reduced so many times first (area mean), so that runs at several
+    magnifications are compared at one; ``size`` and ``piece`` are as they are then. Raises UserError for data that are
+    no images of two axes, and for a piece larger than a picture.
+    """
+    if data.kind != "images":
+        raise UserError("structure is for images of two axes; leave out config.evals.structure")
+    if any(p > s for p, s in zip(piece, size, strict=True)):
+        raise UserError(f"config.evals.structure.piece={tuple(piece)} is larger than size={tuple(size)}")
+    whole = lambda sides: (sides[0] * reduce, sides[1] * reduce)
+    drawn = files.drawn(pipeline, data.seed, n, whole(size), None, f"drawing {n} of {whole(size)}")
+    drawn = reduced(np.clip(drawn, -1.0, 1.0), reduce)
+    held, train = (
+        reduced(
+            batches.examples(data.splits.pixels[split], patch=whole(piece), n=real, seed=data.seed)["image"], reduce
+        )
+        for split in (data.split, "train")
+    )
+    sets = {"Generated": cut(drawn, piece), "Training images": train}
+    found = {name: judge.judge(metrics, some, held, None, data.seed) for name, some in sets.items()}
+    pictures.grid(folder / "structure.png", drawn[:1])
+    shown = {"pieces": sets["Generated"], "real_pieces": held}
+    for name, some in shown.items():
+        pictures.grid(folder / f"{name}.png", some[np.sort(judge.drawn(len(some), SHOWN, data.seed))])
+    sides = " \N{MULTIPLICATION SIGN} ".join(map(str, whole(size)))
+    figures = [
+        Figure(
+            "structure.png", f"Drawn from noise at {sides}" + (f", reduced by {reduce}." if reduce > 1 else "."), "wide"
+        ),
+        Figure("pieces.png", "**Pieces** of generated pictures."),
+        Figure("real_pieces.png", f"**Real** pieces, of the {data.split} split: not seen in training."),
+    ]
+    names = [*found["Generated"]["scores"]]
+    rows = [[name, *(facts["scores"][score] for score in names)] for name, facts in found.items()]
+    intro = "Pieces of training images, held against the same ones, show what can be reached."
+    facts = found["Generated"]
+    scores = facts.pop("scores")
+    lines = judge.table(facts | {"scores": scores})
+    facts["training"] = found["Training images"]["scores"]
+    table = Table("Structure", ["Images", *names], rows, intro)
+    return Page("Structure of large pictures", scores, figures, [table], facts, lines)
+
+
+def reduced(some: Float[np.ndarray, "N H W C"], k: int) -> Float[np.ndarray, "N h w C"]:
+    """Images reduced by ``k`` to the area mean."""
+    return np.stack([pixels.reduce(image, k) for image in some])
+
+
+def cut(some: Float[np.ndarray, "N H W C"], piece: Sequence[int]) -> Float[np.ndarray, "M h w C"]:
+    """All pieces of images that lie side by side, from the top left."""
+    (h, w), (rows, columns) = piece, (side // p for side, p in zip(some.shape[1:3], piece, strict=True))
+    some = some[:, : rows * h, : columns * w].reshape(len(some), rows, h, columns, w, -1)
+    return some.swapaxes(2, 3).reshape(-1, h, w, some.shape[-1])

@@ -1,0 +1,82 @@
+"""Large pictures against real pieces: what is cut, what is scored, and that both are seen at one magnification."""
+
+from types import MappingProxyType, SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+
+from nca_gen.data import pipeline as batches
+from nca_gen.errors import UserError
+from nca_gen.evaluators import structure
+from nca_gen.evaluators.held import Held
+from nca_gen.io import images
+from nca_gen.metrics import drift, two_point
+
+
+class Painter:
+    """Draws ramps, each of its key's place."""
+
+    parts = MappingProxyType({})
+    kind = "images"
+
+    def title(self):
+        return []
+
+    def write(self, folder):
+        return []
+
+    def draw(self, key, size, cond=None):
+        assert cond is None
+        for i in range(len(key)):
+            yield np.linspace(-1, 1.1, np.prod(size) * 3, dtype=np.float32).reshape(*size, 3) * (1 if i else -1)
+
+
+def asked(folder, **section):
+    data = Held(tiny.config(), SimpleNamespace(), tiny.splits())
+    sizes = {"metrics": ("drift", "two_point"), "size": (16, 24), "piece": (8, 8), "n": 2, "real": 5}
+    return structure.evaluate(Painter(), data, folder, **sizes | section)
+
+
+def real(split, patch, n=5):
+    return batches.examples(tiny.splits()[split], patch=patch, n=n, seed=3)["image"]
+
+
+def drawn(size):
+    return np.clip(np.stack([*Painter().draw((0, 1), size)]), -1, 1)
+
+
+def test_pieces_lie_side_by_side():
+    pieces = structure.cut(np.arange(2.0 * 5 * 7).reshape(2, 5, 7, 1), (2, 3))
+    assert pieces.shape == (8, 2, 3, 1)
+    np.testing.assert_array_equal(pieces[5, ..., 0], [[38, 39, 40], [45, 46, 47]])
+
+
+def test_scores_are_those_of_the_metrics(tmp_path):
+    page = asked(tmp_path)
+    pieces, held, train = structure.cut(drawn((16, 24)), (8, 8)), real("test", (8, 8)), real("train", (8, 8))
+    expected, yardstick = (
+        drift.score(some, held, None, 3) | two_point.score(some, held, None, 3) for some in (pieces, train)
+    )
+    assert page.scores == pytest.approx(expected, abs=1e-6)
+    assert page.facts["training"] == pytest.approx(yardstick, abs=1e-6)
+    [table] = page.tables
+    assert [row[0] for row in table.rows] == ["Generated", "Training images"]
+    assert table.rows[0][1:] == pytest.approx([expected[name] for name in table.columns[1:]], abs=1e-6)
+    assert page.facts["counts"] == {"generated": 12, "real": 5}
+    assert images.read(tmp_path / "structure.png").shape == (16, 24, 3)
+    assert {figure.file for figure in page.figures} == {file.name for file in tmp_path.iterdir()}
+
+
+def test_two_magnifications_meet_at_one(tmp_path):
+    """Pictures of twice the size and pieces of twice the size, both reduced by two."""
+    page = asked(tmp_path, reduce=2)
+    half = lambda some: np.stack([images.reduce(image, 2) for image in some])
+    pieces = structure.cut(half(drawn((32, 48))), (8, 8))
+    assert page.scores["drift"] == pytest.approx(drift.score(pieces, half(real("test", (16, 16))), None, 3)["drift"])
+    assert "at 32 \N{MULTIPLICATION SIGN} 48, reduced by 2" in page.figures[0].caption
+
+
+def test_a_piece_larger_than_a_picture(tmp_path):
+    with pytest.raises(UserError, match=r"piece=\(8, 32\) is larger than size=\(16, 24\)"):
+        asked(tmp_path, piece=(8, 32))

@@ -1,0 +1,71 @@
+"""A Diff-NCA that resolves a smaller image: against the numpy twin, and what it hears of that image."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import textbook
+import tiny
+
+from nca_gen import arrays
+from nca_gen.errors import UserError
+from nca_gen.models import resolving_nca
+
+SMALL = {"channels": 12, "hidden": 16, "steps": 4, "start": "torch", "timesteps": tiny.T, "norm": "cell"}
+MODEL = resolving_nca.Model(**SMALL)
+LOG_SNR = np.array([1.5, -0.5], np.float32)
+
+
+@partial(jax.jit, static_argnums=0)
+def apply(model, x, cond, key=None):
+    key = arrays.keys(0, 2) if key is None else key
+    return model.apply(tiny.params(model), x, jnp.array([3, 8]), cond, (), key)[0]
+
+
+def given(low, log_snr=LOG_SNR):
+    return {"low": low, "low_log_snr": log_snr}
+
+
+def test_the_numpy_twin_agrees():
+    """x_t and the smaller image are read and never written; t, s and its share of noise condition every cell."""
+    x, low = (tiny.images(seed, 2, 9, 8, 3) for seed in (0, 1))
+    state = np.concatenate([x, low, np.zeros((*x.shape[:-1], 6))], -1)
+    each = lambda value: np.broadcast_to(np.reshape(value, (-1, 1, 1, 1)), (*x.shape[:-1], 1))
+    t, noise = each(np.array([3, 8]) / tiny.T), each(1 / (1 + np.exp(np.float64(LOG_SNR))))
+    weights = textbook.plain(tiny.params(MODEL))["image"]
+    for k, fire in enumerate(tiny.masks(MODEL, arrays.keys(0, 2), (9, 8))):
+        scalars = np.concatenate([t, each(k / MODEL.steps), noise], -1)
+        state = textbook.update(state, scalars, weights, fire, np.arange(6), "reflect")
+    assert np.abs(state[..., 6:9]).max() > 0.1
+    np.testing.assert_allclose(apply(MODEL, x, given(low)), state[..., 6:9], atol=1e-4)
+
+
+def test_it_hears_the_smaller_image_as_far_as_it_hears():
+    """A pixel of that changes all within ``halo`` cells, and nothing beyond."""
+    x, low = (tiny.images(seed, 2, 16, 16, 3) for seed in (0, 1))
+    touched = low.copy()
+    touched[:, 8, 8] += 1
+    moved = np.abs(apply(MODEL, x, given(touched)) - apply(MODEL, x, given(low))).max((0, 3)) > 0
+    y, x = np.nonzero(moved)
+    assert MODEL.halo == 4 == max(np.abs(y - 8).max(), np.abs(x - 8).max())
+
+
+def test_its_noise_is_told():
+    x, low = (tiny.images(seed, 2, 6, 6, 3) for seed in (0, 1))
+    assert np.abs(apply(MODEL, x, given(low)) - apply(MODEL, x, given(low, LOG_SNR + 1))).max() > 1e-3
+
+
+def test_nothing_is_a_smaller_image_of_zeros():
+    x = tiny.images(0, 2, 6, 6, 3)
+    same = apply(MODEL, x, given(np.zeros_like(x), np.zeros(2, np.float32)))
+    np.testing.assert_array_equal(apply(MODEL, x, None), same)
+
+
+def test_what_does_not_fit():
+    x = tiny.images(0, 2, 6, 6, 3)
+    with pytest.raises(UserError, match=r"'low' is of \(2, 3, 3, 3\); beside x_t of \(2, 6, 6, 3\)"):
+        apply(MODEL, x, given(x[:, :3, :3]))
+    with pytest.raises(UserError, match="channels is 9; image and prediction alone take 9"):
+        resolving_nca.Model(**SMALL | {"channels": 9})
