@@ -2,8 +2,8 @@
 
 A system that differs by structure is a model file (:class:`Denoiser`), one that differs by numbers is a page of
 configs/, one that chains trained parts is a :class:`Pipeline`. What a contract leaves out nobody may ask; what only
-some models can do has a contract of its own (:class:`Local`, :class:`Heir`, :class:`Listener`, :class:`Automaton`),
-and ``isinstance`` tells them apart.
+some models can do has a contract of its own (:class:`Local`, :class:`Heir`, :class:`Listener`, :class:`Automaton`,
+:class:`Aging`), and ``isinstance`` tells them apart.
 
 Axes, as in :mod:`nca_gen.arrays`: ``B`` batch, ``*S`` any number of spatial axes of cells, ``*T`` of pixels, ``C``
 channels, ``K`` classes. A key is a typed threefry key array, one key a sample. Everything here is pure: the same
@@ -245,6 +245,25 @@ class Automaton(Denoiser, Protocol):
         self, params: PyTree, x: Float[Array, "B *S C"], told: Num[Array, " b"], cond: Condition, key: Key[Array, " B"]
     ) -> Float[Array, "n B *S O"]:
         """What the cells say before the first step of a call and after each."""
+        ...
+
+
+@runtime_checkable
+class Aging(Automaton, Protocol):
+    """An automaton that tells in one call what its cells say at an age on the way, beside what they say at the end."""
+
+    def aging(
+        self,
+        params: PyTree,
+        x: Float[Array, "B *S C"],
+        told: Num[Array, " b"],
+        cond: Condition,
+        memory: Any,
+        key: Key[Array, " B"],
+        age: Int[Array, " a"],
+        place: Place | None = None,
+    ) -> tuple[Float[Array, "B *S O"], Float[Array, "B *S O"], Any]:
+        """What the cells say after ``age`` steps, one number a sample or one for all, and what ``apply`` returns."""
         ...
 
 

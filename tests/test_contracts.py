@@ -6,6 +6,7 @@ What runs here is that ``isinstance`` tells what only some models can do.
 import pytest
 
 from nca_gen.contracts import (
+    Aging,
     Autoencoder,
     Automaton,
     Conditional,
@@ -82,6 +83,7 @@ local: list[Local] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model(), 
 listener: Listener = fourier_diff_nca.Model()
 heir: Heir = geca.Model()
 automata: list[Automaton] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model(), resolving_nca.Model()]
+aging: list[Aging] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model(), resolving_nca.Model()]
 autoencoder: Autoencoder = vae_kl.Model()
 variational: Variational = vnca.Model()
 regenerator: Regenerator = vnca.Model()
@@ -140,6 +142,7 @@ metric: Metric = fid
         (Listener, [listener]),
         (Heir, [heir]),
         (Automaton, automata),
+        (Aging, aging),
         (Autoencoder, [autoencoder, variational, rebuilder, standing, paired]),
         (Variational, [variational]),
         (Regenerator, [regenerator]),

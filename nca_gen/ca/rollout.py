@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 Rule = Callable[[Any], Any]  # cells -> cells, same structure and shapes; closed over weights and fire masks
 
@@ -45,6 +46,20 @@ def rollout(rule: Rule, n: int, remat: str, saved: Mapping[str, Sequence[str]]) 
     if remat == "none":
         return repeated(rule, n, remat=False)
     return repeated(rule, n, policy=jax.checkpoint_policies.save_only_these_names(*saved[remat]))
+
+
+def remembered(rule: Rule, age: Int[Array, " a"], frame: Callable[[Any], Array]) -> Rule:
+    """``rule`` of (cells, f): f of each sample becomes ``frame`` of its cells, [B, ..], when they are of this ``age``.
+
+    ``age``: in steps, one number a sample or one for all.
+    """
+
+    def step(both: tuple[Any, Array]) -> tuple[Any, Array]:
+        cells = rule(both[0])
+        now = frame(cells)
+        return cells, jnp.where((cells.age == age).reshape(-1, *[1] * (now.ndim - 1)), now, both[1])
+
+    return step
 
 
 def trajectory(rule: Rule, n: int, frame: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,40 @@ def clocked(process: Process, apply: Conditional) -> Conditional:
         return apply(x, process.told(t), cond, memory, key, *place)
 
     return at_time
+
+
+class Growth(NamedTuple):
+    """How far to go away from what cells say when they are ``age`` steps old: ``scale``, where the noise level of x_t
+    is within ``levels``."""
+
+    scale: float
+    age: int
+    levels: tuple[float, float] = (0.0, 1.0)
+
+
+def growing(process: Process, aging: Callable[..., tuple[Array, Array, Any]], how: Growth) -> Conditional:
+    """:func:`clocked` of an automaton that says p_n + scale (p_n - p_k): its cells at the end of a call, and at the age
+    k, as the weak model of autoguidance (Karras et al. 2024, arXiv 2406.02507).
+
+    One call of the same cells as ever, with the same halo. ``aging``: of :class:`nca_gen.contracts.Aging`, without the
+    parameters. A variance, and what the cells hand on, are those of the end.
+    """
+
+    def at_time(x, t, cond, memory, key, *place):
+        young, output, memory = aging(x, process.told(t), cond, memory, key, jnp.array([how.age]), *place)
+        (weak, _), (prediction, v) = (variance.parted(said, x.shape[-1]) for said in (young, output))
+        s, (low, high) = levels(process, t, x.ndim)[1], how.levels
+        prediction = prediction + jnp.where((low <= s) & (s <= high), how.scale, 0.0) * (prediction - weak)
+        return prediction if v is None else jnp.concatenate([prediction, v], -1), memory
+
+    return at_time
+
+
+def network(process: Process, model: Any, params: Any, growth: Growth | None = None) -> Conditional:
+    """A denoiser as a function of the process's own time: :func:`clocked`, or with ``growth`` :func:`growing`."""
+    if growth is None:
+        return clocked(process, partial(model.apply, params))
+    return growing(process, partial(model.aging, params), growth)
 
 
 def rows(cond: Any, free: Any) -> Any:

@@ -19,7 +19,7 @@ from nca_gen.judge import Spec
 
 SPEC = re.compile(
     rf"\w+:(?P<steps>\d+)(:(?P<grid>{'|'.join(GRIDS)}))?"
-    r"(:(?P<growth>[1-9]\d*(-[1-9]\d*)*))?(:(?P<dtype>float32|bfloat16))?"
+    r"(:(?P<growth>[1-9]\d*(-[1-9]\d*)*))?(:(?P<dtype>float32|bfloat16))?(:w(?P<w>\d+(\.\d+)?))?"
 )
 TITLE = "Fewer steps"
 
@@ -50,8 +50,8 @@ def settings(specs: Sequence[str], process: Process) -> list[Row]:
 
 
 def row(spec: str) -> Row:
-    """A sampler, its number of steps, and perhaps a grid of times, the growth of automata and a dtype, of
-    ``name:steps:grid:M-M:dtype``.
+    """A sampler, its number of steps, and perhaps a grid of times, the growth of automata, a dtype and w, the growth
+    guidance, of ``name:steps:grid:M-M:dtype:w1.5``.
 
     Raises UserError for a sampler that there is not.
     """
@@ -61,12 +61,14 @@ def row(spec: str) -> Row:
     if not parts:
         raise UserError(
             f"evals.samplers.rows has {spec!r}; give steps, like {name}:20, and perhaps a grid ({', '.join(GRIDS)}), "
-            f"steps of the cells, from noise on, and the dtype of products, like {name}:20:karras:4-8:bfloat16"
+            "steps of the cells, from noise on, the dtype of products, and the growth guidance, "
+            f"like {name}:20:karras:4-8:bfloat16:w1"
         )
     some: Row = {"sampler": name, "steps": int(parts["steps"])}
     some |= {"grid": parts["grid"]} if parts["grid"] else {}
     some |= {"growth": tuple(map(int, parts["growth"].split("-")))} if parts["growth"] else {}
-    return some | ({"dtype": parts["dtype"]} if parts["dtype"] else {})
+    some |= {"dtype": parts["dtype"]} if parts["dtype"] else {}
+    return some | ({"growth_guidance": float(parts["w"])} if parts["w"] else {})
 
 
 def caption(row: Row) -> str:

@@ -20,7 +20,8 @@ from nca_gen.metrics.classes import of as by_label
 from nca_gen.pipelines.sampling import Settings
 
 MOST = 100  # folders that are taken for classes
-MORE = ("guidance", "heredity", "growth", "dtype", "grid")  # settings of samplers, beside their steps and clipping
+GROWTH = ("growth", "growth_guidance", "growth_age", "growth_levels")
+MORE = ("guidance", "heredity", *GROWTH, "dtype", "grid")  # settings of samplers, beside their steps and clipping
 
 
 def evaluate(pipeline: Pipeline, data: Held, folder: Path, /, *, metrics: Sequence[judge.Spec] = METRICS) -> Page:

@@ -81,9 +81,10 @@ def timed(part: Part, data: Held, row: Row, stretch: int) -> Samples:
 
 
 def label(row: Row) -> str:
-    """The first setting of a row, and what was set beside: steps of cells, times, dtype."""
+    """The first setting of a row, and what was set beside: steps of cells, times, dtype, growth guidance."""
     growth, more = row.get("growth"), [str(row[field]) for field in ("grid", "dtype") if row.get(field)]
     cells = f", {'-'.join(map(str, growth))} cell steps" if growth else ""
+    more += [f"growth guidance {row['growth_guidance']:g}"] if "growth_guidance" in row else []
     return ", ".join([f"{next(iter(row.values()))}{cells}", *more])
 
 

@@ -16,12 +16,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Gt
-from jaxtyping import Array, Bool, Float, Key, Num
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from nca_gen import ranges
 from nca_gen.ca import perceive
 from nca_gen.ca.fire import fires
-from nca_gen.ca.rollout import Rule, rollout, trajectory
+from nca_gen.ca.rollout import Rule, remembered, rollout, trajectory
 from nca_gen.ca.seed import Cells, seed
 from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError
@@ -100,7 +100,7 @@ M = TypeVar("M", bound="Model")  # typing.Self is more than the checks of tests 
 
 @dataclass(frozen=True)
 class Model:
-    """Denoiser in any number of dimensions: :class:`nca_gen.contracts.Automaton`, and Local where ``norm`` is "cell".
+    """Denoiser in any number of dimensions: :class:`nca_gen.contracts.Aging`, and Local where ``norm`` is "cell".
 
     ``channels`` of a cell, of which the first ``image_channels`` are the image; ``hidden`` of its network. In each of
     ``steps`` steps a cell changes with the probability ``fire_rate``. ``ndim``: spatial axes. ``norm``: "group" is the
@@ -245,6 +245,24 @@ class Model:
         step = self.step(params, told, key, place, cond)
         cells = rollout(step, self.steps, self.remat, SAVED)(self.begin(params, x, told, place, cond))
         return cells.out, memory
+
+    def aging(
+        self,
+        params: dict,
+        x: Float[Array, "B *S I"],
+        told: Num[Array, " b"],
+        cond: Condition,
+        memory: Any,
+        key: Key[Array, " B"],
+        age: Int[Array, " a"],
+        place: Place | None = None,
+    ) -> tuple[Float[Array, "B *S I"], Float[Array, "B *S I"], Any]:
+        """What the cells say after ``age`` steps, and what :meth:`apply` returns."""
+        place = place or Place.of(x)
+        step = remembered(self.step(params, told, key, place, cond), age, lambda cells: cells.out)
+        cells = self.begin(params, x, told, place, cond)
+        cells, young = rollout(step, self.steps, self.remat, SAVED)((cells, cells.out))
+        return young, cells.out, memory
 
     def growth(
         self, params: dict, x: Float[Array, "B *S I"], told: Num[Array, " b"], cond: Condition, key: Key[Array, " B"]

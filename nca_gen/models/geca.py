@@ -1,6 +1,7 @@
 """GeCA (Elbatel et al. 2024, MICCAI): cells of a latent image that live by one block of local attention.
 
-:func:`change` is a step as the paper words it; :func:`nca_gen.nn.fast.attentive` says the same faster.
+:func:`change` is a step as the paper words it; :func:`nca_gen.nn.fast.attentive` says the same faster, and
+:func:`nca_gen.nn.fast.fired` of the cells that fire alone.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
 from nca_gen import arrays, ranges
+from nca_gen.ca import rows
 from nca_gen.ca.fire import fires
-from nca_gen.ca.rollout import Rule, rollout, trajectory
+from nca_gen.ca.rollout import Rule, remembered, rollout, trajectory
 from nca_gen.ca.seed import Cells
 from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError
@@ -32,6 +34,7 @@ from nca_gen.ranges import Axes, Count, Fraction, Natural, OneOf
 
 # What the gradient keeps of each step beside the cells; the rest is computed again.
 SAVED = {"step": (), "out": ("proj", "fc1"), "qkv": ("proj", "fc1", "qkv"), "fc0": ("proj", "fc1", "qkv", "fc0")}
+WIDE = 64  # features of cells that are worth gathering: the moves grow with their number, what is saved with its square
 CENTRE = 1 << 20  # steps of a draw: far beyond the ages that the fire masks use
 
 
@@ -102,6 +105,11 @@ class Genes(NamedTuple):
 
     out: Float[Array, "B *S O"] | None
     hidden: Float[Array, "B *S K"] | None
+
+
+def state(cells: Cells) -> Float[Array, "B *S C"]:
+    """All channels of every cell."""
+    return jnp.concatenate([cells.image, cells.out, cells.hidden], -1)
 
 
 class Affine(modules.Module):
@@ -206,16 +214,19 @@ M = TypeVar("M", bound="Model")  # typing.Self is more than the checks of tests 
 
 @dataclass(frozen=True)
 class Model:
-    """Denoiser in any number of dimensions: :class:`nca_gen.contracts.Local`, Heir and Automaton.
+    """Denoiser in any number of dimensions: :class:`nca_gen.contracts.Local`, Heir and Aging.
 
     The fields as given are GeCA-S; GeCA-XS is embed 384, heads 6, mlp 64, hidden 32. ``classes``: columns of the
     condition "label", 0 for an unconditional model. ``learned_variance``: the prediction has 2 C channels. ``steps``:
     of the cells in a call, which the parameters do not depend on. ``hidden_seed``: "zeros", or "centre" for a random
     cell in the middle, as ``out`` has one. ``border``: of :mod:`nca_gen.nn.local_attention`.
 
-    How it is computed: ``rule`` "fast" or "plain"; and of the fast one ``dtype``, of the products, while cells, norms
-    and parameters stay float32. ``remat``: what the gradient keeps: "none" is everything, "fc0", "qkv", "out" fewer
-    and fewer products of each step, "step" the cells of each step, "nested" those of about 2 sqrt(steps).
+    How it is computed: ``rule`` "fast", "gathered", which computes the cells that fire alone, or "plain"; and of the
+    first two ``dtype``, of the products, while cells, norms and parameters stay float32. On a CPU the fast rule samples
+    as the gathered one does. ``keeps``: that takes keys and values of cells that did not change from the step before,
+    in room for two tokens a cell, which a gradient would hold for each step. ``remat``: what the gradient keeps: "none"
+    is everything, "fc0", "qkv", "out" fewer and fewer products of each step, "step" the cells of each step, "nested"
+    those of about 2 sqrt(steps).
     """
 
     embed: Count = 768
@@ -228,7 +239,8 @@ class Model:
     learned_variance: bool = True
     hidden_seed: Annotated[str, OneOf(("zeros", "centre"))] = "zeros"
     border: Annotated[str, OneOf(BORDERS)] = "zero"
-    rule: Annotated[str, OneOf(("fast", "plain"))] = "fast"
+    rule: Annotated[str, OneOf(("fast", "gathered", "plain"))] = "fast"
+    keeps: bool = False
     remat: Annotated[str, OneOf(("none", *reversed(SAVED), "nested"))] = "out"
     dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
     image_channels: Count = 4
@@ -268,8 +280,10 @@ class Model:
         return replace(self, steps=steps)
 
     def inference(self: M) -> M:
-        """The model where no gradient is taken: itself."""
-        return self
+        """The model where no gradient is taken: of the cells that fire alone, on a CPU and where they are ``WIDE``."""
+        gathers = self.rule == "fast" and self.embed >= WIDE and jax.default_backend() == "cpu"
+        rule = "gathered" if gathers else self.rule
+        return replace(self, rule=rule, keeps=rule == "gathered")
 
     @property
     def cell(self) -> Cell:
@@ -295,7 +309,7 @@ class Model:
     def begin(self, x: Float[Array, "B *S C"], memory: Any, key: Key[Array, " B"], place: Place) -> Cells:
         """The cells before the first step: of what ``memory`` has, and newborn in the rest."""
         fresh = self.newborn(x, key, place)
-        genes = [new if old is None else old for old, new in zip(memory or (None, None), fresh, strict=True)]
+        genes: list[Any] = [new if old is None else old for old, new in zip(memory or (None, None), fresh, strict=True)]
         return Cells(x, *genes, jnp.zeros((), jnp.int32))
 
     def change(self, w: Attentive, modulation: Modulation) -> Callable[..., Float[Array, "B *S O"]]:
@@ -305,20 +319,56 @@ class Model:
             return partial(change, **how)
         return partial(fast.attentive, **how, dtype=jnp.dtype(self.dtype))
 
-    def step(self, params: dict, told: Num[Array, " b"], cond: Condition, key: Key[Array, " B"], place: Place) -> Rule:
-        """The automaton: cells to cells one step older."""
-        w, modulation = self.cell.apply({"params": params}, told, (cond or {}).get("label"))
+    def room(self, shape: tuple[int, ...]) -> int:
+        """Rows for the cells of a group that fire, of all cells [B, *S, ..]; 0 where all cells are computed."""
+        cells = math.prod(shape[:-1]) // rows.groups(shape[0])
+        room = rows.room(cells, self.fire_rate)
+        return room if self.rule == "gathered" and room < cells else 0
+
+    def live(
+        self,
+        ways: Callable[[Rule, Cells], Any],
+        params: dict,
+        x: Float[Array, "B *S C"],
+        told: Num[Array, " b"],
+        cond: Condition,
+        memory: Any,
+        key: Key[Array, " B"],
+        place: Place,
+    ) -> Any:
+        """``ways`` of the automaton, cells to cells one step older, and of the cells before the first step.
+
+        Where cells are gathered, and in some step more of them fire than there are rows, all are computed in all steps.
+        """
+        weights: Any = self.cell.apply({"params": params}, told, (cond or {}).get("label"))
+        w, modulation = weights
         index = sum(a * math.prod(place.sides[i + 1 :]) for i, a in enumerate(place.at))
         index = index.reshape(-1, *index.shape[-self.ndim :])  # windows may each have a place of their own
         fire, places = fires(key, self.steps, place.at, self.fire_rate), code(index, self.embed)
+        born, room, dtype = self.begin(x, memory, key, place), self.room(x.shape), jnp.dtype(self.dtype)
+        groups = rows.groups(len(x))
 
-        def older(cells: Cells) -> Cells:
-            state = jnp.concatenate([cells.image, cells.out, cells.hidden], -1)
-            d = self.change(w, modulation)(state, places) * fire(cells.age)
+        def older(cells: Cells, d: Float[Array, "B *S O"], kept: Any) -> Cells:
             d_out, d_hidden = jnp.split(d, (self.predicts,), -1)
-            return Cells(cells.image, cells.out + d_out, cells.hidden + d_hidden, cells.age + 1)
+            return Cells(cells.image, cells.out + d_out, cells.hidden + d_hidden, cells.age + 1, kept)
 
-        return older
+        def dense(cells: Cells) -> Cells:
+            return older(cells, self.change(w, modulation)(state(cells), places) * fire(cells.age), None)
+
+        def gathered(cells: Cells) -> Cells:
+            few = rows.few(fire(cells.age).reshape(groups, -1), room)
+            how = {"w": w, "modulation": modulation, "heads": self.heads, "border": self.border, "dtype": dtype}
+            return older(cells, *fast.fired(state(cells), places, few, cells.kept, **how))
+
+        def all_gathered() -> Any:
+            kept = fast.keys(state(born), places, w, modulation, dtype) if self.keeps else None
+            return ways(gathered, born._replace(kept=kept))
+
+        if not room:
+            return ways(dense, born)
+        each = fire(jnp.arange(self.steps)).reshape(self.steps, groups, -1).sum(-1)
+        # The gradient keeps nothing of the way that is hardly ever gone: both would have their room each time.
+        return jax.lax.cond(jnp.all(each <= room), all_gathered, jax.checkpoint(lambda: ways(dense, born)))
 
     def apply(
         self,
@@ -335,15 +385,38 @@ class Model:
         ``told``: one time a sample, or one for all. ``cond`` None, or a row of zeros, is the null condition.
         """
         chex.assert_rank(x, self.ndim + 2)
-        place = place or Place.of(x)
-        step = self.step(params, told, cond, key, place)
-        cells = rollout(step, self.steps, self.remat, SAVED)(self.begin(x, memory, key, place))
-        return cells.out, Genes(cells.out, cells.hidden)
+
+        def ways(rule: Rule, cells: Cells) -> Genes:
+            cells = rollout(rule, self.steps, self.remat, SAVED)(cells)
+            return Genes(cells.out, cells.hidden)
+
+        genes = self.live(ways, params, x, told, cond, memory, key, place or Place.of(x))
+        return genes.out, genes
+
+    def aging(
+        self,
+        params: dict,
+        x: Float[Array, "B *S C"],
+        told: Num[Array, " b"],
+        cond: Condition,
+        memory: Any,
+        key: Key[Array, " B"],
+        age: Int[Array, " a"],
+        place: Place | None = None,
+    ) -> tuple[Float[Array, "B *S O"], Float[Array, "B *S O"], Genes]:
+        """What the cells say after ``age`` steps, and what :meth:`apply` returns."""
+
+        def ways(rule: Rule, cells: Cells) -> tuple[Array, Genes]:
+            rule = remembered(rule, age, lambda cells: cells.out)
+            cells, young = rollout(rule, self.steps, self.remat, SAVED)((cells, cells.out))
+            return young, Genes(cells.out, cells.hidden)
+
+        young, genes = self.live(ways, params, x, told, cond, memory, key, place or Place.of(x))
+        return young, genes.out, genes
 
     def growth(
         self, params: dict, x: Float[Array, "B *S C"], told: Num[Array, " b"], cond: Condition, key: Key[Array, " B"]
     ) -> Float[Array, "n B *S O"]:
         """What the cells say before the first step of a call and after each."""
-        place = Place.of(x)
-        frames = trajectory(self.step(params, told, cond, key, place), self.steps, lambda cells: cells.out)
-        return frames(self.begin(x, (), key, place))
+        ways = lambda rule, cells: trajectory(rule, self.steps, lambda cells: cells.out)(cells)
+        return self.live(ways, params, x, told, cond, (), key, Place.of(x))

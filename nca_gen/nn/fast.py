@@ -6,6 +6,7 @@ What is constant over space is computed once and folded into kernels, gradients 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from nca_gen.ca import rows
 from nca_gen.ca.perceive import pad
 from nca_gen.ca.strips import in_strips
 from nca_gen.nn import dense
@@ -144,11 +146,77 @@ def attentive(
     qkv = _named("qkv", dense.product(_modulated(e, w.norm0, shift, scale), w.qkv, dtype), dtype)
     parts = (part.reshape(*e.shape[:-1], heads, -1) for part in jnp.split(qkv, 3, -1))
     e = e + gate * _named("proj", affine(local_attention(*parts, border).reshape(e.shape), w.proj, dtype), dtype)
+    return _spoken(e, w, modulation, dtype)
+
+
+def _spoken(e: Float[Array, "B *S D"], w: Attentive, modulation: Modulation, dtype: Any) -> Float[Array, "B *S O"]:
+    """What cells say after they have attended: the MLP, and the change that comes of it."""
     shift, scale, gate = modulation.mlp
     y = _named("fc0", affine(_modulated(e, w.norm1, shift, scale), w.fc0, dtype), dtype).astype(jnp.float32)
     e = e + gate * _named("fc1", affine(_gelu(y), w.fc1, dtype), dtype)
     shift, scale = modulation.last
     return affine(_normed(e, shift, 1 + scale, 1e-6), w.last)
+
+
+def keys(
+    state: Float[Array, "B *S C"], code: Float[Array, "b *S D"], w: Attentive, modulation: Modulation, dtype: Any
+) -> Float[Array, "B *S E"]:
+    """Keys and values of all cells, as :func:`fired` keeps them from one step to the next."""
+    shift, scale, _ = modulation.attention
+    a = _modulated(affine(state, w.embedding) + code, w.norm0, shift, scale)
+    return _named("qkv", dense.product(a, w.qkv[:, w.qkv.shape[1] // 3 :], dtype), dtype)
+
+
+def fired(
+    state: Float[Array, "B *S C"],
+    code: Float[Array, "b *S D"],
+    fire: rows.Rows,
+    kept: Float[Array, "B *S E"] | None,
+    *,
+    w: Attentive,
+    modulation: Modulation,
+    heads: int,
+    border: str,
+    dtype: Any,
+) -> tuple[Float[Array, "B *S O"], Float[Array, "B *S E"] | None]:
+    """:func:`attentive` of the cells that ``fire``, and 0 for the others, of which nothing is computed.
+
+    ``kept``: :func:`keys` before the step, which come back as they are after it, so that they too are computed of the
+    cells that changed alone; None computes those of all cells, and keeps none: a gradient would hold them for each
+    step.
+    """
+    grid, d, n = state.shape[:-1], code.shape[-1], math.prod(state.shape[1:-1])
+    groups = len(fire.order)
+
+    def take(x: Float[Array, "B *S k"]) -> Float[Array, "G m k"]:
+        return rows.take(x.reshape(groups, -1, x.shape[-1]), fire)
+
+    def spread(y: Float[Array, "G m k"]) -> Float[Array, "B *S k"]:
+        return rows.spread(y, fire).reshape(*grid, -1)
+
+    def each(x: Float[Array, "b *s D"]) -> Float[Array, "..."]:
+        """What the condition makes of the image of each row."""
+        if len(x) in (1, groups):
+            return x.reshape(len(x), 1, -1)
+        return rows.of_images(x.reshape(groups, -1, d), fire.order // n)
+
+    seen = keys(state, code, w, modulation, dtype) if kept is None else kept
+    modulation = jax.tree.map(each, modulation)
+    own = take(state)
+    place = code.reshape(-1, d)[fire.order % n] if len(code) == 1 else take(code)
+    e = affine(own, w.embedding) + place
+    shift, scale, gate = modulation.attention
+    q = _named("qkv", dense.product(_modulated(e, w.norm0, shift, scale), w.qkv[:, :d], dtype), dtype)
+    parts = (part.reshape(*grid, heads, -1) for part in (spread(q), *jnp.split(seen, 2, -1)))
+    answer = take(local_attention(*parts, border).reshape(*grid, d))
+    e = e + gate * _named("proj", affine(answer, w.proj, dtype), dtype)
+    change = _spoken(e, w, modulation, dtype)
+    if kept is None:
+        return spread(change), None
+    older = own + jnp.pad(change, ((0, 0), (0, 0), (own.shape[-1] - change.shape[-1], 0)))
+    a = _modulated(affine(older, w.embedding) + place, w.norm0, shift, scale)
+    fresh = spread(dense.product(a, w.qkv[:, d:], dtype).astype(dtype))
+    return spread(change), jnp.where(fire.fire.reshape(*grid, 1), fresh, kept)
 
 
 def affine(x: Float[Array, "*S I"], layer: Linear, dtype: Any = jnp.float32) -> Float[Array, "*S O"]:

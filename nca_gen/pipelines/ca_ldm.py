@@ -94,7 +94,7 @@ def refining(task: Any, settings: Settings, grid: Mesh) -> Any:
     L], standardised like the image.
     """
     model, process, codec = settings.stage(task.model).inference(), task.process, task.codec
-    how = settings.sampler, settings.clip, settings.guidance, settings.heredity
+    how = settings.sampler, settings.clip, settings.guidance, settings.heredity, settings.young(model)
     run, times = sampling.stretch(model, process, codec, *how), settings.times(process)
 
     def refine(params: PyTree, words: Array, told: dict[str, Array]) -> Array:

@@ -113,11 +113,13 @@ def maker(part: Part, size: tuple[int, ...], calls: int, cond: Condition = None)
     """(tile) -> the work for a picture of ``size`` by ``part``, ``calls`` denoising steps a pass. Raises UserError for
     what cannot be tiled."""
     task, settings = part.task, Settings.of(part.config.sample)
+    model = settings.stage(task.model)
     return partial(
         job,
-        *(settings.stage(task.model), task.process, task.codec, size),
+        *(model, task.process, task.codec, size),
         sampler=settings.sampler,
         grid=settings.grid,
+        growth=settings.young(model),
         steps=settings.steps,
         clip=settings.clip,
         scale=settings.guidance if cond else 1.0,
@@ -146,7 +148,8 @@ def lines(job: Job, needs: Needs, free: int) -> list[str]:
 
 def identity(job: Job, params: PyTree, seed: int, cond: Condition = None) -> str:
     """Names all that the pixels depend on, in 10 hexadecimal digits. Tiles are not among it."""
-    return files.identity(f"{replace(job, sides=(), calls=1)} {seed}", params, cond)
+    growth = f" {job.growth}" if job.growth else ""
+    return files.identity(f"{replace(job, sides=(), calls=1)} {seed}{growth}", params, cond)
 
 
 @dataclass(frozen=True)

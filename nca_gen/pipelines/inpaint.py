@@ -104,21 +104,23 @@ def _segment(
         # One mesh where one serves all: a model that knows its position takes no other.
         grids = tuple(repeated(grid) if n > 1 else grid[0] for grid in grids)
 
+        network = guidance.network(process, model, params, settings.young(model))
+
         def call(x, t, cond, memory, k):
             # Guidance asks for two rows of every window.
             around = tuple(jnp.repeat(grid, len(x) // (B * n), 0) for grid in grids) if n > 1 else grids
             place = Place(around, extent) if local else None
-            return model.apply(params, x, process.told(t), cond, memory, k, place)
+            return network(x, t, cond, memory, k, place)
 
         each = jax.tree.map(lambda field: jnp.repeat(field, n, 0), cond)
-        network = guidance.classifier_free(call, each, settings.guidance)
-        network = heredity.inherited(network, heredity.KEPT[settings.heredity])
-        network = inpaint.replaced(network, hole, lambda t, k: shown(process, x0, t, k, grids))
+        guided = guidance.classifier_free(call, each, settings.guidance)
+        guided = heredity.inherited(guided, heredity.KEPT[settings.heredity])
+        guided = inpaint.replaced(guided, hole, lambda t, k: shown(process, x0, t, k, grids))
 
         def denoise(row, t, memory, k):
             x = row.reshape(B, -1, row.shape[-1])[:, index].reshape(x0.shape)
             each = jnp.broadcast_to(k[:, None], (B, n)).reshape(-1)
-            output, memory = network(x, t[:1], memory, each)
+            output, memory = guided(x, t[:1], memory, each)
             return output.reshape(B, -1, output.shape[-1])[:, owner].reshape(*row.shape[:-1], -1), memory
 
         bounded = guidance.constrained(denoise, process, codec, bound) if bound else denoise

@@ -20,15 +20,16 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Key, Num
 
 from nca_gen import arrays, devices, screen
-from nca_gen.contracts import Automaton, Condition, Denoiser, Heir, Local, Part, Process, Time, unchanged
+from nca_gen.contracts import Aging, Automaton, Condition, Denoiser, Heir, Local, Part, Process, Time, unchanged
 from nca_gen.diffusion import grids, guidance, heredity, samplers, variance
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import x0_of
 from nca_gen.errors import UserError, accepted, chosen
-from nca_gen.ranges import Count, OneOf
+from nca_gen.ranges import Count, Natural, OneOf, Share, Weight
 from nca_gen.tasks import denoise
 
 Guidance = Annotated[float, Interval(ge=0, le=100)]
+Growth = guidance.Growth | None
 
 
 class Settings(NamedTuple):
@@ -40,7 +41,10 @@ class Settings(NamedTuple):
     condition towards that of a sample (:func:`nca_gen.diffusion.guidance.classifier_free`). ``heredity``: which part of
     a model's memory a step gets as the step before left it (:mod:`nca_gen.diffusion.heredity`). ``growth``: steps of an
     automaton a call, over equal stretches of sampling, from noise on; () its own. ``dtype``: of the products; "" the
-    model's own. ``grid``: at which times a call is made (:mod:`nca_gen.diffusion.grids`).
+    model's own. ``grid``: at which times a call is made (:mod:`nca_gen.diffusion.grids`). ``growth_guidance``: how far
+    to go away from what the cells of an automaton say after ``growth_age`` steps of a call (0: after half of them),
+    where the noise level of x_t is within ``growth_levels``; 0 for not at all
+    (:func:`nca_gen.diffusion.guidance.growing`).
     """
 
     sampler: Annotated[str, OneOf(samplers.SAMPLERS)] = "ddpm"
@@ -51,6 +55,9 @@ class Settings(NamedTuple):
     growth: tuple[Count, ...] = ()
     dtype: Annotated[str, OneOf(("", "float32", "bfloat16"))] = ""
     grid: Annotated[str, OneOf(grids.GRIDS)] = "uniform"
+    growth_guidance: Weight = 0.0
+    growth_age: Natural = 0
+    growth_levels: tuple[Share, Share] = (0.0, 1.0)
 
     @classmethod
     def of(cls, section: Any) -> Settings:
@@ -70,13 +77,34 @@ class Settings(NamedTuple):
             raise UserError("config.sample.growth is for automata, which grow in steps; leave it empty: ()")
         if self.dtype:
             model = replace(model, **accepted(type(model), "config.model", {"dtype": self.dtype}))
-        return [model.grown(steps) for steps in self.growth] or [model]
+        stages = [model.grown(steps) for steps in self.growth] or [model]
+        for stage in stages:
+            self.young(stage)
+        return stages
 
     def stage(self, model: Any) -> Any:
         """The one stage of :meth:`stages`, for pipelines that have no room for more. Raises UserError for several."""
         if len(self.growth) > 1:
             raise UserError(f"config.sample.growth={self.growth}: this pipeline takes one number of steps, or none: ()")
         return self.stages(model)[0]
+
+    def young(self, stage: Any) -> Growth:
+        """From which of its words ``stage``, one of :meth:`stages`, is guided away; None where it is not.
+
+        Raises UserError for one that is no automaton, and for an age that it does not pass.
+        """
+        if not self.growth_guidance:
+            return None
+        if not isinstance(stage, Aging):
+            raise UserError("config.sample.growth_guidance is for automata, whose cells grow in a call; set it to 0")
+        age = self.growth_age or stage.steps // 2
+        if not 0 < age < stage.steps:
+            raise UserError(
+                f"config.sample.growth_age={age}: the cells take {stage.steps} steps; choose fewer, above 0"
+            )
+        if self.growth_levels[0] > self.growth_levels[1]:
+            raise UserError(f"config.sample.growth_levels={self.growth_levels}: give the lower level first")
+        return guidance.Growth(self.growth_guidance, age, tuple(self.growth_levels))
 
     def guided(self, cond: Condition) -> bool:
         """Whether every sample takes two rows of a call: its condition, and none."""
@@ -186,7 +214,14 @@ def seamless(size: Sequence[int], block: int) -> None:
 
 
 def stretch(
-    model: Any, process: Any, codec: Codec, sampler: str, clip: str, scale: int | float, inherits: str
+    model: Any,
+    process: Any,
+    codec: Codec,
+    sampler: str,
+    clip: str,
+    scale: int | float,
+    inherits: str,
+    growth: Growth = None,
 ) -> Callable[..., samplers.Carry]:
     """A stretch of sampling: (params, carry, times [n], key [B], cond) -> the carry at the last of the times."""
     step = chosen(samplers.SAMPLERS, "config.sample.sampler", sampler)
@@ -195,7 +230,7 @@ def stretch(
     def run(
         params: Any, carry: samplers.Carry, times: Num[Array, " n"], key: Key[Array, " B"], cond: Condition
     ) -> samplers.Carry:
-        denoise = guidance.classifier_free(guidance.clocked(process, partial(model.apply, params)), cond, scale)
+        denoise = guidance.classifier_free(guidance.network(process, model, params, growth), cond, scale)
         denoise = heredity.inherited(denoise, heredity.KEPT[inherits])
         if bound:
             denoise = guidance.constrained(denoise, process, codec, bound)
@@ -259,7 +294,8 @@ def trajectory(
     stages = settings.stages(model)
     times = settings.times(process)
     run = partial(_segment, process=process, codec=codec, sampler=settings.sampler, clip=settings.clip)
-    runs = [run(stage, scale=settings.guidance, inherits=settings.heredity) for stage in stages]
+    how = {"scale": settings.guidance, "inherits": settings.heredity}
+    runs = [run(stage, **how, growth=settings.young(stage)) for stage in stages]
     laid = lambda tree: jax.device_put(tree, jax.tree.map(partial(_over, lay), tree)) if lay else tree
     if cond is not None:
         cond = jax.tree.map(jnp.asarray, cond)

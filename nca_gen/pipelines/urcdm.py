@@ -235,7 +235,7 @@ def program(task: Any, how: How, grid: Mesh) -> Any:
         at = (rows, columns)
         key = jnp.repeat(jax.random.wrap_key_data(words, impl="threefry2x32"), len(known), 0)
         x0, cond = codec.encode(known), task.augmented(jax.tree.map(codec.encode, cond), key, at=at)
-        call = guidance.clocked(process, partial(model.apply, params))
+        call = guidance.network(process, model, params)
         denoise = guidance.classifier_free(call, cond or None, settings.guidance)
         noise = samplers.initial_noise(key, x0.shape[1:-1], x0.shape[-1], at)
         if bound:  # what the network is shown, so before known pixels are replaced

@@ -91,10 +91,12 @@ class Pipeline:
     def job(self, cond: Condition = None) -> Job:
         """How the plane is made. Raises UserError for what couples a whole picture."""
         task, settings = self.part.task, Settings.of(self.part.config.sample)
+        model = settings.stage(task.model)
         return plane.job(
-            *(settings.stage(task.model), task.process, task.codec),
+            *(model, task.process, task.codec),
             sampler=settings.sampler,
             grid=settings.grid,
+            growth=settings.young(model),
             steps=settings.steps,
             clip=settings.clip,
             scale=settings.guidance if cond else 1.0,

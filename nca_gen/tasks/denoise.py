@@ -13,12 +13,12 @@ from annotated_types import Ge
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from nca_gen import arrays, ranges
-from nca_gen.contracts import Condition, Denoiser, Parts, Process
+from nca_gen.contracts import Aging, Condition, Denoiser, Parts, Process
 from nca_gen.diffusion import continuous, discrete, guidance, variance
 from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import noised, target
 from nca_gen.errors import UserError
-from nca_gen.ranges import OneOf, Share, Weight
+from nca_gen.ranges import Natural, OneOf, Share, Weight
 from nca_gen.tasks.learner import Learner, average
 
 
@@ -42,6 +42,7 @@ PICTURES = ("image", "context", "low")  # conditions that are encoded as images 
 FIELDS = {"image": "context", "map": "label_map"}  # fields of a batch whose name is not that of the condition
 _DROP = -4  # the step that names which conditions are dropped; -1 is the noise, -2 the times
 _LOW, LOW_TIME = -5, -6  # those that name the noise of the smaller image, and its time in training
+_AGE = -7  # the one that names the age at which cells are asked on the way
 
 
 def fields(model: Denoiser) -> dict[str, int]:
@@ -76,6 +77,9 @@ class Task:
     that the model also learns without. ``label_drop``: "row" drops all conditions of an image, "entry" each class for
     itself, as published for GeCA, and all else by row. ``vb``: the weight of the variational bound, in bits, where the
     model says a variance (:func:`nca_gen.diffusion.variance.bits`).
+    ``young``: the weight of the loss of what the cells of an automaton say on the way, after ``young_age`` steps of a
+    call; 0 is an age for each image at random, from 1 on. They learn ``young_learns``: "target", as those at the end
+    do, or "end", what those say (self-distillation over the number of steps, as in ELT, arXiv 2604.09168).
 
     A model that is told "low" resolves a smaller image, as a later stage of a cascade does (Ho et al. 2022): the image
     reduced ``low`` times (area mean), enlarged again (nearest), encoded as images are, and in noise of a time of
@@ -96,6 +100,9 @@ class Task:
     low: Literal[0] | Annotated[int, Ge(2)] = 0
     low_schedule: Annotated[str, OneOf(("linear", "cosine"))] = "linear"
     low_time: Share = 0.2
+    young: Weight = 0.0
+    young_age: Natural = 0
+    young_learns: Annotated[str, OneOf(("target", "end"))] = "target"
 
     def __post_init__(self):
         if not isinstance(self.model, Denoiser):
@@ -109,6 +116,10 @@ class Task:
             raise UserError("task.low=0, and the model is told a smaller image: say how many times smaller, such as 4")
         if self.low and not self.resolves:
             raise UserError(f"task.low={self.low}, and the model is told no smaller image: set task.low to 0")
+        if self.young and not isinstance(self.model, Aging):
+            raise UserError("task.young is for automata, whose cells grow in a call; set it to 0")
+        if self.young and isinstance(self.model, Aging) and self.young_age >= (steps := self.model.steps):
+            raise UserError(f"task.young_age={self.young_age}: the cells take {steps} steps in a call; choose fewer")
 
     @property
     def learns_variance(self) -> bool:
@@ -219,14 +230,29 @@ class Task:
         cond = self.dropped(self.condition(batch), key)
         if self.resolves:
             cond = self.augmented(cond, key, arrays.cell_uniform(key, LOW_TIME, (), 1)[:, 0])
-        output, _ = self.model.apply(params, x, self.process.told(t), cond, (), key)
+        goal, weight = target(self.process, x0, eps, t), self.process.weight(t).reshape(-1, *[1] * (x.ndim - 1))
+        if self.young:
+            assert isinstance(self.model, Aging)  # __post_init__ has seen to it
+            told, age = self.process.told(t), self.ages(key)
+            young, output, _ = self.model.aging(params, x, told, cond, (), key, age)
+        else:
+            young, (output, _) = None, self.model.apply(params, x, self.process.told(t), cond, (), key)
         prediction, v = variance.parted(output, x.shape[-1])
-        weight = self.process.weight(t).reshape(-1, *[1] * (x.ndim - 1))
-        loss = LOSSES[self.loss](prediction - target(self.process, x0, eps, t), weight)
+        loss = LOSSES[self.loss](prediction - goal, weight)
+        if young is not None:
+            learned = goal if self.young_learns == "target" else jax.lax.stop_gradient(prediction)
+            loss += self.young * LOSSES[self.loss](variance.parted(young, x.shape[-1])[0] - learned, weight)
         if v is None:
             return loss
         assert isinstance(self.process, discrete.Process)  # __post_init__ has seen to it
         return loss + self.vb * variance.bits(self.process, x0, x, prediction, v, t)
+
+    def ages(self, key: Key[Array, " B"]) -> Int[Array, " B"]:
+        """After how many steps the cells of each image are asked on the way."""
+        assert isinstance(self.model, Aging)
+        if self.young_age:
+            return jnp.full(len(key), self.young_age)
+        return 1 + jnp.int32(arrays.cell_uniform(key, _AGE, (), 1)[:, 0] * (self.model.steps - 1))
 
     def step(
         self, state: State, batch: Mapping[str, Array], parts: Parts | None = None

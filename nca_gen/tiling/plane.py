@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree, Shaped
 
 from nca_gen.contracts import Condition, Process
-from nca_gen.diffusion import grids, samplers
+from nca_gen.diffusion import grids, guidance, samplers
 from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
 from nca_gen.io import images
@@ -54,6 +54,7 @@ def job(
     cond: Condition = None,
     tile: int = 0,
     grid: str = "uniform",
+    growth: guidance.Growth | None = None,
 ) -> Job:
     """How a plane is made in tiles of about ``tile`` pixels a side; 0 takes the :func:`side` that costs least.
 
@@ -63,7 +64,8 @@ def job(
     grids.times(process, steps, grid)
     cells = max(1, tile // codec.block) if tile else side(model.halo, steps, SIGHT // codec.block)
     fields = streaming.columns(cond)
-    one = Job(model, process, codec, (), sampler, steps, clip, float(scale), fields, (cells,) * 2, 1, grid)
+    how = (sampler, steps, clip, float(scale), fields, (cells,) * 2, 1, grid)
+    one = Job(model, process, codec, (), *how, growth=growth)
     if one.listens:
         raise UserError(
             "this model hears a summary of the whole picture, and a plane without an end has none; choose "

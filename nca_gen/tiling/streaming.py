@@ -52,7 +52,7 @@ class Job:
     Of ``size`` () it is a plane without an end, of which :mod:`nca_gen.tiling.plane` makes what it is asked for.
     ``scale``: of guidance (:func:`nca_gen.diffusion.guidance.classifier_free`). ``conditions``: the fields of the
     condition that the picture has, and their columns; () for none. ``task``: of a model that resolves a smaller
-    picture, what it is told of that; None for others.
+    picture, what it is told of that; None for others. ``growth``: of guidance by the age of cells.
     """
 
     model: Any
@@ -68,6 +68,7 @@ class Job:
     calls: int
     grid: str = "uniform"
     task: Resolving | None = field(default=None, repr=False)
+    growth: guidance.Growth | None = field(default=None, repr=False)
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -130,6 +131,7 @@ def job(
     calls: int = 0,
     grid: str = "uniform",
     task: Resolving | None = None,
+    growth: guidance.Growth | None = None,
 ) -> Job:
     """How to make a picture of ``size`` pixels in tiles of about ``tile`` pixels a side.
 
@@ -144,9 +146,8 @@ def job(
     extent = codec.cells(size)
     most = max(1, tile // codec.block)
     sides = tuple(tiles.side(n, most) for n in extent)
-    one = Job(
-        model, process, codec, tuple(size), sampler, steps, clip, float(scale), columns(cond), sides, 1, grid, task
-    )
+    how = (sampler, steps, clip, float(scale), columns(cond), sides, 1, grid, task, growth)
+    one = Job(model, process, codec, tuple(size), *how)
     if one.listens:
         if calls > 1:
             raise UserError("this model hears the whole image at every step: config.generate.calls is 0 or 1")
@@ -196,12 +197,12 @@ def program(job: Job, window: tuple[int, ...], steps: int) -> Any:
     model, process = job.model.inference(), job.process
 
     def run(params, x, x0, gap, whole, at, times, key, cond):
-        place = Place(at, job.extent or None, whole)
+        place, network = Place(at, job.extent or None, whole), guidance.network(process, model, params, job.growth)
         if job.task:
             cond = job.task.augmented(cond | {"low": job.codec.encode(cond["low"])}, key, at=at)
 
         def forgetful(x, t, cond, memory, key):
-            return model.apply(params, x, process.told(t), cond, (), key, place)[0], ()
+            return network(x, t, cond, (), key, place)[0], ()
 
         denoise = guidance.classifier_free(forgetful, cond, job.scale if job.conditions else 1.0)
         if bound:

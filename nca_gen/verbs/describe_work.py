@@ -18,7 +18,10 @@ from nca_gen.tasks.denoise import fields
 
 
 def matmul_flop(jaxpr: Any) -> int:
-    """Floating-point operations of all matrix products and convolutions of a jaxpr, scans times their length."""
+    """Floating-point operations of all matrix products and convolutions of a jaxpr, scans times their length.
+
+    Of two branches that of a condition that holds: in this package, the usual one.
+    """
     total = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
@@ -28,7 +31,8 @@ def matmul_flop(jaxpr: Any) -> int:
             kernel, spec = eqn.invars[1].aval, eqn.params["dimension_numbers"].rhs_spec
             total += 2 * eqn.outvars[0].aval.size * kernel.size // kernel.shape[spec[0]]
         else:
-            inner = sum(matmul_flop(j) for j in jaxprs_in_params(eqn.params))
+            parts = [*jaxprs_in_params(eqn.params)]
+            inner = sum(matmul_flop(j) for j in (parts[-1:] if eqn.primitive.name == "cond" else parts))
             total += inner * eqn.params.get("length", 1)
     return total
 

@@ -110,7 +110,7 @@ def denoised(part: Part, size: tuple[int, ...]) -> Callable[..., Float[Array, "n
         for stage, (start, stop) in zip(stages, pairwise(turns), strict=True):
             # What is a constant here is an argument where the package draws; folded in, it would round otherwise.
             inputs = jax.lax.optimization_barrier((whole(part.params), carry, jnp.asarray(times[start : stop + 1])))
-            carry = sampling.stretch(stage, *known)(*inputs, key, cond)
+            carry = sampling.stretch(stage, *known, settings.young(stage))(*inputs, key, cond)
         x = task.codec.decode(jax.lax.optimization_barrier(carry.x))[(slice(None), *map(slice, size))]
         return decoding[0](decoding[1], x) if decoding else x
 

@@ -43,8 +43,17 @@ def title(config: Any, pipeline: Pipeline, step: int) -> Iterator[str]:
     yield from map(str, pipeline.title())
     if "diffusion" in config:
         yield f"{sample.sampler}{sample.steps}"
-        usual = {"clip": "none", "guidance": 1.0, "heredity": "none", "growth": (), "labels": (), "dtype": ""}
-        usual["grid"] = "uniform"
+        usual: dict[str, Any] = {
+            "clip": "none",
+            "guidance": 1.0,
+            "heredity": "none",
+            "growth": (),
+            "labels": (),
+            "dtype": "",
+        }
+        usual |= {"grid": "uniform", "growth_guidance": 0.0}
+        if sample.get("growth_guidance"):
+            usual |= {"growth_age": 0, "growth_levels": (0.0, 1.0)}
         for field, value in usual.items():
             if (now := sample.get(field, value)) != value:
                 words = "-".join(map(str, now)) if isinstance(now, tuple) else str(now)

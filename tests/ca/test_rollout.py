@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nca_gen.ca import perceive
-from nca_gen.ca.rollout import nested, repeated, rollout, trajectory
+from nca_gen.ca.rollout import nested, remembered, repeated, rollout, trajectory
 
 
 class Grown(NamedTuple):
@@ -88,6 +88,17 @@ def test_a_trajectory_is_every_state():
     frames = jax.jit(trajectory(lambda c: 2 * c, 3, lambda c: {"sum": c.sum(), "first": c[0]}))(np.float32([1, 2]))
     np.testing.assert_array_equal(frames["sum"], [3, 6, 12, 24])
     np.testing.assert_array_equal(frames["first"], [1, 2, 4, 8])
+
+
+def test_each_sample_is_remembered_at_its_age():
+    """Bit for bit a frame of the trajectory, and the end is what it was."""
+    frames = jax.jit(trajectory(rule(KERNEL), 12, lambda c: c.x))(START)
+    for age in ([3], [5, 12]):
+        step = remembered(rule(KERNEL), jnp.array(age), lambda c: c.x)
+        last, then = jax.jit(rollout(step, 12, "nested", {}))((START, START.x))
+        np.testing.assert_array_equal(last.x, frames[-1])
+        for i in range(2):
+            np.testing.assert_array_equal(then[i], frames[age[i % len(age)]][i])
 
 
 def stored(f, *args):

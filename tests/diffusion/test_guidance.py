@@ -60,6 +60,31 @@ def test_guidance_is_the_line_through_both(scale):
     assert calls == [2 if scale == 1 else 4]
 
 
+@pytest.mark.parametrize("v", [False, True])
+def test_away_from_what_young_cells_say(v):
+    """p_n + w (p_n - p_k) where the noise is within the levels, p_n elsewhere; variance and memory are of the end."""
+    process, asked = Process("cosine", 100), []
+    with_variance = lambda said, x: jnp.concatenate([said, x + 7], -1) if v else said
+
+    def aging(x, told, cond, memory, key, age):
+        asked.append((age.tolist(), told, cond, memory))
+        return with_variance(jnp.sin(x), 0 * x), with_variance(x**3, x), "memory"
+
+    say = guidance.growing(process, aging, guidance.Growth(0.5, 3, (0.2, 0.9)))
+    t = jnp.array([1, 50])
+    (_, low), (_, high) = (process.levels(i) for i in t)
+    assert low < 0.2 < high < 0.9
+    output, memory = say(jnp.asarray(X), t, COND, (), KEY)
+    expected = X**3 + np.array([0, 0.5])[:, None, None, None] * (X**3 - np.sin(X))
+    np.testing.assert_allclose(output[..., :3], expected, atol=1e-5)
+    if v:
+        np.testing.assert_allclose(output[..., 3:], X + 7, atol=1e-6)
+    assert memory == "memory"
+    [(age, told, cond, before)] = asked
+    assert (age, cond, before) == ([3], COND, ())
+    np.testing.assert_array_equal(told, process.told(t))
+
+
 def test_both_halves_of_an_image_lie_side_by_side():
     """So that a batch dealt to devices stays where it is; and the null half draws numbers of its own."""
 

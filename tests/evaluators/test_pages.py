@@ -145,6 +145,7 @@ def test_evaluators_share_the_samples():
             ", guidance 1.5, heredity hidden",
         ),
         ({"sample.growth": (2, 4)}, ", growth (2, 4)"),
+        ({"sample.growth_guidance": 0.5, "sample.growth_age": 2}, ", growth_guidance 0.5, growth_age 2"),
     ],
 )
 def test_a_sampler_in_words(changes, words):
@@ -275,6 +276,9 @@ def test_what_a_row_of_samplers_may_set():
     [spaced] = samplers.settings(["ddim:4:karras:6:float32"], data.task.process)
     assert spaced == all_of_it | {"grid": "karras"}
     assert sweep.label(spaced) == "ddim, 6 cell steps, karras, float32"
+    [guided] = samplers.settings(["ddim:4:karras:w0.5"], data.task.process)
+    assert guided == {"sampler": "ddim", "steps": 4, "grid": "karras", "growth_guidance": 0.5}
+    assert sweep.label(guided) == "ddim, karras, growth guidance 0.5"
 
 
 @pytest.mark.slow

@@ -14,9 +14,11 @@ from jax.sharding import PartitionSpec as P
 from nn.test_local_attention import twin as attention
 
 from nca_gen import arrays
-from nca_gen.contracts import Automaton, Heir, Local, Place
+from nca_gen.ca import rows
+from nca_gen.contracts import Aging, Heir, Local, Place
 from nca_gen.errors import UserError
 from nca_gen.models.geca import Genes, Model
+from nca_gen.verbs.describe_work import matmul_flop
 
 XS = {"embed": 384, "heads": 6, "mlp": 64, "hidden": 32}
 slow = partial(pytest.param, marks=pytest.mark.slow)
@@ -233,10 +235,12 @@ def test_every_step_fires_anew():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("border", ["mask", "zero"])
-def test_a_tile_with_its_halo_is_the_whole(border):
+@pytest.mark.parametrize(
+    "fields", [{"border": "mask"}, {"border": "zero"}, {"rule": "gathered", "keeps": True, "fire_rate": 0.2}], ids=str
+)
+def test_a_tile_with_its_halo_is_the_whole(fields):
     """Cells at their absolute coordinates: code, noise, masks and answers are those of the whole image."""
-    model = small(border=border)
+    model = small(**fields)
     x, t, labels, key = start(14, 12)
     whole, _ = apply(model, params(model), x, t, labels, (), key)
     place, h = Place(arrays.coords((9, 8), (3, 2)), (14, 12)), model.halo
@@ -291,6 +295,60 @@ def test_the_plain_rule_says_the_same(border):
     np.testing.assert_allclose(plain, fast, atol=1e-5)
 
 
+# Of eight images over four devices, cells that fire are gathered in pairs of images.
+GATHERED = {
+    "rows for all that fire": ({}, 0.2, 6),
+    "keys kept": ({"keeps": True}, 0.2, 6),
+    "too few rows in some steps": ({"remat": "none"}, 0.21, 0),
+    "too few, keys kept": ({"keeps": True}, 0.21, 0),
+    "one image a group": ({"border": "wrap"}, 0.22, 6),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", GATHERED)
+def test_cells_that_fire_alone_are_computed(case, monkeypatch):
+    """Prediction, genes and gradient of the gathered rule are those of the dense one, to 1e-6."""
+    changes, rate, deviations = GATHERED[case]
+    monkeypatch.setattr(rows, "DEVIATIONS", deviations)
+    n = 6 if case == "one image a group" else 8
+    dense = small(fire_rate=rate, border=changes.get("border", "zero"))
+    gathered = replace(dense, rule="gathered", **changes)
+    assert 0 < gathered.room((n, 6, 5, 9)) < 30 * n // rows.groups(n)
+    x, key = jnp.asarray(tiny.images(0, n, 6, 5, 2)), arrays.keys(0, n)
+    told, labels = jnp.arange(n) * 100, jnp.asarray(np.eye(3, dtype=np.float32)[np.arange(n) % 3])
+
+    @partial(jax.jit, static_argnums=0)
+    def learn(model, p):
+        def loss(p):
+            said = model.apply(p, x, told, {"label": labels}, (), key)
+            return jnp.mean(jnp.square(said[0] - 1)), said
+
+        return jax.grad(loss, has_aux=True)(p)
+
+    for mine, plain in zip(learn(gathered, params(small())), learn(dense, params(small())), strict=True):
+        mine, plain = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (mine, plain))
+        assert np.linalg.norm(mine - plain) < 1e-6 * np.linalg.norm(plain)
+
+
+def test_cells_that_do_not_fire_cost_nothing():
+    """Products of a call of GeCA-S on 32 x 32, by a count: of so many rows, and once all keys."""
+    model = Model(rule="gathered")
+    shapes = tiny.shapes(model)
+
+    def gflop(model):
+        x, key = jax.ShapeDtypeStruct((1, 32, 32, 4), np.float32), arrays.keys(0, 1)
+        return matmul_flop(jax.make_jaxpr(lambda p, x: model.apply(p, x, jnp.zeros(1), None, (), key))(shapes, x).jaxpr)
+
+    d, cells, few = 768, 1024, 1024 // 2 + 96
+    once = 2 * (256 * d + 9 * d * d)  # time, and what it makes of norms and gates
+    keys = 2 * (76 * d + 2 * d * d)
+    row = 2 * (76 * d + 2 * d * d + 8 * d * d + 72 * d)
+    assert gflop(replace(model, rule="fast")) == once + 12 * cells * (row + 4 * d * d)
+    assert gflop(model.inference()) == once + cells * keys + 12 * few * (row + keys)
+    assert gflop(model) == once + 12 * (cells * keys + few * row)
+
+
 @pytest.mark.slow
 def test_the_gradient_is_the_slope():
     """Central difference along a random direction of all parameters, in the twin's float64."""
@@ -339,11 +397,13 @@ def test_bf16_is_close():
 def test_four_devices_say_what_one_says():
     """Here and in the gradient, whatever of it is kept."""
     x, *_ = start(6, 5)
-    several, one = learned(small(remat="fc0"), spread(x)), learned(small(remat="none"), x)
-    assert len(several[0].sharding.device_set) == 4
-    scale = max(np.abs(g).max() for g in jax.tree.leaves(one[1]))
-    np.testing.assert_allclose(several[0], one[0], atol=2e-5)
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5 * scale, rtol=1e-4), several[1], one[1])
+    gathered = {"rule": "gathered", "fire_rate": 0.2}
+    for fields, plain in (({"remat": "fc0"}, {}), (gathered, {"fire_rate": 0.2})):
+        several, one = learned(small(**fields), spread(x)), learned(small(remat="none", **plain), x)
+        assert len(several[0].sharding.device_set) == 4
+        scale = max(np.abs(g).max() for g in jax.tree.leaves(one[1]))
+        np.testing.assert_allclose(several[0], one[0], atol=2e-5)
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5 * scale, rtol=1e-4), several[1], one[1])
 
 
 @pytest.mark.slow
@@ -383,8 +443,8 @@ def test_a_torus_turns():
     """Without the code of places, cells that all fire answer to a turned image with a turned answer."""
     model = small(border="wrap", fire_rate=1.0)
     x, t, labels, key = start(6, 5)
-    rows, columns = np.ix_((np.arange(6) - 2) % 6, (np.arange(5) - 1) % 5)
-    turned = Place((jnp.asarray(rows), jnp.asarray(columns)), (6, 5))
+    down, across = np.ix_((np.arange(6) - 2) % 6, (np.arange(5) - 1) % 5)
+    turned = Place((jnp.asarray(down), jnp.asarray(across)), (6, 5))
     call = jax.jit(lambda p, x, place: model.apply(p, x, t, {"label": labels}, (), key, place)[0])
     whole = call(params(model), x, Place.of(x))
     mine = call(params(model), np.roll(x, (2, 1), (1, 2)), turned)
@@ -393,9 +453,11 @@ def test_a_torus_turns():
 
 def test_what_can_be_asked_of_it():
     model = small()
-    assert all(isinstance(model, contract) for contract in (Local, Heir, Automaton))
+    assert all(isinstance(model, contract) for contract in (Local, Heir, Aging))
     assert (model.reads, model.predicts, dict(model.conditions), model.halo) == (2, 4, {"label": 3}, 3)
     assert (small(classes=0).conditions, model.grown(5).halo, model.bordered("wrap").border) == ({}, 5, "wrap")
+    wide = small(embed=64)
+    assert (model.inference(), wide.inference()) == (model, replace(wide, rule="gathered", keeps=True))
 
 
 @pytest.mark.slow

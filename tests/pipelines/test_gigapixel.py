@@ -341,6 +341,18 @@ def test_a_picture_in_memory():
         np.testing.assert_allclose(mine, np.clip(expected, -1, 1), atol=1 / 64)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [LOCAL, FOURIER, CELLS], ids=["diff", "fourier", "cells"])
+def test_tiles_by_growth_guidance_are_the_whole(model):
+    """With the halo that there is without."""
+    here = part(tiny.cells(steps=2) if model is CELLS else model, growth_guidance=1.0)
+    pipeline = gigapixel.Pipeline({"model": here}, tile=9, calls=1, memory_gb=64)
+    [mine] = pipeline.draw(arrays.keys(1, 1), ODD)
+    plain, guided = (sampling.sample(here, arrays.keys(1, 1), ODD, settings(growth_guidance=w))[0] for w in (0.0, 1.0))
+    np.testing.assert_allclose(mine, np.clip(guided, -1, 1), atol=1 / 64)
+    assert np.abs(guided - plain).max() > 0.1
+
+
 def test_tiles_hand_nothing_on():
     with pytest.raises(UserError, match="heredity=hidden: tiles hand nothing on"):
         gigapixel.Pipeline({"model": part(CELLS, heredity="hidden")}).title()

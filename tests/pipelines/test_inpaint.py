@@ -440,10 +440,10 @@ def test_a_network_that_is_not_local():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [CELLS, slow(GECA)])
-def test_cells_of_a_class_that_inherit(model):
+@pytest.mark.parametrize(("model", "how"), [(CELLS, {}), slow(GECA, {}), slow(GECA, {"growth_guidance": 1.0})])
+def test_cells_of_a_class_that_inherit(model, how):
     """Guided by classes: a full hole is a picture from noise also where every step inherits of the one before."""
-    mine, plain = full(model, settings(**INHERITING), CLASSES)
+    mine, plain = full(model, settings(**INHERITING, **how), CLASSES)
     np.testing.assert_allclose(mine, plain, atol=1e-5)
 
 

@@ -16,6 +16,7 @@ from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import x0_of
 from nca_gen.errors import UserError
 from nca_gen.pipelines import sampling
+from nca_gen.verbs.describe_work import matmul_flop
 
 BLUR, LOCAL = blur.Model(halo=2), tiny.diff(norm="cell")
 PART = part(BLUR)
@@ -138,6 +139,63 @@ def test_clips():
     assert ends["none"] > 1.1
     assert ends["static"] == pytest.approx(1, abs=1e-5)
     assert ends["dynamic"] <= 1 + 1e-5
+
+
+AUTOMATA = {"diff": LOCAL, "fourier": tiny.fourier(), "cells": tiny.cells(classes=0)}
+AUTOMATA |= {"cells, gathered": tiny.cells(classes=0, rule="gathered", fire_rate=0.2)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AUTOMATA)
+def test_growth_guidance_by_hand(name):
+    """One step of DDIM to the clean end is the image of p_n + w (p_n - p_k), by the frames of a call's growth.
+
+    Outside of its levels it is that of p_n; so it is at other ages for other words.
+    """
+    model, process = AUTOMATA[name], PROCESS
+    how = settings(sampler="ddim", steps=1, clip="none")
+    here, key = part(model, process), arrays.keys(0, 2)
+    [t, _] = process.times(1)
+    x = samplers.initial_noise(key, (8, 12), 3)
+    frames = jax.jit(lambda p: model.growth(p, x, process.told(jnp.array([t])), None, arrays.fold(key, int(t))))
+    frames = frames(here.params)[..., :3]
+    for changes, k, w in (
+        ({}, 1, 0.0),
+        ({"growth_guidance": 1.5}, model.steps // 2, 1.5),
+        ({"growth_guidance": 0.5, "growth_age": model.steps - 1}, model.steps - 1, 0.5),
+        ({"growth_guidance": 1.5, "growth_levels": (0.0, 0.5)}, 1, 0.0),
+    ):
+        said = frames[-1] + w * (frames[-1] - frames[k])
+        drawn = sampling.sample(here, key, (8, 12), how._replace(**changes))
+        np.testing.assert_allclose(drawn, x0_of(process, said, x, jnp.array([t])), atol=1e-4, rtol=1e-4)
+        assert np.abs(frames[-1] - frames[k]).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", AUTOMATA)
+def test_growth_guidance_is_no_second_call(name):
+    """As many products as without."""
+    model = AUTOMATA[name]
+
+    def flop(growth):
+        call = lambda p, x: guidance.network(PROCESS, model, p, growth)(x, jnp.array([4]), None, (), arrays.keys(0, 1))
+        x = jax.ShapeDtypeStruct((1, 8, 12, 3), np.float32)
+        return matmul_flop(jax.make_jaxpr(call)(tiny.shapes(model), x).jaxpr)
+
+    assert flop(guidance.Growth(1.0, 1)) == flop(None) > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "how", "said"),
+    [
+        (BLUR, {}, "growth_guidance is for automata"),
+        (LOCAL, {"growth_age": 4}, "growth_age=4: the cells take 4 steps"),
+        (LOCAL, {"growth": (8, 1)}, "growth_age=0: the cells take 1 steps"),
+        (LOCAL, {"growth_levels": (0.5, 0.2)}, "give the lower level first"),
+    ],
+)
+def test_growth_guidance_that_cannot_be(model, how, said):
+    with pytest.raises(UserError, match=said):
+        settings(growth_guidance=1.0, **how).stages(model)
 
 
 @pytest.mark.parametrize(("model", "prediction"), [(LOCAL, "v"), (LOCAL, "eps"), (tiny.fourier(), "v")])

@@ -207,6 +207,48 @@ def test_an_automaton_learns(model):
     assert np.mean(losses[-20:]) < 0.5 * 1.7979
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("learns", "age"), [("target", 1), ("target", 0), ("end", 0)])
+def test_what_young_cells_say_is_learned_too(learns, age):
+    """By the frames of the growth of a call: at one age, or at one for each image; of the noise, or of their own end.
+
+    That learns nothing of them: the gradient is the one with what it says held fast.
+    """
+    model = tiny.diff(steps=5, **EASY)
+    process, x0, key = Process("cosine", tiny.T), batch(8)["image"], keys(1, 8)
+    plain = denoise.Task(model, Learner(lr=1e-3), process, Codec())
+    mine = replace(plain, young=0.25, young_age=age, young_learns=learns)
+    ages = mine.ages(key)
+    assert {*ages.tolist()} <= {1, 2, 3, 4} if not age else {*ages.tolist()} == {1}
+    params, t = tiny.params(model), process.draw(key[0], (8,))
+    eps = arrays.cell_normal(key, -1, arrays.coords((8, 8)), 3)
+
+    def by_hand(params, end):
+        frames = model.growth(params, noised(process, x0, eps, t), process.told(t), None, key)
+        young = frames[ages, np.arange(8)] - (eps if learns == "target" else end)
+        old = frames[-1] - eps
+        both = [jnp.mean(d**2) + jnp.mean(jnp.abs(d)) for d in (old, young)]
+        return both[0] + 0.25 * both[1], frames[-1]
+
+    @jax.jit
+    def compared(params):
+        end = by_hand(params, eps)[1]
+        found = jax.value_and_grad(mine.objective)(params, {"image": x0}, key)
+        return found, jax.grad(by_hand, has_aux=True)(params, end)[0], by_hand(params, end)[0]
+
+    (loss, slope), expected, value = compared(params)
+    assert float(loss) == pytest.approx(float(value), rel=1e-5)
+    scale = max(np.abs(g).max() for g in jax.tree.leaves(expected))
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5 * scale, rtol=1e-4), slope, expected)
+
+
+def test_young_cells_are_those_of_automata():
+    with pytest.raises(UserError, match=r"task\.young is for automata"):
+        task(young=0.5)
+    with pytest.raises(UserError, match=r"task\.young_age=4: the cells take 4 steps"):
+        denoise.Task(tiny.diff(), Learner(lr=1e-3), Process("cosine", tiny.T), Codec(), young=0.5, young_age=4)
+
+
 @pytest.mark.parametrize("block", [1, 2])
 def test_the_loss_is_of_standardised_blocks(block):
     """Standardising by (0.4, 2) is learning images standardised beforehand; blocks are but another order of pixels."""

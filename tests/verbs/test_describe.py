@@ -50,6 +50,8 @@ def test_loops_and_what_is_wrapped():
     assert flop(times(10, product), a) == 10 * one
     assert flop(times(3, times(5, product)), a) == 15 * one
     assert flop(jax.jit(times(3, jax.checkpoint(jax.jit(product)))), a) == 3 * one
+    usually = lambda x: jax.lax.cond(x.sum() > 0, product, times(9, product), x)
+    assert flop(times(3, usually), a) == 3 * one
 
 
 C, H, STEPS, TAUGHT = 12, 20, 3, 2  # channels, hidden, steps, and e: embedding channels
