@@ -21,7 +21,7 @@ from annotated_types import Gt
 from jaxtyping import Array, Float, Key, PyTree
 
 from nca_gen import arrays, hosts, screen
-from nca_gen.contracts import Condition, Part, Parts
+from nca_gen.contracts import Condition, Part, Parts, Resolving
 from nca_gen.errors import UserError, chosen
 from nca_gen.io import huge, images, write
 from nca_gen.pipelines import files, sampling
@@ -125,7 +125,7 @@ def maker(part: Part, size: tuple[int, ...], calls: int, cond: Condition = None)
         scale=settings.guidance if cond else 1.0,
         cond=cond,
         calls=calls,
-        task=task if task.resolves else None,
+        task=task if isinstance(task, Resolving) and task.resolves else None,
     )
 
 

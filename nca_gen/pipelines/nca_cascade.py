@@ -25,7 +25,7 @@ from annotated_types import Gt
 from jaxtyping import Array, Float, Key
 
 from nca_gen import arrays, hosts, screen
-from nca_gen.contracts import Condition, Part, Parts, unchanged
+from nca_gen.contracts import Condition, Part, Parts, Resolving, unchanged
 from nca_gen.errors import UserError, chosen
 from nca_gen.io import huge, write
 from nca_gen.pipelines import cascade, files, gigapixel, sample, sampling
@@ -72,7 +72,8 @@ class Pipeline:
         cascade of local automata."""
         found = [(name, self.opened(name)) for name in [*sorted({*self.parts} - {"model"}), "model"]]
         for number, (name, part) in enumerate(found):
-            if part.task.resolves != (number > 0):
+            resolves = isinstance(part.task, Resolving) and part.task.resolves
+            if resolves != (number > 0):
                 raise UserError(f"{name} is none of a cascade: the first network draws from noise, all others resolve")
             if part.decode is not unchanged or part.task.model.ndim != 2:
                 raise UserError(
