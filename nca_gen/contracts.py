@@ -113,7 +113,7 @@ class Place(NamedTuple):
     whole: Any = None
 
     @property
-    def sides(self) -> tuple[int, ...]:
+    def sides(self) -> tuple[Any, ...]:
         """``extent``, for cells that know where in the whole they lie. Raises UserError where it has no end."""
         if self.extent is None:
             raise UserError(

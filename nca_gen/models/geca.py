@@ -316,11 +316,16 @@ class Model:
             return partial(change, **how)
         return partial(fast.attentive, **how, dtype=jnp.dtype(self.dtype))
 
-    def room(self, shape: tuple[int, ...]) -> int:
-        """Rows for the cells of a group that fire, of all cells [B, *S, ..]; 0 where all cells are computed."""
+    def room(self, shape: tuple[Any, ...]) -> int:
+        """Rows for the cells of a group that fire, of all cells [B, *S, ..]; 0 where all cells are computed.
+
+        So they are in a program for any number of images (``jax.export``), which knows no number of rows.
+        """
+        if self.rule != "gathered" or not all(isinstance(n, int) for n in shape[:-1]):
+            return 0
         cells = math.prod(shape[:-1]) // rows.groups(shape[0])
         room = rows.room(cells, self.fire_rate)
-        return room if self.rule == "gathered" and room < cells else 0
+        return room if room < cells else 0
 
     def live(
         self,
@@ -343,7 +348,6 @@ class Model:
         index = index.reshape(-1, *index.shape[-self.ndim :])  # windows may each have a place of their own
         fire, places = fires(key, self.steps, place.at, self.fire_rate), code(index, self.embed)
         born, room, dtype = self.begin(x, memory, key, place), self.room(x.shape), jnp.dtype(self.dtype)
-        groups = rows.groups(len(x))
 
         def older(cells: Cells, d: Float[Array, "B *S O"], kept: Any) -> Cells:
             d_out, d_hidden = jnp.split(d, (self.predicts,), -1)
@@ -351,6 +355,10 @@ class Model:
 
         def dense(cells: Cells) -> Cells:
             return older(cells, self.change(w, modulation)(state(cells), places) * fire(cells.age), None)
+
+        if not room:
+            return ways(dense, born)
+        groups = rows.groups(len(x))
 
         def gathered(cells: Cells) -> Cells:
             few = rows.few(fire(cells.age).reshape(groups, -1), room)
@@ -361,8 +369,6 @@ class Model:
             kept = fast.keys(state(born), places, w, modulation, dtype) if self.keeps else None
             return ways(gathered, born._replace(kept=kept))
 
-        if not room:
-            return ways(dense, born)
         each = fire(jnp.arange(self.steps)).reshape(self.steps, groups, -1).sum(-1)
         # The gradient keeps nothing of the way that is hardly ever gone: both would have their room each time.
         return jax.lax.cond(jnp.all(each <= room), all_gathered, jax.checkpoint(lambda: ways(dense, born)))

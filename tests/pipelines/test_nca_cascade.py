@@ -90,7 +90,9 @@ def test_tiles_are_the_whole_through_all_networks(tmp_path, fields):
 def test_a_layout_that_hears_all_of_it(tmp_path):
     """FourierDiff-NCA first: the spectrum of its picture is summed over tiles."""
     first = network(tiny.fourier(norm="cell", steps=2), steps=2)
-    mine = nca_cascade.Pipeline({"stage1": first, "model": network(resolving(), 3, steps=2)}, tile=6, calls=1)
+    mine = nca_cascade.Pipeline(
+        {"stage1": first, "model": network(resolving(), 3, steps=2)}, tile=6, calls=1, memory_gb=64
+    )
     key, size = arrays.keys(1, 1), (31, 26)
     levels = mine.painted(tmp_path, key, mine.planned(size, tmp_path), np.float32)
     np.testing.assert_allclose(np.moveaxis(levels[0].read().result(), 0, -1), next(mine.draw(key, size)), atol=5e-5)
@@ -205,7 +207,8 @@ def test_the_chain_in_its_smoke_form(tmp_path):
     assert main.run([f"--config={page}", "--mode=chain", f"--workdir={tmp_path}", mesh]) == 0
     folder = tmp_path / "stage3"
     assert main.run(["--mode=evaluate", f"--workdir={folder}"]) == 0
-    assert main.run(["--mode=generate", f"--workdir={folder}", "--config.sample.size=52,37"]) == 0
+    memory = "--config.generate.memory_gb=64"  # the process of the tests is large already
+    assert main.run(["--mode=generate", f"--workdir={folder}", "--config.sample.size=52,37", memory]) == 0
     [path] = folder.glob("generated/**/*.tiff")
     config = configs.saved(folder / "config.json")
     mine = nca_cascade.Pipeline(run.parts(config, folder))
