@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,6 +59,19 @@ class Tab:
 
     def picture(self, path):
         Path(path).write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+
+def answered(process, address, patience=PATIENCE):
+    """``address``, once ``process`` answers there."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return address
+        except OSError:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
 
 
 @contextmanager

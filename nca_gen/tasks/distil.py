@@ -49,6 +49,8 @@ class Task(denoise.Task):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.young:
+            raise UserError("task.young is for task.name=denoise: a student learns ends alone; set it to 0")
         try:
             _ = self.times  # known before anything is traced
         except UserError as e:

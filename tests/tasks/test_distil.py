@@ -150,6 +150,12 @@ def test_a_teacher_of_something_else_is_refused(part, line):
         jax.eval_shape(partial(loss, task()), 0.0, 0.0, part())
 
 
+def test_cells_on_the_way_are_not_taught():
+    """What another task would learn of them is not passed over without a word."""
+    with pytest.raises(UserError, match=r"^task.young is for task.name=denoise"):
+        distil.Task(tiny.diff(), Learner(), PROCESS, Codec(), young=0.5)
+
+
 def test_more_calls_than_there_are_times():
     with pytest.raises(UserError, match=r"^task.calls=1001: this diffusion has 1 to 1000 steps$"):
         task(1001)

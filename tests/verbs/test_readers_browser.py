@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import closing, contextmanager
 
 import browser
@@ -46,17 +45,8 @@ def served(study, port):
     command = [sys.executable, "-m", "nca_gen.main", "--mode=readers", f"--workdir={study}/study"]
     command += [f"--readers.real={study}/real", f"--readers.synthetic={study}/synthetic", f"--readers.port={port}"]
     process = subprocess.Popen(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stdout=subprocess.DEVNULL)
-    address, end = f"http://127.0.0.1:{port}/", time.monotonic() + browser.PATIENCE
     try:
-        while True:
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None
-                assert time.monotonic() < end
-                time.sleep(0.1)
-        yield address
+        yield browser.answered(process, f"http://127.0.0.1:{port}/")
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()

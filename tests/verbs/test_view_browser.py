@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -32,17 +31,8 @@ def served(port):
     command += ["--config.seed=5", "--config.generate.name=window", "--config.generate.mpp=0.5"]
     command += ["--config.generate.tile=256"]  # as the page has them: few calls
     process = subprocess.Popen(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stdout=subprocess.DEVNULL)
-    address, end = f"http://127.0.0.1:{port}/", time.monotonic() + 3 * browser.PATIENCE
     try:
-        while True:
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None
-                assert time.monotonic() < end
-                time.sleep(0.1)
-        yield address
+        yield browser.answered(process, f"http://127.0.0.1:{port}/", 3 * browser.PATIENCE)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
