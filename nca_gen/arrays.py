@@ -102,6 +102,10 @@ _WRITTEN_OUT = define_prng_impl(
 )
 
 
+THREEFRY = ("key<fry>", "key<wo>")
+"""The types of keys that draw these bits."""
+
+
 def written_out(key: Key[Array, "*n"]) -> Key[Array, "*n"]:
     """``key`` with its draws written out: the bits of jax's own, of fewer than 2^32 numbers, which on a CPU are a loop.
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from jaxtyping import Array, Key, PyTree
 from nca_gen import devices
 from nca_gen.contracts import Part, Parts, Task
 from nca_gen.errors import UserError
-from nca_gen.runtime import effort
+from nca_gen.runtime import draws, effort
 
 ONCE, OFTEN = "1", "2"
 """At which level of optimisation a program is compiled that runs once, and one that runs often, where XLA_FLAGS do not
@@ -126,8 +126,12 @@ def beginning(task: Task, batch: Leaves, fields: Any, lay: Leaves = (), form: An
 
     The same one for equal tasks: jax knows programs by identity, and traces each once.
     """
-    init = partial(task.init, batch=jax.tree.unflatten(fields, batch))
-    return jax.jit(init, out_shardings=jax.tree.unflatten(form, lay) if form else None)
+    shapes = jax.tree.unflatten(fields, batch)
+
+    def init(key: Key[Array, ""]) -> PyTree:
+        return task.init(key, batch=shapes)
+
+    return jax.jit(draws.together(init), out_shardings=jax.tree.unflatten(form, lay) if form else None)
 
 
 @lru_cache(TASKS)

@@ -119,6 +119,22 @@ def opened(
             )
 
 
+def foresee(config: Any, workdir: str | os.PathLike) -> None:
+    """Compiles what :func:`opened` will compile for a run that has not begun, which then finds it in jax's memory.
+
+    Raises as that does, where not all that it needs is there yet.
+    """
+    plan, layout = Train(**build.fields(config, "train")), Mesh(**build.fields(config, "mesh"))
+    patch = tuple(config.data.patch)
+    grid = mesh.opened(layout, plan.batch, patch[0])
+    task, splits = build.task(config), build.splits(config)
+    batch, near = feed.shapes(splits["train"], patch, plan.batch, grid), run.beside(config, workdir)
+    key = jax.random.key(config.seed, impl="threefry2x32")
+    program = ahead.compiled(task, key, batch, near, grid, True, True, layout.shard)
+    for soon in filter(None, (program.starting, program.stepping)):
+        soon.result()
+
+
 def begun(course: Course) -> tuple[PyTree, dict[str, Any]]:
     """The newest good state of the run and its JSON {step, ...}; before the first step that which training begins with.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from nca_gen import build
 from nca_gen import config as configs
 from nca_gen.config import Stage
 from nca_gen.errors import UserError, unknown
-from nca_gen.runtime import budget, checkpoint, effort, mesh, record
+from nca_gen.runtime import budget, checkpoint, course, effort, mesh, record
 from nca_gen.runtime.log import say
 from nca_gen.tiling import streaming
 
@@ -37,17 +39,37 @@ def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first
     stages = [stage._replace(config=whole(stage, Path(workdir), rest)) for stage in listed(page, rest, first)]
     names = [stage.name for stage in stages]
     effort.spend(*(stage.config for stage in stages))
-    for stage in stages[names.index(first or names[0]) :]:
-        folder = Path(workdir, stage.name)
-        for mode in stage.modes:
-            if mode == "train" and finished(stage, folder):
-                say(f"{stage.name}: trained to step {checkpoint.steps(folder)[-1]} already")
-                continue
-            say(f"{stage.name}: {mode}")
-            folder.mkdir(parents=True, exist_ok=True)
+    left = stages[names.index(first or names[0]) :]
+    brief = all(stage.config.get("train", {}).get("effort") == "little" for stage in left)
+    with ThreadPoolExecutor(1) as background:
+        soon: dict[str, Future] = {}
+        for stage in left:
             with mesh.joined(stage.config):
-                vars(build.verb(mode))[mode](stage.config, folder)
-        forget(stage.config.get("train", {}).get("effort") != "little")
+                if brief and not soon and jax.process_count() == 1:
+                    soon = {one.name: background.submit(foresee, one, Path(workdir, one.name)) for one in left[1:]}
+                if stage.name in soon:
+                    soon[stage.name].result()
+                follow(stage, Path(workdir, stage.name))
+            forget(not brief)
+
+
+def follow(stage: Stage, folder: Path) -> None:
+    """Runs what is left of ``stage`` in ``folder``."""
+    for mode in stage.modes:
+        if mode == "train" and finished(stage, folder):
+            say(f"{stage.name}: trained to step {checkpoint.steps(folder)[-1]} already")
+            continue
+        say(f"{stage.name}: {mode}")
+        folder.mkdir(parents=True, exist_ok=True)
+        vars(build.verb(mode))[mode](stage.config, folder)
+
+
+def foresee(stage: Stage, folder: Path) -> None:
+    """Compiles the programs of ``stage`` while the one before it trains, where they are known by then: with few steps a
+    chain waits for little else, and for that on one core, as long as a program is traced."""
+    if "train" in stage.modes and not checkpoint.steps(folder) and not stage.config.get("budget", {}).get("of", ""):
+        with contextlib.suppress(Exception):  # of which the stage will tell, or which will be mended by then
+            course.foresee(stage.config, folder)
 
 
 def forget(programs: bool) -> None:

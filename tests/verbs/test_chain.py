@@ -4,10 +4,11 @@ from argparse import Namespace
 
 import jax
 import pytest
+import tiny
 
 from nca_gen import build, main
-from nca_gen.runtime import checkpoint, record
-from nca_gen.verbs import chain
+from nca_gen.runtime import checkpoint, course, record
+from nca_gen.verbs import chain, train
 
 PAGE = """
 from ml_collections import ConfigDict
@@ -142,3 +143,35 @@ def test_other_pages_list_no_stages(calls, capsys):
     assert "name the page of the chain" in capsys.readouterr().err
     assert main.run(["--mode=train", "--workdir=runs", "--stage=last"]) == 2
     assert "--stage is for --mode=chain" in capsys.readouterr().err
+
+
+@pytest.fixture
+def told(caplog):
+    """What jax compiles, in all threads."""
+    jax.config.update("jax_log_compiles", True)
+    yield caplog
+    jax.config.update("jax_log_compiles", False)
+
+
+def test_what_is_foreseen_is_compiled_once(tmp_path, told):
+    """A stage that begins later finds its two programs."""
+    config = tiny.config(**{"model.hidden": 20, "train.steps": 1})
+    counted = lambda: [sum(f"XLA compilation of jit({name})" in x for x in told.messages) for name in ("init", "step")]
+    course.foresee(config, tmp_path)
+    before = counted()
+    train.train(config, tmp_path)
+    assert (before, counted()) == ([1, 1], [1, 1])
+
+
+@pytest.mark.parametrize(("effort", "foreseen"), [("little", ["last"]), ("full", [])])
+def test_stages_of_few_steps_are_compiled_while_others_train(calls, monkeypatch, effort, foreseen):
+    """What cannot be known yet, as data that the first stage makes, is no fault by then."""
+    seen = []
+
+    def foresee(config, folder):
+        seen.append(folder.name)
+        raise OSError("no such data yet")
+
+    monkeypatch.setattr(course, "foresee", foresee)
+    assert run(f"--config.train.effort={effort}") == 0
+    assert (seen, [mode for mode, *_ in calls]) == (foreseen, ["train", "encode", "train"])
