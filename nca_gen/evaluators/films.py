@@ -51,12 +51,13 @@ def diffusion(part: Part, data: Held, folder: Path) -> list[float]:
 
     Returns the RMS of the hidden state that they hand on, on the way.
     """
-    key, here, lay = sampling.spread(arrays.keys(data.seed, SHOWN), part)
-    settings, cond = sampling.Settings.of(part.config.sample), data.rows(SHOWN)
+    n = 1 if len(data.patch) > 2 else SHOWN  # a film of volumes would take minutes to decode
+    key, here, lay = sampling.spread(arrays.keys(data.seed, n), part)
+    settings, cond = sampling.Settings.of(part.config.sample), data.rows(n)
     carries = list(sampling.trajectory(here, key, data.patch, settings, cond, frames=FRAMES, lay=lay))
-    xs, x0s = (np.stack([shown(part, x) for x in way]) for way in ([c.x for c in carries], [c.x0 for c in carries]))
-    some = spaced(len(xs), SHOWN + 2)
-    pictures.grid(folder / "diffusion_strip.png", np.concatenate([xs[some, 0], x0s[some, 0]]), len(some))
+    xs, some = np.stack([shown(part, c.x) for c in carries]), spaced(len(carries), SHOWN + 2)
+    minds = [shown(part, carries[i].x0[:1])[0] for i in some]
+    pictures.grid(folder / "diffusion_strip.png", np.stack([*xs[some, 0], *minds]), len(some))
     pictures.film(folder / "diffusion.webp", xs, fps=8)
     return sampling.hidden_rms(carries)
 

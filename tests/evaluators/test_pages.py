@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -211,6 +213,27 @@ def test_what_steps_inherit_is_a_curve(tmp_path):
     page = films.evaluate(*asked(**{"sample.heredity": "hidden"}), tmp_path)
     assert page.facts["hidden_rms"] == [1, 2, 3, 4]
     assert page.curves == {films.HIDDEN: [(25.0, 1.0), (50.0, 2.0), (75.0, 3.0), (100.0, 4.0)]}
+
+
+def test_a_film_of_volumes_decodes_no_more_than_it_shows(tmp_path, monkeypatch):
+    """One volume, each frame of it once, and of what the model has in mind the frames of the strip."""
+    decoded = []
+
+    def trajectory(here, key, size, *_, frames, lay):
+        volumes = jnp.zeros((len(key), *size, 1))
+        return [Namespace(x=volumes, x0=volumes)] * (frames + 1)
+
+    def decode(x):
+        decoded.append(len(x))
+        return x
+
+    monkeypatch.setattr(films.sampling, "trajectory", trajectory)
+    monkeypatch.setattr(films.sampling, "spread", lambda key, part: (key, part, None))
+    monkeypatch.setattr(films.sampling, "hidden_rms", lambda carries: [])
+    monkeypatch.setattr(films.Held, "rows", lambda self, n: None)
+    pipeline, data = asked(**{"data.patch": (4, 4, 4)})
+    films.diffusion(replace(pipeline.parts["model"], decode=decode), data, tmp_path)
+    assert decoded == [1] * (films.FRAMES + 1 + films.SHOWN + 2)
 
 
 # Tables of settings.
