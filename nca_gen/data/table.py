@@ -41,6 +41,10 @@ WORDS = {  # splits as people call them
     **dict.fromkeys(("val", "valid", "validation", "valset", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "testset"), "test"),
 }
+MAPS = re.compile(
+    r"(labels|label.?maps|masks|segmentations|annotations|ground.?truth)[\W_]*(tr|ts|train\w*|val\w*|test\w*)?"
+)
+"""What folders of label maps are called."""
 NOBODY = ("", "nan", "na", "n/a", "#n/a", "none", "null", "unknown", "-", "?")  # instead of a patient's name
 LISTED = 3  # examples in a sentence
 
@@ -83,7 +87,24 @@ def below(path: str, suffixes: Sequence[str], what: str) -> Files:
     found = walk.walk(root, suffixes)
     if not found.names:
         raise UserError(f"no image in {root}: {put}{''.join(f' ({sentence})' for sentence in found.said)}")
+    apart(root, found.names, suffixes)
     return Files(root, found.names, found.said)
+
+
+def apart(root: Path, names: Sequence[str], suffixes: Iterable[str]) -> None:
+    """Raises UserError where files of ``names`` are the label maps of others: in a folder that is called so, and of the
+    name of a file elsewhere. To learn from both as images would go unnoticed."""
+    drawn = {name for name in names if any(MAPS.fullmatch(part.casefold()) for part in Path(name).parent.parts)}
+    images_of = {_stem(Path(name).name, suffixes): name for name in names if name not in drawn}
+    twins = [
+        (name, images_of[stem]) for name in sorted(drawn) if (stem := _stem(Path(name).name, suffixes)) in images_of
+    ]
+    if twins:
+        name, image = twins[0]
+        raise UserError(
+            f"{len(twins)} of the {len(names)} files in {root} are label maps, such as {name} of {image}: keep them "
+            f"apart, and name the folder of the images, here --config.data.path={root / Path(image).parent}"
+        )
 
 
 def beside(folder: str, suffixes: Sequence[str]) -> Callable[[str], Path]:

@@ -24,6 +24,44 @@ def counts(found):
     return {split: [*found.split.values()].count(split) for split in SPLITS}
 
 
+# Which files are images.
+
+
+def touched(root, names):
+    """``root`` with empty files of these names."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("images_at", "maps_at"),
+    [
+        ("images", "labels"),
+        ("imagesTr", "labelsTr"),
+        ("train/images", "train/Masks"),
+        (".", "Ground Truth"),
+        ("a", "label_maps"),
+    ],
+)
+def test_label_maps_beside_their_images_are_refused(tmp_path, images_at, maps_at):
+    root = touched(tmp_path, [f"{images_at}/{i}.nii.gz" for i in range(3)] + [f"{maps_at}/{i}.nii" for i in range(2)])
+    with pytest.raises(
+        UserError, match=rf"2 of the 5 files in .* are label maps, such as {maps_at}/0.nii of "
+    ) as error:
+        table.below(str(root), (".nii", ".nii.gz"), "volumes")
+    assert str(error.value).endswith(f"--config.data.path={root / images_at}")
+    assert len(table.below(str(root / maps_at), (".nii", ".nii.gz"), "label maps").names) >= 2
+
+
+@pytest.mark.parametrize(
+    "names", [("mask/1.png", "no_mask/1.png"), ("labels/1.png", "images/2.png"), ("labels.png", "1.png")]
+)
+def test_what_is_only_called_so_is_an_image(tmp_path, names):
+    assert sorted(table.below(str(touched(tmp_path, names)), (".png",), "images").names) == sorted(names)
+
+
 # Splits.
 
 
