@@ -30,9 +30,10 @@ from nca_gen.errors import UserError, chosen
 from nca_gen.io import huge, write
 from nca_gen.pipelines import cascade, files, gigapixel, sample, sampling
 from nca_gen.pipelines.sampling import Settings
-from nca_gen.ranges import Count, Natural, OneOf
+from nca_gen.ranges import Natural, OneOf
 from nca_gen.tiling import streaming, tiles
 
+TILE = 1024  # pixels a side
 DONE = "networks.json"  # how many networks have painted all of their pictures
 
 
@@ -50,15 +51,15 @@ class Pipeline:
     """Pictures by the networks of ``config.parts``, in the order of their names, and last the part "model"; each with
     its own ``config.sample``. The first draws from noise, all others resolve the picture before.
 
-    ``tile``: pixels a side, at the most; it is halved until a pass takes ``memory_gb`` or less. ``calls``: denoising
-    steps a pass; 0 takes as many as are cheap. ``format``: "tiff" (a pyramid that viewers of slides open), "zarr"
-    (OME-Zarr) or "both". ``dry_run``: only says what it would take. ``dtype``: of the pixels; floats are written as
-    uint16, which slides hold. ``mpp``: micrometres of a pixel, for both axes or for each. Where these are left open,
+    ``tile``: pixels a side, at the most, 0 for 1024; it is halved until a pass takes ``memory_gb`` or less. ``calls``:
+    denoising steps a pass; 0 takes as many as are cheap. ``format``: "tiff" (a pyramid that viewers of slides open),
+    "zarr" (OME-Zarr) or "both". ``dry_run``: only says what it would take. ``dtype``: of the pixels; floats are written
+    as uint16, which slides hold. ``mpp``: micrometres of a pixel, for both axes or for each. Where these are left open,
     training fills in what its data have.
     """
 
     parts: Parts
-    tile: Count = 1024
+    tile: Natural = 0
     calls: Natural = 0
     dry_run: bool = False
     format: Annotated[str, OneOf(gigapixel.FORMATS)] = "tiff"
@@ -142,7 +143,7 @@ class Pipeline:
             if plan.is_file():
                 job = gigapixel.planned(make(tile=max(sides)), plan)
             else:
-                job = gigapixel.fitted(make, min(self.tile, max(sides)), self.memory_gb * 1e9)
+                job = gigapixel.fitted(make, min(self.tile or TILE, max(sides)), self.memory_gb * 1e9)
             found.append(Network(name, part, sides, job))
         return found
 

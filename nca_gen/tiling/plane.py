@@ -9,6 +9,9 @@ nothing, and nobody is given it.
 
 Coordinates are those of pixels, and may be negative. Their cells are hashed as two's complement of 32 bits: the plane
 repeats after 2^32 cells.
+
+A model that resolves a smaller picture reads it from the plane ``below``, of which that grows what lies under its
+windows: so a cascade of local automata has a plane too.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -26,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree, Shaped
 
-from nca_gen.contracts import Condition, Process
+from nca_gen.contracts import Condition, Process, Resolving
 from nca_gen.diffusion import grids, guidance, samplers
 from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
@@ -54,18 +57,21 @@ def job(
     cond: Condition = None,
     tile: int = 0,
     grid: str = "uniform",
+    task: Resolving | None = None,
     growth: guidance.Growth | None = None,
+    sight: int = SIGHT,
 ) -> Job:
-    """How a plane is made in tiles of about ``tile`` pixels a side; 0 takes the :func:`side` that costs least.
+    """How a plane is made in tiles of about ``tile`` pixels a side; 0 takes the :func:`side` that costs least, where
+    ``sight`` pixels a side are looked at. ``task``: where the model resolves a smaller picture.
 
     Raises UserError for what couples the whole image, or knows where in it a cell lies.
     """
     streaming.tileable(model, sampler, clip)
     grids.times(process, steps, grid)
-    cells = max(1, tile // codec.block) if tile else side(model.halo, steps, SIGHT // codec.block)
+    cells = max(1, tile // codec.block) if tile else side(model.halo, steps, sight // codec.block)
     fields = streaming.columns(cond)
     how = (sampler, steps, clip, float(scale), fields, (cells,) * 2, 1, grid)
-    one = Job(model, process, codec, (), *how, growth=growth)
+    one = Job(model, process, codec, (), *how, task=task, growth=growth)
     if one.listens:
         raise UserError(
             "this model hears a summary of the whole picture, and a plane without an end has none; choose "
@@ -244,10 +250,18 @@ class Piece(NamedTuple):
     fields: tuple[np.ndarray, ...]
 
 
+class Under(NamedTuple):
+    """Pixels of the plane below, [H, W, C]: those of ``box``."""
+
+    box: Box
+    pixels: np.ndarray
+
+
 @dataclass
 class Plane:
-    """The plane of ``key`` under ``cond``. ``cache`` may be shared by planes of one job; ``calls`` counts those of the
-    network, each on a :func:`window`."""
+    """The plane of ``key`` under ``cond``. ``cache`` may be shared by planes of one job, and by all of a cascade;
+    ``calls`` counts those of the network, each on a :func:`window`. ``below``: the smaller picture that ``job.task``
+    resolves."""
 
     job: Job
     params: PyTree
@@ -255,6 +269,12 @@ class Plane:
     cond: Condition
     cache: Cache
     calls: int = 0
+    below: Plane | None = None
+
+    @property
+    def all(self) -> list[Plane]:
+        """This plane and those below, the lowest first."""
+        return [*(self.below.all if self.below else []), self]
 
     @cached_property
     def name(self) -> bytes:
@@ -301,11 +321,12 @@ class Plane:
 
         calls = needs(self.job, cells, known)
         share = 1 / max(1, sum(map(len, calls)))
+        under = self._under([index for todo in calls for index in todo], lambda _: tick(0.0))
         before: dict[Index, Piece] = {}
         for number, todo in enumerate(calls):
             after = {index: piece for (n, index), piece in there.items() if n == number}
             for index, part in todo.items():
-                piece = after[index] = Piece(part, self._called(number, index, before))
+                piece = after[index] = Piece(part, self._called(number, index, before, under))
                 self.cache.put((self.name, number, index), piece, sum(one.nbytes for one in piece.fields))
                 self.calls += 1
                 tick(share)
@@ -314,8 +335,30 @@ class Plane:
             tick(1.0)
         return {index: before[index] for index in over(self.job, cells)}
 
-    def _called(self, number: int, index: Index, before: dict[Index, Piece]) -> tuple[np.ndarray, ...]:
-        """The fields of a tile after call ``number``, from the tiles ``before`` it."""
+    def _under(self, indices: Sequence[Index], tick: Callable[[float], None]) -> Under | None:
+        """What lies below all that is seen by the tiles ``indices``; None where nothing does, or there are none."""
+        if self.below is None or self.job.task is None or not indices:
+            return None
+        seen = reduce(hull, (grown(area(self.job, index), self.job.halo) for index in indices))
+        box = tuple((a // self.job.task.low, -(-b // self.job.task.low)) for a, b in self.pixels(seen))
+        return Under(box, self.below.grow(box, np.float32, tick))
+
+    def pixels(self, cells: Box) -> Box:
+        """Those of ``cells``."""
+        return scaled(cells, self.job.codec.block)
+
+    def told(self, seen: Box, under: Under | None) -> Condition:
+        """The condition of the window ``seen``, in cells: where a smaller picture is resolved, that, enlarged."""
+        if under is None or self.job.task is None:
+            return self.cond
+        spans = zip(self.pixels(seen), under.box, strict=True)
+        rows = (np.arange(*span) // self.job.task.low - first for span, (first, _) in spans)
+        return (self.cond or {}) | {"low": jnp.asarray(under.pixels[np.ix_(*rows)][None])}
+
+    def _called(
+        self, number: int, index: Index, before: dict[Index, Piece], under: Under | None
+    ) -> tuple[np.ndarray, ...]:
+        """The fields of a tile after call ``number``, from the tiles ``before`` it and what lies ``under`` it."""
         job, shape, seen = self.job, window(self.job), grown(area(self.job, index), self.job.halo)
         fields = [np.zeros((1, *shape, job.model.reads), np.float32) for _ in range(2 if job.multistep else 1)]
         at, (times, gap) = coords(seen), self.clock[number]
@@ -327,7 +370,7 @@ class Plane:
                 for into, cells in zip(fields, before[near].fields, strict=True):
                     into[(0, *_within(both, seen))] = cells[_within(both, area(job, near))]
         x, *x0 = fields
-        made = self.run(self.params, x, x0[0] if x0 else None, gap, None, at, times, self.key, self.cond)
+        made = self.run(self.params, x, x0[0] if x0 else None, gap, None, at, times, self.key, self.told(seen, under))
         if number == job.steps - 1:
             pixels, k = streaming.decoder(job.codec)(made[0]), job.codec.block  # also decoded in one shape alone
             return (_core(pixels, job.halo * k, [n * k for n in job.sides]),)

@@ -44,8 +44,9 @@ def view(config: Any, workdir: str | Path) -> None:
     web.libraries("view")
     pipeline = planes(config, run.parts(config, workdir))
     here = pipeline.seeded(config.seed)
-    plane.parts(here.job, plane.bounds((0, 0, TILE, TILE)), here.cache.most)
-    _ = here.run  # compiled, or refused, before anybody waits for it
+    for one in here.all:
+        plane.parts(one.job, plane.bounds((0, 0, TILE, TILE)), here.cache.most)
+        _ = one.run  # compiled, or refused, before anybody waits for it
     tiles = Tiles(pipeline)
     say = lambda address: print(f"the plane of seed {config.seed} is at {address} (Ctrl-C ends)", flush=True)
     web.serve(app(tiles, config.seed, plan.levels), plan.host, plan.port, "view", say, lookahead=1)

@@ -18,11 +18,11 @@ from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.models import resolving_nca
-from nca_gen.pipelines import cascade, nca_cascade, sampling
+from nca_gen.pipelines import cascade, nca_cascade, sampling, window
 from nca_gen.runtime import run
 from nca_gen.tasks.denoise import Task
 from nca_gen.tasks.learner import Learner
-from nca_gen.tiling import streaming, tiles
+from nca_gen.tiling import plane, streaming, tiles
 
 SIZE = (41, 30)  # of the last picture: 21 x 15 of the second, 7 x 5 of the first
 BLOCKS = Codec(mean=(0.3, 0.0, -0.3), std=(0.3, 0.5, 0.4), block=2)
@@ -118,6 +118,50 @@ def test_a_picture_does_not_depend_on_its_batch():
     both = [*pipeline().draw(arrays.keys(1, 2), SIZE)]
     np.testing.assert_allclose(both[0], whole(), atol=1e-5)
     assert np.abs(both[1] - both[0]).max() > 0.1
+
+
+def planes(**fields):
+    return window.Pipeline(parts(), **{"tile": 16} | fields)
+
+
+@pytest.mark.slow
+def test_inside_a_picture_is_the_plane():
+    """Far from its edges, by all that is heard in all networks, a picture is what the plane has there."""
+    here = planes().of(arrays.keys(1, 1))
+    heard = [one.job.steps * one.job.halo * one.job.codec.block for one in here.all]
+    far = (heard[0] * 3 + heard[1]) * 2 + heard[2]
+    y, x, h, w = far + 1, far + 4, 9, 6
+    [whole] = pipeline().draw(arrays.keys(1, 1), (2 * far + 14, 2 * far + 12))
+    np.testing.assert_allclose(here.grow(plane.bounds((y, x, h, w))), whole[y : y + h, x : x + w], atol=1e-5)
+
+
+def test_rectangles_of_a_cascade_fit_together():
+    """To the byte, in any order, on both sides of the origin and of where a smaller pixel ends."""
+    box = plane.bounds((-17, -9, 40, 31))
+    whole, again = (planes(cache_gb=gb).of(arrays.keys(1, 1)) for gb in (1, 1e-4))
+    pixels = whole.grow(box)
+    assert pixels.std() > 0.1
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        corner = rng.integers((-17, -9), (10, 12)).tolist()
+        h, w = rng.integers(1, 13, 2).tolist()
+        part = again.grow(plane.bounds((*corner, h, w)))
+        y, x = np.subtract(corner, (-17, -9))
+        np.testing.assert_array_equal(part, pixels[y : y + h, x : x + w])
+    assert len(whole.all) == 3
+    assert all(one.calls for one in whole.all)
+
+
+@pytest.mark.slow
+def test_the_plane_of_a_cascade_is_written(tmp_path):
+    """Of its seed, and named by all of its networks; what each took is told."""
+    said = planes(box=(-5, 3, 12, 20)).write(tmp_path)
+    assert ["calls on tiles" in line for line in said] == [True, False] * 3 + [False]
+    first = parts()["stage1"]
+    other = parts() | {"stage1": replace(first, params=tiny.params(first.task.model, 5))}
+    window.Pipeline(other, tile=16, box=(-5, 3, 12, 20)).write(tmp_path)
+    one, two = (images.read(path).astype(int) for path in tmp_path.glob("*.png"))
+    assert np.abs(one - two).max() > 1
 
 
 @pytest.mark.slow
