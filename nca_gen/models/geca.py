@@ -34,6 +34,7 @@ from nca_gen.ranges import Axes, Count, Fraction, Natural, OneOf
 
 # What the gradient keeps of each step beside the cells; the rest is computed again.
 SAVED = {"step": (), "out": ("proj", "fc1"), "qkv": ("proj", "fc1", "qkv"), "fc0": ("proj", "fc1", "qkv", "fc0")}
+WIDE = 64  # features of cells that are worth gathering: the moves grow with their number, what is saved with its square
 CENTRE = 1 << 20  # steps of a draw: far beyond the ages that the fire masks use
 
 
@@ -221,11 +222,11 @@ class Model:
     cell in the middle, as ``out`` has one. ``border``: of :mod:`nca_gen.nn.local_attention`.
 
     How it is computed: ``rule`` "fast", "gathered", which computes the cells that fire alone, or "plain"; and of the
-    first two ``dtype``, of the products, while cells, norms and parameters stay float32. ``keeps``: the gathered rule
-    takes keys and values of cells that did not change from the step before, in room for two tokens a cell, which a
-    gradient would hold for each step; sampling always does. ``remat``: what the gradient keeps: "none" is everything,
-    "fc0", "qkv", "out" fewer and fewer products of each step, "step" the cells of each step, "nested" those of about
-    2 sqrt(steps).
+    first two ``dtype``, of the products, while cells, norms and parameters stay float32. On a CPU the fast rule samples
+    as the gathered one does. ``keeps``: that takes keys and values of cells that did not change from the step before,
+    in room for two tokens a cell, which a gradient would hold for each step. ``remat``: what the gradient keeps: "none"
+    is everything, "fc0", "qkv", "out" fewer and fewer products of each step, "step" the cells of each step, "nested"
+    those of about 2 sqrt(steps).
     """
 
     embed: Count = 768
@@ -279,8 +280,10 @@ class Model:
         return replace(self, steps=steps)
 
     def inference(self: M) -> M:
-        """The model where no gradient is taken, which may keep what it knows of cells from step to step."""
-        return replace(self, keeps=self.rule == "gathered")
+        """The model where no gradient is taken: of the cells that fire alone, on a CPU and where they are ``WIDE``."""
+        gathers = self.rule == "fast" and self.embed >= WIDE and jax.default_backend() == "cpu"
+        rule = "gathered" if gathers else self.rule
+        return replace(self, rule=rule, keeps=rule == "gathered")
 
     @property
     def cell(self) -> Cell:

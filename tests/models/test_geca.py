@@ -456,8 +456,8 @@ def test_what_can_be_asked_of_it():
     assert all(isinstance(model, contract) for contract in (Local, Heir, Aging))
     assert (model.reads, model.predicts, dict(model.conditions), model.halo) == (2, 4, {"label": 3}, 3)
     assert (small(classes=0).conditions, model.grown(5).halo, model.bordered("wrap").border) == ({}, 5, "wrap")
-    gathered = small(rule="gathered")
-    assert (model.inference(), gathered.inference()) == (model, replace(gathered, keeps=True))
+    wide = small(embed=64)
+    assert (model.inference(), wide.inference()) == (model, replace(wide, rule="gathered", keeps=True))
 
 
 @pytest.mark.slow
