@@ -41,8 +41,9 @@ def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first
     effort.spend(*(stage.config for stage in stages))
     left = stages[names.index(first or names[0]) :]
     brief = all(stage.config.get("train", {}).get("effort") == "little" for stage in left)
-    with ThreadPoolExecutor(1) as background:
-        soon: dict[str, Future] = {}
+    soon: dict[str, Future] = {}
+    background = ThreadPoolExecutor(1)
+    try:
         for stage in left:
             with mesh.joined(stage.config):
                 if brief and not soon and jax.process_count() == 1:
@@ -51,6 +52,8 @@ def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first
                     soon[stage.name].result()
                 follow(stage, Path(workdir, stage.name))
             forget(not brief)
+    finally:
+        background.shutdown(cancel_futures=True)  # where a stage ends badly, nobody waits for the others
 
 
 def follow(stage: Stage, folder: Path) -> None:

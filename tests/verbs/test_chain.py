@@ -1,12 +1,15 @@
 """--mode=chain: which stages run, with which config, where."""
 
+import time
 from argparse import Namespace
+from threading import Event
 
 import jax
 import pytest
 import tiny
 
 from nca_gen import build, main
+from nca_gen.errors import UserError
 from nca_gen.runtime import checkpoint, course, record
 from nca_gen.verbs import chain, train
 
@@ -175,3 +178,27 @@ def test_stages_of_few_steps_are_compiled_while_others_train(calls, monkeypatch,
     monkeypatch.setattr(course, "foresee", foresee)
     assert run(f"--config.train.effort={effort}") == 0
     assert (seen, [mode for mode, *_ in calls]) == (foreseen, ["train", "encode", "train"])
+
+
+def test_a_stage_that_fails_waits_for_none_of_the_others(calls, monkeypatch, tmp_path, capsys):
+    """Of their programs only the one that is being compiled is."""
+    more = 'stages = [*(Stage(f"stage{i}", stage("")) for i in range(4)), '
+    (tmp_path / "page.py").write_text(PAGE.replace("stages = [", more))
+    seen, failing = [], Event()
+
+    def foresee(config, folder):
+        seen.append(folder.name)
+        assert failing.wait(30)
+        time.sleep(0.3)  # by then the stage has failed
+
+    def train(config, workdir):
+        while not seen:
+            time.sleep(0.01)
+        failing.set()
+        raise UserError("no such data")
+
+    monkeypatch.setattr(course, "foresee", foresee)
+    monkeypatch.setattr(build, "verb", lambda mode: chain if mode == "chain" else Namespace(train=train))
+    assert run("--config.train.effort=little") == 2
+    assert "no such data" in capsys.readouterr().err
+    assert seen == ["stage1"]
