@@ -4,11 +4,13 @@ Environment variables, set before jax is imported, so that the processes that te
 """
 
 import gc
+import inspect
 import os
 import sys
+from functools import partial, wraps
 from pathlib import Path
 
-from jaxtyping import install_import_hook
+import jaxtyping
 
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the package, and the toys that several tests share
@@ -25,7 +27,29 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-install_import_hook("nca_gen", "beartype.beartype")
+eager = jaxtyping.jaxtyped
+
+
+def lazy(fn=None, *, typechecker):
+    """``jaxtyping.jaxtyped`` that makes the checks of a function where it is first called: two thirds of what it takes
+    to import the package went into checks, most of them of functions that a process never calls."""
+    if fn is None:
+        return partial(lazy, typechecker=typechecker)
+    if not inspect.isfunction(fn):
+        return eager(fn, typechecker=typechecker)
+    checked = None
+
+    @wraps(fn)
+    def call(*args, **kwargs):
+        nonlocal checked
+        checked = checked or eager(fn, typechecker=typechecker)
+        return checked(*args, **kwargs)
+
+    return call
+
+
+jaxtyping.jaxtyped = lazy  # where the hook looks it up
+jaxtyping.install_import_hook("nca_gen", "beartype.beartype")
 gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that live on; to search them took a tenth
 
 LONGEST = (

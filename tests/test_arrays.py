@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import TypeCheckError
 
 from nca_gen import arrays
+from nca_gen.diffusion import discrete
 from nca_gen.errors import UserError
 
 WHOLE = {1: (41,), 2: (23, 18), 3: (9, 7, 12)}
@@ -264,3 +266,19 @@ def test_label_maps_as_conditions():
     assert np.isnan(shares(np.int32([[[3], [-1]]]), 3)).all()
     with pytest.raises(UserError, match="have 3 channels; the model takes 4 classes"):
         arrays.shares(np.zeros((1, 2, 3), np.uint8), 4)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: arrays.coords(7),  # what is no sequence
+        lambda: arrays.blocked(np.zeros(3, np.float32), 1),  # too few axes
+        lambda: arrays.multi_hot(np.zeros((2, 1), np.int32), classes="2"),
+        lambda: discrete.Process(timesteps="300"),
+    ],
+)
+def test_types_and_shapes_are_checked_at_every_call(call):
+    """Of the first one too, at which conftest.py makes the checks of a function."""
+    for _ in range(2):
+        with pytest.raises(TypeCheckError):
+            call()
