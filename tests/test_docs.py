@@ -21,6 +21,15 @@ def test_what_is_rendered_is_what_it_is_rendered_from(script, monkeypatch, capsy
     assert not done.value.code, "".join(capsys.readouterr())
 
 
+def test_a_choice_of_types_has_one_order():
+    """typing keeps the first of `int | float` and `float | int` that a process reads, and the page shows that one."""
+    plain = r"(?:int|float|str|bool|bytes)"
+    choice = re.compile(rf"\b{plain}(?: \| {plain})+\b")
+    found = {text for path in (ROOT / "nca_gen").rglob("*.py") for text in choice.findall(path.read_text())}
+    assert "int | float" in found
+    assert len({frozenset(text.split(" | ")) for text in found}) == len(found)
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 160
 

@@ -56,7 +56,7 @@ def score(
     train: object,
     seed: int,
     *,
-    q: float | int | str = 1,
+    q: int | float | str = 1,
 ) -> dict[str, float]:
     """``vendi`` and ``vendi_real`` (see ``ABOUT``); ``train`` is not read. ``q``: a number from 0, or "inf"."""
     del train

@@ -168,7 +168,7 @@ class Pipeline:
     calls: Natural = 0
     dry_run: bool = False
     format: Annotated[str, OneOf(FORMATS)] = "tiff"
-    memory_gb: Annotated[float | int, Gt(0)] = 1.5
+    memory_gb: Annotated[int | float, Gt(0)] = 1.5
     torus: bool = False
     dtype: files.Depth = ""
     mpp: files.Microns = ()

@@ -211,7 +211,7 @@ def curve(
     *,
     rounds: int = 3,
     whole: bool = False,
-) -> list[dict[str, float | int]]:
+) -> list[dict[str, int | float]]:
     """What square holes of ``sides`` pixels in the middle of ``image`` cost: one row each.
 
     ``pixels``: of the hole. ``cells``: computed by a call. ``gflop``: counted in the jaxpr of ``settings.steps`` steps

@@ -63,7 +63,7 @@ class Pipeline:
     calls: Natural = 0
     dry_run: bool = False
     format: Annotated[str, OneOf(gigapixel.FORMATS)] = "tiff"
-    memory_gb: Annotated[float | int, Gt(0)] = 1.5
+    memory_gb: Annotated[int | float, Gt(0)] = 1.5
     dtype: files.Depth = ""
     mpp: files.Microns = ()
 

@@ -63,7 +63,7 @@ class Pipeline:
     parts: Parts
     box: Rectangle = (0, 0, 1024, 1024)
     tile: Natural = 0
-    cache_gb: Annotated[float | int, Gt(0)] = 1.0
+    cache_gb: Annotated[int | float, Gt(0)] = 1.0
     dtype: files.Depth = ""
     mpp: files.Microns = ()
 

@@ -75,7 +75,7 @@ def test_a_slide_of_any_size_lies_in_the_middle_of_its_planes(size):
             assert side == 1024 or before + behind < 16 + 1
 
 
-middle = jax.jit(efficient_unet.middle, static_argnums=1)  # one program for each size, not forty
+enlarged = jax.jit(efficient_unet.middle, static_argnums=1)  # one program for each size, not forty
 
 
 @pytest.mark.parametrize("factor", [2.0, 6.25])
@@ -103,7 +103,7 @@ def test_a_context_is_where_the_patch_is(factor, tmp_path):
             ys, xs = ((at + own) / factor for at in corner)
             np.testing.assert_allclose(stage.enlarged(index), ramp(ys[:, None], xs[None]), atol=1.5)
             if index == (2, 3):  # far from edges, the middle of a context is what lies beneath the patch
-                shown = middle(stage.context(index)[None], factor)[0] * 128 + 128
+                shown = enlarged(stage.context(index)[None], factor)[0] * 128 + 128
                 np.testing.assert_allclose(shown, stage.enlarged(index), atol=2.5)
 
 
