@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
@@ -146,6 +147,7 @@ def override(config: Any, rest: Sequence[str], flags: tuple[str, ...] = (), verb
 
     Another name of a section comes first, with the defaults that go with it. Raises UserError for a field that does not
     exist, a value of another type, and whatever is no override; ``flags`` are the others that might have been meant.
+    What is true or false is true where its flag stands alone: ``--export.html``.
     """
     changes = [*_overrides(rest, flags)]
     named = config.to_dict()
@@ -167,6 +169,8 @@ def override(config: Any, rest: Sequence[str], flags: tuple[str, ...] = (), verb
             below, siblings = ([f for f in fields if f.startswith(f"{start}.")] for start in (path, section))
             namesakes = [f for f in fields if f.endswith(f".{name}")]
             raise unknown("field", path, below or namesakes or siblings or fields)
+        if text is None and kinds.get(path) is bool:
+            text = "True"
         if text is None:
             raise UserError(f"{path} needs a value, like --{path}={fields.get(path, '..')}")
         value = _value(path, text, fields.get(path), kinds.get(path))
@@ -208,15 +212,17 @@ def notes(config: Any) -> Iterator[str]:
 
 
 def _overrides(rest: Sequence[str], flags: tuple[str, ...]) -> Iterator[tuple[str, str | None]]:
-    """Path and text of every override of ``rest``."""
-    words = iter(rest)
-    for word in words:
+    """Path and text of every override of ``rest``; None where a flag stands alone."""
+    words = deque(rest)
+    while words:
+        word = words.popleft()
         if not word.startswith("-"):
             raise UserError(f"unexpected argument {word!r}; flags are written --name=value")
         path, equals, text = word.removeprefix("--").partition("=")
         if not path.startswith("config."):
             raise unknown("flag", word.partition("=")[0], flags)
-        yield path, text if equals else next(words, None)
+        follows = words and not words[0].startswith("--")
+        yield path, text if equals else words.popleft() if follows else None
 
 
 def _fields(path: str, config: Any) -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,7 @@
 A system that differs by structure is a model file (:class:`Denoiser`), one that differs by numbers is a page of
 configs/, one that chains trained parts is a :class:`Pipeline`. What a contract leaves out nobody may ask; what only
 some models can do has a contract of its own (:class:`Local`, :class:`Heir`, :class:`Listener`, :class:`Automaton`,
-:class:`Aging`), and ``isinstance`` tells them apart.
+:class:`Aging`, :class:`Portable`), and ``isinstance`` tells them apart.
 
 Axes, as in :mod:`nca_gen.arrays`: ``B`` batch, ``*S`` any number of spatial axes of cells, ``*T`` of pixels, ``C``
 channels, ``K`` classes. A key is a typed threefry key array, one key a sample. Everything here is pure: the same
@@ -264,6 +264,18 @@ class Aging(Automaton, Protocol):
         place: Place | None = None,
     ) -> tuple[Float[Array, "B *S O"], Float[Array, "B *S O"], Any]:
         """What the cells say after ``age`` steps, one number a sample or one for all, and what ``apply`` returns."""
+        ...
+
+
+@runtime_checkable
+class Portable(Automaton, Protocol):
+    """An automaton that a program of another language can compute from its parameters and a few facts."""
+
+    def portable(self) -> Mapping[str, Any]:
+        """What that program, ``report/templates/rule.js``, must know beside the parameters: numbers, words and lists.
+
+        Raises UserError where the cells are told more than it knows of.
+        """
         ...
 
 

@@ -38,7 +38,8 @@ modes
   describe   parameters, reach, FLOP and memory of the model; with --for=h100:8 whether it fits there, and for how long
   bench      time and peak memory of a training step and of sampling
   check      read the data set through; say what is in it and what is wrong with it
-  export     weights, config, card, and a program that draws without this package, as a folder to pass on
+  export     weights, config, card, and a program that draws without this package, as a folder to pass on;
+             with --export.html also a page that grows pictures in a browser
 
 A workdir is the folder of a run, of an export, or zoo:NAME, an automaton that lies in this package (nca_gen/zoo).
 Any field is overridden by its path: --config.model.hidden=256 --config.data.patch=96,96

@@ -399,7 +399,8 @@ class Export(NamedTuple):
     ``path``: the folder, "" for ``export`` in the workdir. ``size``: of what the sampler draws, in the units of the
     data that the model learned; () for ``config.sample.size``. ``licence``: of the weights, as a hub spells it; "" for
     that of the data. ``name``: of the model on its card; "" for that of the folder. ``dtype``: of the weights in the
-    files, "float16" for half the room; they are rounded to it and then used in float32.
+    files, "float16" for half the room; they are rounded to it and then used in float32. ``html``: whether a page goes
+    along that grows pictures in a browser, without a server (:mod:`nca_gen.verbs.export_page`).
     """
 
     path: str = ""
@@ -407,3 +408,4 @@ class Export(NamedTuple):
     licence: Annotated[str, OneOf(("", *LICENCES))] = ""
     name: str = ""
     dtype: Annotated[str, OneOf(("float32", "float16"))] = "float32"
+    html: bool = False

@@ -75,11 +75,11 @@ def answered(process, address, patience=PATIENCE):
 
 
 @contextmanager
-def opened(folder):
-    """Yields what opens a :class:`Tab`, of a browser that keeps its things in ``folder``."""
+def opened(folder, *flags):
+    """Yields what opens a :class:`Tab`, of a browser that keeps its things in ``folder``; ``flags`` are for it too."""
     (theirs, ours), (mine, yours) = os.pipe(), os.pipe()
     script = f'exec "$@" 3<&{theirs} 4>&{yours}'
-    command = ["bash", "-c", script, "browser", PROGRAM, *FLAGS[:-1], f"--user-data-dir={folder}", FLAGS[-1]]
+    command = ["bash", "-c", script, "browser", PROGRAM, *FLAGS[:-1], *flags, f"--user-data-dir={folder}", FLAGS[-1]]
     environment = os.environ | {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(

@@ -55,7 +55,7 @@ gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that liv
 LONGEST = (
     *("readme", "colabs", "local", "configs", "devices", "gigapixel", "inpaint", "urcdm", "ca_ldm", "conditional"),
     *("describe", "geca", "denoise", "generate", "export", "open", "train", "mirror", "diff_nca", "fourier_diff_nca"),
-    *("resume", "rivals", "checkpoint", "segment", "profile", "sampling", "bench", "chain"),
+    *("resume", "rivals", "checkpoint", "segment", "profile", "sampling", "bench", "chain", "export_page"),
 )
 
 

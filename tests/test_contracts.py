@@ -19,6 +19,7 @@ from nca_gen.contracts import (
     Metric,
     Paired,
     Pipeline,
+    Portable,
     Process,
     Published,
     Rebuilder,
@@ -84,6 +85,7 @@ listener: Listener = fourier_diff_nca.Model()
 heir: Heir = geca.Model()
 automata: list[Automaton] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model(), resolving_nca.Model()]
 aging: list[Aging] = [diff_nca.Model(), fourier_diff_nca.Model(), geca.Model(), resolving_nca.Model()]
+portable: list[Portable] = [diff_nca.Model(), fourier_diff_nca.Model(), resolving_nca.Model()]  # two refuse
 autoencoder: Autoencoder = vae_kl.Model()
 variational: Variational = vnca.Model()
 regenerator: Regenerator = vnca.Model()
@@ -143,6 +145,7 @@ metric: Metric = fid
         (Heir, [heir]),
         (Automaton, automata),
         (Aging, aging),
+        (Portable, portable),
         (Autoencoder, [autoencoder, variational, rebuilder, standing, paired]),
         (Variational, [variational]),
         (Regenerator, [regenerator]),

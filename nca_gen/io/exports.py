@@ -9,6 +9,7 @@ from pathlib import Path
 from nca_gen.errors import UserError, unknown
 
 MODEL, CONFIG, CARD, SAMPLER = "model.safetensors", "config.json", "README.md", "sampler.stablehlo"
+PAGE = "grow.html"
 ZOO, SCHEME = Path(__file__).parents[1] / "zoo", "zoo:"
 HUB = "models--"  # how the folder of a model in the cache of a hub begins
 

@@ -15,6 +15,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from annotated_types import Ge, Gt
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
@@ -27,7 +28,7 @@ from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError
 from nca_gen.nn import fast, modules
 from nca_gen.nn.embeddings import scalar_features
-from nca_gen.nn.norm import SLOPE, normed
+from nca_gen.nn.norm import EPS, SLOPE, normed
 from nca_gen.nn.weight_norm import WeightNorm
 from nca_gen.nn.weights import Gated, Linear
 from nca_gen.ranges import Axes, Count, Fraction, Natural, OneOf
@@ -271,3 +272,26 @@ class Model:
         place = Place.of(x)
         frames = trajectory(self.step(params, told, key, place, cond), self.steps, lambda cells: cells.out)
         return frames(self.begin(params, x, told, place, cond))
+
+    def portable(self) -> Mapping[str, Any]:
+        """The cells as :class:`nca_gen.contracts.Portable` has them.
+
+        Raises UserError for cells that are told more than t and s, and for any but images.
+        """
+        if self.scalars != 2 or self.ndim != 2:
+            raise UserError(
+                "a page grows images by cells that are told the time alone; those of this model are told more, or live "
+                "in a volume: leave out --export.html"
+            )
+        return {
+            "channels": self.channels,
+            "hidden": self.hidden,
+            "image": self.image_channels,
+            "rate": float(np.float32(self.fire_rate)),
+            "border": self.border,
+            "local": self.norm == "cell",
+            "timesteps": self.timesteps,
+            "features": np.asarray(scalar_features(jnp.ones(self.scalars)), float).reshape(self.scalars, -1).tolist(),
+            "slope": SLOPE,
+            "eps": EPS,
+        }

@@ -8,10 +8,11 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 SLOPE = 0.01  # of leaky_relu
+EPS = 1e-5  # beside a variance
 Affine = tuple[Float[Array, " h"], Float[Array, " h"]] | None
 
 
-def normed(y: Float[Array, "B *S h"], affine: Affine, eps: float = 1e-5) -> Float[Array, "B *S h"]:
+def normed(y: Float[Array, "B *S h"], affine: Affine, eps: float = EPS) -> Float[Array, "B *S h"]:
     """(y - mean) / deviation. ``affine`` given: GroupNorm(1, h) over channels and space. None: of each cell alone."""
     axes = tuple(range(1, y.ndim)) if affine else (-1,)
     mean, var = y.mean(axes, keepdims=True), y.var(axes, keepdims=True)
@@ -32,7 +33,7 @@ def _activated(y, affine):
     axes = tuple(range(1, y.ndim)) if affine else (-1,)
     mean = jnp.mean(y, axes, keepdims=True)
     var = jnp.mean(jnp.square(y), axes, keepdims=True) - jnp.square(mean)
-    mean, rate = checkpoint_name((mean, jax.lax.rsqrt(jnp.maximum(var, 0.0) + 1e-5)), "moments")
+    mean, rate = checkpoint_name((mean, jax.lax.rsqrt(jnp.maximum(var, 0.0) + EPS)), "moments")
     scale, shift = affine or (1.0, 0.0)
     u = (y - mean) * (rate * scale) + shift
     return jnp.where(u >= 0, u, SLOPE * u), (y, mean, rate, affine)

@@ -2,7 +2,8 @@
 
 ``model.safetensors`` has the averaged parameters, ``config.json`` how they were trained, without where files lie.
 ``README.md`` is a model card with the metadata of a hub (:mod:`nca_gen.verbs.export_card`), ``sampler.stablehlo`` runs
-with jax alone (:mod:`nca_gen.verbs.export_sampler`). Parts of ``config.parts`` lie in ``parts``, the autoencoder of
+with jax alone (:mod:`nca_gen.verbs.export_sampler`), ``grow.html``, where one is asked for, in a browser
+(:mod:`nca_gen.verbs.export_page`). Parts of ``config.parts`` lie in ``parts``, the autoencoder of
 latents in ``latents``. Every verb takes the folder where it takes a workdir.
 """
 
@@ -25,7 +26,7 @@ from nca_gen.io import exports, weights, write
 from nca_gen.runtime import run
 from nca_gen.runtime.log import say
 from nca_gen.sections import Export
-from nca_gen.verbs import export_card, export_sampler
+from nca_gen.verbs import export_card, export_page, export_sampler
 
 HERE = ("bench", "budget", "study", "mesh", "export")  # sections that say how something is done on this machine
 PLACES = ("data.path", "data.cache", "data.label_maps", "train.init", "encode.weights")  # wherever they lead
@@ -48,7 +49,9 @@ def export(config: Any, workdir: str | Path, out: str | Path | None = None) -> P
     parts = {name: stored(part, plan.dtype) for name, part in run.parts(config, workdir).items()}
     pipeline = build.pipeline(config, parts)
     draws = isinstance(parts["model"].task.model, Denoiser | Autoencoder)
-    program = export_sampler.serialized(pipeline, plan.size or tuple(config.sample.size)) if draws else b""
+    size = plan.size or tuple(config.get("sample", {}).get("size", ()))
+    page = export_page.page(pipeline, size, plan.name or folder.resolve().name, plan.licence) if plan.html else ""
+    program = export_sampler.serialized(pipeline, size) if draws else b""
     beside = {name: f"./parts/{name}" for name in config.get("parts", {})}
     written(parts["model"], folder, beside)
     for name, place in beside.items():
@@ -56,8 +59,10 @@ def export(config: Any, workdir: str | Path, out: str | Path | None = None) -> P
     write.text(folder / exports.CARD, export_card.card(parts["model"], plan, workdir, folder.resolve().name))
     if draws:
         write.data(folder / exports.SAMPLER, program)
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    say(f"step {parts['model'].step}: {size / 1e3:,.0f} kB are in {folder}; read its card, {folder / exports.CARD}")
+    if page:
+        write.text(folder / exports.PAGE, page)
+    room = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    say(f"step {parts['model'].step}: {room / 1e3:,.0f} kB are in {folder}; read its card, {folder / exports.CARD}")
     return folder
 
 

@@ -48,6 +48,7 @@ def card(part: Part, plan: Export, workdir: str | Path, folder: str) -> str:
         "licence": licence(origin, plan.licence),
         "derived": not plan.licence,
         "dtype": plan.dtype,
+        "html": plan.html,
         "patients": patients(config),
         "pages": [*scored(training)],
         "copies": copies(training),

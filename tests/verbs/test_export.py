@@ -392,6 +392,22 @@ def test_an_export_is_not_trained_on(runs, capsys):
     assert capsys.readouterr().err == f"{line}\n"
 
 
+@pytest.mark.slow
+def test_a_page_for_a_browser_goes_along(runs, tmp_path):
+    """Where the rule is one that a page can run; where not, nothing is written."""
+    for workdir, name in ((OLD / "diff_nca", "page"), (runs[0], "none")):
+        config = configs.saved(workdir / "config.json", "export")
+        config = configs.override(config, [f"--config.export.path={tmp_path / name}", "--config.export.html"])
+        if name == "page":
+            folder = verb.export(config, workdir)
+            assert len((folder / "grow.html").read_bytes()) < 100_000
+            assert "`grow.html` grows pictures in a browser" in (folder / "README.md").read_text()
+        else:
+            with pytest.raises(UserError, match="a page grows pictures by cells"):
+                verb.export(config, workdir)
+            assert not (tmp_path / name).exists()
+
+
 def test_the_flags_of_an_export_are_short(runs, monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(build, "verb", lambda _: type("Verb", (), {"main": lambda config, args: asked.append(config)}))
@@ -399,4 +415,9 @@ def test_the_flags_of_an_export_are_short(runs, monkeypatch, tmp_path):
         main.run(["--mode=export", f"--workdir={runs[0]}", f"--export.path={tmp_path / 'x'}", "--export.size", "8,8"])
         == 0
     )
-    assert (asked[0].export.path, asked[0].export.size) == (str(tmp_path / "x"), (8, 8))
+    assert (asked[0].export.path, asked[0].export.size, asked[0].export.html) == (str(tmp_path / "x"), (8, 8), False)
+    flags = ["--export.html", "--export.size=8,8", "--export.html", "False", "--export.html"]
+    assert main.run(["--mode=export", f"--workdir={runs[0]}", f"--out={tmp_path / 'x'}", *flags]) == 0
+    assert asked[1].export.html is True
+    assert main.run(["--mode=export", f"--workdir={runs[0]}", f"--out={tmp_path / 'x'}", *flags[:-1]]) == 0
+    assert asked[2].export.html is False
