@@ -15,6 +15,10 @@ diff3d      draws latents of volumes                                721,420,548
 refiner     draws latents of slices, told what the volume says      275,490,436
 multislice  the decoder sees five slices, by adaptors                70,352,812
 
+Latents of volumes can be drawn by an automaton: --config.diff3d.model.name=diff_nca (or geca) and its own fields, such
+as --config.diff3d.model.channels=48; of the published sizes also --config.diff3d.model.remat=step. It is told no label
+maps.
+
 A volume takes 3.47 PFLOP (20 steps of the latent of the whole, 9 of those of slices, each slice decoded once), and 34
 by `:published` (200 and 200 steps of DDIM, each slice decoded in the middle of a window of its own). What the default
 gives up: of five slices that are decoded together the outer ones see neighbours on one side alone, and windows show as

@@ -17,7 +17,7 @@ l      111,051,779   18.2   .004
 import diff_nca
 from fourier_diff_nca import folder, retinamnist  # noqa: F401  forms of this page, as the next
 from shared import recipes
-from shared.data import bcss, celeba, slides  # noqa: F401
+from shared.data import bcss, celeba, hippocampus, phantom, slides, volumes  # noqa: F401
 from shared.evals import often
 
 NETWORK = {"name": "unet", "head": 8, "learned_variance": False, "image_channels": 3}
@@ -75,7 +75,8 @@ def smoke(config):
     """Seconds on a laptop: shows that every part works, not what it is worth."""
     s(config)
     config.diffusion = {**config.get("diffusion", {}), "timesteps": 8}
-    config.data.patch = (16, 16)
-    config.sample.update(steps=4, n=4, size=(24, 24), large=(32, 40))
+    axes = len(config.data.patch)
+    config.data.patch = (16,) * axes
+    config.sample.update(steps=4, n=4, size=(24,) * axes, large=(32, 40) if axes == 2 else ())
     config.held = {"n": 8, "train": 16}
     recipes.smoke(config)

@@ -6,8 +6,9 @@ python -m nca_gen.main --mode=evaluate --workdir=runs/geca --config.evals.heredi
     --config.evals.heredity.guidance=1.0,1.5 --config.evals.growth.steps=2,4,8,12,16,24,32
 
 The first line trains on the latents that configs/vae_kl.py and --mode=encode have made (both at once:
-configs/geca_chain.py), the second on RetinaMNIST as it is; any form goes with any other. The paper's numbers on 1080
-fundus photographs, KID and LPIPS of 256 x 256 pixels:
+configs/geca_chain.py), the second on RetinaMNIST as it is; any form goes with any other, those of volumes
+(``:volumes``, ``:hippocampus``, ``:phantom``) behind that of a size. The paper's numbers on 1080 fundus photographs,
+KID and LPIPS of 256 x 256 pixels:
 
 form      parameters   KID x1000   LPIPS
 (GeCA-S)  13,307,976        7.42     .39   heredity none 19.37, out 44.22, both 12.84
@@ -17,7 +18,7 @@ ldm       17,372,552       11.64     .37   our reading of an unpublished configu
 """
 
 from ml_collections import ConfigDict
-from shared import recipes
+from shared import data, recipes
 from shared.evals import of_samples, often
 from shared.recipes import distil  # noqa: F401  a form of this page
 
@@ -57,6 +58,29 @@ def pixels(config):
     config.data = {"name": "retinamnist", "path": "", "pad": 2, "patch": (32, 32), "flips": "horizontal"}
     config.codec = {"mean": (-0.39, -0.63, -0.76), "std": (0.62, 0.41, 0.29), "block": 2}  # of the training images
     config.model.image_channels = 12
+
+
+def volumes(config):
+    """Your own volumes of one channel: NIfTI, numpy, or a folder of B-scans each; --config.data.path=DIR."""
+    _without_grades(config, data.volumes)
+
+
+def hippocampus(config):
+    """Whole small volumes, such as Task04 of the Medical Segmentation Decathlon (MRI); --config.data.path=DIR."""
+    _without_grades(config, data.hippocampus)
+
+
+def phantom(config):
+    """Retinas that never were, drawn by code: volumes for a trial without a file."""
+    _without_grades(config, data.phantom)
+
+
+def _without_grades(config, form):
+    """Volumes by ``form``; of cells in no class, which say no variance."""
+    form(config)
+    config.model.update(classes=0, learned_variance=False)
+    config.sample.guidance = 1.0
+    del config.evals.grades
 
 
 def oct(config):
@@ -106,6 +130,8 @@ def laptop(config):
 def smoke(config):
     """Seconds on a laptop: shows that every part works, not what it is worth. Without latents, on tissue."""
     recipes.tiny(config)
+    if len(config.data.patch) == 3:
+        config.data.patch = config.sample.size = (16, 16, 16)
     if config.data.name == "latents":
         config.data = {"name": "tissue", "patch": (16, 16)}
         config.model.update(classes=0, image_channels=12)

@@ -12,6 +12,12 @@ networks  mag 0        mag 1 and 2    URCDM                  outpainting
 stage 1   410,245,796  410,301,860
 stage 2   299,518,454  299,546,486
 stage 3   689,358,094  689,386,126    39.52, 52.38, 67.66    150.15, 192.89, 166.24
+
+Any of the nine can be an automaton: --config.STAGE.model.name=resolving_nca, of a first stage also
+--config.STAGE.model.low_resolution=False, of the published sizes also --config.STAGE.model.remat=step. A cell reads a
+context at its own place of the grid, and as a context is wider than its patch, what lies there is something else: it is
+of use with zoom, as the first two stages of ``:laptop`` have it. The third is better told none
+(--config.STAGE.model.context_channels=0). Slides have two axes, and so have the cells.
 """
 
 from typing import NamedTuple

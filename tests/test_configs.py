@@ -9,9 +9,13 @@ from pathlib import Path
 import golden
 import jax
 import pytest
+from PIL import Image
 
 from nca_gen import build, main
 from nca_gen import config as configs
+from nca_gen.data import pipeline as batches
+from nca_gen.data import retina_phantom
+from nca_gen.metrics import total_variation
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(f.relative_to(ROOT).as_posix() for f in (ROOT / "configs").glob("*.py"))
@@ -96,6 +100,36 @@ def test_rivals_of_a_table_see_the_same_images(images):
         config = build.completed(stage.config)
         batch = {"image": jax.ShapeDtypeStruct((2, *config.data.patch, 3), "float32")}
         jax.eval_shape(partial(build.task(config).init, batch=batch), jax.random.key(0))
+
+
+@pytest.mark.slow
+def test_rivals_of_volumes_are_judged_by_the_same_volumes(tmp_path):
+    """Each has the budget of two steps, and its parameters; real volumes vary as the phantom's do, as it is drawn."""
+    flags = ["--config=configs/volumes.py:smoke", "--mode=chain", f"--workdir={tmp_path}", "--config.mesh.data=1"]
+    assert main.run(flags) == 0
+    rows = {row["model"]: row for row in json.loads((tmp_path / "table" / "study.json").read_text())["rows"]}
+    real = batches.examples(retina_phantom.splits(40, (32, 32, 32))["test"], patch=(16, 16, 16), n=4, seed=0)["image"]
+    usual = total_variation.distance(total_variation.statistics(real), total_variation.statistics(real))
+    for stage in configs.stages("configs/volumes.py:smoke")[:-1]:
+        row, model = rows[stage.name], build.model(build.completed(stage.config))
+        assert (row["step"], row["counts"]["real"], model.ndim) == (2, 4, 3)
+        assert row["parameters"] == sum(x.size for x in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
+        assert row["scores"]["total_variation_real"] == pytest.approx(usual["total_variation"], rel=1e-6)
+        with Image.open(tmp_path / "table" / row["picture"]) as picture:
+            assert picture.width >= 4 * 3 * 16  # of each volume three planes
+    assert [*rows] == ["diff_nca", "geca", "unet"]
+
+
+@pytest.mark.parametrize("form", ["", "phantom,"])
+def test_a_rival_of_automata_of_volumes_is_twice_as_large(form):
+    """In parameters, to a tenth; no model has two millions."""
+    count = lambda model: sum(
+        math.prod(x.shape) for x in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))
+    )
+    of = lambda name: count(build.model(configs.load(f"configs/volumes.py:{form}{name}")))
+    automata, rival = [of("diff_nca"), of("geca")], of("unet")
+    assert (automata, rival) == ([85_992, 91_872], 176_760)
+    assert all(1.9 < rival / n < 2.1 for n in automata)
 
 
 def test_a_form_that_picks_another_model_leaves_no_field_behind():

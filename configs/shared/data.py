@@ -23,8 +23,30 @@ def slides(config):
 
 def volumes(config):
     """Your own volumes of one channel: NIfTI, numpy, or a folder of B-scans each; --config.data.path=DIR."""
-    block = config.get("codec", {}).get("block", 1)
-    config.data = {"name": "volumes", "path": "", "patch": (32, 32, 32)}
-    config.model.update(ndim=3, image_channels=block**3)
-    config.sample.update(size=(32, 32, 32), large=(), n=4, batch=4)
+    _of_volumes(config, {"name": "volumes", "path": ""}, (32, 32, 32))
+
+
+def hippocampus(config):
+    """Whole small volumes, such as Task04 of the Medical Segmentation Decathlon (MRI); --config.data.path=DIR."""
+    side = (32, 48, 32)
+    data = {"name": "volumes", "path": "", "resize": side, "percentiles": (0, 99.5), "flips": "horizontal"}
+    _of_volumes(config, data, side, mean=0.09, std=0.48)
+
+
+def phantom(config):
+    """Retinas that never were, drawn by code: volumes for a trial without a file."""
+    side = (32, 32, 32)
+    data = {"name": "retina_phantom", "size": side, "n": 40, "flips": "depth+horizontal"}
+    _of_volumes(config, data, side, mean=-0.4, std=0.38)
+
+
+def _of_volumes(config, data, sides, **moments):
+    """Volumes of one channel in place of images; behind the form of a size, which says how large cells are.
+
+    ``moments``: mean and deviation of the training volumes, where they are known.
+    """
+    config.codec = {"block": 1, **config.get("codec", {})} | {name: (value,) for name, value in moments.items()}
+    config.data = data | {"patch": sides}
+    config.model.update(ndim=3, image_channels=config.codec.block**3)
+    config.sample.update(size=sides, large=(), n=4, batch=4)
     config.evals.scores = {"every": config.evals.scores.every, "metrics": ("drift", "total_variation")}

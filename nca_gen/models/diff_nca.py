@@ -78,6 +78,7 @@ class Side(modules.Module):
     affine: bool
     zero: bool
     ndim: int = 2
+    neighbourhood: str = "moore"
 
     @nn.compact
     def __call__(self) -> Gated:
@@ -86,7 +87,7 @@ class Side(modules.Module):
         scale = self.param("norm_scale", nn.initializers.ones, (h,)) if self.affine else None
         shift = self.param("norm_shift", nn.initializers.zeros, (h,)) if self.affine else None
         return Gated(
-            perceive=WeightNorm((3,) * self.ndim + (c + e, c), name="perceive")(),
+            perceive=WeightNorm((*perceive.sides(self.ndim, self.neighbourhood), c + e, c), name="perceive")(),
             fc0=WeightNorm((2 * c + e, h), name="fc0")(),
             fc1=WeightNorm((h, c), zero=self.zero, name="fc1")(),
             gate0=(WeightNorm((e, q), name="gate0_0")(), WeightNorm((q, 2 * c + e), name="gate0_1")()),
@@ -104,7 +105,9 @@ class Model:
     """Denoiser in any number of dimensions: :class:`nca_gen.contracts.Aging`, and Local where ``norm`` is "cell".
 
     ``channels`` of a cell, of which the first ``image_channels`` are the image; ``hidden`` of its network. In each of
-    ``steps`` steps a cell changes with the probability ``fire_rate``. ``ndim``: spatial axes. ``norm``: "group" is the
+    ``steps`` steps a cell changes with the probability ``fire_rate``. ``ndim``: spatial axes. ``neighbourhood``: whom a
+    cell perceives beside itself, "moore" all 3^n - 1 around it, as published, "von_neumann" the 2 n that share a face,
+    in three axes 7 taps for 27. ``norm``: "group" is the
     paper's GroupNorm(1, h), which couples the whole image; "cell" normalises each cell over its channels, without
     parameters, and keeps the rule local. ``start``: "zero" starts with the change zero, "torch" as the paper's
     framework does. ``border``: what a cell at the edge sees beyond it: "reflect" its own side, "wrap" the opposite edge
@@ -131,6 +134,7 @@ class Model:
     ndim: Axes = 2
     timesteps: Annotated[int | float, Gt(0)] = 300
     border: Annotated[str, OneOf(("reflect", "wrap"))] = "reflect"
+    neighbourhood: Annotated[str, OneOf(perceive.NEIGHBOURHOODS)] = "moore"
     strip: Natural = 0
 
     def __post_init__(self):
@@ -182,7 +186,8 @@ class Model:
 
     def side(self, c: int) -> Side:
         """Declares the parameters of an automaton of ``c`` channels."""
-        return Side(c, self.hidden, self.scalars, self.norm == "group", self.start == "zero", self.ndim)
+        how = self.norm == "group", self.start == "zero", self.ndim, self.neighbourhood
+        return Side(c, self.hidden, self.scalars, *how)
 
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""

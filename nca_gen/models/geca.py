@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
 from nca_gen import arrays, ranges
-from nca_gen.ca import rows
+from nca_gen.ca import perceive, rows
 from nca_gen.ca.fire import fires
 from nca_gen.ca.rollout import Rule, remembered, rollout, trajectory
 from nca_gen.ca.seed import Cells
@@ -46,12 +45,13 @@ def change(
     modulation: Modulation,
     heads: int,
     border: str,
+    neighbourhood: str,
 ) -> Float[Array, "B *S O"]:
     """What a step adds to every cell that fires (Elbatel et al., section 2.1). ``code``: of the place of each cell."""
     e = w.embedding(state) + code
     shift, scale, gate = modulation.attention
     q, k, v = jnp.split((layer_norm(e, *w.norm0) * (1 + scale) + shift) @ w.qkv, 3, -1)
-    e = e + gate * w.proj(attention(q, k, v, heads, border))
+    e = e + gate * w.proj(attention(q, k, v, heads, border, neighbourhood))
     shift, scale, gate = modulation.mlp
     hidden = jax.nn.gelu(w.fc0(layer_norm(e, *w.norm1) * (1 + scale) + shift), approximate=False)
     e = e + gate * w.fc1(hidden)
@@ -71,11 +71,16 @@ def layer_norm(
 
 
 def attention(
-    q: Float[Array, "B *S D"], k: Float[Array, "B *S D"], v: Float[Array, "B *S D"], heads: int, border: str
+    q: Float[Array, "B *S D"],
+    k: Float[Array, "B *S D"],
+    v: Float[Array, "B *S D"],
+    heads: int,
+    border: str,
+    neighbourhood: str,
 ) -> Float[Array, "B *S D"]:
-    """softmax(q k^T / sqrt(d)) v of each cell over its 3^n window; ``border``: of ``nn.local_attention``."""
+    """softmax(q k^T / sqrt(d)) v of each cell over its window; both words are of ``nn.local_attention``."""
     q, k, v = (x.reshape(*x.shape[:-1], heads, -1) for x in (q, k, v))
-    k, v, there = (windows(x, border) for x in (k, v, jnp.ones_like(k)))
+    k, v, there = (windows(x, border, neighbourhood) for x in (k, v, jnp.ones_like(k)))
     logits = jnp.einsum("...hd,...nhd->...hn", q, k) / math.sqrt(q.shape[-1])
     if border == "mask":
         logits = jnp.where(jnp.einsum("...nhd->...hn", there) > 0, logits, -jnp.inf)
@@ -83,14 +88,13 @@ def attention(
     return y.reshape(*y.shape[:-2], -1)
 
 
-def windows(x: Float[Array, "B *S h d"], border: str) -> Float[Array, "B *S N h d"]:
-    """The N = 3^n neighbours of every cell, itself among them; zero beyond the edge, or the opposite one."""
+def windows(x: Float[Array, "B *S h d"], border: str, neighbourhood: str) -> Float[Array, "B *S N h d"]:
+    """The N neighbours of every cell, itself among them; zero beyond the edge, or the opposite one."""
     n = x.ndim - 3
     pad = [(0, 0), *[(1, 1)] * n, (0, 0), (0, 0)]
     padded = jnp.pad(x, pad, mode="wrap" if border == "wrap" else "constant")
-    corners = itertools.product(range(3), repeat=n)
     cut = partial(jax.lax.dynamic_slice, padded, slice_sizes=x.shape)
-    return jnp.stack([cut((0, *corner, 0, 0)) for corner in corners], -3)
+    return jnp.stack([cut((0, *tap, 0, 0)) for tap in perceive.taps(n, neighbourhood)], -3)
 
 
 def code(index: Int[Array, "*S"], width: int) -> Float[Array, "*S {width}"]:
@@ -219,7 +223,8 @@ class Model:
     The fields as given are GeCA-S; GeCA-XS is embed 384, heads 6, mlp 64, hidden 32. ``classes``: columns of the
     condition "label", 0 for an unconditional model. ``learned_variance``: the prediction has 2 C channels. ``steps``:
     of the cells in a call, which the parameters do not depend on. ``hidden_seed``: "zeros", or "centre" for a random
-    cell in the middle, as ``out`` has one. ``border``: of :mod:`nca_gen.nn.local_attention`.
+    cell in the middle, as ``out`` has one. ``border``, ``neighbourhood``: of :mod:`nca_gen.nn.local_attention`; a cell
+    attends to all 3^n cells around it, as published, or to the 2 n that share a face with it and to itself.
 
     How it is computed: ``rule`` "fast", "gathered", which computes the cells that fire alone, or "plain"; and of the
     first two ``dtype``, of the products, while cells, norms and parameters stay float32. On a CPU the fast rule samples
@@ -239,6 +244,7 @@ class Model:
     learned_variance: bool = True
     hidden_seed: Annotated[str, OneOf(("zeros", "centre"))] = "zeros"
     border: Annotated[str, OneOf(BORDERS)] = "zero"
+    neighbourhood: Annotated[str, OneOf(perceive.NEIGHBOURHOODS)] = "moore"
     rule: Annotated[str, OneOf(("fast", "gathered", "plain"))] = "fast"
     keeps: bool = False
     remat: Annotated[str, OneOf(("none", *reversed(SAVED), "nested"))] = "out"
@@ -312,9 +318,14 @@ class Model:
         genes: list[Any] = [new if old is None else old for old, new in zip(memory or (None, None), fresh, strict=True)]
         return Cells(x, *genes, jnp.zeros((), jnp.int32))
 
+    def how(self, w: Attentive, modulation: Modulation) -> dict[str, Any]:
+        """What every form of a step is told."""
+        words = {"heads": self.heads, "border": self.border, "neighbourhood": self.neighbourhood}
+        return {"w": w, "modulation": modulation} | words
+
     def change(self, w: Attentive, modulation: Modulation) -> Callable[..., Float[Array, "B *S O"]]:
         """The change of a step, as ``rule`` has it: (state, code) -> what is added to the state."""
-        how = {"w": w, "modulation": modulation, "heads": self.heads, "border": self.border}
+        how = self.how(w, modulation)
         if self.rule == "plain":
             return partial(change, **how)
         return partial(fast.attentive, **how, dtype=jnp.dtype(self.dtype))
@@ -365,8 +376,8 @@ class Model:
 
         def gathered(cells: Cells) -> Cells:
             few = rows.few(fire(cells.age).reshape(groups, -1), room)
-            how = {"w": w, "modulation": modulation, "heads": self.heads, "border": self.border, "dtype": dtype}
-            return older(cells, *fast.fired(state(cells), places, few, cells.kept, **how))
+            how = self.how(w, modulation)
+            return older(cells, *fast.fired(state(cells), places, few, cells.kept, **how, dtype=dtype))
 
         def all_gathered() -> Any:
             kept = fast.keys(state(born), places, w, modulation, dtype) if self.keeps else None

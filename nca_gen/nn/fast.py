@@ -135,6 +135,7 @@ def attentive(
     modulation: Modulation,
     heads: int,
     border: str,
+    neighbourhood: str,
     dtype: Any,
 ) -> Float[Array, "B *S O"]:
     """What a step adds to every cell that fires: local attention, then an MLP, each behind a norm and with a gate.
@@ -145,7 +146,8 @@ def attentive(
     shift, scale, gate = modulation.attention
     qkv = _named("qkv", dense.product(_modulated(e, w.norm0, shift, scale), w.qkv, dtype), dtype)
     parts = (part.reshape(*e.shape[:-1], heads, -1) for part in jnp.split(qkv, 3, -1))
-    e = e + gate * _named("proj", affine(local_attention(*parts, border).reshape(e.shape), w.proj, dtype), dtype)
+    answer = local_attention(*parts, border, neighbourhood).reshape(e.shape)
+    e = e + gate * _named("proj", affine(answer, w.proj, dtype), dtype)
     return _spoken(e, w, modulation, dtype)
 
 
@@ -177,6 +179,7 @@ def fired(
     modulation: Modulation,
     heads: int,
     border: str,
+    neighbourhood: str,
     dtype: Any,
 ) -> tuple[Float[Array, "B *S O"], Float[Array, "B *S E"] | None]:
     """:func:`attentive` of the cells that ``fire``, and 0 for the others, of which nothing is computed.
@@ -208,7 +211,7 @@ def fired(
     shift, scale, gate = modulation.attention
     q = _named("qkv", dense.product(_modulated(e, w.norm0, shift, scale), w.qkv[:, :d], dtype), dtype)
     parts = (part.reshape(*grid, heads, -1) for part in (spread(q), *jnp.split(seen, 2, -1)))
-    answer = take(local_attention(*parts, border).reshape(*grid, d))
+    answer = take(local_attention(*parts, border, neighbourhood).reshape(*grid, d))
     e = e + gate * _named("proj", affine(answer, w.proj, dtype), dtype)
     change = _spoken(e, w, modulation, dtype)
     if kept is None:

@@ -80,6 +80,8 @@ class Pipeline:
                 raise UserError(
                     f"{name} learned no images of two axes, and config.generate.name=nca_cascade is for them"
                 )
+            if "context" in part.task.model.conditions:
+                raise UserError(f"{name} is told a context, and here is none: set config.model.context_channels to 0")
         return found
 
     def opened(self, name: str) -> Part:

@@ -108,3 +108,31 @@ def test_a_wider_border():
     x = problem(2)[0]
     for mode in SCIPY:
         np.testing.assert_array_equal(pad(x, mode, 3), np.pad(x, [(0, 0), (3, 3), (3, 3), (0, 0)], mode))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_von_neumanns_neighbourhood(ndim):
+    """Every product, and its gradients, are those of a kernel that is zero but for a cell and the faces around it."""
+    x, _, w = problem(ndim)
+    star = np.random.default_rng(9).standard_normal((2 * ndim + 1, 3, 4)).astype(np.float32)
+    centre, steps = np.ones(ndim, int), np.eye(ndim, dtype=int)
+    at = tuple(np.array(sorted([tuple(centre), *map(tuple, centre + steps), *map(tuple, centre - steps)])).T)
+    kernel = np.zeros(((3,) * ndim + (3, 4)), np.float32)
+    kernel[at] = star
+    np.testing.assert_array_equal(perceive.block(jax.numpy.asarray(star), ndim), kernel)
+    padded = np.asarray(pad(x, "wrap"))
+    expected, (by_x, by_kernel) = jax.device_get(pulled(padded, kernel, w))["shifted"]
+    for name, (y, (mine, taps)) in pulled(padded, star, w).items():
+        np.testing.assert_allclose(y, expected, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(mine, by_x, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(taps, by_kernel[at], rtol=1e-5, atol=5e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_neighbours_face_each_other(ndim):
+    """There are 3^n taps, or 2 n + 1; the first and the last lie opposite each other, and so on."""
+    for neighbourhood, n in {"moore": 3**ndim, "von_neumann": 2 * ndim + 1}.items():
+        taps = np.array(perceive.taps(ndim, neighbourhood))
+        assert taps.shape == (n, ndim)
+        assert np.prod(perceive.sides(ndim, neighbourhood)) == n
+        assert (taps + taps[::-1] == 2).all()

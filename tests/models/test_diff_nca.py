@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nca_gen import arrays
+from nca_gen.ca import perceive
 from nca_gen.ca.rollout import repeated
 from nca_gen.ca.seed import seed
 from nca_gen.contracts import Automaton, Local, Place
@@ -59,6 +60,18 @@ def test_steps_cost_no_parameters(steps):
     assert leaves(tiny.shapes(diff_nca.Model(steps=steps))) + 1024 == 331_464
 
 
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_a_neighbour_costs_so_many_parameters(ndim):
+    """Perception has taps x C (C + e) of them, and gain and bias; all else is as large in any number of axes."""
+    for neighbourhood, taps in {"moore": 3**ndim, "von_neumann": 2 * ndim + 1}.items():
+        model = diff_nca.Model(channels=64, hidden=192, ndim=ndim, neighbourhood=neighbourhood, norm="cell")
+        perceive = taps * 64 * (64 + 2) + 2 * 64
+        products = (2 * 64 + 2) * 192 + 192 * 64 + 2 * (192 + 64)
+        gates = 2 * (2 * 48 + 2 * 48) + 48 * (2 * 64 + 2 + 192) + 2 * (2 * 64 + 2 + 192)
+        embedding = 4 * 256 + 256 * 2 + 2 * (256 + 2)
+        assert leaves(tiny.shapes(model)) == perceive + products + gates + embedding
+
+
 slow = partial(pytest.param, marks=pytest.mark.slow)
 CASES = [
     ({"norm": "group"}, (16, 16)),
@@ -78,6 +91,55 @@ def test_the_numpy_twin_agrees(changes, shape):
     expected = textbook.diff_nca(params(model), x, np.asarray(t) / tiny.T, 8, tiny.masks(model, key, shape))
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(apply(model, params(model), x, t, key), expected, atol=1e-4)
+
+
+FACES = tiny.diff(norm="cell", ndim=3, neighbourhood="von_neumann")
+VOLUME = (6, 5, 7)
+
+
+def blocked(tree):
+    """Parameters whose kernels of faces are blocks of 3^n, which are zero elsewhere: as long, so of the same gain."""
+    perceived = tree["image"]["perceive"]
+    return {"image": tree["image"] | {"perceive": perceived | {"v": perceive.block(perceived["v"], 3)}}}
+
+
+@pytest.mark.parametrize("norm", ["cell", slow("group")])
+def test_the_numpy_twin_agrees_of_faces_alone(norm):
+    """In three axes: what the twin says of a kernel that is zero at all other neighbours."""
+    model = replace(FACES, norm=norm)
+    x, t, key = start(*VOLUME)
+    fire = tiny.masks(model, key, VOLUME)
+    expected = textbook.diff_nca(blocked(params(model)), x, np.asarray(t) / tiny.T, 8, fire)
+    for rule in ("fast", "plain"):
+        np.testing.assert_allclose(apply(replace(model, rule=rule), params(model), x, t, key), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("neighbourhood", ["moore", slow("von_neumann")])
+@pytest.mark.parametrize("norm", ["cell", slow("group")])
+def test_a_volume_that_is_constant_along_an_axis_is_an_image(norm, neighbourhood):
+    """The rule of three axes says of it what that of two says whose kernel is the sum along the axis."""
+    model = tiny.diff(norm=norm, ndim=3, neighbourhood=neighbourhood, fire_rate=1.0)
+    x, t, key = start(9, 8)
+    kernel = model.side(8).apply({"params": params(model)["image"]}).perceive.kernel
+    flat = jax.tree.map(lambda leaf: leaf, params(model))
+    v = perceive.block(kernel, 3).sum(0)
+    flat["image"]["perceive"] |= {"v": v, "g": jnp.sqrt(jnp.sum(v * v, (0, 1, 2)))}
+    image = apply(tiny.diff(norm=norm, fire_rate=1.0), flat, x, t, key)
+    volume = apply(model, params(model), np.broadcast_to(x[:, None], (2, 5, 9, 8, 3)), t, key)
+    np.testing.assert_allclose(volume, np.broadcast_to(image[:, None], volume.shape), atol=1e-5)
+
+
+@pytest.mark.parametrize("neighbourhood", [slow("moore"), "von_neumann"])
+def test_a_tile_of_a_volume_is_the_whole(neighbourhood):
+    """As in two axes; and in strips, which cut the last axis."""
+    model = replace(FACES, neighbourhood=neighbourhood, steps=2)
+    x, t, key = start(7, 8, 9)
+    whole = apply(model, params(model), x, t, key)
+    tile = jax.jit(lambda p, x, at: model.apply(p, x, t, None, (), key, Place(at, (7, 8, 9)))[0])
+    mine = tile(params(model), x[:, :6, 2:8, 3:], np.ix_(np.arange(6), np.arange(2, 8), np.arange(3, 9)))
+    np.testing.assert_allclose(mine[:, :4, 2:4, 2:], whole[:, :4, 4:6, 5:], atol=1e-6)
+    strips = apply(replace(model, strip=2 * 7 * 8 * 2), params(model), x, t, key)
+    np.testing.assert_allclose(strips, whole, atol=2e-6)
 
 
 @pytest.mark.parametrize("conv", ["gathered", *map(slow, ("scattered", "split", "convolved"))])
@@ -106,17 +168,26 @@ def test_zero_init_says_nothing():
 
 
 def gradient(model):
-    x, t, key = start(16, 16)
+    x, t, key = start(*((16, 16) if model.ndim == 2 else VOLUME))
 
     def loss(p):
         return jnp.mean(jnp.square(model.apply(p, jnp.asarray(x), t, None, (), key)[0] - 1))
 
-    return jax.jit(jax.grad(loss))(params(tiny.diff(norm=model.norm, steps=model.steps)))
+    plain = {"norm": model.norm, "steps": model.steps, "ndim": model.ndim, "neighbourhood": model.neighbourhood}
+    return jax.jit(jax.grad(loss))(params(tiny.diff(**plain)))
 
 
 @cache
-def kept(norm):
-    return gradient(tiny.diff(norm=norm, steps=7, remat="none"))
+def kept(norm, **fields):
+    return gradient(tiny.diff(norm=norm, steps=7, remat="none", **fields))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [{"remat": "fc0"}, {"remat": "nested", "conv": "gathered"}, {"rule": "plain"}], ids=str)
+def test_the_gradient_of_volumes_is_the_same_every_way(way):
+    mine, other = gradient(replace(FACES, steps=7, **way)), kept("cell", ndim=3, neighbourhood="von_neumann")
+    scale = max(np.abs(x).max() for x in jax.tree.leaves(other))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=1e-4), mine, other)
 
 
 @pytest.mark.parametrize("norm", ["group", slow("cell")])
@@ -182,6 +253,14 @@ def test_a_cell_is_heard_within_the_halo(steps):
     square = {(i, j) for i in range(-steps, steps + 1) for j in range(-steps, steps + 1)}
     heard = set(map(tuple, changed(model).tolist()))
     assert heard == square if steps < 4 else heard < square
+
+
+@pytest.mark.slow
+def test_faces_are_heard_as_far_as_steps_go():
+    """Of two steps the diamond, and no corner."""
+    model = tiny.diff(norm="cell", fire_rate=1.0, steps=2, neighbourhood="von_neumann")
+    heard = set(map(tuple, changed(model).tolist()))
+    assert heard == {(i, j) for i in range(-2, 3) for j in range(-2, 3) if abs(i) + abs(j) <= 2}
 
 
 def test_group_norm_is_heard_everywhere():
@@ -277,6 +356,16 @@ def test_four_devices_say_what_one_says(shape, spec, norm):
 
 
 @pytest.mark.slow
+def test_four_devices_say_of_volumes_what_one_says():
+    """Two volumes, each cut into two slabs."""
+    x, t, key = start(8, 5, 4)
+    mesh = jax.make_mesh((2, 2), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+    several = apply(FACES, params(FACES), jax.device_put(x, NamedSharding(mesh, P("data", "space"))), t, key)
+    assert len(several.sharding.device_set) == 4
+    np.testing.assert_allclose(several, apply(FACES, params(FACES), x, t, key), atol=2e-6)
+
+
+@pytest.mark.slow
 def test_what_starts_at_zero():
     """``zero``: the last product alone. ``torch``: nothing; every gain is the length of its v."""
     zero, torch = (tiny.born(tiny.diff(start=start))["image"] for start in ("zero", "torch"))
@@ -299,6 +388,7 @@ def test_what_starts_at_zero():
         ({"conv": "shift"}, "did you mean shifted"),
         ({"remat": "steps"}, "did you mean step"),
         ({"dtype": "float16"}, "did you mean .*float"),
+        ({"neighbourhood": "neumann"}, "did you mean von_neumann"),
         ({"channels": 6}, "image and prediction alone take 6"),
         ({"image_channels": 5}, "image and prediction alone take 10"),
     ],

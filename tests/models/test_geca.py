@@ -117,7 +117,9 @@ def twin(model, p, x, t, labels, out, hidden, fire):
         a = own(e, p["block"]["norm0"]) * (1 + scale0) + shift0
         q, k_, v = np.split(affine(a, p["block"]["qkv"]), 3, -1)
         heads = (z.reshape(*z.shape[:-1], model.heads, -1) for z in (q, k_, v))
-        e = e + gate0 * affine(attention(*heads, model.border).reshape(e.shape), p["block"]["proj"])
+        e = e + gate0 * affine(
+            attention(*heads, model.border, model.neighbourhood).reshape(e.shape), p["block"]["proj"]
+        )
         b = affine(own(e, p["block"]["norm1"]) * (1 + scale1) + shift1, p["block"]["fc0"])
         b = b * (1 + np.vectorize(erf)(b / np.sqrt(2))) / 2
         e = e + gate1 * affine(b, p["block"]["fc1"])
@@ -131,6 +133,7 @@ CASES = [
     ({}, (6, 5)),
     slow({"border": "mask", "learned_variance": False, "hidden_seed": "centre"}, (4, 5)),
     slow({"fire_rate": 1.0, "heads": 4, "steps": 2, "ndim": 3}, (3, 2, 4)),
+    slow({"steps": 2, "ndim": 3, "neighbourhood": "von_neumann"}, (3, 2, 4)),
 ]
 
 
@@ -286,6 +289,47 @@ def test_the_gradient_is_the_same_every_way(way):
     jax.tree.map(close, gradient(small(**way)), plain())
 
 
+VOLUME = {"ndim": 3, "neighbourhood": "von_neumann"}
+
+
+@pytest.mark.parametrize("changes", [{}, slow({"border": "mask"}), slow({"rule": "gathered", "fire_rate": 0.2})])
+def test_the_plain_rule_says_the_same_of_volumes(changes):
+    """By faces alone: the letters of the paper, the fast form, and that of the cells that fire alone."""
+    fast = small(**VOLUME | changes)
+    x, t, labels, key = start(4, 5, 6)
+    models = (replace(fast, rule="plain"), fast)
+    plain, said = (apply(model, params(small(**VOLUME)), x, t, labels, (), key)[0] for model in models)
+    np.testing.assert_allclose(said, plain, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("border", ["mask", "wrap"])
+def test_a_volume_that_is_constant_along_an_axis_is_an_image(border):
+    """Neighbours come three times each, which a softmax does not tell. Slices have the code of the image's cells."""
+    x, t, labels, key = start(6, 5)
+    model = small(border=border, fire_rate=1.0)
+    genes = Genes(*(jnp.asarray(tiny.images(seed, 2, 6, 5, n)) for seed, n in ((1, 4), (2, 5))))
+    image, _ = apply(model, params(model), x, t, labels, genes, key)
+    thick = lambda x: jnp.broadcast_to(x[:, None], (2, 4, *x.shape[1:]))
+    place = Place((jnp.zeros((4, 1, 1), int), *(c[None] for c in arrays.coords((6, 5)))), (1, 6, 5))
+    call = lambda p, x: replace(model, ndim=3).apply(
+        p, x, t, {"label": labels}, jax.tree.map(thick, genes), key, place
+    )[0]
+    np.testing.assert_allclose(jax.jit(call)(params(model), thick(x)), thick(image), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("neighbourhood", ["moore", "von_neumann"])
+def test_a_tile_of_a_volume_is_the_whole(neighbourhood):
+    model = small(ndim=3, neighbourhood=neighbourhood, steps=2)
+    x, t, labels, key = start(7, 6, 8)
+    whole, _ = apply(model, params(model), x, t, labels, (), key)
+    place = Place(arrays.coords((6, 6, 6), (1, 0, 2)), (7, 6, 8))
+    call = jax.jit(lambda p, x: model.apply(p, x, t, {"label": labels}, (), key, place)[0])
+    tile = call(params(model), x[:, 1:, :, 2:])
+    np.testing.assert_allclose(tile[:, 2:, :, 2:], whole[:, 3:, :, 4:], atol=1e-5)
+
+
 @pytest.mark.parametrize("border", ["zero", slow("mask"), slow("wrap")])
 def test_the_plain_rule_says_the_same(border):
     """The letters of the paper, and the fast form of them."""
@@ -371,6 +415,13 @@ def test_the_gradient_is_the_slope():
     assert sum(float((np.float64(g) * w).sum()) for g, w in pairs) == pytest.approx(slope, rel=1e-3)
 
 
+@pytest.mark.slow
+def test_axes_and_neighbours_cost_no_parameters():
+    shapes = tiny.shapes(Model())
+    for fields in (VOLUME, {"ndim": 3}, {"neighbourhood": "von_neumann"}):
+        assert tiny.shapes(Model(**fields)) == shapes
+
+
 def spread(x):
     """Two images, and the rows of each, over four devices."""
     mesh = jax.make_mesh((2, 2), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
@@ -427,6 +478,7 @@ def test_it_starts_as_the_zero_map():
     ("changes", "line"),
     [
         ({"border": "zeros"}, "did you mean zero"),
+        ({"neighbourhood": "neumann"}, "did you mean von_neumann"),
         ({"hidden_seed": "center"}, "did you mean centre"),
         ({"remat": "steps"}, "did you mean step"),
         ({"dtype": "bf16"}, "did you mean bfloat16"),

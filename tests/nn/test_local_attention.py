@@ -13,13 +13,15 @@ from nca_gen.errors import UserError
 from nca_gen.nn.local_attention import local_attention
 
 
-def twin(q, k, v, border):
+def twin(q, k, v, border, neighbourhood="moore"):
     """Every cell asks its window, one after the other; float64."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     size, out = q.shape[1:-2], np.zeros(q.shape)
     for b, *cell, h in np.ndindex(*q.shape[:-1]):
         keys, values = [], []
         for shift in itertools.product((-1, 0, 1), repeat=len(size)):
+            if neighbourhood == "von_neumann" and np.abs(shift).sum() > 1:
+                continue
             place = tuple(c + s for c, s in zip(cell, shift, strict=True))
             if border == "wrap":
                 place = tuple(p % n for p, n in zip(place, size, strict=True))
@@ -38,7 +40,7 @@ def heads(size, h=2, d=6):
     return [jax.device_put(2 * tiny.images(seed, 2, *size, h, d)) for seed in range(3)]
 
 
-attend = jax.jit(local_attention, static_argnums=3)
+attend = jax.jit(local_attention, static_argnums=(3, 4))
 
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
@@ -52,13 +54,25 @@ def test_the_twin_agrees(size, border):
     np.testing.assert_allclose(attend(q, k, v, border), twin(q, k, v, border), atol=1e-5)
 
 
-@pytest.mark.parametrize("border", ["zero", slow("mask"), slow("wrap")])
-def test_the_gradient_is_the_slope(border):
+@pytest.mark.parametrize(("size", "border"), [((3, 2, 3), "zero"), slow((5, 4), "mask"), slow((3, 4, 3), "wrap")])
+def test_the_twin_agrees_of_faces_alone(size, border):
+    q, k, v = heads(size)
+    how = border, "von_neumann"
+    np.testing.assert_allclose(attend(q, k, v, *how), twin(q, k, v, *how), atol=1e-5)
+
+
+WINDOWS = [((4, 3), "zero"), slow(((4, 3), "mask")), slow(((4, 3), "wrap"))]
+WINDOWS += [slow(((2, 4, 3), "mask", "von_neumann"))]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_gradient_is_the_slope(window):
     """Along a random direction of q, k or v, by a central difference of the twin."""
-    at, (weight, *ways) = heads((4, 3)), [tiny.images(seed, 2, 4, 3, 2, 6) for seed in range(3, 7)]
+    size, *border = window
+    at, (weight, *ways) = heads(size), [tiny.images(seed, 2, *size, 2, 6) for seed in range(3, 7)]
 
     def loss(*parts):
-        return jnp.sum(weight * local_attention(*parts, border))
+        return jnp.sum(weight * local_attention(*parts, *border))
 
     grads = jax.jit(jax.grad(loss, (0, 1, 2)))(*at)
     for i, (grad, way) in enumerate(zip(grads, ways, strict=True)):
@@ -66,7 +80,7 @@ def test_the_gradient_is_the_slope(border):
         def moved(h, i=i, way=way):
             return [np.float64(x) + h * way * (j == i) for j, x in enumerate(at)]
 
-        there, back = (np.sum(weight * twin(*moved(h), border)) for h in (1e-5, -1e-5))
+        there, back = (np.sum(weight * twin(*moved(h), *border)) for h in (1e-5, -1e-5))
         assert np.sum(np.float64(grad) * way) == pytest.approx((there - back) / 2e-5, rel=1e-4)
 
 
@@ -93,3 +107,8 @@ def test_no_nine_copies():
 def test_an_unknown_border_is_named():
     with pytest.raises(UserError, match="zero"):
         local_attention(*heads((2, 2)), "zeros")
+
+
+def test_an_unknown_neighbourhood_is_named():
+    with pytest.raises(UserError, match="did you mean moore"):
+        local_attention(*heads((2, 2)), "zero", "more")

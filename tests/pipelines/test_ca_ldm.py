@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,11 @@ import layers
 import numpy as np
 import pydicom
 import pytest
+import tiny
 from ml_collections import ConfigDict
 
-from nca_gen import arrays, devices, screen
+from nca_gen import arrays, build, devices, screen
+from nca_gen import config as configs
 from nca_gen.contracts import Part
 from nca_gen.errors import UserError
 from nca_gen.io import images, volumes
@@ -87,6 +90,43 @@ def test_a_volume_is_what_its_parts_say(parts, keep):
     slices = sampling.sample(part, key, PLACES[1:], settings, {"image": context}) * std + mean
     expected = parts["model"].task.model.decode(parts["model"].params, slices[None], keep)[0]
     np.testing.assert_allclose(drawn(parts, keep=keep), np.clip(expected, -1, 1), **CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model",
+    [
+        tiny.diff(ndim=3, image_channels=4, channels=12, neighbourhood="von_neumann"),
+        tiny.cells(ndim=3, image_channels=4, classes=0, learned_variance=False),
+    ],
+    ids=["diff_nca", "geca"],
+)
+def test_the_latent_of_the_whole_by_an_automaton(model, parts):
+    """In place of the U-Net: the volume is what its cells have drawn, whole on one device or cut over two."""
+    part = replace(parts["diff3d"], task=replace(parts["diff3d"].task, model=model), params=tiny.params(model))
+    z = sampling.sample(part, arrays.fold(KEY, 0), PLACES, Settings.of(part.config.sample))
+    mean, std = map(np.float32, layers.SCALES["whole"])
+    coder = parts["nhae"]
+    expected = np.clip(coder.task.model.decode(coder.params, z * std + mean)[0], -1, 1)
+    assert expected.std() > 0.05
+    for space in (1, 2):
+        part.config.mesh.space = space
+        mine = drawn({**parts, "diff3d": part}, refine=False, mixed=False)
+        np.testing.assert_allclose(mine, expected, **CLOSE)
+    part.config.mesh.space = 1
+
+
+@pytest.mark.parametrize("form", ["", ":laptop", ":hippocampus", ":guided"])
+def test_the_stage_of_volumes_takes_an_automaton_by_name(form, monkeypatch):
+    """Of the fields of the U-Net those stay that cells have too; label maps they are not told."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    forms = ":laptop,phantom,layers" if form == ":guided" else form
+    [stage] = [one for one in configs.stages(f"configs/ca_ldm.py{forms}") if one.name == "diff3d"]
+    for name in ("diff_nca", "geca"):
+        flags = [f"--config.model.name={name}", *["--config.model.remat=step"] * (form == "")]
+        task = build.task(configs.override(stage.config, flags))
+        assert (task.model.ndim, task.model.reads, task.model.predicts) == (3, 4, 4)
+        assert dict(task.model.conditions) == {}
 
 
 def test_the_noise_of_a_slice_is_of_its_number():

@@ -212,7 +212,9 @@ def test_an_image_of_the_last_network_alone():
 
 def test_what_is_no_cascade(tmp_path):
     first, second, last = parts().values()
+    around = replace(second, task=replace(second.task, model=resolving(channels=15, context_channels=3)))
     for wrong, line in [
+        ({"stage1": first, "model": around}, "model is told a context, and here is none"),
         ({"stage1": second, "model": last}, "stage1 is none of a cascade"),
         ({"stage1": first, "model": first}, "model is none of a cascade"),
         (run.Beside({"stage1": str(tmp_path / "nowhere"), "model": ""}, {"model": last}), "--mode=chain trains all"),

@@ -14,12 +14,13 @@ import echo
 import jax
 import numpy as np
 import pytest
+import tiny
 
 from nca_gen import arrays, devices, hosts
 from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
 from nca_gen.io import images, slides
-from nca_gen.models import efficient_unet
+from nca_gen.models import efficient_unet, resolving_nca
 from nca_gen.pipelines import cascade, sampling, urcdm
 from nca_gen.pipelines.sampling import Settings
 from nca_gen.tiling.mosaic import Grid, Plane
@@ -132,6 +133,30 @@ def test_one_patch_is_what_the_network_samples(tmp_path):
     low = {"low": arrays.enlarged(jax.numpy.asarray(kept), 2)}
     large = sampling.sample(parts["model"], arrays.fold(KEY, 1), (32, 32), how, low)
     np.testing.assert_array_equal(slide, images.from_float(np.asarray(large)[0], np.uint8))
+
+
+@pytest.mark.slow
+def test_a_slide_by_automata(tmp_path, monkeypatch):
+    """Cells that read the context, at first, and then the smaller image alone: the same slide on one device and on two,
+    and another one of another overview."""
+    parts = echo.cascade()
+    small = {"channels": 14, "hidden": 8, "steps": 2, "start": "torch"}
+
+    def cells(name):
+        part, first = parts[name], name.endswith("stage1")
+        around = first and "context" in part.task.model.conditions
+        told = {"context_channels": 3 * around, "zoom": 2 * around, "low_resolution": not first}
+        model = resolving_nca.Model(**small, **told, timesteps=part.task.process.span)
+        return replace(part, task=replace(part.task, model=model), params=tiny.params(model, int(first)))
+
+    parts = {name: cells(name) for name in parts}
+    found = []
+    for count in (1, 2):
+        monkeypatch.setattr(urcdm, "local", lambda count=count: devices.mesh(jax.local_devices(), count))
+        found.append(painted(tmp_path / str(count), parts))
+    np.testing.assert_array_equal(*found)
+    other = {"mag0_stage2": replace(parts["mag0_stage2"], params=tiny.params(parts["mag0_stage2"].task.model, 9))}
+    assert (painted(tmp_path / "other", parts | other) != found[0]).any()
 
 
 # The same slide.
