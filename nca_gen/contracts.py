@@ -462,13 +462,19 @@ def unchanged(x: np.ndarray) -> np.ndarray:
     return x
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config", "task", "step", "decode"])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params"],
+    meta_fields=["config", "task", "step", "decode"],
+    drop_fields=["averages"],  # no program needs them
+)
 @dataclass(frozen=True)
 class Part:
     """A trained network and how it was trained; frozen. Opened by :func:`nca_gen.runtime.run.open_run`.
 
     ``config``: of its run, read only. ``task``: whose ``model`` the ``params`` are of. ``step``: of training.
-    ``decode``: from the units that it learned (latents, say) to images in [-1, 1].
+    ``decode``: from the units that it learned (latents, say) to images in [-1, 1]. ``averages``: what other averages
+    are made of (:class:`Averaged`), read when it is asked for; None where only ``params`` are at hand.
     """
 
     config: Any
@@ -476,6 +482,7 @@ class Part:
     params: PyTree
     step: int = 0
     decode: Callable[[np.ndarray], np.ndarray] = unchanged
+    averages: Callable[[], Any] | None = None
 
 
 if TYPE_CHECKING:
@@ -526,6 +533,15 @@ class Transfer(Task, Protocol):
 
     def begin(self, state: Any, params: PyTree) -> Any:
         """The ``state`` before the first step, with these for its own: what is trained, and where averages begin."""
+        ...
+
+
+@runtime_checkable
+class Averaged(Task, Protocol):
+    """A task that can keep, beside the parameters that generate, what averages of other widths are made of."""
+
+    def averages(self, state: Any) -> Any:
+        """What :func:`nca_gen.tasks.posthoc.rebuilt` takes; () where nothing is kept."""
         ...
 
 

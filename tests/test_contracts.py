@@ -9,6 +9,7 @@ from nca_gen.contracts import (
     Aging,
     Autoencoder,
     Automaton,
+    Averaged,
     Conditional,
     Counted,
     Denoiser,
@@ -105,6 +106,7 @@ tasks: list[Transfer] = [
     elbo.Task(vnca.Model(), Learner()),
     segment.Task(segment_unet.Model(classes=2), Learner()),
 ]
+averaged: Averaged = denoise.Task(diff_nca.Model(), Learner(), discrete.Process(), Codec())
 conditional: Conditional = denoise.Task(diff_nca.Model(), Learner(), discrete.Process(), Codec())
 resolving: Resolving = denoise.Task(diff_nca.Model(), Learner(), discrete.Process(), Codec())
 pipelines: list[type[Pipeline]] = [
@@ -178,3 +180,4 @@ def test_tasks_are_hashable():
 
 def test_only_denoisers_are_told_something():
     assert [type(task) for task in tasks if isinstance(task, Conditional)] == [denoise.Task, distil.Task]
+    assert [type(task) for task in tasks if isinstance(task, Averaged)] == [denoise.Task, distil.Task]

@@ -10,7 +10,8 @@ from typing import Annotated
 from annotated_types import Predicate
 
 from nca_gen.contracts import Page, Pipeline, Process
-from nca_gen.diffusion.grids import GRIDS
+from nca_gen.diffusion import grids
+from nca_gen.diffusion.grids import GRIDS, STATED
 from nca_gen.diffusion.samplers import SAMPLERS
 from nca_gen.errors import UserError, chosen
 from nca_gen.evaluators.held import Held
@@ -18,7 +19,7 @@ from nca_gen.evaluators.sweep import Row, label, sweep
 from nca_gen.judge import Spec
 
 SPEC = re.compile(
-    rf"\w+:(?P<steps>\d+)(:(?P<grid>{'|'.join(GRIDS)}))?"
+    rf"\w+:(?P<steps>\d+)(:(?P<grid>{'|'.join(GRIDS)}|{STATED}))?"
     r"(:(?P<growth>[1-9]\d*(-[1-9]\d*)*))?(:(?P<dtype>float32|bfloat16))?(:w(?P<w>\d+(\.\d+)?))?"
 )
 TITLE = "Fewer steps"
@@ -43,7 +44,7 @@ def settings(specs: Sequence[str], process: Process) -> list[Row]:
     table = [row(spec) for spec in specs]
     for spec, some in zip(specs, table, strict=True):
         try:
-            process.times(some["steps"])
+            grids.times(process, some["steps"], some.get("grid", "uniform"))
         except UserError as e:
             raise UserError(f"evals.samplers.rows has {spec!r}; {e}") from e
     return table

@@ -26,7 +26,7 @@ from nca_gen.ca.rollout import Rule, remembered, rollout, trajectory
 from nca_gen.ca.seed import Cells, seed
 from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError
-from nca_gen.nn import fast, modules
+from nca_gen.nn import fast, kernel, modules
 from nca_gen.nn.embeddings import scalar_features
 from nca_gen.nn.norm import EPS, SLOPE, normed
 from nca_gen.nn.weight_norm import WeightNorm
@@ -113,11 +113,13 @@ class Model:
     framework does. ``border``: what a cell at the edge sees beyond it: "reflect" its own side, "wrap" the opposite edge
     (a torus). ``timesteps``: what the time that it is told stays below.
 
-    How it is computed: ``rule`` "fast" or "plain"; and of the fast one ``conv``, a product of
-    :mod:`nca_gen.ca.perceive`, and ``dtype``, of the products, while cells, norms and parameters stay float32;
-    ``strip``, the cells at a time where no gradient is taken and the rule is local, 0 for all. ``remat``: what the
-    gradient keeps: "none" is everything, "fc0" cells, perception and the widest product of each step, "seen" cells and
-    perception, "step" the cells, "nested" the cells of about 2 sqrt(steps) steps, for one more forward pass.
+    How it is computed: ``rule`` "fast", "plain", or "kernel", one program of a TPU (:mod:`nca_gen.nn.kernel`), which a
+    CPU interprets, slowly; where there is none, as on a GPU, in 3-D or where cells know their position, it is "fast".
+    Of the fast one ``conv``, a product of :mod:`nca_gen.ca.perceive`; of both ``dtype``, of the products, while cells,
+    norms and parameters stay float32; ``strip``, the cells at a time where no gradient is taken and the rule is local,
+    0 for all. ``remat``: what the gradient keeps: "none" is everything, "fc0" cells, perception and the widest product
+    of each step, "seen" cells and perception, "step" the cells, "nested" the cells of about 2 sqrt(steps) steps, for
+    one more forward pass. A kernel keeps neither perception nor product.
     """
 
     channels: Count = 96
@@ -126,7 +128,7 @@ class Model:
     norm: Annotated[str, OneOf(("group", "cell"))] = "group"
     start: Annotated[str, OneOf(("zero", "torch"))] = "zero"
     fire_rate: Fraction = 0.9
-    rule: Annotated[str, OneOf(("fast", "plain"))] = "fast"
+    rule: Annotated[str, OneOf(("fast", "kernel", "plain"))] = "fast"
     conv: Annotated[str, OneOf(PRODUCTS)] = "split"
     remat: Annotated[str, OneOf(("none", *SAVED, "nested"))] = "seen"
     dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
@@ -204,7 +206,9 @@ class Model:
         """The change of a step, as ``rule`` has it: (scalars, state, fire, border) -> what is added to the state."""
         if self.rule == "plain":
             return partial(change, w=w)
-        return partial(fast.gated, w=w, product=PRODUCTS[self.conv], dtype=jnp.dtype(self.dtype), strip=self.strip)
+        dtype = jnp.dtype(self.dtype)
+        fused = partial(fast.gated, w=w, product=PRODUCTS[self.conv], dtype=dtype, strip=self.strip)
+        return partial(kernel.gated, w=w, dtype=dtype, otherwise=fused) if self.rule == "kernel" else fused
 
     def update(
         self, w: Gated, scalars: Float[Array, "b *s K"], cells: Cells, fire: Bool[Array, "*M"], border: str

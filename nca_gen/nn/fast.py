@@ -64,21 +64,14 @@ def _gated(
 ) -> Float[Array, "B *T C"]:
     """``border`` None: fields bring a halo of one, and the inside is asked for."""
     around, centre = (partial(pad, mode=border), lambda x: x) if border else (lambda x: x, _inside)
-    e = _mlp(scalar_features(scalars), w.embedding)
-    gate0, gate1 = _mlp(centre(e), w.gate0), _mlp(centre(e), w.gate1)
-    c, k = state.shape[-1], e.shape[-1]
+    e = mlp(scalar_features(scalars), w.embedding)
+    gate0, gate1 = mlp(centre(e), w.gate0), mlp(centre(e), w.gate1)
 
     if _constant(e) and border != "constant":
-        # So is then all that e contributes, up to the border: it enters as one constant, before the norm.
-        taps, taps_e = jnp.split(w.perceive.kernel, (c,), -2)
-        seen_e = e @ taps_e.sum(tuple(range(taps_e.ndim - 2))) + w.perceive.bias
-        gate, gate_e, gate_seen = jnp.split(gate0, (c, c + k), -1)
-        fc0, fc0_e, fc0_seen = jnp.split(w.fc0.kernel, (c, c + k), 0)
-        bias = (e * gate_e) @ fc0_e + (seen_e * gate_seen) @ fc0_seen + w.fc0.bias
-        z, gate0, fc0 = state, jnp.concatenate([gate, gate_seen], -1), jnp.concatenate([fc0, fc0_seen])
-        seen = product(around(z).astype(dtype), taps.astype(dtype))
+        taps, gate0, fc0, bias = constants(e, w, gate0)
+        z, seen = state, product(around(state).astype(dtype), taps.astype(dtype))
     else:
-        z = jnp.concatenate([state, jnp.broadcast_to(e, (*state.shape[:-1], k))], -1)
+        z = jnp.concatenate([state, jnp.broadcast_to(e, (*state.shape[:-1], e.shape[-1]))], -1)
         seen = product(around(z).astype(dtype), w.perceive.kernel.astype(dtype)) + w.perceive.bias
         fc0, bias = w.fc0
 
@@ -87,7 +80,24 @@ def _gated(
     return _gate(activated(y, w.norm), gate1, *w.fc1, dtype) * fire
 
 
-def _mlp(x: Float[Array, "*S I"], layers: tuple[Linear, Linear]) -> Float[Array, "*S O"]:
+def constants(
+    e: Float[Array, "b *s e"], w: Gated, gate0: Float[Array, "b *s n"]
+) -> tuple[Float[Array, "..."], Float[Array, "b *s d"], Float[Array, "d h"], Float[Array, "b *s h"]]:
+    """Taps, gate, kernel and bias of cells and what they see of each other, where ``e`` is constant over space.
+
+    So is then all that it contributes, up to the border: it enters as one constant, before the norm. d = 2 c.
+    """
+    k = e.shape[-1]
+    c = w.perceive.kernel.shape[-2] - k
+    taps, taps_e = jnp.split(w.perceive.kernel, (c,), -2)
+    seen_e = e @ taps_e.sum(tuple(range(taps_e.ndim - 2))) + w.perceive.bias
+    gate, gate_e, gate_seen = jnp.split(gate0, (c, c + k), -1)
+    fc0, fc0_e, fc0_seen = jnp.split(w.fc0.kernel, (c, c + k), 0)
+    bias = (e * gate_e) @ fc0_e + (seen_e * gate_seen) @ fc0_seen + w.fc0.bias
+    return taps, jnp.concatenate([gate, gate_seen], -1), jnp.concatenate([fc0, fc0_seen]), bias
+
+
+def mlp(x: Float[Array, "*S I"], layers: tuple[Linear, Linear]) -> Float[Array, "*S O"]:
     """Affine, SiLU, affine; of rows, because the gradient of a product with more axes is slow on a CPU."""
     first, last = layers
     rows = jax.nn.silu(x.reshape(-1, x.shape[-1]) @ first.kernel + first.bias) @ last.kernel + last.bias

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from annotated_types import Interval
+from annotated_types import Interval, Predicate
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Key, Num
 
@@ -41,7 +41,9 @@ class Settings(NamedTuple):
     condition towards that of a sample (:func:`nca_gen.diffusion.guidance.classifier_free`). ``heredity``: which part of
     a model's memory a step gets as the step before left it (:mod:`nca_gen.diffusion.heredity`). ``growth``: steps of an
     automaton a call, over equal stretches of sampling, from noise on; () its own. ``dtype``: of the products; "" the
-    model's own. ``grid``: at which times a call is made (:mod:`nca_gen.diffusion.grids`). ``growth_guidance``: how far
+    model's own. ``grid``: at which times a call is made: uniform, trailing, log_snr, log_snr_clipped, karras
+    (:mod:`nca_gen.diffusion.grids`); times written out, "299+231+65+6"; or "searched_4", what the evaluator "grid" has
+    found for the run in four calls, which are then ``steps``. ``growth_guidance``: how far
     to go away from what the cells of an automaton say after ``growth_age`` steps of a call (0: after half of them),
     where the noise level of x_t is within ``growth_levels``; 0 for not at all
     (:func:`nca_gen.diffusion.guidance.growing`).
@@ -54,7 +56,7 @@ class Settings(NamedTuple):
     heredity: Annotated[str, OneOf(heredity.KEPT)] = "none"
     growth: tuple[Count, ...] = ()
     dtype: Annotated[str, OneOf(("", "float32", "bfloat16"))] = ""
-    grid: Annotated[str, OneOf(grids.GRIDS)] = "uniform"
+    grid: Annotated[str, Predicate(grids.word)] = "uniform"
     growth_guidance: Weight = 0.0
     growth_age: Natural = 0
     growth_levels: tuple[Share, Share] = (0.0, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from jaxtyping import PyTree
 
 from nca_gen import build
 from nca_gen import config as configs
-from nca_gen.contracts import Part, Parts, Published, Standing, Transfer
+from nca_gen.contracts import Averaged, Part, Parts, Published, Standing, Transfer
 from nca_gen.data import latents
 from nca_gen.errors import UserError
 from nca_gen.io import exports, mirror, weights
@@ -60,15 +61,33 @@ def part(config: Any, workdir: str | os.PathLike, step: int | None = None) -> Pa
 
     Raises UserError without any.
     """
-    task = build.task(config)
+    task, config = build.task(config), searched(config, workdir)
     abstract = jax.eval_shape(task.init, jax.random.key(config.seed, impl="threefry2x32"))
     if exports.is_export(workdir):
         config = at_hand(config, workdir)
         params, step = exported(Path(workdir, exports.MODEL), jax.eval_shape(task.eval_params, abstract), step)
-    else:
-        params, meta = checkpoint.restore_params(workdir, abstract, step, task.eval_params)
-        step = meta["step"]
-    return Part(frozen(config), task, params, step, build.decoder(config))
+        return Part(frozen(config), task, params, step, build.decoder(config))
+    params, meta = checkpoint.restore_params(workdir, abstract, step, task.eval_params)
+    some = task.averages if isinstance(task, Averaged) else None
+    averages = some and (lambda: checkpoint.restore_params(workdir, abstract, meta["step"], some)[0])
+    return Part(frozen(config), task, params, meta["step"], build.decoder(config), averages)
+
+
+def searched(config: Any, workdir: str | os.PathLike) -> Any:
+    """``config`` with the times of the grid that it names, where that is one that the evaluator "grid" has found for
+    the run in ``workdir``: those of the newest page. Raises UserError where there is none."""
+    name = config.get("sample", {}).get("grid", "")
+    if not name.startswith("searched_"):
+        return config
+    for page in sorted(Path(workdir).glob("eval/*/*.json"), key=lambda p: p.parent.name, reverse=True):
+        if times := json.loads(page.read_text(encoding="utf-8")).get("grids", {}).get(name):
+            config = config.copy_and_resolve_references()
+            config.sample.update(grid=times, steps=1 + times.count("+"))
+            return config
+    raise UserError(
+        f"config.sample.grid={name}: {workdir} has no such grid; search it by --mode=evaluate "
+        f"--config.evals.grid.calls={name.removeprefix('searched_')}"
+    )
 
 
 def at_hand(config: Any, root: str | os.PathLike) -> Any:

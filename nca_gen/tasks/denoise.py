@@ -19,6 +19,7 @@ from nca_gen.diffusion.codec import Codec
 from nca_gen.diffusion.process import noised, target
 from nca_gen.errors import UserError
 from nca_gen.ranges import Natural, OneOf, Share, Weight
+from nca_gen.tasks import posthoc
 from nca_gen.tasks.learner import Learner, average
 
 
@@ -62,6 +63,7 @@ class State(NamedTuple):
     ema: PyTree
     optimizer: Any
     key: Key[Array, ""]
+    averages: Any = ()  # posthoc.Averages
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Task:
     ``young``: the weight of the loss of what the cells of an automaton say on the way, after ``young_age`` steps of a
     call; 0 is an age for each image at random, from 1 on. They learn ``young_learns``: "target", as those at the end
     do, or "end", what those say (self-distillation over the number of steps, as in ELT, arXiv 2604.09168).
+    ``posthoc``: also keeps averages and snapshots of them, 51 times the parameters, from which the evaluator "averages"
+    makes one of any width (:mod:`nca_gen.tasks.posthoc`).
 
     A model that is told "low" resolves a smaller image, as a later stage of a cascade does (Ho et al. 2022): the image
     reduced ``low`` times (area mean), enlarged again (nearest), encoded as images are, and in noise of a time of
@@ -103,6 +107,7 @@ class Task:
     young: Weight = 0.0
     young_age: Natural = 0
     young_learns: Annotated[str, OneOf(("target", "end"))] = "target"
+    posthoc: bool = False
 
     def __post_init__(self):
         if not isinstance(self.model, Denoiser):
@@ -142,7 +147,8 @@ class Task:
             self.check(batch)
         params = self.model.init(arrays.written_out(key))
         # A copy, because a donated state must not hold one buffer twice.
-        return State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), self.learner.init(params), key)
+        ema, averages = jax.tree.map(jnp.copy, params), posthoc.begin(params) if self.posthoc else ()
+        return State(jnp.zeros((), jnp.int32), params, ema, self.learner.init(params), key, averages)
 
     def check(self, batch: Mapping[str, Any]) -> None:
         """Raises UserError where axes, channels or conditions of ``batch`` (arrays or shapes) do not fit the model."""
@@ -271,7 +277,9 @@ class Task:
         params, optimizer, rate = self.learner.update(grads, state.optimizer, state.params, state.step)
         ema = average(state.ema, params, state.step, self.ema, self.ema_warmup)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate}
-        return State(state.step + 1, params, ema, optimizer, state.key), metrics
+        step = state.step + 1
+        averages = posthoc.averaged(state.averages, params, step) if self.posthoc else ()
+        return State(step, params, ema, optimizer, state.key, averages), metrics
 
     def inherits(self, params: PyTree) -> PyTree:
         """All."""
@@ -279,8 +287,13 @@ class Task:
 
     def begin(self, state: State, params: PyTree) -> State:
         """``state`` with ``params``, of which the average begins too."""
-        return state._replace(params=params, ema=jax.tree.map(jnp.copy, params))
+        averages = posthoc.begin(params) if self.posthoc else ()
+        return state._replace(params=params, ema=jax.tree.map(jnp.copy, params), averages=averages)
 
     def eval_params(self, state: State) -> PyTree:
         """The averaged parameters, which are the ones that sample."""
         return state.ema
+
+    def averages(self, state: State) -> Any:
+        """What :func:`nca_gen.tasks.posthoc.rebuilt` takes; () where nothing is kept."""
+        return state.averages

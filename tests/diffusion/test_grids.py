@@ -50,3 +50,33 @@ def test_steps_of_lambda_are_even_in_continuous_time():
 def test_more_steps_than_there_are():
     with pytest.raises(UserError, match=r"config\.sample\.steps=301: this diffusion has 1 to 300 steps"):
         grids.times(COSINE, 301, "karras")
+
+
+@pytest.mark.parametrize("process", [COSINE, continuous.Process("cosine")], ids=["discrete", "continuous"])
+def test_times_that_are_written_out_are_these(process):
+    times = grids.times(process, 5, "karras")
+    again = grids.times(process, 5, grids.written(times[:-1]))
+    assert again.dtype == times.dtype
+    np.testing.assert_allclose(again, times, rtol=1e-5)
+    assert grids.word(grids.written(times[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        ("299+100", "are the times of 2 calls, and 3 are asked for"),
+        ("299+100+100", "give times that fall"),
+        ("300+100+50", "from no more than 299"),
+        ("299+100.5+50", "give times that fall"),
+        ("karas", "did you mean karras"),
+        ("searched_3", "grid of times"),  # of no run
+    ],
+)
+def test_times_that_cannot_be(grid, said):
+    with pytest.raises(UserError, match=said):
+        grids.times(COSINE, 3, grid)
+
+
+def test_which_words_a_config_takes():
+    words = ("uniform", "299+3", "0.9+1e-05", "searched_4", "karas", "299", "299+", "299+x")
+    assert [grids.word(word) for word in words] == [True, True, True, True, False, False, False, False]

@@ -299,6 +299,8 @@ def test_what_a_row_of_samplers_may_set():
     [spaced] = samplers.settings(["ddim:4:karras:6:float32"], data.task.process)
     assert spaced == all_of_it | {"grid": "karras"}
     assert sweep.label(spaced) == "ddim, 6 cell steps, karras, float32"
+    [stated] = samplers.settings(["ddim:4:11+7+3+1:6:float32"], data.task.process)
+    assert stated == all_of_it | {"grid": "11+7+3+1"}
     [guided] = samplers.settings(["ddim:4:karras:w0.5"], data.task.process)
     assert guided == {"sampler": "ddim", "steps": 4, "grid": "karras", "growth_guidance": 0.5}
     assert sweep.label(guided) == "ddim, karras, growth guidance 0.5"
