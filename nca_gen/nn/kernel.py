@@ -28,7 +28,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float
 
-from nca_gen.ca.perceive import pad
+from nca_gen.ca import perceive
 from nca_gen.nn import fast
 from nca_gen.nn.embeddings import scalar_features
 from nca_gen.nn.norm import SLOPE
@@ -75,8 +75,8 @@ def gated(
     e = fast.mlp(scalar_features(scalars), w.embedding)
     taps, gate0, fc0, bias = fast.constants(e, w, fast.mlp(e, w.gate0))
     fc0, fc1 = (g.reshape(len(g), -1, 1) * k for g, k in ((gate0, fc0), (fast.mlp(e, w.gate1), w.fc1.kernel)))
-    weights = Weights(taps.reshape(9, *taps.shape[2:]), fc0, bias.reshape(len(fc0), 1, -1), fc1)
-    x = strips(pad(state, border), strip(state.shape[2], state.shape[3], fc1.shape[1]))
+    weights = Weights(perceive.block(taps, 2).reshape(9, *taps.shape[-2:]), fc0, bias.reshape(len(fc0), 1, -1), fc1)
+    x = strips(perceive.pad(state, border), strip(state.shape[2], state.shape[3], fc1.shape[1]))
     how = How(w.norm is None, dtype, backend == "cpu")
     if w.norm is not None:
         total = sums(x, weights, how).reshape(len(state), -1, 2, fc0.shape[2])
@@ -349,7 +349,7 @@ def _of_cells(dz: Array, dseen: Array, w: Weights, how: How) -> Array:
     extra = [-(side + 2) % SUBLANES for side in (h, width)]  # so that strips are whole
     x = jnp.pad(dseen, ((0, 0), *[(2, 2 + more) for more in extra], (0, 0)))
     heard = call("perceived", x.shape, 1, w.fc0.shape[2], how)(how.interpret, x, far)[0]
-    return heard[:, : h + 2, : width + 2] + pad(dz, "constant")
+    return heard[:, : h + 2, : width + 2] + perceive.pad(dz, "constant")
 
 
 def _gradient_of_change(how: How, residuals: tuple[Array, Weights], d: Array) -> tuple[Array, Weights]:

@@ -69,6 +69,13 @@ def test_it_is_the_plain_rule(monkeypatch, norm, n, cells, border):
     close(mine, plain)
 
 
+def test_few_neighbours_are_taps_of_many():
+    """Von Neumann's: four taps of the nine are zero, and have no gradient."""
+    models = (tiny.diff(norm="cell", rule=rule, neighbourhood="von_neumann") for rule in ("kernel", "plain"))
+    mine, plain = (both(f, jnp.ones((2, 6, 8, C)), *arguments) for f, arguments in map(step, models))
+    close(mine, plain)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["cell", "group"])
 def test_one_of_many_is_itself(norm):
