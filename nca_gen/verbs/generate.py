@@ -24,6 +24,7 @@ def generate(config: Any, workdir: str | Path, out: str | Path | None = None) ->
 
     Several processes share the work. Raises UserError for an unknown pipeline and for whatever that pipeline refuses.
     """
+    config = run.searched(config, workdir)  # whose times are part of the folder's name
     parts = run.parts(config, workdir)
     pipeline = build.pipeline(config, parts)
     step = parts["model"].step
