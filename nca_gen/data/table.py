@@ -101,9 +101,12 @@ def apart(root: Path, names: Sequence[str], suffixes: Iterable[str]) -> None:
     ]
     if twins:
         name, image = twins[0]
+        whole = Path(os.path.commonpath([root / Path(one).parent for one in names if one not in drawn]))
+        folder = next(part for part in Path(name).parents if MAPS.fullmatch(part.name.casefold()))
+        way = f"move {folder} out of it" if whole == root else f"name that of the images, --config.data.path={whole}"
         raise UserError(
-            f"{len(twins)} of the {len(names)} files in {root} are label maps, such as {name} of {image}: keep them "
-            f"apart, and name the folder of the images, here --config.data.path={root / Path(image).parent}"
+            f"{len(twins)} of the {len(names)} files in {root} are label maps, such as {name} of {image}, and would be "
+            f"taken for images: {way}"
         )
 
 

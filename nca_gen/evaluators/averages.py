@@ -19,6 +19,7 @@ from nca_gen.evaluators.held import Held
 from nca_gen.judge import Spec
 from nca_gen.tasks import posthoc
 
+TITLE = "Averages of several widths"
 SHOWN = 8  # samples of each width
 Width = Annotated[float, Interval(ge=0.05, le=0.25)]
 
@@ -35,14 +36,12 @@ def evaluate(
     """A row of a table for each of ``widths``, relative to the steps of training (:mod:`nca_gen.tasks.posthoc`), beside
     the average that generates; from the same noise. ``metrics``: () for those of evals.scores.
 
-    Raises UserError where training has kept no snapshots, and where only their average is at hand.
+    Where only their average is at hand, as in training and in an export, there is nothing to show. Raises UserError
+    where training has kept no snapshots.
     """
     part = pipeline.parts["model"]
     if part.averages is None:
-        raise UserError(
-            "config.evals.averages asks for the snapshots of a run, which only --mode=evaluate --workdir=RUN has: set "
-            "config.evals.averages.every=0"
-        )
+        return Page(TITLE)
     if not (snapshots := part.averages()):
         raise UserError("config.evals.averages needs snapshots, and training kept none: set config.task.posthoc=True")
     rows: list[dict[str, Any]] = []
@@ -63,7 +62,7 @@ def evaluate(
     names = [name for name in facts["protocol"] if name in rows[0]["scores"]]
     cells = [[row["average"], *(row["scores"][name] for name in names)] for row in rows]
     return Page(
-        "Averages of several widths",
+        TITLE,
         figures=figures,
         tables=[Table("", ["Relative width", *names], cells)],
         facts={"rows": rows} | {k: facts[k] for k in ("protocol", "counts", "seed")},

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 from jaxtyping import Num
 
 from nca_gen import arrays
@@ -30,7 +32,7 @@ def evaluate(
     folder: Path,
     /,
     *,
-    calls: Sequence[Count] = (),
+    calls: Sequence[Annotated[int, Ge(2)]] = (),
     n: Count = 16,
     reference: Count = 50,
     metrics: Sequence[Spec] = (),
@@ -54,6 +56,8 @@ def evaluate(
     far = drawn(settings._replace(steps=reference, grid=START))
 
     def off(times: Num[np.ndarray, " n"]) -> float:
+        if len({*grids.written(times).split("+")}) < len(times):  # too near to each other to be written
+            return np.inf
         near = drawn(settings._replace(steps=len(times) - 1, grid=grids.written(times[:-1])))
         return float(np.sqrt(np.mean((near - far) ** 2)))
 

@@ -19,6 +19,7 @@ from nca_gen.evaluators.held import Held, Samples
 from nca_gen.pipelines import sampling
 
 SHOWN = 8  # samples of each row in its strip
+LENGTH = 150  # of the name of a picture: times that are written out are long
 STRETCH = 25  # denoising steps, at the most, that are compiled as one where time is taken
 
 Row = dict[str, Any]
@@ -44,7 +45,7 @@ def sweep(
         clipped = np.clip(drawn.images, -1.0, 1.0)
         facts = judge.judge(metrics or data.metrics, clipped, data.real, data.train, data.seed, data.kind)
         words = ("-".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in row.values())
-        picture = f"{'_'.join((next(iter(row)), *words))}.png"
+        picture = f"{'_'.join((next(iter(row)), *words))[:LENGTH]}.png"
         pictures.grid(folder / picture, drawn.images[:SHOWN], SHOWN)
         figures.append(Figure(picture, f"**{caption(row)}**", "strip"))
         lines.append(row | drawn.facts | {"picture": picture, "scores": facts["scores"]})
@@ -65,7 +66,10 @@ def timed(part: Part, data: Held, row: Row, stretch: int) -> Samples:
 
     Every process draws its share.
     """
-    settings = sampling.Settings.of(part.config.sample)._replace(**row)
+    settings = sampling.Settings.of(part.config.sample)
+    if "+" in settings.grid:  # times of another number of calls
+        settings = settings._replace(grid="uniform")
+    settings = settings._replace(**row)
     key, layout = arrays.keys(data.seed, data.n), {"batch": part.config.sample.batch, "space": part.config.mesh.space}
     what, quiet, stages = f"sampling {data.n} by {label(row)}", not hosts.first(), len(settings.growth or "1")
 
@@ -74,7 +78,7 @@ def timed(part: Part, data: Held, row: Row, stretch: int) -> Samples:
         batches = sampling.images(part, key[some], data.patch, settings, cond, frames=frames, **layout)
         return chain.from_iterable(screen.track(batches, what, quiet=quiet))
 
-    hosts.together(partial(draw, settings._replace(steps=stretch * stages), stages), data.n)
+    hosts.together(partial(draw, settings._replace(steps=stretch * stages, grid="uniform"), stages), data.n)
     start = time.perf_counter()
     images = part.decode(hosts.together(partial(draw, settings, settings.steps // stretch), data.n))
     return Samples(images, time.perf_counter() - start)

@@ -285,12 +285,14 @@ class Model:
     def portable(self) -> Mapping[str, Any]:
         """The cells as :class:`nca_gen.contracts.Portable` has them.
 
-        Raises UserError for cells that are told more than t and s, and for any but images.
+        Raises UserError for cells that are told more than t and s or read another picture, that perceive fewer than
+        all around them, and for any but images.
         """
-        if self.scalars != 2 or self.ndim != 2:
+        told, around = self.scalars == 2 and self.given == self.image_channels, self.neighbourhood == "moore"
+        if not told or not around or self.ndim != 2:
             raise UserError(
-                "a page grows images by cells that are told the time alone; those of this model are told more, or live "
-                "in a volume: leave out --export.html"
+                "a page grows images by cells that are told the time alone; those of this model are told more, "
+                "perceive fewer than all around them, or live in a volume: leave out --export.html"
             )
         return {
             "channels": self.channels,

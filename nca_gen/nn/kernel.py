@@ -31,7 +31,7 @@ from jaxtyping import Array, Bool, Float
 from nca_gen.ca import perceive
 from nca_gen.nn import fast
 from nca_gen.nn.embeddings import scalar_features
-from nca_gen.nn.norm import SLOPE
+from nca_gen.nn.norm import EPS, SLOPE
 from nca_gen.nn.weights import Gated
 
 TAPS = [(i, j) for i in range(3) for j in range(3)]
@@ -126,7 +126,7 @@ def normalised(
     """``w``, by which y is normalised over the ``cells`` of each image. ``total``: :func:`sums` of its n strips."""
     moments = total.sum((1, 3)) / (cells * len(scale))
     mean, square = (m.reshape(-1, 1, 1) for m in moments.T)
-    rate = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + 1e-5)
+    rate = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + EPS)
     mean, rate = checkpoint_name((mean, rate), "moments")
     fc0, fc1 = w.fc0 * rate * scale, jnp.broadcast_to(w.fc1, (len(rate), *w.fc1.shape[1:]))
     return Weights(w.taps, fc0, (w.bias - mean) * rate * scale + shift, fc1)
@@ -160,7 +160,7 @@ def _hidden(x: Any, taps: Any, fc0: Any, bias: Any, dtype: Any) -> tuple[Array, 
 def _cell(y: Array) -> tuple[Array, Array]:
     """y normalised over each cell, and by which rate."""
     mean = y.mean(-1, keepdims=True)
-    rate = jax.lax.rsqrt(jnp.maximum(jnp.square(y).mean(-1, keepdims=True) - jnp.square(mean), 0.0) + 1e-5)
+    rate = jax.lax.rsqrt(jnp.maximum(jnp.square(y).mean(-1, keepdims=True) - jnp.square(mean), 0.0) + EPS)
     return (y - mean) * rate, rate
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,9 @@ from nca_gen.runtime.cadence import stop_signals
 from nca_gen.runtime.profile import Profile
 from nca_gen.sections import Mesh, Train
 from nca_gen.tasks import denoise
+
+LOADING = Lock()
+"""One data set is opened at a time: it may have to be fetched and written first."""
 
 
 class Course(NamedTuple):
@@ -66,7 +70,8 @@ def opened(
             "several hosts write one checkpoint together, in a folder that all of them see: mount the bucket (gcsfuse, "
             "mountpoint-s3) or a disk, and give that as --workdir"
         )
-    task, splits = task or build.task(config), splits or build.splits(config)
+    with LOADING:
+        task, splits = task or build.task(config), splits or build.splits(config)
     config = files.learned(config, splits)
     flips.axes(config.data.get("flips", "all"), len(patch))
     flips.transposed(config.data.get("flips", "all"), patch)
@@ -127,7 +132,10 @@ def foresee(config: Any, workdir: str | os.PathLike) -> None:
     plan, layout = Train(**build.fields(config, "train")), Mesh(**build.fields(config, "mesh"))
     patch = tuple(config.data.patch)
     grid = mesh.opened(layout, plan.batch, patch[0])
-    task, splits = build.task(config), build.splits(config)
+    if plan.cache == "workdir":  # where the run begins by forgetting
+        return
+    with LOADING:
+        task, splits = build.task(config), build.splits(config)
     batch, near = feed.shapes(splits["train"], patch, plan.batch, grid), run.beside(config, workdir)
     key = jax.random.key(config.seed, impl="threefry2x32")
     program = ahead.compiled(task, key, batch, near, grid, True, True, layout.shard)

@@ -135,5 +135,6 @@ def _draw(draws: Sequence[_Step], slots: Sequence[Any]) -> list[Any]:
             made.append((first ^ second).reshape(step.shape))
         else:
             impl = jax.random.key_impl(slots[step.reads[0]])
-            made.append(jax.random.wrap_key_data(jnp.stack([first[0], second[0]]), impl=impl))
+            words = jnp.stack([first[0], second[0]]).reshape(*step.shape, 2)
+            made.append(jax.random.wrap_key_data(words, impl=impl))
     return made

@@ -51,7 +51,8 @@ def test_label_maps_beside_their_images_are_refused(tmp_path, images_at, maps_at
         UserError, match=rf"2 of the 5 files in .* are label maps, such as {maps_at}/0.nii of "
     ) as error:
         table.below(str(root), (".nii", ".nii.gz"), "volumes")
-    assert str(error.value).endswith(f"--config.data.path={root / images_at}")
+    out = f"move {maps_at} out of it" if images_at == "." else f"--config.data.path={root / images_at}"
+    assert str(error.value).endswith(out)
     assert len(table.below(str(root / maps_at), (".nii", ".nii.gz"), "label maps").names) >= 2
 
 

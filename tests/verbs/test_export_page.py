@@ -341,6 +341,11 @@ def test_volumes_cascades_and_what_is_no_image_are_refused():
     resolves = {"model": {"name": "resolving_nca", "channels": 12, "hidden": 8, "image_channels": 3}, "task.low": 4}
     with pytest.raises(UserError, match="are told more"):
         refused(tiny.config(**resolves))
+    reads = {"name": "resolving_nca", "channels": 12, "hidden": 8, "low_resolution": False, "context_channels": 3}
+    with pytest.raises(UserError, match="are told more"):
+        refused(tiny.config(model=reads))
+    with pytest.raises(UserError, match="perceive fewer"):
+        refused(tiny.config(**{"model.neighbourhood": "von_neumann"}))
     with pytest.raises(UserError, match="a page shows images, grey or RGB"):
         refused(tiny.config(**{"model.image_channels": 2}))
 

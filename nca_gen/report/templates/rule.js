@@ -240,7 +240,7 @@ class Growth {
     this.before = this.fresh.size ? null : x0;
     this.fresh.forEach((cell) => this.wipe(cell)); // while the call was on its way
     if (this.done) {
-      if (this.hole) this.marks.fill(0);
+      this.marks.fill(0);
       this.hole = null;
       this.fresh.forEach((cell) => { this.marks[cell] = 1; });
     }
