@@ -15,6 +15,7 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-u
 FLAGS += ("--disable-background-networking", "--disable-component-update", "--disable-extensions", "--no-proxy-server")
 FLAGS += ("--remote-debugging-pipe", "--hide-scrollbars", "--disable-sync", "--disable-default-apps", "about:blank")
 PATIENCE = 60  # seconds; on a busy machine a browser takes its time
+LEAVING = "Inspected target navigated or closed"
 
 
 class Tab:
@@ -41,10 +42,19 @@ class Tab:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
+    def soon(self, expression):
+        """Its value; None where the page was just then being left for another."""
+        try:
+            return self.value(expression)
+        except AssertionError as e:
+            if LEAVING not in str(e):
+                raise
+            return None
+
     def wait(self, expression):
         """The value of ``expression`` once it is true."""
         end = time.monotonic() + PATIENCE
-        while not (found := self.value(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()")):
+        while not (found := self.soon(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()")):
             assert time.monotonic() < end, f"never true: {expression}"
             time.sleep(0.05)
         return found

@@ -8,7 +8,6 @@ of any seed, and fills holes as :func:`nca_gen.pipelines.inpaint.fill` does. It 
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -26,6 +25,7 @@ from nca_gen.diffusion import samplers
 from nca_gen.diffusion.process import log_ratio
 from nca_gen.errors import UserError, chosen
 from nca_gen.evaluators.scores import sampler
+from nca_gen.io import write
 from nca_gen.pipelines import sampling
 from nca_gen.report import report, words
 from nca_gen.runtime import run
@@ -61,7 +61,7 @@ def page(pipeline: Pipeline, size: Sequence[int], name: str, stated: str = "") -
             "Data": origin.title if origin else part.config.data.name,
             "Licence of the weights": licence.get("license_name", licence.get("license", "not stated")),
         },
-        "rule": Markup(json.dumps(rule, separators=(",", ":")).replace("<", "\\u003c")),
+        "rule": Markup(write.notation(rule).replace("<", "\\u003c")),
         "script": Markup("".join((web.PAGE / script).read_text() for script in SCRIPTS)),
         "own": Markup((web.PAGE / "grow.css").read_text()),
     }
