@@ -15,7 +15,7 @@ import ddpm_unet
 import diff_nca as local
 import fourier_diff_nca
 import vnca as doubling
-from shared import data
+from shared import data, rivals
 from shared.evals import often
 
 from nca_gen.config import Stage
@@ -191,24 +191,13 @@ def chain(forms):
         raise UserError(f"{large[0]} has no size for laptops; those that have one are {', '.join(SMALL)}")
     seeds = 3 if "three_seeds" in forms else SEEDS
     stages = [stage for name in chosen for stage in _trainings(name, forms, seeds)]
-    last = get_config()
-    _formed(last, forms)
-    last.study.runs = tuple(f"../{stage.name}" for stage in stages)
-    return [*stages, Stage("table", last, ("study",))]
-
-
-def _formed(config, forms):
-    """What the other forms change, in their order."""
-    for form in forms:
-        if form not in MODELS:
-            globals()[form](config)
+    return rivals.judged(stages, rivals.formed(get_config(), forms, globals(), MODELS))
 
 
 def _trainings(name, forms, seeds):
     """A stage for each seed; all but the first take steps and rate from it."""
     for seed in range(seeds):
-        config = _rival(*MODELS[name])
-        _formed(config, forms)
+        config = rivals.formed(_rival(*MODELS[name]), forms, globals(), MODELS)
         config.seed = seed
         config.budget.like = f"../{name}_s0" if seed else ""
         yield Stage(f"{name}_s{seed}", config, ("budget", "train"))

@@ -17,7 +17,7 @@ unet      176,760   1.04
 import ddpm_unet
 import diff_nca as gated
 import geca as attentive
-from shared import data, recipes
+from shared import data, recipes, rivals
 from shared.evals import often
 
 from nca_gen.config import Stage
@@ -115,17 +115,6 @@ def chain(forms):
     chosen = [form for form in forms if form in MODELS] or [*MODELS]
     stages = []
     for name in chosen:
-        config = _rival(name)
-        _formed(config, forms)
+        config = rivals.formed(_rival(name), forms, globals(), MODELS)
         stages.append(Stage(name, config, ("budget", "train")))
-    last = get_config()
-    _formed(last, forms)
-    last.study.runs = tuple(f"../{stage.name}" for stage in stages)
-    return [*stages, Stage("table", last, ("study",))]
-
-
-def _formed(config, forms):
-    """What the other forms change, in their order."""
-    for form in forms:
-        if form not in MODELS:
-            globals()[form](config)
+    return rivals.judged(stages, rivals.formed(get_config(), forms, globals(), MODELS))

@@ -26,10 +26,11 @@ from nca_gen.errors import UserError, chosen
 from nca_gen.io import huge, images, write
 from nca_gen.pipelines import files, sampling
 from nca_gen.pipelines.sampling import Settings
-from nca_gen.ranges import Count, Natural, OneOf
+from nca_gen.ranges import Natural, OneOf
 from nca_gen.tiling import tiles
 from nca_gen.tiling.streaming import PICTURE, Job, denoising, job, program, run, stores, sweep
 
+TILE = 1024  # pixels a side
 FORMATS = {"tiff": (".tiff",), "zarr": (".ome.zarr",), "both": (".tiff", ".ome.zarr")}
 
 
@@ -156,15 +157,15 @@ def identity(job: Job, params: PyTree, seed: int, cond: Condition = None) -> str
 class Pipeline:
     """Pictures larger than memory by the part "model", a local denoiser, in tiles.
 
-    ``tile``: pixels a side, at the most; it is halved until a pass takes ``memory_gb`` or less. ``calls``: denoising
-    steps a pass; 0 takes as many as are cheap. ``format``: "tiff" (a pyramid that viewers of slides open), "zarr"
-    (OME-Zarr) or "both". ``dry_run``: only says what it would take. ``torus``: the picture has no edge. ``dtype``: of
-    its pixels; floats are written as uint16, which slides hold. ``mpp``: micrometres of a pixel, for both axes or for
-    each. Where these are left open, training fills in what its data have.
+    ``tile``: pixels a side, at the most, 0 for 1024; it is halved until a pass takes ``memory_gb`` or less.
+    ``calls``: denoising steps a pass; 0 takes as many as are cheap. ``format``: "tiff" (a pyramid that viewers of
+    slides open), "zarr" (OME-Zarr) or "both". ``dry_run``: only says what it would take. ``torus``: the picture has
+    no edge. ``dtype``: of its pixels; floats are written as uint16, which slides hold. ``mpp``: micrometres of a
+    pixel, for both axes or for each. Where these are left open, training fills in what its data have.
     """
 
     parts: Parts
-    tile: Count = 1024
+    tile: Natural = 0
     calls: Natural = 0
     dry_run: bool = False
     format: Annotated[str, OneOf(FORMATS)] = "tiff"
@@ -200,7 +201,7 @@ class Pipeline:
 
     def fitting(self, size: tuple[int, ...], cond: Condition) -> Job:
         """The work for a picture of ``size``, in tiles that fit the memory."""
-        return fitted(self.maker(size, cond), min(self.tile, max(size)), self.memory_gb * 1e9)
+        return fitted(self.maker(size, cond), min(self.tile or TILE, max(size)), self.memory_gb * 1e9)
 
     def draw(
         self, key: Key[Array, " n"], size: tuple[int, ...], cond: Condition = None

@@ -33,7 +33,6 @@ from nca_gen.pipelines.sampling import Settings
 from nca_gen.ranges import Natural, OneOf
 from nca_gen.tiling import streaming, tiles
 
-TILE = 1024  # pixels a side
 DONE = "networks.json"  # how many networks have painted all of their pictures
 
 
@@ -145,7 +144,7 @@ class Pipeline:
             if plan.is_file():
                 job = gigapixel.planned(make(tile=max(sides)), plan)
             else:
-                job = gigapixel.fitted(make, min(self.tile or TILE, max(sides)), self.memory_gb * 1e9)
+                job = gigapixel.fitted(make, min(self.tile or gigapixel.TILE, max(sides)), self.memory_gb * 1e9)
             found.append(Network(name, part, sides, job))
         return found
 

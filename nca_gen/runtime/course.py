@@ -96,10 +96,8 @@ def opened(
         known = begun and record.check_config(workdir, config)
         record.check_data(workdir, splits, begun)
         log.say(f"training to step {plan.steps} on {grid.size} {jax.default_backend()} device(s) in {workdir}")
-        key = jax.random.key(config.seed, impl="threefry2x32")
-        batch = feed.shapes(splits["train"], patch, plan.batch, grid)
         first = None if begun else run.first(config, workdir, task)
-        program = ahead.compiled(task, key, batch, near, grid, not begun, left, layout.shard)
+        program = programmed(config, task, splits["train"], near, grid, not begun, left)
         if sampled:
             sampling.check_large(config, task)  # while the compiler works
         record.save_environment(workdir, ahead.size(jax.eval_shape(task.eval_params, program.state)))
@@ -124,6 +122,15 @@ def opened(
             )
 
 
+def programmed(
+    config: Any, task: Any, source: Any, near: run.Beside, grid: Any, fresh: bool, left: bool
+) -> ahead.Program:
+    """The programs of a run on batches of ``source``, see :func:`nca_gen.runtime.ahead.compiled`."""
+    key = jax.random.key(config.seed, impl="threefry2x32")
+    batch = feed.shapes(source, tuple(config.data.patch), build.fields(config, "train")["batch"], grid)
+    return ahead.compiled(task, key, batch, near, grid, fresh, left, build.fields(config, "mesh")["shard"])
+
+
 def foresee(config: Any, workdir: str | os.PathLike) -> None:
     """Compiles what :func:`opened` will compile for a run that has not begun, which then finds it in jax's memory.
 
@@ -136,9 +143,7 @@ def foresee(config: Any, workdir: str | os.PathLike) -> None:
         return
     with LOADING:
         task, splits = build.task(config), build.splits(config)
-    batch, near = feed.shapes(splits["train"], patch, plan.batch, grid), run.beside(config, workdir)
-    key = jax.random.key(config.seed, impl="threefry2x32")
-    program = ahead.compiled(task, key, batch, near, grid, True, True, layout.shard)
+    program = programmed(config, task, splits["train"], run.beside(config, workdir), grid, True, True)
     for soon in filter(None, (program.starting, program.stepping)):
         soon.result()
 
