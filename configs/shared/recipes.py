@@ -29,7 +29,7 @@ def distil(config):
 
 def smoke(config):
     """Four steps, and all that is asked of them."""
-    config.train.update(steps=4, batch=4, log_every=1, checkpoint_every=2, effort="little")
+    config.train.update(steps=4, batch=4, log_every=1, checkpoint_every=4, effort="little")
     often(config, 4)
     if config.task.name == "distil":
         config.task.calls = 4

@@ -111,30 +111,43 @@ def draw(
     )
 
 
-def scatter(points: Sequence[tuple[float, float, str]], label: str) -> str:
-    """Single points (x, y, name), at least one, x above 0 on a logarithmic axis; each with its name beside it, from
-    left to right by turns above and below, so that neighbours do not cover each other's."""
-    x, y = np.log10([a for a, _, _ in points]), np.asarray([b for _, b, _ in points], float)
-    (left, right), (low, high) = _roomy(x, 0.3), _roomy(y, 0.01 * float(np.abs(y).max()) or 1.0)
+def scatter(points: Sequence[tuple[float, float, str]], label: str, *, log: bool = False) -> str:
+    """Single points (x, y, name), at least one, x above 0 on a logarithmic axis, and with ``log`` y on one too; each
+    with its name where it covers the least of others, at best by turns above and below from left to right."""
+    height = np.log10 if log else np.asarray
+    x, y = np.log10([a for a, _, _ in points]), height([float(b) for _, b, _ in points])
+    (left, right), (low, high) = _roomy(x, 0.3), _roomy(y, 0.3 if log else 0.01 * float(np.abs(y).max()) or 1.0)
 
     def place(px: float, py: float) -> tuple[float, float]:
         u, v = (px - left) / (right - left), (py - low) / (high - low)
         return LEFT + u * (RIGHT - LEFT), BOTTOM - v * (BOTTOM - TOP)
 
     parts = []
-    for mark in ticks(low, high):
-        v = place(left, mark)[1]
+    for mark in ticks(10**low, 10**high, log) if log else ticks(low, high):
+        v = place(left, float(height(mark)))[1]
         parts.append(f'<path class="rule" d="M{LEFT} {v:.1f}H{RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{v + 3.5:.1f}" text-anchor="end">{short(mark)}</text>')
     for mark in ticks(10**left, 10**right, log=True):
         u = place(math.log10(mark), low)[0]
         parts.append(f'<text x="{u:.1f}" y="{BOTTOM + 16}" text-anchor="middle">{short(mark)}</text>')
-    for turn, i in enumerate(np.argsort(x, kind="stable")):
-        (u, v), name = place(x[i], y[i]), points[i][2]
-        side, end = (-7, "end") if u > (LEFT + RIGHT) / 2 else (7, "start")
-        height = v + 13 if turn % 2 else v - 5
+    spots = [place(float(px), float(py)) for px, py in zip(x, y, strict=True)]
+    beyond = [(float(RIGHT), 0.0, 2.0 * RIGHT, float(HEIGHT)), (-float(RIGHT), 0.0, 0.0, float(HEIGHT))]
+    fixed = beyond + [(u - 4, v - 4, u + 4, v + 4) for u, v in spots]
+    said: dict[int, tuple[int, int, Box]] = {}
+    for _ in range(2):  # the second time, each has seen where all others are
+        for turn, i in enumerate(map(int, np.argsort(x, kind="stable"))):
+            (u, v), name = spots[i], points[i][2]
+            sides = (-1, 1) if u > (LEFT + RIGHT) / 2 else (1, -1)
+            heights = (13, -5) if turn % 2 else (-5, 13)
+            taken = fixed + [box for j, (_, _, box) in said.items() if j != i]
+            free = [(side, up, _box(u + 7 * side, v + up, side, name)) for side in sides for up in heights]
+            said[i] = min(free, key=lambda one: sum(_overlap(one[2], other) for other in taken))
+    for i, (side, up, _) in said.items():
+        (u, v), anchor = spots[i], "start" if said[i][0] > 0 else "end"
         parts.append(f'<circle cx="{u:.1f}" cy="{v:.1f}" r="4"/>')
-        parts.append(f'<text x="{u + side:.1f}" y="{height:.1f}" text-anchor="{end}">{escape(name)}</text>')
+        parts.append(
+            f'<text x="{u + 7 * side:.1f}" y="{v + up:.1f}" text-anchor="{anchor}">{escape(points[i][2])}</text>'
+        )
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
 
 
@@ -143,3 +156,20 @@ def _roomy(values: Float[np.ndarray, " n"], least: float) -> tuple[float, float]
     low, high = float(values.min()), float(values.max())
     room = max(0.12 * (high - low), least)
     return low - room, high + room
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom of a rectangle, in pixels."""
+
+
+def _box(u: float, v: float, side: int, name: str) -> Box:
+    """About where ``name`` lies, whose line starts (``side`` 1) or ends (-1) at ``u``, ``v``."""
+    width = 6.0 * len(name)
+    left = u if side > 0 else u - width
+    return left, v - 10, left + width, v + 3
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """The area that two boxes share."""
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(wide, 0.0) * max(high, 0.0)

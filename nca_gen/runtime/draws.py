@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.extend import core
 
 from nca_gen import arrays
@@ -36,8 +37,8 @@ def together(function: Callable) -> Callable:
         slots: list[Any] = jax.tree.leaves(args)
         steps: list[_Step] = []
         results = _listed(closed, range(len(slots)), slots, steps)
-        _computed(steps, slots)
-        return jax.tree.unflatten(jax.tree.structure(out), [slots[i] for i in results])
+        _computed(steps, slots, results)
+        return jax.tree.unflatten(jax.tree.structure(out), [_plain(slots[i]) for i in results])
 
     return drawn
 
@@ -90,26 +91,38 @@ def _listed(closed: Any, given: Sequence[int], slots: list[Any], steps: list[_St
     return [at(x) for x in closed.jaxpr.outvars]
 
 
-def _computed(steps: list[_Step], slots: list[Any]) -> None:
-    """Fills the slots: all that can be without a small draw, then the draws that have what they need, and so on."""
+def _computed(steps: list[_Step], slots: list[Any], wanted: Sequence[int]) -> None:
+    """Fills the ``wanted`` slots: all that can be without a small draw, then the draws that have what they need, and so
+    on."""
+    steps = _needed(steps, wanted)
     empty = {i for step in steps for i in step.fills}
     while steps:
-        later, draws = [], []
+        later, folds, draws = [], [], []
         for step in steps:
             if empty & {*step.reads}:
                 later.append(step)
                 continue
             if step.small():
-                draws.append(step)
+                (draws if step.equation.primitive.name == "random_bits" else folds).append(step)
                 continue
             primitive, params = step.equation.primitive, step.equation.params
             with step.equation.ctx.manager:
-                made = primitive.bind(*(slots[i] for i in step.reads), **primitive.get_bind_params(params))
+                made = primitive.bind(*(_plain(slots[i]) for i in step.reads), **primitive.get_bind_params(params))
             _fill(step, made if primitive.multiple_results else [made], slots, empty)
-        if draws:
-            for step, made in zip(draws, _draw(draws, slots), strict=True):
+        for some, at_once in ((folds, _fold), (draws, _draw)):
+            for step, made in zip(some, at_once(some, slots) if some else (), strict=True):
                 _fill(step, [made], slots, empty)
         steps = later
+
+
+def _needed(steps: list[_Step], wanted: Sequence[int]) -> list[_Step]:
+    """Those of ``steps`` that the ``wanted`` slots depend on: a network folds a key for every array of zeros too."""
+    read, kept = {*wanted}, []
+    for step in reversed(steps):
+        if read & {*step.fills} or step.equation.effects:
+            read |= {*step.reads}
+            kept.append(step)
+    return kept[::-1]
 
 
 def _fill(step: _Step, made: Sequence[Any], slots: list[Any], empty: set[int]) -> None:
@@ -118,23 +131,46 @@ def _fill(step: _Step, made: Sequence[Any], slots: list[Any], empty: set[int]) -
         empty.discard(i)
 
 
+class _Row(NamedTuple):
+    """A key: row ``i`` of the words (n, 2) of keys that were folded at once."""
+
+    words: Any
+    i: int
+    impl: Any
+
+
+def _plain(value: Any) -> Any:
+    """``value``, as a key of its own where it is a row of them."""
+    return jax.random.wrap_key_data(value.words[value.i], impl=value.impl) if isinstance(value, _Row) else value
+
+
+def _words(steps: Sequence[_Step], slots: Sequence[Any]) -> Any:
+    """The keys (n, 2) that ``steps`` read."""
+    rows = [slots[step.reads[0]] for step in steps]
+    rows = [x if isinstance(x, _Row) else _Row(jax.random.key_data(x).reshape(1, 2), 0, None) for x in rows]
+    tables = {id(row.words): row.words for row in rows}
+    starts = dict(zip(tables, accumulate(map(len, tables.values()), initial=0), strict=False))
+    return jnp.concatenate([*tables.values()])[np.array([starts[id(row.words)] + row.i for row in rows])]
+
+
+def _fold(folds: Sequence[_Step], slots: Sequence[Any]) -> list[_Row]:
+    """The key that each of ``folds`` gives: jax's, by one threefry."""
+    k0, k1 = _words(folds, slots).T
+    impl = jax.random.key_impl(_plain(slots[folds[0].reads[0]]))
+    data = [slots[step.reads[1]] for step in folds]
+    known = not any(isinstance(x, Tracer) for x in data)
+    words = arrays.threefry(k0, k1, jnp.uint32(0), jnp.asarray((np if known else jnp).stack(data), np.uint32))
+    folded = jnp.stack(words, axis=1)
+    return [_Row(folded, i, impl) for i in range(len(folds))]
+
+
 def _draw(draws: Sequence[_Step], slots: Sequence[Any]) -> list[Any]:
-    """What each of ``draws`` gives: jax's bits, by one threefry."""
-    keys, counts = [], []
-    for step in draws:
-        key, *data = (slots[i] for i in step.reads)
-        count = jnp.asarray(data[0], np.uint32)[None] if data else lax.iota(np.uint32, prod(step.shape))
-        counts.append(count)
-        keys.append(jnp.broadcast_to(jax.random.key_data(key).reshape(2), (len(count), 2)))
-    k0, k1 = jnp.concatenate(keys).T
-    x0, x1 = arrays.threefry(k0, k1, jnp.uint32(0), jnp.concatenate(counts))
-    made, ends = [], [*accumulate(map(len, counts))]
-    for step, start, end in zip(draws, [0, *ends], ends, strict=False):
-        first, second = x0[start:end], x1[start:end]
-        if step.equation.primitive.name == "random_bits":
-            made.append((first ^ second).reshape(step.shape))
-        else:
-            impl = jax.random.key_impl(slots[step.reads[0]])
-            words = jnp.stack([first[0], second[0]]).reshape(*step.shape, 2)
-            made.append(jax.random.wrap_key_data(words, impl=impl))
-    return made
+    """The bits that each of ``draws`` gives: jax's, by one threefry."""
+    ends = np.cumsum([prod(step.shape) for step in draws])
+    starts = np.array([0, *ends[:-1]])
+    each = lax.iota(np.uint32, ends[-1])
+    of = jnp.searchsorted(jnp.asarray(ends, np.uint32), each, side="right")
+    k0, k1 = _words(draws, slots)[of].T
+    first, second = arrays.threefry(k0, k1, jnp.uint32(0), each - jnp.asarray(starts, np.uint32)[of])
+    bits = first ^ second
+    return [bits[a:b].reshape(step.shape) for step, a, b in zip(draws, starts, ends, strict=True)]

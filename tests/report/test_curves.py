@@ -135,3 +135,26 @@ def test_points_of_nearly_one_value_have_marks_that_differ():
         r'text-anchor="end">([\d.]+)</text>', curves.scatter([(10.0, 0.80571, "a"), (20.0, 0.80572, "b")], "")
     )
     assert len(marks) == len({*marks}) > 1
+
+
+def test_a_logarithmic_axis_upwards_has_decades_at_equal_heights():
+    drawn = curves.scatter([(1.0, 10.0, "a"), (10.0, 100.0, "b"), (100.0, 1000.0, "c")], "", log=True)
+    heights = [float(v) for v in re.findall(r'<circle cx="[\d.]+" cy="([\d.]+)"', drawn)]
+    assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.2)
+    marks = re.findall(r'<path class="rule" d="M\d+ ([\d.]+)H\d+"/><text[^>]*>([\d.k]+)</text>', drawn)
+    assert {mark: float(v) for v, mark in marks}["100"] == pytest.approx(heights[1], abs=0.1)
+
+
+def test_names_of_near_points_do_not_cover_each_other():
+    """Three points of which each one's first place is taken by the name or the point of another."""
+    points = [(10.0, 1.00, "FourierDiff-NCA"), (11.0, 1.02, "Diff-NCA"), (13.0, 1.01, "U-Net S"), (500.0, 2.0, "VNCA")]
+    drawn = curves.scatter(points, "")
+    words = re.findall(r'r="4"/><text x="([\d.]+)" y="([\d.]+)" text-anchor="(start|end)">([^<]*)</text>', drawn)
+    boxes = []
+    for u, v, anchor, name in words:
+        left = float(u) - (6 * len(name) if anchor == "end" else 0)
+        boxes.append((left, left + 6 * len(name), float(v)))
+    assert len(boxes) == 4
+    for i, (a, b, v) in enumerate(boxes):
+        assert curves.LEFT - 44 <= a < b <= curves.RIGHT
+        assert not [1 for c, d, w in boxes[:i] if a < d and c < b and abs(v - w) < 12]
