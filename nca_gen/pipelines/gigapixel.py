@@ -47,7 +47,8 @@ class Needs(NamedTuple):
 
 def disk(job: Job, dtype: Any = np.uint8) -> int:
     """Bytes that the work takes at its peak, of pixels of ``dtype``, if nothing can be compressed."""
-    cells = 4 * math.prod(job.extent) * job.model.reads * (4 if job.multistep else 2)
+    between = min(len(job.passes) - 1, 2)  # the first pass draws its noise, and the last one paints
+    cells = 4 * math.prod(job.extent) * job.model.reads * between * (2 if job.multistep else 1)
     picture = math.prod(job.size) * job.channels * np.dtype(dtype).itemsize
     return max(cells + picture, math.ceil(picture * 4 / 3 * 1.01) * 2)
 

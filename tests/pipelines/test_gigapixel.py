@@ -234,11 +234,29 @@ def test_steps_a_pass():
 
 
 def test_room_on_disk():
-    """Two arrays of 4 bytes a channel and the picture, or the pyramid and its file; twice the cells for x0."""
+    """Two arrays of 4 bytes a channel and the picture, or the pyramid and its file; twice the cells for x0. Between two
+    passes there is one array, and one pass alone writes pixels."""
     size = (1000, 1000)
     job = partial(streaming.job, LOCAL, PROCESS, Codec(), size, steps=4)
-    assert gigapixel.disk(job(sampler="ddpm")) == 10**6 * 3 * (8 + 1)
-    assert gigapixel.disk(job(sampler="dpm_solver_pp")) == 10**6 * 3 * (16 + 1)
+    assert gigapixel.disk(job(sampler="ddpm", calls=1)) == 10**6 * 3 * (8 + 1)
+    assert gigapixel.disk(job(sampler="dpm_solver_pp", calls=1)) == 10**6 * 3 * (16 + 1)
+    assert gigapixel.disk(job(sampler="ddpm", calls=2)) == 10**6 * 3 * (4 + 1)
+    assert gigapixel.disk(job(sampler="dpm_solver_pp", calls=4)) == pytest.approx(2 * 4.04e6)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 4])
+def test_the_room_is_that_of_the_files(tmp_path, calls):
+    """What lies there before the pyramid is made, but for a little that says what it is; noise is not compressed."""
+    todo = streaming.job(LOCAL, PROCESS, Codec(), (64, 64), tile=32, sampler="ddpm", steps=4, calls=calls)
+    disk = streaming.stores(todo, tmp_path, pyramid=False)
+    for number in range(len(todo.passes)):
+        stage = streaming.denoising(todo, params(LOCAL), arrays.keys(1, 1), disk, number)
+        for i, tile in enumerate(stage.tiles):
+            for written in stage.write(i, stage.work(tile, stage.read(tile))):
+                written.result()
+    found = sum(path.stat().st_size for path in (tmp_path / streaming.CELLS).rglob("*") if path.is_file())
+    between = min(len(todo.passes) - 1, 2)
+    assert found == pytest.approx(64 * 64 * 3 * 4 * between, rel=0.05, abs=4000)
 
 
 def paint(folder, weights=None, **fields):
