@@ -1,6 +1,7 @@
-r"""Ten minutes on a laptop: Diff-NCA learns a real field of tissue and paints more of it.
+r"""Ten minutes on a laptop: one Diff-NCA learns a real field of tissue and paints more of it.
 
-bash launch/quickstart.sh
+Its cells hear 12 pixels; launch/quickstart.sh trains a layout first (configs/nca_cascade.py:quickstart).
+
 python -m nca_gen.main --config=configs/quickstart.py --workdir=runs/quickstart
 """
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to pictures: trains a small Diff-NCA on a real immunohistochemistry field, samples it and scores it.
+# From nothing to pictures: trains a cascade of two small automata on a real immunohistochemistry field, paints a large
+# picture with it and scores that beside the one of a single automaton (zoo:tissue).
 #   bash launch/quickstart.sh             in runs/quickstart; called again, it goes on where it was cut off
 #   bash launch/quickstart.sh DIR ...     in DIR; further flags go to nca_gen.main
 set -eu
@@ -10,5 +11,8 @@ if [ $# -gt 0 ]; then
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/setup.sh
-.venv/bin/python -m nca_gen.main --config=configs/quickstart.py --workdir="$workdir" "$@"
-echo "report: $(cd "$workdir" && pwd)/report.html"
+.venv/bin/python -m nca_gen.main --config=configs/nca_cascade.py:quickstart --mode=chain --workdir="$workdir" "$@"
+# Where it was cut off between the last step and the page.
+compgen -G "$workdir/stage2/eval/*/structure.json" >/dev/null ||
+    .venv/bin/python -m nca_gen.main --mode=evaluate --workdir="$workdir/stage2"
+echo "report: $(cd "$workdir" && pwd)/stage2/report.html"

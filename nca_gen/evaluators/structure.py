@@ -10,8 +10,8 @@ import numpy as np
 from annotated_types import Len
 from jaxtyping import Float
 
-from nca_gen import judge
-from nca_gen.contracts import Figure, Page, Pipeline, Table
+from nca_gen import build, judge
+from nca_gen.contracts import Figure, Page, Part, Pipeline, Table
 from nca_gen.data import pipeline as batches
 from nca_gen.errors import UserError
 from nca_gen.evaluators import pictures
@@ -20,8 +20,9 @@ from nca_gen.io import images as pixels
 from nca_gen.pipelines import files
 from nca_gen.ranges import Count
 
-METRICS = ("two_point", "power_spectrum", "swd", "drift")
+METRICS = ("two_point", "autocovariance", "power_spectrum", "swd", "drift")
 SHOWN = 16  # pieces in a grid
+GENERATED, TRAINING = "Generated", "Training images"  # rows of the table
 Sides = Annotated[tuple[Count, ...], Len(2, 2)]
 
 
@@ -37,50 +38,61 @@ def evaluate(
     n: Count = 4,
     real: Count = 64,
     reduce: Count = 1,
+    rivals: Sequence[str] = (),
 ) -> Page:
     """Scores ``n`` pictures of ``size`` pixels, under no condition, cut into pieces, by ``metrics``.
 
-    They are held against ``real`` pieces of ``config.held.split``, and a second row holds as many of training images
+    They are held against ``real`` pieces of ``config.held.split``, and a last row holds as many of training images
     against these. ``reduce``: pictures and pieces are reduced so many times first (area mean), so that runs at several
-    magnifications are compared at one; ``size`` and ``piece`` are as they are then. Raises UserError for data that are
-    no images of two axes, and for a piece larger than a picture.
+    magnifications are compared at one; ``size`` and ``piece`` are as they are then. ``rivals``: names of
+    ``config.parts``, or paths of trained runs such as zoo:tissue, that need no other part and learned at the same
+    magnification; each draws as many pictures, from the same seeds, in its own way. Raises UserError for data that are
+    no images of two axes, for a piece larger than a picture, and for a rival that is not trained.
     """
     if data.kind != "images":
         raise UserError("structure is for images of two axes; leave out config.evals.structure")
     if any(p > s for p, s in zip(piece, size, strict=True)):
         raise UserError(f"config.evals.structure.piece={tuple(piece)} is larger than size={tuple(size)}")
     whole = lambda sides: (sides[0] * reduce, sides[1] * reduce)
-    drawn = files.drawn(pipeline, data.seed, n, whole(size), None, f"drawing {n} of {whole(size)}")
-    drawn = reduced(np.clip(drawn, -1.0, 1.0), reduce)
+    drawn = {}
+    for name, one in {GENERATED: pipeline, **{path: alone(pipeline.parts[path]) for path in rivals}}.items():
+        some = files.drawn(one, data.seed, n, whole(size), None, f"{name}: drawing {n} of {whole(size)}")
+        drawn[name] = reduced(np.clip(some, -1.0, 1.0), reduce)
     held, train = (
         reduced(
             batches.examples(data.splits.pixels[split], patch=whole(piece), n=real, seed=data.seed)["image"], reduce
         )
         for split in (data.split, "train")
     )
-    sets = {"Generated": cut(drawn, piece), "Training images": train}
+    sets = {name: cut(some, piece) for name, some in drawn.items()} | {TRAINING: train}
     found = {name: judge.judge(metrics, some, held, None, data.seed) for name, some in sets.items()}
-    pictures.grid(folder / "structure.png", drawn[:1])
-    shown = {"pieces": sets["Generated"], "real_pieces": held}
+    shown = {"structure": drawn[GENERATED][:1]} | {f"rival{i}": drawn[path][:1] for i, path in enumerate(rivals)}
+    for name, some in {"pieces": sets[GENERATED], "real_pieces": held}.items():
+        shown[name] = some[np.sort(judge.drawn(len(some), SHOWN, data.seed))]
     for name, some in shown.items():
-        pictures.grid(folder / f"{name}.png", some[np.sort(judge.drawn(len(some), SHOWN, data.seed))])
-    sides = " \N{MULTIPLICATION SIGN} ".join(map(str, whole(size)))
+        pictures.grid(folder / f"{name}.png", some)
+    sides = " \N{MULTIPLICATION SIGN} ".join(map(str, whole(size))) + (f", reduced by {reduce}" if reduce > 1 else "")
     figures = [
-        Figure(
-            "structure.png", f"Drawn from noise at {sides}" + (f", reduced by {reduce}." if reduce > 1 else "."), "wide"
-        ),
+        Figure("structure.png", f"Drawn from noise at {sides}.", "wide"),
+        *(Figure(f"rival{i}.png", f"**{path}**, from noise at {sides}.", "wide") for i, path in enumerate(rivals)),
         Figure("pieces.png", "**Pieces** of generated pictures."),
         Figure("real_pieces.png", f"**Real** pieces, of the {data.split} split: not seen in training."),
     ]
-    names = [*found["Generated"]["scores"]]
+    names = [*found[GENERATED]["scores"]]
     rows = [[name, *(facts["scores"][score] for score in names)] for name, facts in found.items()]
     intro = "Pieces of training images, held against the same ones, show what can be reached."
-    facts = found["Generated"]
+    facts = found[GENERATED]
     scores = facts.pop("scores")
     lines = judge.table(facts | {"scores": scores})
-    facts["training"] = found["Training images"]["scores"]
+    facts["training"] = found[TRAINING]["scores"]
+    facts["rivals"] = {path: found[path]["scores"] for path in rivals}
     table = Table("Structure", ["Images", *names], rows, intro)
     return Page("Structure of large pictures", scores, figures, [table], facts, lines)
+
+
+def alone(part: Part) -> Pipeline:
+    """How a ``part`` generates that needs no other."""
+    return build.pipeline(part.config, {"model": part})
 
 
 def reduced(some: Float[np.ndarray, "N H W C"], k: int) -> Float[np.ndarray, "N h w C"]:

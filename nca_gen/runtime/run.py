@@ -152,17 +152,20 @@ def encoding(root: Path) -> Part:
 @dataclass(frozen=True)
 class Beside(Mapping):
     """Parts by name, each opened when it is first asked for: networks that are trained at the same time, one day to be
-    used together, need not be there before."""
+    used together, need not be there before.
+
+    What is asked for by a path, such as zoo:NAME or runs/NAME, is opened too, and is none of them."""
 
     paths: Mapping[str, str | Path]
     opened: dict[str, Part] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Part:
         """The part, opened by :func:`open_run`. UserError where its path is empty."""
-        if not self.paths[name]:
+        path = name if name not in self.paths and {*name} & {":", "/"} else self.paths[name]
+        if not path:
             raise UserError(f"config.parts.{name} is empty: say which trained run it is, --config.parts.{name}=RUN")
         if name not in self.opened:
-            self.opened[name] = open_run(self.paths[name])
+            self.opened[name] = open_run(path)
         return self.opened[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -3,22 +3,27 @@
 from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
+import painting
 import pytest
 import tiny
 
+from nca_gen import arrays
 from nca_gen.data import pipeline as batches
 from nca_gen.errors import UserError
 from nca_gen.evaluators import structure
 from nca_gen.evaluators.held import Held
 from nca_gen.io import images
 from nca_gen.metrics import drift, two_point
+from nca_gen.pipelines import sampling
 
 
 class Painter:
     """Draws ramps, each of its key's place."""
 
-    parts = MappingProxyType({})
     kind = "images"
+
+    def __init__(self, parts=MappingProxyType({})):
+        self.parts = parts
 
     def title(self):
         return []
@@ -32,10 +37,10 @@ class Painter:
             yield np.linspace(-1, 1.1, np.prod(size) * 3, dtype=np.float32).reshape(*size, 3) * (1 if i else -1)
 
 
-def asked(folder, **section):
+def asked(folder, parts=MappingProxyType({}), **section):
     data = Held(tiny.config(), SimpleNamespace(), tiny.splits())
     sizes = {"metrics": ("drift", "two_point"), "size": (16, 24), "piece": (8, 8), "n": 2, "real": 5}
-    return structure.evaluate(Painter(), data, folder, **sizes | section)
+    return structure.evaluate(Painter(parts), data, folder, **sizes | section)
 
 
 def real(split, patch, n=5):
@@ -75,6 +80,24 @@ def test_two_magnifications_meet_at_one(tmp_path):
     pieces = structure.cut(half(drawn((32, 48))), (8, 8))
     assert page.scores["drift"] == pytest.approx(drift.score(pieces, half(real("test", (16, 16))), None, 3)["drift"])
     assert "at 32 \N{MULTIPLICATION SIGN} 48, reduced by 2" in page.figures[0].caption
+
+
+def test_a_rival_draws_as_many_pictures_of_its_own(tmp_path):
+    """Each by its own sampler, from the same seeds, and held against the same pieces."""
+    rival = painting.part(tiny.diff(norm="cell", steps=2), sampler="ddim", steps=2, batch=2)
+    rival.config.generate = {"name": "sample"}
+    page = asked(tmp_path, {"runs/rival": rival}, rivals=("runs/rival",))
+    settings = painting.settings(sampler="ddim", steps=2)
+    [own] = sampling.images(rival, arrays.keys(3, 2), (16, 24), settings, batch=2)
+    pieces = structure.cut(np.clip(own, -1, 1), (8, 8))
+    expected = drift.score(pieces, real("test", (8, 8)), None, 3)["drift"]
+    assert page.facts["rivals"]["runs/rival"]["drift"] == pytest.approx(expected, rel=1e-4)
+    [table] = page.tables
+    assert [row[0] for row in table.rows] == ["Generated", "runs/rival", "Training images"]
+    assert page.scores == asked(tmp_path).scores
+    written = images.read(tmp_path / "rival0.png").astype(int)
+    assert np.abs(written - (np.clip(own[0], -1, 1) + 1) * 128).max() <= 1
+    assert "**runs/rival**, from noise" in page.figures[1].caption
 
 
 def test_a_piece_larger_than_a_picture(tmp_path):

@@ -14,9 +14,10 @@ from painting import PROCESS, SAMPLE, params
 from nca_gen import arrays, main
 from nca_gen import config as configs
 from nca_gen.contracts import Part
+from nca_gen.data import tissue
 from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
-from nca_gen.io import images
+from nca_gen.io import exports, images
 from nca_gen.models import resolving_nca
 from nca_gen.pipelines import cascade, nca_cascade, sampling, window
 from nca_gen.runtime import run
@@ -238,12 +239,33 @@ def counts(spec):
         (":fourier", [1_098_144, 332_716, 332_716]),
         (":slides,fourier", [1_098_144, 332_716, 332_716]),
         (":laptop", [25_976, 52_924, 52_924]),
+        (":quickstart", [25_976, 45_428]),
     ],
 )
 def test_a_few_parameters(form, expected):
     """At most 3 million in all networks together."""
     assert counts(f"configs/nca_cascade.py{form}") == expected
     assert sum(expected) <= 3_000_000
+
+
+def columns(config, split, path):
+    """Of a field 512 pixels wide, those that ``split`` shows, where nothing is reduced."""
+    fields = {name: config.data[name] for name in ("val", "test", "right")}
+    source = tissue.splits(path=str(path), **fields)[split]
+    return {int(n) for example in source for n in example["image"][0].astype(int) @ (256, 1, 0)}
+
+
+def test_the_quickstart_is_judged_by_what_its_rival_has_not_seen_either(tmp_path):
+    """The strip that is held out of both networks lies in what was held out of the automaton of the zoo."""
+    row = np.arange(512)
+    images.write(tmp_path / "f.png", np.uint8(np.stack([row // 256, row % 256, 0 * row], -1))[None].repeat(8, 0))
+    chain = [stage.config for stage in configs.stages("configs/nca_cascade.py:quickstart")]
+    held = columns(chain[-1], "test", tmp_path / "f.png")
+    assert len(held) == 128
+    rival = configs.saved(run.config_file(exports.located("zoo:tissue")))
+    assert chain[-1].evals.structure.rivals == ("zoo:tissue",)
+    for config in (*chain, rival):
+        assert not held & columns(config, "train", tmp_path / "f.png")
 
 
 @pytest.mark.slow

@@ -90,6 +90,16 @@ def test_a_path_with_a_dot_is_seen_from_the_workdir(monkeypatch):
     assert seen == ["runs/b/../other", "runs/a"]
 
 
+def test_what_is_asked_for_by_a_path_is_opened_and_no_part(monkeypatch):
+    monkeypatch.setattr(run, "open_run", lambda path: Part(None, f"of {path}", {}))
+    near = run.Beside({"a": "runs/one"})
+    tasks = [near[name].task for name in ("a", "zoo:tissue", "runs/b")]
+    assert tasks == ["of runs/one", "of zoo:tissue", "of runs/b"]
+    assert [*near] == ["a"]
+    with pytest.raises(KeyError):
+        near["b"]
+
+
 def test_training_begins_with_a_part_by_its_name(monkeypatch):
     """A student with its teacher; a part whose path nobody has given is named, and not the path that is none."""
     part = Part(None, task(), jax.eval_shape(task().model.init, KEY))
