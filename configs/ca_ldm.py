@@ -3,11 +3,15 @@ r"""CA-LDM (Huang et al. 2024, MICCAI): volumes of 512 x 512 x 512, by a latent 
 python -m nca_gen.main --config=configs/ca_ldm.py:laptop,phantom --mode=chain --workdir=runs/phantom
 python -m nca_gen.main --config=configs/ca_ldm.py --mode=chain --config.data.path=DIR --workdir=runs/ca_ldm
 python -m nca_gen.main --workdir=runs/ca_ldm/multislice --mode=generate
+python -m nca_gen.main --config=configs/ca_ldm.py:laptop,phantom,layers --mode=chain --workdir=runs/layers
+python -m nca_gen.main --workdir=runs/layers/multislice --mode=expand --config.expand.times=2
 python -m nca_gen.main --config=configs/ca_ldm.py:medical_diffusion,laptop,phantom --mode=chain --workdir=runs/rival
 python -m nca_gen.main --config=configs/ca_ldm.py:nhae --config.data.path=DIR --workdir=runs/ca_ldm/nhae
 
-DIR holds volumes. The rivals of the paper, LDM3D, Medical Diffusion and LVD, are forms of the chain: ldm3d,
-medical_diffusion, lvd. Five stages, of which each reads what those before have left; parameters that they train:
+DIR holds volumes. Of a chain that was told label maps (layers, vessels) --mode=expand draws volumes under those of its
+training split, which are then their maps too, for configs/segment.py. The rivals of the paper, LDM3D, Medical Diffusion
+and LVD, are forms of the chain: ldm3d, medical_diffusion, lvd. Five stages, of which each reads what those before have
+left; parameters that they train:
 
 vae2d       the autoencoder of slices, with a codebook               83,696,301
 nhae        the latent of a volume, and those of its slices of it     7,149,096
@@ -300,6 +304,12 @@ def ancestral(config):
 def laptop(config):
     """Volumes of 64 x 64 x 64, all five stages in minutes of two cores."""
     _quick(config, LAPTOP)
+
+
+def brief(config):
+    """Half of the steps, after ``laptop`` or ``hippocampus``."""
+    steps = config.train.steps // 2
+    config.train.steps = config.optimizer.cosine_steps = steps
 
 
 def hippocampus(config):

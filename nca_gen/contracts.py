@@ -627,6 +627,20 @@ class Counted(Pipeline, Protocol):
         ...
 
 
+@runtime_checkable
+class Guided(Pipeline, Protocol):
+    """A pipeline whose samples can each follow a label map, on the grid of their voxels."""
+
+    def map_classes(self) -> int:
+        """How many classes the maps have that it learned to follow; 0 where it learned without maps."""
+        ...
+
+    def follow(self, folder: Path, n: int, label_map: Callable[[int], Any]) -> list[str]:
+        """Like :meth:`write`, ``n`` samples, of which sample i follows ``label_map(i)``: a volume of classes, on disk
+        (:mod:`nca_gen.io.stored`) or in memory. It depends on the seed, on i and on that map, and is called {i:05d}."""
+        ...
+
+
 class Figure(NamedTuple):
     """A picture of a page: ``file`` in the folder of the evaluation; shown as ``kind``.
 

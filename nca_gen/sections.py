@@ -255,7 +255,8 @@ class Expand(NamedTuple):
     ``times`` pictures for every label vector of the train split, where ``fold`` is -1; else of all patients but those
     of that fold of ``folds`` (by patient, of all splits with ``split_seed``, as --mode=classify makes them).
     ``quantile`` and ``tries``: what is too near to the train split, which the generator has seen, is drawn again, see
-    :mod:`nca_gen.pipelines.expand`. ``name``: of the folder in the workdir.
+    :mod:`nca_gen.pipelines.expand`. ``name``: of the folder in the workdir. Of a pipeline that follows label maps
+    ``times`` volumes for every map of the train split; of the others only ``name`` counts.
     """
 
     name: Annotated[str, MinLen(1)] = "expanded"

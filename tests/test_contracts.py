@@ -14,6 +14,7 @@ from nca_gen.contracts import (
     Counted,
     Denoiser,
     Evaluator,
+    Guided,
     Heir,
     Listener,
     Local,
@@ -119,6 +120,7 @@ pipelines: list[type[Pipeline]] = [
     nca_cascade.Pipeline,
 ]
 counted: list[type[Counted]] = [urcdm.Pipeline, ca_ldm.Pipeline]
+following: type[Guided] = ca_ldm.Pipeline
 evaluators: list[Evaluator] = [
     confusion,
     damage,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -235,6 +235,11 @@ class Pipeline:
                 digest.update(np.ascontiguousarray(some).tobytes())
         return digest.hexdigest()[:10]
 
+    def map_classes(self) -> int:
+        """Of the label maps that its parts learned to follow; 0 where one of them learned without."""
+        parts = (sampling.denoiser(self.opened(name)) for name in self.names if name in DIFFUSES)
+        return min(part.task.model.conditions.get("map", 0) for part in parts)
+
     def maps(self) -> list[Stored]:
         """The label maps of ``config.sample.n`` volumes; none where none are given."""
         sample = self.config.sample
@@ -371,14 +376,20 @@ class Pipeline:
         return found
 
     def write(self, folder: Path) -> list[str]:
-        """``config.sample.n`` volumes of ``config.sample.size`` in ``folder``, and one picture of them beside it.
+        """``config.sample.n`` volumes in ``folder``, see :meth:`follow`, under the maps of ``label_maps`` in turn."""
+        maps = self.maps()
+        return self.follow(folder, self.config.sample.n, lambda i: maps[i] if maps else None)
 
-        Volume i depends on ``config.seed`` and i alone; those that are there already are kept. Started again, it goes
-        on where it was stopped, on any number of processes: they share the slices, and the first writes the file.
+    def follow(self, folder: Path, n: int, label_map: Callable[[int], Stored | None]) -> list[str]:
+        """``n`` volumes of ``config.sample.size`` in ``folder``, and one picture of them beside it.
+
+        Volume i follows ``label_map(i)``, if that is one, and depends on it, ``config.seed`` and i alone; those that
+        are there already are kept. Started again, it goes on where it was stopped, on any number of processes: they
+        share the slices, and the first writes the file.
         """
         config, [ending] = self.config, files.endings(self.kind, self.volume_format, self.mpp)
-        n, size, sizes = config.sample.n, tuple(config.sample.size), files.sides(self.mpp, 3)
-        maps, depth = self.maps() or [None] * n, files.depth(self.dtype, self.volume_format)
+        size, sizes = tuple(config.sample.size), files.sides(self.mpp, 3)
+        depth = files.depth(self.dtype, self.volume_format)
         targets = [folder / f"{i:05d}{ending}" for i in range(n)]
         there = [target.exists() for target in targets]
         hosts.meet()  # all have looked
@@ -387,7 +398,7 @@ class Pipeline:
                 work = target.with_name(f".{target.name}.part")
                 if not there[i]:
                     key = arrays.keys(config.seed, 1, i)
-                    slices = self.made(work, key, size, maps[i], depth, hosts.shared(), bar)
+                    slices = self.made(work, key, size, label_map(i), depth, hosts.shared(), bar)
                     if hosts.first():
                         bar.begin("writing", size[0])
                         files.volume(folder / f"{i:05d}", slices, sizes, self.volume_format)

@@ -1,4 +1,8 @@
-"""--mode=expand: the training set several times over, drawn from a trained workdir (Elbatel et al. 2024, eq. 8)."""
+"""--mode=expand: the training set several times over, drawn from a trained workdir.
+
+Pictures under the label vectors of training images (Elbatel et al. 2024, eq. 8), or volumes under their label maps,
+which are then the maps of these volumes too (Huang et al. 2024, label-guided synthesis).
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Num, UInt8
 
 from nca_gen import arrays, build, hosts, screen
+from nca_gen.contracts import Guided
 from nca_gen.data import labels as conditions
 from nca_gen.data.folds import folds
 from nca_gen.data.source import Example, Splits
 from nca_gen.errors import UserError
-from nca_gen.io import write
+from nca_gen.io import volumes, write
 from nca_gen.pipelines import expand as rounds
+from nca_gen.pipelines import files
 from nca_gen.pipelines.sampling import Settings
 from nca_gen.runtime import mesh, record, run
 from nca_gen.runtime.log import say
@@ -37,15 +43,17 @@ def main(config: Any, args: Namespace) -> None:
 def expand(config: Any, workdir: str | Path, out: str | Path | None = None) -> Path:
     """Draws ``config.expand.times`` pictures for every label vector of the training set; returns their folder.
 
-    How pictures are drawn is ``config.sample``. ``out``/``name``, by default in ``workdir``, gets train_syn_{fold}.csv
-    (see :func:`table`) and a folder fold{fold} with images/, expand.json and labels.csv, for which the expanded set
-    trains like any folder (:mod:`nca_gen.data.folder`). A stopped run goes on where it was; several processes, who see
-    one file system, share the work. Raises UserError for data without labels, a model without conditions, and a folder
-    begun with other
+    A pipeline that follows label maps draws volumes under those (:func:`follow`). How pictures are drawn is
+    ``config.sample``. ``out``/``name``, by default in ``workdir``, gets train_syn_{fold}.csv (see :func:`table`) and a
+    folder fold{fold} with images/, expand.json and labels.csv, for which the expanded set trains like any folder
+    (:mod:`nca_gen.data.folder`). A stopped run goes on where it was; several processes, who see one file system, share
+    the work. Raises UserError for data without labels, a model without conditions, and a folder begun with other
     settings.
     """
     plan, parts = Expand(**build.fields(config, "expand")), run.parts(config, workdir)
     pipeline, part = build.pipeline(config, parts), parts["model"]
+    if isinstance(pipeline, Guided):
+        return follow(config, plan, pipeline, Path(out or workdir, plan.name))
     classes = part.task.model.conditions.get("label", 0)
     if not classes:
         raise UserError("expanding needs a model that knows labels: train one with config.model.classes, their number")
@@ -118,6 +126,74 @@ def expand(config: Any, workdir: str | Path, out: str | Path | None = None) -> P
         say(line)
     say(f"the expanded set is {folder}, listed in {folder.parent / f'train_syn_{fold}.csv'}")
     return folder
+
+
+def follow(config: Any, plan: Expand, pipeline: Guided, root: Path) -> Path:
+    """Draws ``plan.times`` volumes under the label map of every training image; returns their folder.
+
+    ``root``/fold{fold} gets images/, with a labels.csv that says after whom each was made, and label_maps/ with the
+    maps that they follow, under the same names: what --mode=segment adds to real images. Volume i follows the map of
+    training image i mod n. A stopped run goes on where it was. Raises UserError for what :func:`mapped` refuses, and
+    for a folder begun with other settings.
+    """
+    classes, size = pipeline.map_classes(), tuple(config.sample.size)
+    splits = mapped(config, plan, classes, size)
+    source = splits["train"]  # no other one is read: who is judged has no part in this
+    heads, n = [source.head(i) for i in range(len(source))], plan.times * len(source)
+    folder = root / f"fold{config.data.get('fold', 0)}"
+    settings = {
+        "step": pipeline.parts["model"].step,
+        "pipeline": pipeline.title(),
+        "files": {field: config.generate[field] for field in ("dtype", "mpp", "volume_format")},
+        "seed": config.seed,
+        "expand": {"times": plan.times},
+        "data": [config.data.name, which(config.data)],
+    }
+    begin(folder, settings)
+    record.check_data(folder, splits, begun=True)
+    names = [f"{i:05d}{files.FORMATS[config.generate.volume_format]}" for i in range(n)]
+    for place in ("images", "label_maps"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    if hosts.first():
+        rows = [[name, heads[i % len(heads)]["patient"]] for i, name in enumerate(names)]
+        write.text(folder / "images" / "labels.csv", comma([["filename", "patient_id"], *rows]))
+    maps = [folder / "label_maps" / f"{name.removesuffix('.gz').rpartition('.')[0]}.nii.gz" for name in names]
+    for i in hosts.dealt(range(n)):
+        if not maps[i].is_file():
+            volumes.write(maps[i], checked(source[i % len(source)], classes), heads[i % len(heads)].get("mpp", ()))
+    hosts.meet()
+    say(f"{n} volumes, {plan.times} for each label map of {len(source)} training images, go into {folder}")
+    for line in pipeline.follow(folder / "images", n, lambda i: volumes.stored(maps[i])):
+        say(line)
+    say(f"the expanded set is {folder}: --mode=segment adds it by --config.segment.expansions=NAME={folder}")
+    return folder
+
+
+def mapped(config: Any, plan: Expand, classes: int, size: tuple[int, ...]) -> Splits:
+    """The splits of images with label maps, of which volumes of ``size`` can follow those of the training split.
+
+    Raises UserError for parts that learned without label maps, images without them or of another size, and
+    ``plan.fold``.
+    """
+    if not classes:
+        raise UserError("expanding volumes needs parts that learned with label maps: train the chain with them")
+    if plan.fold >= 0:
+        raise UserError("config.expand.fold is for label vectors: volumes follow the maps of the training split")
+    splits = build.splits(config)
+    if conditions.MAP not in splits["train"].fields:
+        raise UserError("the images have no label maps: name the folder that has them by --config.data.label_maps")
+    if other := {tuple(shape[:-1]) for shape in splits["train"].shapes} - {size}:
+        raise UserError(f"the label maps are of {'x'.join(map(str, min(other)))} voxels: make config.sample.size that")
+    return splits
+
+
+def checked(example: Example, classes: int) -> UInt8[np.ndarray, "D H W 1"]:
+    """The label map of a training image, as it is stored. UserError for a class that networks did not learn."""
+    label_map = example[conditions.MAP]
+    if label_map.min() < 0 or label_map.max() >= classes:
+        ends = f"{label_map.min()} to {label_map.max()}"
+        raise UserError(f"the label map of {example['name']} has classes from {ends}, and networks learned {classes}")
+    return label_map.astype(np.uint8)
 
 
 def examples(config: Any, plan: Expand, splits: Splits) -> list[Example]:
