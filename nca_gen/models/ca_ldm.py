@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, Key
 from nca_gen import ranges
 from nca_gen.errors import UserError, accepted, chosen
 from nca_gen.models import unet
-from nca_gen.nn import codebook, port, volumes
+from nca_gen.nn import codebook, modules, port, volumes
 from nca_gen.nn.autoencoder_kl import Decoder, Encoder, compvis
 from nca_gen.nn.codebook import quantise
 from nca_gen.nn.patch_discriminator import PatchDiscriminator
@@ -55,7 +55,7 @@ class Network(Protocol):
 
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""
-        return self.network.lazy_init(key, self.example())["params"]
+        return modules.start(self.network, key, self.example())
 
 
 def fitting(x: Array, what: str, channels: int, factors: tuple[int, ...]) -> None:

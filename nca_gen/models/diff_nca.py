@@ -193,7 +193,7 @@ class Model:
 
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""
-        return {"image": self.side(self.channels).init(key)["params"]}
+        return {"image": modules.start(self.side(self.channels), key)}
 
     def condition(
         self, told: Num[Array, " b"], s: Float[Array, ""], place: Place, cond: Condition = None

@@ -173,7 +173,7 @@ class Model:
         x = jax.ShapeDtypeStruct((1, *size, self.image_channels), jnp.float32)
         t = jax.ShapeDtypeStruct((1,), jnp.int32)
         at = tuple(jax.ShapeDtypeStruct((n,), jnp.int32) for n in size)
-        return self.network.lazy_init(key, x, t, None, at)["params"]
+        return modules.start(self.network, key, x, t, None, at)
 
     def apply(
         self,

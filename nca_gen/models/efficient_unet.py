@@ -226,7 +226,7 @@ class Model:
 
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""
-        return self.network.lazy_init(key, *self.example())["params"]
+        return modules.start(self.network, key, *self.example())
 
     def load(self, path: str | Path) -> dict:
         """Parameters from a file of one U-Net of imagen-pytorch, or of a cascade that has this one.

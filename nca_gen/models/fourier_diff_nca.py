@@ -16,6 +16,7 @@ from nca_gen.ca.rollout import rollout
 from nca_gen.ca.seed import Cells, seed
 from nca_gen.contracts import Condition, Place
 from nca_gen.models import diff_nca
+from nca_gen.nn import modules
 from nca_gen.ranges import Count
 
 Spectra = tuple[Complex[Array, "B *K I"], Complex[Array, "B *K H"]]  # of ``out`` and of ``hidden``
@@ -53,8 +54,8 @@ class Model(diff_nca.Model):
         """Parameters before training."""
         image, fourier_side = jax.random.split(key)
         return {
-            "fourier": self.side(2 * self.channels).init(fourier_side)["params"],
-            "image": self.side(self.channels).init(image)["params"],
+            "fourier": modules.start(self.side(2 * self.channels), fourier_side),
+            "image": modules.start(self.side(self.channels), image),
         }
 
     def condition(

@@ -300,7 +300,7 @@ class Model:
 
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""
-        return self.cell.lazy_init(key, jax.ShapeDtypeStruct((1,), jnp.int32))["params"]
+        return modules.start(self.cell, key, jax.ShapeDtypeStruct((1,), jnp.int32))
 
     def newborn(self, x: Float[Array, "B *S C"], key: Key[Array, " B"], place: Place | None = None) -> Genes:
         """Of fresh cells around ``x``: zeros, and N(0, 1) in the cell at the centre of the whole."""

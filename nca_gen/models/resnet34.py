@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key
 from nca_gen import ranges
 from nca_gen.errors import UserError
 from nca_gen.io import weights as published
-from nca_gen.nn import port, resnet
+from nca_gen.nn import modules, port, resnet
 from nca_gen.ranges import Count
 
 MEAN, DEVIATION = np.float32([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]])  # of ImageNet, in 255 grey levels
@@ -46,7 +46,7 @@ class Model:
 
     def init(self, key: Key[Array, ""]) -> dict:
         """Random ones, or those of ``weights`` below a random head."""
-        params = self.network.init(key, jnp.zeros(EXAMPLE.shape))["params"]
+        params = modules.start(self.network, key, EXAMPLE)
         return params | self.ported()["params"] if self.weights else params
 
     def init_statistics(self) -> dict:

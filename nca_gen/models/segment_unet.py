@@ -92,7 +92,7 @@ class Model:
     def init(self, key: Key[Array, ""]) -> dict:
         """Random parameters."""
         x = jax.ShapeDtypeStruct((1, *[self.multiple] * self.ndim, self.image_channels), jnp.float32)
-        return self.network.init(key, jnp.zeros(x.shape))["params"]
+        return modules.start(self.network, key, x)
 
     def apply(self, params: dict, x: Float[Array, "B *S C"]) -> Float[Array, "B *S K"]:
         """Logits of every place. Raises UserError for images of another kind."""

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Key, Num
 from nca_gen import ranges
 from nca_gen.contracts import Condition, Place
 from nca_gen.errors import UserError
-from nca_gen.nn import port
+from nca_gen.nn import modules, port
 from nca_gen.nn.blocks import GROUPS, Attention, Norm, Residual, conv, doubled, halved, plain, sparing
 from nca_gen.nn.embeddings import Conditioning, TimeEmbedding
 from nca_gen.ranges import Axes, Count, Natural, OneOf
@@ -238,7 +238,7 @@ class Model:
 
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""
-        return self.network.lazy_init(key, *self.example())["params"]
+        return modules.start(self.network, key, *self.example())
 
     def load(self, path: str | Path) -> dict:
         """Parameters from a file of diffusers' ``UNet2DModel`` or of Dhariwal & Nichol's code.

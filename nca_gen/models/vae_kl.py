@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 from annotated_types import MinLen
 from jaxtyping import Array, Float, Key
 
 from nca_gen import ranges
 from nca_gen.errors import UserError
-from nca_gen.nn import port
+from nca_gen.nn import modules, port
 from nca_gen.nn.autoencoder_kl import AutoencoderKL, renamed
 from nca_gen.ranges import Count, OneOf
 
@@ -57,8 +56,7 @@ class Model:
 
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""
-        like = self.network.example()
-        return self.network.init(key, jnp.zeros(like.shape, like.dtype))["params"]
+        return modules.start(self.network, key, self.network.example())
 
     def encode(self, params: dict, image: Image) -> tuple[Latent, Latent]:
         """Mean and log-variance of the latent, the latter in [-30, 20]."""

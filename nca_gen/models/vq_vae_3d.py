@@ -19,7 +19,7 @@ from nca_gen import ranges
 from nca_gen.contracts import Rebuilt
 from nca_gen.models import ca_ldm
 from nca_gen.models.vq_vae import picking
-from nca_gen.nn import codebook, volumes
+from nca_gen.nn import codebook, modules, volumes
 from nca_gen.ranges import Count, OneOf
 
 
@@ -75,7 +75,7 @@ class Model:
     def init(self, key: Key[Array, ""]) -> dict:
         """Parameters before training."""
         latent = jax.ShapeDtypeStruct((1, 1, 1, 1, self.latent_channels), jnp.float32)
-        back = lambda key: self.decoder.lazy_init(key, latent)["params"]
+        back = lambda key: modules.start(self.decoder, key, latent)
         makes: dict[str, Any] = {"encoder": self.encoder.init, "decoder": back, "codebook": self.book.init}
         return {name: make(jax.random.fold_in(key, i)) for i, (name, make) in enumerate(makes.items())}
 

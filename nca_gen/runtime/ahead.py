@@ -124,14 +124,20 @@ def hashable(tree: PyTree) -> tuple[Leaves, Any]:
 def beginning(task: Task, batch: Leaves, fields: Any, lay: Leaves = (), form: Any = None) -> Any:
     """``task.init`` for a batch of these shapes, as a program; its results lie as ``lay`` says, where it does.
 
-    The same one for equal tasks: jax knows programs by identity, and traces each once.
+    The same one for equal tasks: jax knows programs by identity, and traces each once, wherever its results lie.
     """
+    return jax.jit(started(task, batch, fields), out_shardings=jax.tree.unflatten(form, lay) if form else None)
+
+
+@lru_cache(TASKS)
+def started(task: Task, batch: Leaves, fields: Any) -> Callable[[Key[Array, ""]], PyTree]:
+    """``task.init`` for a batch of these shapes, as a function of a key."""
     shapes = jax.tree.unflatten(fields, batch)
 
     def init(key: Key[Array, ""]) -> PyTree:
         return task.init(key, batch=shapes)
 
-    return jax.jit(draws.together(init), out_shardings=jax.tree.unflatten(form, lay) if form else None)
+    return draws.together(init)
 
 
 @lru_cache(TASKS)
@@ -202,7 +208,7 @@ def cache(workdir: Path | None) -> Iterator[None]:
     former = {name: jax.config.values[name] for name in settings}
     try:
         _configured(settings)
-        for programs in (beginning, advancing):  # those that this process has compiled already lie in no folder
+        for programs in (beginning, started, advancing):  # what this process has compiled already lies in no folder
             programs.cache_clear()
         yield
     finally:

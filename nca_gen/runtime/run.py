@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from nca_gen.contracts import Averaged, Part, Parts, Published, Standing, Transf
 from nca_gen.data import latents
 from nca_gen.errors import UserError
 from nca_gen.io import exports, mirror, weights
-from nca_gen.runtime import checkpoint
+from nca_gen.runtime import ahead, checkpoint
 from nca_gen.runtime.log import say
 
 
@@ -62,7 +63,7 @@ def part(config: Any, workdir: str | os.PathLike, step: int | None = None) -> Pa
     Raises UserError without any.
     """
     task, config = build.task(config), searched(config, workdir)
-    abstract = jax.eval_shape(task.init, jax.random.key(config.seed, impl="threefry2x32"))
+    abstract = state_shapes(task)
     if exports.is_export(workdir):
         config = at_hand(config, workdir)
         params, step = exported(Path(workdir, exports.MODEL), jax.eval_shape(task.eval_params, abstract), step)
@@ -71,6 +72,12 @@ def part(config: Any, workdir: str | os.PathLike, step: int | None = None) -> Pa
     some = task.averages if isinstance(task, Averaged) else None
     averages = some and (lambda: checkpoint.restore_params(workdir, abstract, meta["step"], some)[0])
     return Part(frozen(config), task, params, meta["step"], build.decoder(config), averages)
+
+
+@lru_cache(ahead.TASKS)
+def state_shapes(task: Any) -> PyTree:
+    """The shapes of the state of ``task``, traced once for equal tasks: a cascade opens the same parts many times."""
+    return jax.eval_shape(task.init, jax.random.key(0, impl="threefry2x32"))
 
 
 def searched(config: Any, workdir: str | os.PathLike) -> Any:
@@ -200,8 +207,7 @@ def first(config: Any, workdir: str | os.PathLike, task: Any) -> Part | None:
     found = near[path] if path in near.paths else open_run(seen(path, workdir))
     if not isinstance(task, Transfer):
         raise UserError(f"config.train.init={path}: this task cannot begin with weights, see contracts.Transfer")
-    key = jax.random.key(config.seed, impl="threefry2x32")
-    here = checkpoint.leaves(jax.eval_shape(lambda: task.inherits(task.eval_params(task.init(key)))))
+    here = checkpoint.leaves(jax.eval_shape(lambda state: task.inherits(task.eval_params(state)), state_shapes(task)))
     there = checkpoint.leaves(found.params)
     for leaf in [*here, *there]:
         shapes = [tuple(some[leaf][0]) if leaf in some else "absent" for some in (there, here)]

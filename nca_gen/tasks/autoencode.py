@@ -22,7 +22,7 @@ from nca_gen import arrays, ranges
 from nca_gen.contracts import Autoencoder, Parts, Rebuilder, Rebuilt, Standing
 from nca_gen.errors import UserError
 from nca_gen.metrics import lpips
-from nca_gen.nn import random_features
+from nca_gen.nn import modules, random_features
 from nca_gen.nn.patch_discriminator import PatchDiscriminator
 from nca_gen.ranges import Count, Natural, OneOf, Share, Weight
 from nca_gen.tasks.learner import Learner, average
@@ -123,7 +123,8 @@ class Task:
         ema = jax.tree.map(jnp.copy, own)  # a donated state must not hold one buffer twice
         critic, critic_optimizer = (), ()
         if self.adversarial:
-            critic = self.network.init(jax.random.fold_in(drawn, 1), jnp.zeros((1, 32, 32, channels)))["params"]
+            example = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
+            critic = modules.start(self.network, jax.random.fold_in(drawn, 1), example)
             critic_optimizer = self.learner.init(critic)
         start, optimizer = jnp.zeros((), jnp.int32), self.learner.init(own)
         return State(start, own, ema, optimizer, critic, critic_optimizer, key, frozen, self.idle(own))

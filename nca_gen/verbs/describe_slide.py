@@ -8,7 +8,6 @@ FLOP are those of matrix products in the calls of the networks, counted and not 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from nca_gen import build, screen
@@ -29,10 +28,10 @@ def work(stages: Sequence[Stage]) -> dict[str, Any] | None:
     pipeline = build.pipeline(config, parts)
     if not isinstance(pipeline, Counted):
         return None
-    rows, seconds, gflop_of = [], [0.0] * len(FLEETS), cache(call_gflop)  # networks of a chain may be alike
+    rows, seconds = [], [0.0] * len(FLEETS)
     for name, calls in pipeline.calls(tuple(config.sample.size)).items():
         part, (patches, each, shape, ask) = parts[name], calls
-        gflop = asked_gflop(part.task.model, shape, ask) if ask else gflop_of(part.task, shape)
+        gflop = asked_gflop(part.task.model, shape, ask) if ask else call_gflop(part.task, shape)
         flop = patches * each * gflop * 1e9
         how = {"patches": patches, "each": each, "shape": shape, "gflop_per_call": gflop, "exaflop": flop / 1e18}
         rows.append({"network": name} | how)

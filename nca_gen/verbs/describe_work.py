@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -67,8 +68,12 @@ def asked_gflop(model: Any, shape: tuple[int, ...], ask: Callable[[PyTree, Array
     return matmul_flop(jax.make_jaxpr(ask)(params, x).jaxpr) / 1e9
 
 
+@lru_cache(64)
 def call_gflop(task: Any, shape: tuple[int, ...]) -> float:
-    """GFLOP (matrix products) of one call of the network on one image of ``shape`` [*S, C], under no condition."""
+    """GFLOP (matrix products) of one call of the network on one image of ``shape`` [*S, C], under no condition.
+
+    Counted once for equal tasks: networks of a chain may be alike, and rivals are asked again and again.
+    """
     x = jax.eval_shape(task.codec.encode, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     params = jax.eval_shape(task.model.init, jax.random.key(0))
     told, key = task.process.told(jnp.asarray(task.process.times(1)[:1])), arrays.keys(0, 1)

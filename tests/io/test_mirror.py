@@ -19,14 +19,14 @@ from nca_gen.io import mirror
 from nca_gen.runtime import run
 
 obstore = pytest.importorskip("obstore")
-moto = pytest.importorskip("moto.server")
 OUTSIDE = Path(__file__).parents[1] / "outside"
 URL = "s3://bucket/runs/balls"
 
 
 @pytest.fixture(scope="module")
 def server():
-    """The address of a server."""
+    """The address of a server, which takes a second to import: who only collects the tests does without."""
+    moto = pytest.importorskip("moto.server")
     running = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     running.start()
     yield "http://{}:{}".format(*running.get_host_and_port())

@@ -44,3 +44,38 @@ def test_a_start_is_drawn_once_and_is_that_of_flax():
     assert drawn == [(32, 3)] * 2
     with pytest.raises(flax.errors.ScopeParamNotFoundError):
         Pair(modules.Dense).apply({"params": {"Dense_0": {"kernel": ours["params"]["Dense_0"]["kernel"]}}}, X[0, 0])
+
+
+def test_equal_networks_are_traced_once_for_their_parameters():
+    """Which are those of flax to the bit, from any key; what is computed of the example is left out."""
+    traced = []
+
+    class Pair(nn.Module):
+        width: int
+
+        @nn.compact
+        def __call__(self, x):
+            traced.append(self.width)
+            return nn.remat(modules.Dense)(2, name="second")(modules.Dense(self.width, name="first")(x).sum(0))
+
+    example = jax.ShapeDtypeStruct((2, 4), np.float32)
+    for seed in range(3):
+        ours = modules.start(Pair(3), jax.random.key(seed), example)
+        inside = jax.jit(lambda seed: modules.start(Pair(3), jax.random.key(seed), example))(seed)
+        theirs = Pair(3).lazy_init(jax.random.key(seed), example)["params"]
+        for drawn in (ours, inside):
+            jax.tree.map(np.testing.assert_array_equal, drawn, theirs)
+    assert traced == [3] * 4  # by us once, by flax for every seed
+    assert modules.start(Pair(5), jax.random.key(0), example)["first"]["kernel"].shape == (4, 5)
+    steps = jax.make_jaxpr(lambda key: modules.start(Pair(3), key, example))(jax.random.key(0)).jaxpr.eqns
+    assert not {"dot_general", "reduce_sum"} & {step.primitive.name for step in steps}
+
+
+def test_parameters_that_hang_on_the_example_are_refused():
+    class Scaled(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return self.param("scale", lambda key: x.mean()) * x
+
+    with pytest.raises(flax.errors.LazyInitError):
+        modules.start(Scaled(), jax.random.key(0), jax.ShapeDtypeStruct((2,), np.float32))

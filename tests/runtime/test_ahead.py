@@ -80,6 +80,30 @@ def test_equal_tasks_are_traced_once(monkeypatch):
 
 
 @dataclass(frozen=True)
+class Beginner(toy.Task):
+    """The toy; ``starts`` gets a mark with each trace of its start."""
+
+    starts: list = field(default_factory=list, compare=False)
+
+    def init(self, key, batch=None):
+        self.starts.append(None)
+        return super().init(key, batch or {"image": np.zeros((1, 8, 8, 1))})
+
+
+def test_a_start_is_traced_once_wherever_it_will_lie(monkeypatch):
+    """Its shapes say where its arrays lie, and only then is it compiled; those of a part that is opened, once too."""
+    tasks = [Beginner(noise=0.5), Beginner(noise=0.5), Beginner(noise=0.25)]
+    made = [program(task, monkeypatch, fresh=True)[0] for task in tasks]
+    assert [len(task.starts) for task in tasks] == [1, 0, 1]
+    plain = jax.jit(tasks[0].init)(toy.root(), {"image": np.zeros((4, 8, 8, 1))})
+    jax.tree.map(np.testing.assert_array_equal, toy.plain(made[1].init()), toy.plain(plain))
+    opened = [Beginner(noise=0.75), Beginner(noise=0.75)]
+    shapes = [run.state_shapes(task) for task in opened]
+    assert [len(task.starts) for task in opened] == [1, 0]
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes[1]) == jax.tree.map(lambda x: (x.shape, x.dtype), plain)
+
+
+@dataclass(frozen=True)
 class Counter(toy.Task):
     """The toy, whose loss is the number of parts."""
 
