@@ -181,7 +181,8 @@ def smoke(config):
         config.codec.block = 2
     config.sample.update(steps=4, n=4, size=(32, 32))
     config.held.update(n=8, train=16)
-    config.evals.structure = {"every": 0, "size": (32, 32), "piece": (16, 16), "n": 1, "real": 4}
+    rivals = config.evals.get("structure", {}).get("rivals", ())
+    config.evals.structure = {"every": 0, "size": (32, 32), "piece": (16, 16), "n": 1, "real": 4, "rivals": rivals}
     recipes.smoke(config)
     if _stage(config) < 3:  # --mode=evaluate asks the others
         often(config, 0)

@@ -13,6 +13,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/setup.sh
 .venv/bin/python -m nca_gen.main --config=configs/nca_cascade.py:quickstart --mode=chain --workdir="$workdir" "$@"
 # Where it was cut off between the last step and the page.
-compgen -G "$workdir/stage2/eval/*/structure.json" >/dev/null ||
+{ [ -f "$workdir/stage2/report.html" ] && compgen -G "$workdir/stage2/eval/*/structure.json" >/dev/null; } ||
     .venv/bin/python -m nca_gen.main --mode=evaluate --workdir="$workdir/stage2"
 echo "report: $(cd "$workdir" && pwd)/stage2/report.html"

@@ -256,7 +256,7 @@ class Expand(NamedTuple):
     of that fold of ``folds`` (by patient, of all splits with ``split_seed``, as --mode=classify makes them).
     ``quantile`` and ``tries``: what is too near to the train split, which the generator has seen, is drawn again, see
     :mod:`nca_gen.pipelines.expand`. ``name``: of the folder in the workdir. Of a pipeline that follows label maps
-    ``times`` volumes for every map of the train split; of the others only ``name`` counts.
+    ``times`` volumes for every map of the train split; then ``name`` counts of the others, and ``fold`` is -1.
     """
 
     name: Annotated[str, MinLen(1)] = "expanded"

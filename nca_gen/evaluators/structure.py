@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from annotated_types import Len
 from jaxtyping import Float
 
 from nca_gen import build, judge
-from nca_gen.contracts import Figure, Page, Part, Pipeline, Table
+from nca_gen.contracts import Figure, Page, Pipeline, Table
 from nca_gen.data import pipeline as batches
 from nca_gen.errors import UserError
 from nca_gen.evaluators import pictures
@@ -46,7 +46,8 @@ def evaluate(
     against these. ``reduce``: pictures and pieces are reduced so many times first (area mean), so that runs at several
     magnifications are compared at one; ``size`` and ``piece`` are as they are then. ``rivals``: names of
     ``config.parts``, or paths of trained runs such as zoo:tissue, that need no other part and learned at the same
-    magnification; each draws as many pictures, from the same seeds, in its own way. Raises UserError for data that are
+    magnification (a path is seen from the current folder); each draws as many pictures, from the same seeds, in its
+    own way. Raises UserError for data that are
     no images of two axes, for a piece larger than a picture, and for a rival that is not trained.
     """
     if data.kind != "images":
@@ -55,7 +56,7 @@ def evaluate(
         raise UserError(f"config.evals.structure.piece={tuple(piece)} is larger than size={tuple(size)}")
     whole = lambda sides: (sides[0] * reduce, sides[1] * reduce)
     drawn = {}
-    for name, one in {GENERATED: pipeline, **{path: alone(pipeline.parts[path]) for path in rivals}}.items():
+    for name, one in {GENERATED: pipeline, **{path: rival(pipeline.parts, path) for path in rivals}}.items():
         some = files.drawn(one, data.seed, n, whole(size), None, f"{name}: drawing {n} of {whole(size)}")
         drawn[name] = reduced(np.clip(some, -1.0, 1.0), reduce)
     held, train = (
@@ -90,8 +91,14 @@ def evaluate(
     return Page("Structure of large pictures", scores, figures, [table], facts, lines)
 
 
-def alone(part: Part) -> Pipeline:
-    """How a ``part`` generates that needs no other."""
+def rival(parts: Mapping, path: str) -> Pipeline:
+    """How a part generates that needs no other. UserError for what is neither one of ``parts`` nor a trained run."""
+    try:
+        part = parts[path]
+    except KeyError:
+        raise UserError(
+            f"config.evals.structure.rivals: {path} is none of config.parts, and no path of a run, such as ./{path}"
+        ) from None
     return build.pipeline(part.config, {"model": part})
 
 

@@ -61,9 +61,9 @@ class _Step(NamedTuple):
         if name not in ("random_bits", "random_fold_in") or params.get("bit_width", 32) != 32:
             return False
         key, *data = (x.aval for x in self.equation.invars)
-        return (
-            str(key.dtype) in arrays.THREEFRY and prod(key.shape) == 1 and not any(x.shape for x in data) and self.few()
-        )
+        if str(key.dtype) not in arrays.THREEFRY or any(x.shape for x in data):
+            return False
+        return self.few() and (prod(key.shape) == 1 if name == "random_bits" else not key.shape)
 
     def few(self) -> bool:
         """Whether it makes few numbers."""

@@ -23,7 +23,7 @@ from nca_gen import arrays, build, hosts, screen
 from nca_gen.contracts import Guided
 from nca_gen.data import labels as conditions
 from nca_gen.data.folds import folds
-from nca_gen.data.source import Example, Splits
+from nca_gen.data.source import Example, Source, Splits
 from nca_gen.errors import UserError
 from nca_gen.io import volumes, write
 from nca_gen.pipelines import expand as rounds
@@ -137,8 +137,11 @@ def follow(config: Any, plan: Expand, pipeline: Guided, root: Path) -> Path:
     for a folder begun with other settings.
     """
     classes, size = pipeline.map_classes(), tuple(config.sample.size)
-    splits = mapped(config, plan, classes, size)
-    source = splits["train"]  # no other one is read: who is judged has no part in this
+    source = mapped(config, plan, classes, size)
+    _ = (
+        files.endings("volumes", config.generate.volume_format, config.generate.mpp),
+        files.sides(config.generate.mpp, 3),
+    )
     heads, n = [source.head(i) for i in range(len(source))], plan.times * len(source)
     folder = root / f"fold{config.data.get('fold', 0)}"
     settings = {
@@ -150,7 +153,7 @@ def follow(config: Any, plan: Expand, pipeline: Guided, root: Path) -> Path:
         "data": [config.data.name, which(config.data)],
     }
     begin(folder, settings)
-    record.check_data(folder, splits, begun=True)
+    record.check_data(folder, {"train": source}, begun=True)
     names = [f"{i:05d}{files.FORMATS[config.generate.volume_format]}" for i in range(n)]
     for place in ("images", "label_maps"):
         (folder / place).mkdir(parents=True, exist_ok=True)
@@ -169,22 +172,29 @@ def follow(config: Any, plan: Expand, pipeline: Guided, root: Path) -> Path:
     return folder
 
 
-def mapped(config: Any, plan: Expand, classes: int, size: tuple[int, ...]) -> Splits:
-    """The splits of images with label maps, of which volumes of ``size`` can follow those of the training split.
+def mapped(config: Any, plan: Expand, classes: int, size: tuple[int, ...]) -> Source:
+    """The training images, whose label maps volumes of ``size`` can follow. No other split is read: who is judged has
+    no part in this.
 
-    Raises UserError for parts that learned without label maps, images without them or of another size, and
-    ``plan.fold``.
+    Raises UserError for parts that learned without label maps, images without them or of another size, ``plan.fold``,
+    and maps named by ``config.generate``.
     """
     if not classes:
         raise UserError("expanding volumes needs parts that learned with label maps: train the chain with them")
     if plan.fold >= 0:
         raise UserError("config.expand.fold is for label vectors: volumes follow the maps of the training split")
-    splits = build.splits(config)
-    if conditions.MAP not in splits["train"].fields:
+    if config.generate.get("label_maps"):
+        raise UserError("an expansion follows the maps of the training split: set config.generate.label_maps to ''")
+    source = build.splits(config)["train"]
+    if conditions.MAP not in source.fields:
         raise UserError("the images have no label maps: name the folder that has them by --config.data.label_maps")
-    if other := {tuple(shape[:-1]) for shape in splits["train"].shapes} - {size}:
-        raise UserError(f"the label maps are of {'x'.join(map(str, min(other)))} voxels: make config.sample.size that")
-    return splits
+    sizes = {tuple(shape[:-1]) for shape in source.shapes}
+    words = sorted("x".join(map(str, one)) for one in sizes)
+    if len(sizes) > 1:
+        raise UserError(f"the label maps are of several sizes ({', '.join(words)}): bring volumes and maps to one")
+    if sizes != {size}:
+        raise UserError(f"the label maps are of {words[0]} voxels: make config.sample.size that")
+    return source
 
 
 def checked(example: Example, classes: int) -> UInt8[np.ndarray, "D H W 1"]:

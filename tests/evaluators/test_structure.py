@@ -15,6 +15,7 @@ from nca_gen.evaluators.held import Held
 from nca_gen.io import images
 from nca_gen.metrics import drift, two_point
 from nca_gen.pipelines import sampling
+from nca_gen.runtime import run
 
 
 class Painter:
@@ -103,3 +104,13 @@ def test_a_rival_draws_as_many_pictures_of_its_own(tmp_path):
 def test_a_piece_larger_than_a_picture(tmp_path):
     with pytest.raises(UserError, match=r"piece=\(8, 32\) is larger than size=\(16, 24\)"):
         asked(tmp_path, piece=(8, 32))
+
+
+@pytest.mark.parametrize("known", [{}, {"other": None}])
+def test_a_rival_that_is_none(known, tmp_path):
+    """What is no path, and none of the parts, is told in one line."""
+    near = run.Beside(dict.fromkeys(known, ""))
+    with pytest.raises(
+        UserError, match=r"rivals: nobody is none of config\.parts, and no path of a run, such as \./nob"
+    ):
+        asked(tmp_path, near, rivals=("nobody",))

@@ -25,6 +25,8 @@ def network(key):
         "large": jax.random.uniform(folded[1], (300, 300)),
         "looped": jax.lax.fori_loop(0, 3, lambda i, x: x + jax.random.uniform(jax.random.fold_in(key, i)), 0.0),
         "one of a batch": jax.vmap(jax.random.uniform)(jax.vmap(lambda k: jax.random.fold_in(k, 3))(key[None])),
+        "a batch of one key": jax.vmap(lambda k: jax.random.fold_in(k, 3))(key[None]),
+        "halves of one": jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, 3)))(key[None]),
         "constant": jnp.arange(3),
         "key": key,
     }

@@ -128,6 +128,9 @@ def test_a_segmenter_learns_from_them(expanded, tmp_path, capsys):
     ("changes", "said"),
     [
         ({"data": {"labels": "none"}}, "the images have no label maps"),
+        ({"volume_format": "opt"}, r"DICOM states how large a voxel is; set config\.generate\.mpp"),
+        ({"mpp": (1.0, 2.0)}, r"config\.generate\.mpp=\(1\.0, 2\.0\) has 2 numbers"),
+        ({"label_maps": "elsewhere"}, r"set config\.generate\.label_maps to ''"),
         ({"size": (16, 16, 12)}, r"the label maps are of 16x8x12 voxels: make config\.sample\.size that"),
     ],
 )
