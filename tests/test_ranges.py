@@ -121,7 +121,7 @@ TEXTS = ("0", "-1", "nan", "1e999", "-1e999", "1e30", "1" + 20 * "0", "", "abc",
 """Values that a number, a word, a flag or a tuple cannot be; each is right for some."""
 WHATEVER = {"path", "cache", "init", "weights", "label_maps", "image", "mask", "eye", "patient", "peer_python"}
 WHATEVER |= {"features_peer", "against", "runs", "expansions", "labels", "names", "what", "name"}
-WHATEVER |= {"real", "synthetic", "host", "like"}
+WHATEVER |= {"real", "synthetic", "host", "like", "rivals"}
 """Names of files, folders, columns, classes and machines: only the disk, or the network, knows which there are."""
 ANY = {"config.expand.split_seed", "config.data.split_seed", "config.codec.mean"}  # any number says something
 ANY |= {"config.data.window"}  # two numbers, the lower first: told where they are read
