@@ -170,6 +170,7 @@ def quickstart(config):
 def smoke(config):
     """Seconds: shows that every part works, not what it is worth. On the field that ships."""
     hears_all = config.model.name == "fourier_diff_nca"
+    rivals = config.evals.get("structure", {}).get("rivals", ())
     _placed(config, _stage(config))
     config.diffusion.timesteps = 8
     config.data.patch = (16, 16)
@@ -181,7 +182,6 @@ def smoke(config):
         config.codec.block = 2
     config.sample.update(steps=4, n=4, size=(32, 32))
     config.held.update(n=8, train=16)
-    rivals = config.evals.get("structure", {}).get("rivals", ())
     config.evals.structure = {"every": 0, "size": (32, 32), "piece": (16, 16), "n": 1, "real": 4, "rivals": rivals}
     recipes.smoke(config)
     if _stage(config) < 3:  # --mode=evaluate asks the others
