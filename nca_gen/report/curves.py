@@ -143,7 +143,7 @@ def scatter(points: Sequence[tuple[float, float, str]], label: str, *, log: bool
             free = [(side, up, _box(u + 7 * side, v + up, side, name)) for side in sides for up in heights]
             said[i] = min(free, key=lambda one: sum(_overlap(one[2], other) for other in taken))
     for i, (side, up, _) in said.items():
-        (u, v), anchor = spots[i], "start" if said[i][0] > 0 else "end"
+        (u, v), anchor = spots[i], "start" if side > 0 else "end"
         parts.append(f'<circle cx="{u:.1f}" cy="{v:.1f}" r="4"/>')
         parts.append(
             f'<text x="{u + 7 * side:.1f}" y="{v + up:.1f}" text-anchor="{anchor}">{escape(points[i][2])}</text>'

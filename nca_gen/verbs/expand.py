@@ -133,8 +133,8 @@ def follow(config: Any, plan: Expand, pipeline: Guided, root: Path) -> Path:
 
     ``root``/fold{fold} gets images/, with a labels.csv that says after whom each was made, and label_maps/ with the
     maps that they follow, under the same names: what --mode=segment adds to real images. Volume i follows the map of
-    training image i mod n. A stopped run goes on where it was. Raises UserError for what :func:`mapped` refuses, and
-    for a folder begun with other settings.
+    training image i mod n. A stopped run goes on where it was. Raises UserError for what :func:`mapped` and
+    :func:`checked` refuse, for files that cannot hold such volumes, and for a folder begun with other settings.
     """
     classes, size = pipeline.map_classes(), tuple(config.sample.size)
     source = mapped(config, plan, classes, size)
