@@ -69,10 +69,11 @@ def compiled(
     fresh: bool,
     left: bool,
     shard: str = "auto",
+    pool: ThreadPoolExecutor | None = None,
 ) -> Program:
     """Begins to compile ``init`` where a run is ``fresh``, and ``step`` where some are ``left``. ``batch``: its shapes
     (:func:`nca_gen.runtime.feed.shapes`). ``parts``: all that there are. ``shard``: how the state lies, see
-    :func:`nca_gen.devices.laid`.
+    :func:`nca_gen.devices.laid`. ``pool``: of those who compile, two of its own where there is none.
 
     Raises UserError where ``batch`` is not for the model, where a part that a step reads cannot be opened, and where no
     memory holds the state.
@@ -84,14 +85,15 @@ def compiled(
             f"the state and a batch alone take {need:.3g} GB of {room:.3g} GB of memory: make config.model smaller, or "
             "config.data.patch or config.train.batch, or cut the state over more devices (config.mesh.shard)"
         )
-    pool = ThreadPoolExecutor(2)
+    own = pool or ThreadPoolExecutor(2)
     start = beginning(task, *hashable(batch), *hashable(devices.shardings(state))).trace(key)  # which jax remembers
-    begin = lambda: pool.submit(start.lower().compile, options(ONCE)) if fresh else None
+    begin = lambda: own.submit(start.lower().compile, options(ONCE)) if fresh else None
     starting = None if parts else begin()
     advance, read = traced(task, state, batch, parts, grid)
     starting = begin() if parts else starting  # a missing part is told of at once, and not when a compiler is done
-    stepping = pool.submit(advance.lower().compile, options(OFTEN)) if left else None
-    pool.shutdown(wait=False)
+    stepping = own.submit(advance.lower().compile, options(OFTEN)) if left else None
+    if own is not pool:
+        own.shutdown(wait=False)
     return Program(state, key, start, starting, advance, stepping, read)
 
 

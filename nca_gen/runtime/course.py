@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -123,16 +124,24 @@ def opened(
 
 
 def programmed(
-    config: Any, task: Any, source: Any, near: run.Beside, grid: Any, fresh: bool, left: bool
+    config: Any,
+    task: Any,
+    source: Any,
+    near: run.Beside,
+    grid: Any,
+    fresh: bool,
+    left: bool,
+    pool: ThreadPoolExecutor | None = None,
 ) -> ahead.Program:
     """The programs of a run on batches of ``source``, see :func:`nca_gen.runtime.ahead.compiled`."""
     key = jax.random.key(config.seed, impl="threefry2x32")
     batch = feed.shapes(source, tuple(config.data.patch), build.fields(config, "train")["batch"], grid)
-    return ahead.compiled(task, key, batch, near, grid, fresh, left, build.fields(config, "mesh")["shard"])
+    return ahead.compiled(task, key, batch, near, grid, fresh, left, build.fields(config, "mesh")["shard"], pool)
 
 
-def foresee(config: Any, workdir: str | os.PathLike) -> None:
-    """Compiles what :func:`opened` will compile for a run that has not begun, which then finds it in jax's memory.
+def foresee(config: Any, workdir: str | os.PathLike, pool: ThreadPoolExecutor) -> list[Future]:
+    """Has ``pool`` compile what :func:`opened` will compile for a run that has not begun, which finds it in jax's
+    memory once all that is returned is done.
 
     Raises as that does, where not all that it needs is there yet.
     """
@@ -140,12 +149,11 @@ def foresee(config: Any, workdir: str | os.PathLike) -> None:
     patch = tuple(config.data.patch)
     grid = mesh.opened(layout, plan.batch, patch[0])
     if plan.cache == "workdir":  # where the run begins by forgetting
-        return
+        return []
     with LOADING:
         task, splits = build.task(config), build.splits(config)
-    program = programmed(config, task, splits["train"], run.beside(config, workdir), grid, True, True)
-    for soon in filter(None, (program.starting, program.stepping)):
-        soon.result()
+    program = programmed(config, task, splits["train"], run.beside(config, workdir), grid, True, True, pool)
+    return [soon for soon in (program.starting, program.stepping) if soon]
 
 
 def begun(course: Course) -> tuple[PyTree, dict[str, Any]]:

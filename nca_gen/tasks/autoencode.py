@@ -206,10 +206,10 @@ class Task:
             metrics |= more
             lost = lost + more["adversarial_weight"] * more["adversarial"]
         (grads,) = pull((cotangent, jnp.ones(())))
-        params, optimizer, rate = self.learner.update(grads, state.optimizer, state.params, state.step)
+        params, optimizer, moved = self.learner.update(grads, state.optimizer, state.params, state.step)
         ema = average(state.ema, params, state.step, self.ema, self.ema_warmup)
         params, ema, idle, use = self.kept(state, params, ema, rebuilt, here)
-        metrics = {"loss": lost, **metrics, **use, "grad_norm": optax.tree.norm(grads), "lr": rate}
+        metrics = {"loss": lost, **metrics, **use, **moved}
         return State(state.step + 1, params, ema, optimizer, *rivals, state.key, state.frozen, idle), metrics
 
     def kept(

@@ -10,7 +10,6 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from annotated_types import Interval
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
@@ -135,9 +134,8 @@ class Task:
             return self.loss(logits, target), statistics
 
         (loss, statistics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        params, optimizer, rate = self.learner.update(grads, state.optimizer, state.params, state.step)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate}
-        return State(state.step + 1, params, statistics, optimizer, state.key), metrics
+        params, optimizer, moved = self.learner.update(grads, state.optimizer, state.params, state.step)
+        return State(state.step + 1, params, statistics, optimizer, state.key), {"loss": loss, **moved}
 
     def inherits(self, params: PyTree) -> PyTree:
         """All."""

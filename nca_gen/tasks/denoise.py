@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from annotated_types import Ge
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -274,12 +273,11 @@ class Task:
 
     def moved(self, state: State, loss: Float[Array, ""], grads: PyTree) -> tuple[State, dict[str, Array]]:
         """The state after a step along ``grads``, and its metrics."""
-        params, optimizer, rate = self.learner.update(grads, state.optimizer, state.params, state.step)
+        params, optimizer, moved = self.learner.update(grads, state.optimizer, state.params, state.step)
         ema = average(state.ema, params, state.step, self.ema, self.ema_warmup)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate}
         step = state.step + 1
         averages = posthoc.averaged(state.averages, params, step) if self.posthoc else ()
-        return State(step, params, ema, optimizer, state.key, averages), metrics
+        return State(step, params, ema, optimizer, state.key, averages), {"loss": loss, **moved}
 
     def inherits(self, params: PyTree) -> PyTree:
         """All."""

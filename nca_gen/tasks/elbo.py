@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from nca_gen import arrays, ranges
@@ -107,9 +106,9 @@ class Task:
         image = batch["image"]
         key = arrays.numbered(jax.random.fold_in(state.key, state.step), len(image))
         (loss, terms), grads = jax.value_and_grad(self.objective, has_aux=True)(state.params, image, key)
-        params, optimizer, rate = self.learner.update(grads, state.optimizer, state.params, state.step)
+        params, optimizer, moved = self.learner.update(grads, state.optimizer, state.params, state.step)
         ema = average(state.ema, params, state.step, self.ema, False)
-        metrics = {"loss": loss, **terms, "grad_norm": optax.tree.norm(grads), "lr": rate}
+        metrics = {"loss": loss, **terms, **moved}
         return State(state.step + 1, params, ema, optimizer, state.key), metrics
 
     def inherits(self, params: PyTree) -> PyTree:

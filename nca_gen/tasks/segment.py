@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from nca_gen import arrays, ranges
@@ -85,10 +84,9 @@ class Task:
         target = jnp.asarray(batch[MAP])[..., 0]
         objective = lambda params: self.loss(self.model.apply(params, batch["image"]), target)
         loss, grads = jax.value_and_grad(objective)(state.params)
-        params, optimizer, rate = self.learner.update(grads, state.optimizer, state.params, state.step)
+        params, optimizer, moved = self.learner.update(grads, state.optimizer, state.params, state.step)
         ema = average(state.ema, params, state.step, self.ema, self.ema_warmup)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "lr": rate}
-        return State(state.step + 1, params, ema, optimizer), metrics
+        return State(state.step + 1, params, ema, optimizer), {"loss": loss, **moved}
 
     def inherits(self, params: PyTree) -> PyTree:
         """All of ``params``."""

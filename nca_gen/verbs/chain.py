@@ -7,7 +7,7 @@ import gc
 import os
 from argparse import Namespace
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +42,22 @@ def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first
     left = stages[names.index(first or names[0]) :]
     brief = all(stage.config.get("train", {}).get("effort") == "little" for stage in left)
     soon: dict[str, Future] = {}
-    background = ThreadPoolExecutor(1)
+    background, compilers = ThreadPoolExecutor(1), ThreadPoolExecutor(2)
     try:
         for stage in left:
             with mesh.joined(stage.config):
                 if brief and not soon and jax.process_count() == 1:
-                    soon = {one.name: background.submit(foresee, one, Path(workdir, one.name)) for one in left[1:]}
+                    soon = {
+                        one.name: background.submit(foresee, one, Path(workdir, one.name), compilers)
+                        for one in left[1:]
+                    }
                 if stage.name in soon:
-                    soon[stage.name].result()
+                    wait(soon[stage.name].result())
                 follow(stage, Path(workdir, stage.name))
             forget(not brief)
     finally:
-        background.shutdown(cancel_futures=True)  # where a stage ends badly, nobody waits for the others
+        for pool in (background, compilers):  # where a stage ends badly, nobody waits for the others
+            pool.shutdown(cancel_futures=True)
 
 
 def follow(stage: Stage, folder: Path) -> None:
@@ -67,12 +71,13 @@ def follow(stage: Stage, folder: Path) -> None:
         vars(build.verb(mode))[mode](stage.config, folder)
 
 
-def foresee(stage: Stage, folder: Path) -> None:
-    """Compiles the programs of ``stage`` while the one before it trains, where they are known by then: with few steps a
-    chain waits for little else, and for that on one core, as long as a program is traced."""
+def foresee(stage: Stage, folder: Path, pool: ThreadPoolExecutor) -> list[Future]:
+    """Has ``pool`` compile the programs of ``stage`` while the one before it trains, where they are known by then: with
+    few steps a chain waits for little else, and for that on one core, as long as a program is traced."""
     if "train" in stage.modes and not checkpoint.steps(folder) and not stage.config.get("budget", {}).get("of", ""):
         with contextlib.suppress(Exception):  # of which the stage will tell, or which will be mended by then
-            course.foresee(stage.config, folder)
+            return course.foresee(stage.config, folder, pool)
+    return []
 
 
 def forget(programs: bool) -> None:

@@ -1,12 +1,13 @@
 """How parameters move: learning rates and optimisers in closed form, and the average of the parameters."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from nca_gen.errors import UserError
-from nca_gen.tasks.learner import ITERATIONS, Learner, average, ema_decay, looped
+from nca_gen.tasks.learner import ITERATIONS, Learner, average, ema_decay, looped, packing
 
 
 def rates(**fields):
@@ -99,6 +100,37 @@ def test_muon_turns_kernels_and_nothing_else():
     np.testing.assert_allclose(decayed["gain"], mine["gain"] - 1e-2 * 0.1, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("fields", [{}, {"clip": 0.1, "weight_decay": 0.1}, {"mu_dtype": "bfloat16"}, {"muon": 0.1}])
+def test_small_arrays_move_as_one_as_they_do_alone(fields):
+    """A step is optax's own of every array, and its state has the form of older checkpoints."""
+    rng = np.random.default_rng(0)
+    shapes = {"gain": (3,), "kernel": (2, 5), "large": (64, 65), "none": (0,), "scale": ()}
+    params = {name: jnp.float32(rng.standard_normal(shape)) for name, shape in shapes.items()}
+    grads = jax.tree.map(lambda p: 2 * p, params)
+    learner = Learner(lr=0.1, **fields)
+
+    @jax.jit
+    def both(grads, state):
+        moves, plain = learner.transform.update(grads, state, params)
+        return learner.update(grads, state, params, jnp.int32(0)), (optax.apply_updates(params, moves), plain)
+
+    (moved, state, metrics), (expected, plain) = both(grads, learner.init(params))
+    like = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert like((moved, state)) == like((expected, plain))
+    assert float(metrics["grad_norm"]) == pytest.approx(float(optax.tree.norm(grads)), rel=1e-6)
+    close = lambda a, b: np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=1e-6)
+    jax.tree.map(close, (moved, state), (expected, plain))
+
+
+@pytest.mark.parametrize("shapes", [[(3,)], [(64, 65)], [(3,), (64, 65)]])
+def test_one_small_array_has_nothing_to_go_with(shapes):
+    """And a tree is handed on as it is."""
+    tree = [np.zeros(shape, np.float32) for shape in shapes]
+    pack, unpack = packing(tree)
+    assert pack(tree) is tree
+    assert unpack(tree) is tree
+
+
 def test_muon_in_a_loop_is_the_library_s():
     """To the same updates and the same state, which keeps the shape that older checkpoints have."""
     muon = optax.contrib.muon(0.5, ns_steps=ITERATIONS)
@@ -117,7 +149,8 @@ def test_the_rate_that_a_step_had():
     for step, rate in enumerate((0.1, 0.05, 0.025)):
         before = params
         params, state, got = jax.device_get(update({"w": np.float32([1, -1])}, state, params, np.int32(step)))
-        assert float(got) == pytest.approx(rate)
+        assert float(got["lr"]) == pytest.approx(rate)
+        assert float(got["grad_norm"]) == pytest.approx(2**0.5)
         np.testing.assert_allclose(params["w"] - before["w"], [-rate, rate], rtol=1e-4)  # Adam's, of a constant slope
 
 

@@ -2,6 +2,7 @@
 
 import time
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import jax
@@ -160,7 +161,8 @@ def test_what_is_foreseen_is_compiled_once(tmp_path, told):
     """A stage that begins later finds its two programs."""
     config = tiny.config(**{"model.hidden": 20, "train.steps": 1})
     counted = lambda: [sum(f"XLA compilation of jit({name})" in x for x in told.messages) for name in ("init", "step")]
-    course.foresee(config, tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        course.foresee(config, tmp_path, pool)
     before = counted()
     train.train(config, tmp_path)
     assert (before, counted()) == ([1, 1], [1, 1])
@@ -171,7 +173,7 @@ def test_stages_of_few_steps_are_compiled_while_others_train(calls, monkeypatch,
     """What cannot be known yet, as data that the first stage makes, is no fault by then."""
     seen = []
 
-    def foresee(config, folder):
+    def foresee(config, folder, pool):
         seen.append(folder.name)
         raise OSError("no such data yet")
 
@@ -186,7 +188,7 @@ def test_a_stage_that_fails_waits_for_none_of_the_others(calls, monkeypatch, tmp
     (tmp_path / "page.py").write_text(PAGE.replace("stages = [", more))
     seen, failing = [], Event()
 
-    def foresee(config, folder):
+    def foresee(config, folder, pool):
         seen.append(folder.name)
         assert failing.wait(30)
         time.sleep(0.3)  # by then the stage has failed
