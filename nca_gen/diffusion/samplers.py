@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, Num
+from jaxtyping import Array, Float, Int, Key, Num
 
 from nca_gen import arrays
 from nca_gen.contracts import Process
@@ -118,19 +118,23 @@ def sample(
     times: Num[Array | np.ndarray, " n"],
     key: Key[Array, " B"],
     at: arrays.Coords | None = None,
+    span: Int[Array, " 2"] | None = None,
 ) -> Carry:
-    """Carries the images from ``times[0]`` to ``times[-1]`` (usually ``process.times(n)``) in one scan.
+    """Carries the images from ``times[0]`` to ``times[-1]`` (usually ``process.times(n)``) in one loop.
 
     All randomness of the step at time t is keyed by (key, tag of t), so a run cut into several calls equals
     one call, and a picture can be taken between them. ``at``: coordinates of the cells, default the whole image.
+    ``span``: from which of the times to which; known when it runs, so that all parts of a way are one program.
     """
     at = arrays.coords(carry.x.shape[1:-1]) if at is None else at
+    times = jnp.asarray(times)
 
-    def body(carry: Carry, pair):
+    def body(carry: Carry, pair: tuple[Num[Array, ""], Num[Array, ""]]) -> tuple[Carry, None]:
         return advance(step, process, denoise, carry, *pair, key, at), None
 
-    pairs = jnp.asarray(times[:-1]), jnp.asarray(times[1:])
-    return jax.lax.scan(body, carry, pairs)[0]
+    if span is None:
+        return jax.lax.scan(body, carry, (times[:-1], times[1:]))[0]
+    return jax.lax.fori_loop(span[0], span[1], lambda i, carry: body(carry, (times[i], times[i + 1]))[0], carry)
 
 
 @partial(jax.jit, static_argnums=(1, 2))

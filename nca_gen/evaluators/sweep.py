@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nca_gen import arrays, devices, hosts, judge, screen
+from nca_gen import arrays, hosts, judge, screen
 from nca_gen.contracts import Figure, Page, Part, Pipeline, Table
 from nca_gen.evaluators import pictures
 from nca_gen.evaluators.held import Held, Samples
@@ -20,7 +19,6 @@ from nca_gen.pipelines import sampling
 
 SHOWN = 8  # samples of each row in its strip
 LENGTH = 150  # of the name of a picture: times that are written out are long
-STRETCH = 25  # denoising steps, at the most, that are compiled as one where time is taken
 
 Row = dict[str, Any]
 
@@ -39,9 +37,8 @@ def sweep(
     ``caption``: of a row. ``metrics``: () for those of ``config.evals.scores``. All start from the same noise.
     """
     part, lines, figures, facts = pipeline.parts["model"], [], [], {}
-    stretch = common(part, rows)
     for row in rows:
-        drawn = timed(part, data, row, stretch)
+        drawn = timed(part, data, row)
         clipped = np.clip(drawn.images, -1.0, 1.0)
         facts = judge.judge(metrics or data.metrics, clipped, data.real, data.train, data.seed, data.kind)
         words = ("-".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in row.values())
@@ -55,17 +52,8 @@ def sweep(
     return Page(title, figures=figures, tables=[table(facts)], facts=facts, lines=ladder(facts), intro=intro)
 
 
-def common(part: Part, rows: Sequence[Row]) -> int:
-    """Steps that are compiled as one for all of ``rows``, so that nothing is compiled while time is taken."""
-    steps = [row.get("steps", part.config.sample.steps) // len(row.get("growth", "1")) for row in rows]
-    return devices.divisor(math.gcd(*steps) or 1, STRETCH)
-
-
-def timed(part: Part, data: Held, row: Row, stretch: int) -> Samples:
-    """Samples by the settings of ``row``, in stretches of so many steps, of which each was compiled before.
-
-    Every process draws its share.
-    """
+def timed(part: Part, data: Held, row: Row) -> Samples:
+    """Samples by the settings of ``row``, compiled before: by one step of each stage. Every process draws its share."""
     settings = sampling.Settings.of(part.config.sample)
     if "+" in settings.grid:  # times of another number of calls
         settings = settings._replace(grid="uniform")
@@ -73,14 +61,14 @@ def timed(part: Part, data: Held, row: Row, stretch: int) -> Samples:
     key, layout = arrays.keys(data.seed, data.n), {"batch": part.config.sample.batch, "space": part.config.mesh.space}
     what, quiet, stages = f"sampling {data.n} by {label(row)}", not hosts.first(), len(settings.growth or "1")
 
-    def draw(settings: sampling.Settings, frames: int, some: slice) -> Iterator[np.ndarray]:
+    def draw(settings: sampling.Settings, some: slice) -> Iterator[np.ndarray]:
         cond = sampling.rows(data.cond, some)
-        batches = sampling.images(part, key[some], data.patch, settings, cond, frames=frames, **layout)
+        batches = sampling.images(part, key[some], data.patch, settings, cond, **layout)
         return chain.from_iterable(screen.track(batches, what, quiet=quiet))
 
-    hosts.together(partial(draw, settings._replace(steps=stretch * stages, grid="uniform"), stages), data.n)
+    hosts.together(partial(draw, settings._replace(steps=stages, grid="uniform")), data.n)
     start = time.perf_counter()
-    images = part.decode(hosts.together(partial(draw, settings, settings.steps // stretch), data.n))
+    images = part.decode(hosts.together(partial(draw, settings), data.n))
     return Samples(images, time.perf_counter() - start)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from annotated_types import Interval, Predicate
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Key, Num
+from jaxtyping import Array, Float, Int, Key, Num
 
 from nca_gen import arrays, devices, screen
 from nca_gen.contracts import Aging, Automaton, Condition, Denoiser, Heir, Local, Part, Process, Time, unchanged
@@ -30,6 +30,7 @@ from nca_gen.tasks import denoise
 
 Guidance = Annotated[float, Interval(ge=0, le=100)]
 Growth = guidance.Growth | None
+LONG = 1025  # times of a program of sampling, or a multiple of it: as many as any published way has
 
 
 class Settings(NamedTuple):
@@ -225,18 +226,24 @@ def stretch(
     inherits: str,
     growth: Growth = None,
 ) -> Callable[..., samplers.Carry]:
-    """A stretch of sampling: (params, carry, times [n], key [B], cond) -> the carry at the last of the times."""
+    """A stretch of sampling: (params, carry, times [n], key [B], cond) -> the carry at the last of the times; with a
+    span, see :func:`nca_gen.diffusion.samplers.sample`, at the last one of that."""
     step = chosen(samplers.SAMPLERS, "config.sample.sampler", sampler)
     bound = chosen(guidance.CLIPS, "config.sample.clip", clip)
 
     def run(
-        params: Any, carry: samplers.Carry, times: Num[Array, " n"], key: Key[Array, " B"], cond: Condition
+        params: Any,
+        carry: samplers.Carry,
+        times: Num[Array, " n"],
+        key: Key[Array, " B"],
+        cond: Condition,
+        span: Int[Array, " 2"] | None = None,
     ) -> samplers.Carry:
         denoise = guidance.classifier_free(guidance.network(process, model, params, growth), cond, scale)
         denoise = heredity.inherited(denoise, heredity.KEPT[inherits])
         if bound:
             denoise = guidance.constrained(denoise, process, codec, bound)
-        return samplers.sample(step, process, denoise, carry, times, key)
+        return samplers.sample(step, process, denoise, carry, times, key, span=span)
 
     return run
 
@@ -290,7 +297,8 @@ def trajectory(
     and for each row of zeros, is none at all; a smaller image in it gets its noise here. ``lay``: how the samples lie
     on the devices, see :func:`spread`; default as ``key`` does. UserError for what this model cannot do.
 
-    Equal for every value of ``frames``, to the rounding of float32: randomness is keyed by the time. One sample a key.
+    Equal for every value of ``frames``, to the bit: one program goes any stretch of a way of any number of steps. One
+    sample a key.
     """
     model, process, codec = part.task.model, part.task.process, part.task.codec
     stages = settings.stages(model)
@@ -304,11 +312,12 @@ def trajectory(
         cond = jax.device_put(cond, devices.dealt(lay.mesh)) if lay else cond
     cond = augmented(part.task, cond, key)
     carry = laid(begin(stages[0], process, codec.cells(size), settings.heredity, settings.guided(cond), times[0], key))
+    some = np.pad(times, (0, -len(times) % LONG))
     stops, turns = (np.linspace(0, settings.steps, n + 1).round().astype(int) for n in (frames, len(runs)))
     for start, stop in pairwise(np.union1d(stops, turns)):
         segment = runs[np.searchsorted(turns, start, "right") - 1]
         # Laid again, or XLA's layout would be compiled anew.
-        carry = laid(segment(part.params, carry, times[start : stop + 1], key, cond))
+        carry = laid(segment(part.params, carry, some, key, cond, np.int32([start, stop])))
         if stop in stops:
             yield carry
 
