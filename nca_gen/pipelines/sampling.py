@@ -317,7 +317,7 @@ def trajectory(
     for start, stop in pairwise(np.union1d(stops, turns)):
         segment = runs[np.searchsorted(turns, start, "right") - 1]
         # Laid again, or XLA's layout would be compiled anew.
-        carry = laid(segment(part.params, carry, some, key, cond, np.int32([start, stop])))
+        carry = laid(segment(part.params, carry, some, key, cond, np.array([start, stop], np.int32)))
         if stop in stops:
             yield carry
 
