@@ -1,6 +1,6 @@
 """Samplers: how to step from x_t to x_u, u < t, given what the denoiser says at x_t.
 
-A sampler is one pure step over a :class:`Carry`; :func:`sample` scans it over descending times of any process. The
+A sampler is one pure step over a :class:`Carry`; :func:`sample` takes it through descending times of any process. The
 denoiser is ``(x, t, memory, key) -> (output, memory)``, with t a time of the process, and its output has twice the
 channels of x where it knows the variance too (:mod:`variance`); guidance, heredity, inpainting and clipping wrap it or
 the step. In the letters of the papers: a, s signal and noise level; lambda = log(a / s).

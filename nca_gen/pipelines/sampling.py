@@ -30,7 +30,7 @@ from nca_gen.tasks import denoise
 
 Guidance = Annotated[float, Interval(ge=0, le=100)]
 Growth = guidance.Growth | None
-LONG = 1025  # times of a program of sampling, or a multiple of it: as many as any published way has
+LONG = 4097  # times of a program of sampling, or a multiple of it: of the longest published way, 4000 steps
 
 
 class Settings(NamedTuple):
@@ -297,8 +297,8 @@ def trajectory(
     and for each row of zeros, is none at all; a smaller image in it gets its noise here. ``lay``: how the samples lie
     on the devices, see :func:`spread`; default as ``key`` does. UserError for what this model cannot do.
 
-    Equal for every value of ``frames``, to the bit: one program goes any stretch of a way of any number of steps. One
-    sample a key.
+    Equal for every value of ``frames``, to the bit: one program goes any stretch of a way, of whatever number of steps
+    below ``LONG``. One sample a key.
     """
     model, process, codec = part.task.model, part.task.process, part.task.codec
     stages = settings.stages(model)

@@ -56,8 +56,9 @@ def chain(page: str | None, workdir: str | Path, rest: Sequence[str] = (), first
                 follow(stage, Path(workdir, stage.name))
             forget(not brief)
     finally:
-        for pool in (background, compilers):  # where a stage ends badly, nobody waits for the others
-            pool.shutdown(cancel_futures=True)
+        compilers.shutdown(wait=False, cancel_futures=True)  # where a stage ends badly, nothing more is begun
+        background.shutdown(cancel_futures=True)
+        compilers.shutdown()
 
 
 def follow(stage: Stage, folder: Path) -> None:

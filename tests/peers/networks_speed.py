@@ -100,7 +100,6 @@ def main(python, names):
     """Says the table."""
     from nca_gen.verbs.bench_harness import Worker, measure
 
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
     print(f"{'network':12}{'kind':7}{'seconds':>9}{'CPU s':>9}{'MB':>7}   ours by theirs", flush=True)
     for name in names or CASES:
         for kind in ("call", "train"):
@@ -119,4 +118,6 @@ if __name__ == "__main__":
         case = json.loads(sys.argv[1])
         {"ours": ours, "theirs": theirs}[case["who"]](case["name"], case["kind"])
     else:
-        main(sys.argv[1], sys.argv[2:])
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+            main(sys.argv[1], sys.argv[2:])

@@ -183,15 +183,19 @@ def test_stages_of_few_steps_are_compiled_while_others_train(calls, monkeypatch,
 
 
 def test_a_stage_that_fails_waits_for_none_of_the_others(calls, monkeypatch, tmp_path, capsys):
-    """Of their programs only the one that is being compiled is."""
+    """Of their programs only those that are being traced and compiled are; one more has been asked for by then."""
     more = 'stages = [*(Stage(f"stage{i}", stage("")) for i in range(4)), '
     (tmp_path / "page.py").write_text(PAGE.replace("stages = [", more))
-    seen, failing = [], Event()
+    seen, asked, failing = [], [], Event()
 
     def foresee(config, folder, pool):
         seen.append(folder.name)
+        for _ in range(2):
+            pool.submit(lambda: failing.wait(30) and time.sleep(0.4))
+        asked.append(pool.submit(seen.append, "a program more"))
         assert failing.wait(30)
-        time.sleep(0.3)  # by then the stage has failed
+        time.sleep(0.8)  # by then the stage has failed, and what was being compiled is
+        return asked
 
     def train(config, workdir):
         while not seen:
@@ -204,3 +208,4 @@ def test_a_stage_that_fails_waits_for_none_of_the_others(calls, monkeypatch, tmp
     assert run("--config.train.effort=little") == 2
     assert "no such data" in capsys.readouterr().err
     assert seen == ["stage1"]
+    assert asked[0].cancelled()
