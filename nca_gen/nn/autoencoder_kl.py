@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from nca_gen import arrays
 from nca_gen.nn import modules
+from nca_gen.nn.convolution import convolution
 
 LOGVAR = (-30.0, 20.0)
 QUIET = -6.0  # log-variance before training: unit noise would drown a signal that is not there yet
@@ -75,7 +76,7 @@ def quiet(key: Any, shape: tuple[int], dtype: Any) -> Float[Array, " n"]:
 
 def conv(width: int, taps: int, dtype: Any, name: str | None = None, ndim: int = 2, **more: Any) -> nn.Conv:
     """A convolution of ``taps`` along each of ``ndim`` axes that keeps the size."""
-    how: dict[str, Any] = {"padding": taps // 2} | more
+    how: dict[str, Any] = {"padding": taps // 2, "conv_general_dilated": convolution} | more
     return modules.Conv(width, (taps,) * ndim, **how, dtype=dtype, name=name)
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from nca_gen.nn import modules
 from nca_gen.nn.attention import SelfAttention
+from nca_gen.nn.convolution import convolution
 
 GROUPS = 32
 
@@ -24,8 +25,8 @@ Norm = partial(modules.GroupNorm, epsilon=1e-5)
 def conv(x: Array, width: int, taps: int = 3, *, stride: int = 1, zero: bool = False, **how: Any) -> nn.Conv:
     """A convolution for fields like ``x``, whose border is padded with zeros; ``zero``: starts as the zero map."""
     n = x.ndim - 2
-    start = nn.initializers.zeros if zero else spread
-    return modules.Conv(width, (taps,) * n, stride, taps // 2, kernel_init=start, **how)
+    how = {"kernel_init": nn.initializers.zeros if zero else spread, "conv_general_dilated": convolution} | how
+    return modules.Conv(width, (taps,) * n, stride, taps // 2, **how)
 
 
 def doubled(x: Float[Array, "B *S C"]) -> Float[Array, "B *T C"]:

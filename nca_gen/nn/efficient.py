@@ -38,7 +38,7 @@ def conv(x: Array, width: int, taps: int = 3, **how: Any) -> nn.Conv:
     cells than channels, that takes longer than to rearrange the field.
     """
     gathered = taps > 1 and prod(x.shape[1:-1]) < width and jax.default_backend() == "cpu"
-    return blocks.conv(x, width, taps, **how, conv_general_dilated=product if gathered else None)
+    return blocks.conv(x, width, taps, **how, **({"conv_general_dilated": product} if gathered else {}))
 
 
 def product(x: Array, kernel: Array, strides: Any, padding: Any, *, precision: Any = None, **_: Any) -> Array:

@@ -10,13 +10,13 @@ from itertools import product
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nca_gen import arrays
 from nca_gen.nn import modules
 from nca_gen.nn.autoencoder_kl import Norm, conv, kept
+from nca_gen.nn.convolution import convolution
 
 Around = Sequence[tuple[int, int]]  # voxels before and behind, along each axis
 
@@ -51,9 +51,7 @@ class Halving(modules.Module):
         kernel = kernel.reshape(*(2,) * (2 * n), channels, self.width)
         kernel = kernel.transpose(*blocks, *within, 2 * n, 2 * n + 1).reshape(*(2,) * n, -1, self.width)
         x, kernel, bias = (y.astype(self.dtype) for y in (arrays.blocked(x, 2), kernel, bias))
-        axes = "DHW"[-n:]
-        layout = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-        return jax.lax.conv_general_dilated(x, kernel, (1,) * n, "VALID", dimension_numbers=layout) + bias
+        return convolution(x, kernel, (1,) * n, "VALID") + bias
 
 
 class Doubling(modules.Module):
@@ -76,7 +74,7 @@ class Doubling(modules.Module):
         some = lambda phase: flipped[tuple(slice(i, None, n) for i, n in zip(phase, self.strides, strict=True))]
         taps = jnp.concatenate([some(phase) for phase in phases], -1)
         x, taps, bias = (y.astype(self.dtype) for y in (x, taps, bias))
-        y = jax.lax.conv_general_dilated(x, taps, (1,) * 3, "VALID", dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
+        y = convolution(x, taps, (1,) * 3, "VALID")
         sides = [side - n + 1 for side, n in zip(y.shape[1:-1], self.strides, strict=True)]
         own = lambda y, phase: y[(slice(None), *(slice(i, i + side) for i, side in zip(phase, sides, strict=True)))]
         y = jnp.stack([own(part, phase) for part, phase in zip(jnp.split(y, len(phases), -1), phases, strict=True)], 4)
