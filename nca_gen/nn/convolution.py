@@ -13,6 +13,9 @@ from jaxtyping import Array, Float
 FEW = 2**24
 """Up to how many numbers of one volume are laid side by side: 64 MiB in float32, so that large ones take no memory."""
 
+LIGHT = 2**20
+"""Of how many numbers the kernel is at the most: those of the published networks, laid anew, would take 2 GB more."""
+
 
 def convolution(
     x: Float[Array, "B *T C"],
@@ -28,7 +31,8 @@ def convolution(
     channels), and for as long as it runs three times the memory of the volume.
     """
     n = x.ndim - 2
-    if n == 3 and jax.default_backend() == "cpu" and prod(x.shape[1:]) * len(kernel) <= FEW and plain(how):
+    small = prod(x.shape[1:]) * len(kernel) <= FEW and kernel.size <= LIGHT
+    if n == 3 and small and jax.default_backend() == "cpu" and plain(how):
         return by_slices(x, kernel, strides, padding, **how)
     axes = "DHW"[-n:]
     how["dimension_numbers"] = (f"N{axes}C", f"{axes}IO", f"N{axes}C")

@@ -38,11 +38,13 @@ def test_values_and_gradients_are_xla_s(taps, strides, padding):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), mine, expected)
 
 
-@pytest.mark.parametrize("case", ["large", "grouped", "image"])
+@pytest.mark.parametrize("case", ["large", "heavy", "grouped", "image"])
 def test_others_are_left_to_xla(case, monkeypatch):
-    """One operation: a volume that would not fit, channels that do not hear all others, and images."""
+    """One operation: a volume or a kernel that is large, channels that do not hear all others, and images."""
     if case == "large":
         monkeypatch.setattr(module, "FEW", 7 * 5 * 6 * 4 * 3 - 1)
+    if case == "heavy":
+        monkeypatch.setattr(module, "LIGHT", 3**3 * 4 * 4 - 1)
     groups = 2 if case == "grouped" else 1
     n = 2 if case == "image" else 3
     x, kernel = tiny.images(0, 2, *(7, 5, 6)[:n], 4), tiny.images(1, *(3,) * n, 4 // groups, 4)
