@@ -1,6 +1,6 @@
 """Golden numbers: what the smoke form of every page gives. test_configs.py compares its runs with golden.json.
 
-python tests/golden.py
+PYTHONPATH=. python tests/golden.py
 
 writes the file anew, from new runs: only where numbers are meant to change, and then the commit's message says why.
 """

@@ -1,6 +1,6 @@
 """What a step of Diff-NCA at its published size moves: as kernels, by their blocks, and as single operations, by XLA.
 
-python tests/kernel_traffic.py
+PYTHONPATH=. python tests/kernel_traffic.py
 """
 
 from collections.abc import Iterator
