@@ -1,8 +1,8 @@
 """What a published volume takes at every stage: of the programs that draw it, compiled here; nothing is allocated.
 
 `PYTHONPATH=. python tests/volume_cost.py` prints a table, in a minute. Buffers are what a program has beside its
-parameters: what it is given, what it returns and what lies between, in float32. On a CPU a program of bfloat16 also holds a copy of its
-parameters in float32, so float32 is what says something of other devices: an upper bound.
+parameters: what it is given, what it returns and what lies between, in float32. On a CPU a program of bfloat16 also
+holds a copy of its parameters in float32, so float32 is what says something of other devices: an upper bound.
 """
 
 from __future__ import annotations
