@@ -622,7 +622,7 @@ class Calls(NamedTuple):
 class Counted(Pipeline, Protocol):
     """A pipeline that draws pictures, or volumes, patch by patch, and knows before it draws of how many."""
 
-    def calls(self, size: tuple[int, ...]) -> Mapping[str, Calls]:
+    def counts(self, size: tuple[int, ...]) -> Mapping[str, Calls]:
         """Of every network, by its name, for a picture of ``size``; it needs nothing of ``Part.params``."""
         ...
 

@@ -361,7 +361,7 @@ class Pipeline:
             with TemporaryDirectory() as scratch:
                 yield self.made(Path(scratch), key[i : i + 1], size, labels)[:, :, :]
 
-    def calls(self, size: tuple[int, ...]) -> dict[str, Calls]:
+    def counts(self, size: tuple[int, ...]) -> dict[str, Calls]:
         """Of every network."""
         places, (k, plan) = self.places(size), self.plan(size[0])
         n, nhae = self.model.latent_channels, self.opened("nhae").task.model

@@ -21,7 +21,7 @@ from annotated_types import Gt
 from jaxtyping import Array, Float, Key, PyTree
 
 from nca_gen import arrays, hosts, screen
-from nca_gen.contracts import Condition, Part, Parts, Resolving
+from nca_gen.contracts import Calls, Condition, Part, Parts, Resolving
 from nca_gen.errors import UserError, chosen
 from nca_gen.io import huge, images, write
 from nca_gen.pipelines import files, sampling
@@ -87,6 +87,13 @@ def seconds(job: Job, params: PyTree, key: Key[Array, " 1"], folder: Path, cond:
             sweep(stage, [len(stage.tiles) // 2], lambda i: None)
             took = time.perf_counter() - start
     return took * len(stage.tiles) * job.steps / (len(job.passes[number]) - 1)
+
+
+def counts(job: Job) -> Calls:
+    """How often the network is asked, for as many cells as the windows of the longest pass have."""
+    plan = job.plan(job.calls)
+    pixels = tuple(side * job.codec.block for side in plan.window)
+    return Calls(len(plan.tiles), job.steps, (*pixels, job.channels))
 
 
 def blank(path: Path, size: Sequence[int], channels: int) -> huge.Store:

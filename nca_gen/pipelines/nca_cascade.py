@@ -25,7 +25,7 @@ from annotated_types import Gt
 from jaxtyping import Array, Float, Key
 
 from nca_gen import arrays, hosts, screen
-from nca_gen.contracts import Condition, Part, Parts, Resolving, unchanged
+from nca_gen.contracts import Calls, Condition, Part, Parts, Resolving, unchanged
 from nca_gen.errors import UserError, chosen
 from nca_gen.io import huge, write
 from nca_gen.pipelines import cascade, files, gigapixel, sample, sampling
@@ -135,6 +135,14 @@ class Pipeline:
                 some, how = arrays.fold(key[start : start + batch], number), Settings.of(part.config.sample)
                 [images] = sampling.images(part, some, sizes[number], how, low, batch=batch, space=space)
             yield from images
+
+    def counts(self, size: tuple[int, ...]) -> dict[str, Calls]:
+        """Of every network, in tiles of :attr:`tile` pixels, each with the halo of the longest pass."""
+        found = {}
+        for (name, part), sides in zip(self.networks, self.sizes(size), strict=True):
+            job = gigapixel.maker(part, sides, self.calls)(tile=min(self.tile or gigapixel.TILE, max(sides)))
+            found[name] = gigapixel.counts(job)
+        return found
 
     def planned(self, size: tuple[int, ...], work: Path) -> list[Network]:
         """The networks and their work, in the tiles that were chosen in ``work``, or such as fit the memory."""

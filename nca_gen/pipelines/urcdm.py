@@ -483,7 +483,7 @@ class Pipeline:
         steps, sampler = self.steps[number] if self.steps else settings.steps, self.sampler or settings.sampler
         return How(settings._replace(steps=steps, sampler=sampler), self.resample, self.jump, self.published)
 
-    def calls(self, size: tuple[int, ...]) -> dict[str, Calls]:
+    def counts(self, size: tuple[int, ...]) -> dict[str, Calls]:
         """Of every network, where no glass is skipped."""
         found: dict[str, Calls] = {}
         for level in levels(self.parts, self.place, (size[0], size[1])):

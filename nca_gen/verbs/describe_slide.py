@@ -7,34 +7,70 @@ FLOP are those of matrix products in the calls of the networks, counted and not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
+
 from nca_gen import build, screen
+from nca_gen import config as configs
 from nca_gen.config import Stage
 from nca_gen.contracts import Counted, Part
+from nca_gen.errors import UserError
+from nca_gen.runtime import run
 from nca_gen.verbs.describe_fit import DEVICES, EFFICIENCY
 from nca_gen.verbs.describe_work import asked_gflop, call_gflop
 
 FLEETS = (("h100", 1), ("a100", 9))  # nine A100 took 24 hours for a slide of 41344 pixels a side (URCDM)
+UNITS = (("EFLOP", 1), ("PFLOP", 1e3), ("TFLOP", 1e6))  # of which a picture takes a tenth or more, or the last
 
 
 def work(stages: Sequence[Stage]) -> dict[str, Any] | None:
-    """The FLOP and hours of a picture, or volume, of the last stage's ``config.sample.size``, network by network; None
-    where it is not drawn patch by patch. The configs of ``stages`` are whole."""
-    parts = {stage.name: Part(stage.config, build.task(stage.config), None) for stage in stages}
-    config = stages[-1].config
-    parts["model"] = parts[stages[-1].name]
+    """:func:`counted` for the last stage, whose parts are stages before it. The configs of ``stages`` are whole."""
+    last = stages[-1].config
+    names = {name: Path(path).name for name, path in last.get("parts", {}).items()}
+    known = {stage.name: stage.config for stage in stages}
+    parts = {name: bare(known[stage]) for name, stage in names.items() if stage in known}
+    return counted(last, parts | {"model": bare(last)}, stages[-1].name)
+
+
+def of_run(workdir: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """:func:`counted` for a picture by the run in ``workdir``, with the sections of its config that were ``asked``, and
+    the "parameters" of all its networks; read from their configs alone. None where it is not drawn patch by patch, or
+    a config is not there."""
+    try:
+        config = configs.saved(run.config_file(workdir))
+        paths = {name: run.seen(str(path), workdir) for name, path in config.get("parts", {}).items()}
+        parts = {name: bare(configs.saved(run.config_file(path))) for name, path in paths.items()}
+    except (OSError, UserError):
+        return None
+    for section, fields in asked.items():
+        config[section] = configs.tuples(fields)
+    parts["model"] = bare(config)
+    networks = [jax.eval_shape(part.task.model.init, jax.random.key(0)) for part in parts.values()]
+    found = counted(config, parts)
+    return found and found | {"parameters": sum(x.size for x in jax.tree.leaves(networks))}
+
+
+def bare(config: Any) -> Part:
+    """The part that ``config`` builds, without its parameters."""
+    return Part(config, build.task(config), None)
+
+
+def counted(config: Any, parts: Mapping[str, Part], name: str = "model") -> dict[str, Any] | None:
+    """The FLOP and hours of a picture, or volume, of ``config.sample.size``, network by network, the "model" by its
+    ``name``; None where it is not drawn patch by patch."""
     pipeline = build.pipeline(config, parts)
     if not isinstance(pipeline, Counted):
         return None
     rows, seconds = [], [0.0] * len(FLEETS)
-    for name, calls in pipeline.calls(tuple(config.sample.size)).items():
-        part, (patches, each, shape, ask) = parts[name], calls
+    for network, calls in pipeline.counts(tuple(config.sample.size)).items():
+        part, (patches, each, shape, ask) = parts.get(network, parts["model"]), calls
         gflop = asked_gflop(part.task.model, shape, ask) if ask else call_gflop(part.task, shape)
         flop = patches * each * gflop * 1e9
         how = {"patches": patches, "each": each, "shape": shape, "gflop_per_call": gflop, "exaflop": flop / 1e18}
-        rows.append({"network": name} | how)
+        rows.append({"network": name if network == "model" else network} | how)
         dtype = part.config.get("sample", {}).get("dtype", "") or part.config.model.get("dtype", "float32")
         rates = [n * DEVICES[kind].rates[dtype] * EFFICIENCY["products"] for kind, n in FLEETS]
         seconds = [before + flop / rate for before, rate in zip(seconds, rates, strict=True)]
@@ -46,7 +82,7 @@ def work(stages: Sequence[Stage]) -> dict[str, Any] | None:
 def show(known: dict[str, Any]) -> None:
     """Prints :func:`work`."""
     size = "x".join(map(str, known["size"]))
-    unit, times = ("EFLOP", 1) if known["exaflop"] >= 0.1 else ("PFLOP", 1000)
+    unit, times = next((some for some in UNITS if known["exaflop"] * some[1] >= 0.1), UNITS[-1])
     heads = {"patches": "patches", "each": "calls on each", "gflop_per_call": "GFLOP a call"}
     rows = [(row["network"], *(row[field] for field in heads), times * row["exaflop"]) for row in known["networks"]]
     what = "a picture" if len(known["size"]) == 2 else "a volume"

@@ -193,7 +193,7 @@ def test_label_maps_of_a_folder(tmp_path):
     pipeline = ca_ldm.Pipeline(layers.parts(tmp_path, n=3, classes=CLASSES, **GUIDED), **how)
     for found, labels in zip(pipeline.maps(), (LABELS, 2 - LABELS, LABELS), strict=True):
         np.testing.assert_array_equal(found[:, :, :], labels)
-    assert [pipeline.calls(SIZE)[name].each for name in ("diff3d", "refiner")] == [4, 4]
+    assert [pipeline.counts(SIZE)[name].each for name in ("diff3d", "refiner")] == [4, 4]
     assert pipeline.title() != replace(pipeline, label_maps=str(tmp_path / "maps" / "0.nii.gz")).title()
     layers.write(tmp_path, classes=CLASSES, label_maps=str(tmp_path / "maps" / "1.nii.gz"))
     [expected] = ca_ldm.Pipeline(layers.parts(tmp_path, classes=CLASSES)).draw(
@@ -372,7 +372,7 @@ def test_calls_are_those_of_the_paper(parts):
     """512 slices in 508 windows of which one stays, or in 103 of which all do."""
     size = (512, 8, 12)
     for keep, n in ((1, 508), (3, 170), (5, 103)):
-        found = ca_ldm.Pipeline(parts, keep=keep).calls(size)
+        found = ca_ldm.Pipeline(parts, keep=keep).counts(size)
         counts = {name: (calls.patches, calls.each, calls.shape) for name, calls in found.items()}
         assert counts == {
             "diff3d": (1, 2, (256, 4, 6, 4)),
@@ -380,8 +380,8 @@ def test_calls_are_those_of_the_paper(parts):
             "refiner": (512, 2, (4, 6, 4)),
             "model": (n, 1, (5, 4, 6, 4)),
         }
-    assert "refiner" not in ca_ldm.Pipeline(parts, refine=False).calls(size)
-    assert ca_ldm.Pipeline(parts, mixed=False).calls(size)["model"].patches == 512
+    assert "refiner" not in ca_ldm.Pipeline(parts, refine=False).counts(size)
+    assert ca_ldm.Pipeline(parts, mixed=False).counts(size)["model"].patches == 512
 
 
 def test_all_that_voxels_depend_on_names_the_folder(parts):

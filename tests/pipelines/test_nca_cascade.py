@@ -1,5 +1,6 @@
 """A cascade of automata: in tiles equal to what is made whole, on any number of devices, wherever it is killed."""
 
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 
@@ -70,6 +71,24 @@ def test_sizes_cover_what_is_resolved():
     assert pipeline().sizes(SIZE) == [(7, 5), (21, 15), SIZE]
     np.testing.assert_array_equal(tiles.below(3, 9, 3, 2), [1, 1, 1, 1, 1, 1])
     np.testing.assert_array_equal(tiles.below(1, 6, 2, 9), [0, 1, 1, 2, 2])
+
+
+def test_calls_are_counted_as_they_are_made(tmp_path, monkeypatch):
+    """Of every network the tiles, with what they hear around them, times the denoising steps."""
+    made, program = Counter(), streaming.program
+
+    def counting(job, window, steps):
+        def run(*given):
+            made[job.size, tuple(side * job.codec.block for side in window)] += steps
+            return program(job, window, steps)(*given)
+
+        return run
+
+    monkeypatch.setattr(streaming, "program", counting)
+    tiled(tmp_path)
+    counts = pipeline().counts(SIZE)
+    sizes = dict(zip(counts, pipeline().sizes(SIZE), strict=True))
+    assert made == {(sizes[name], of.shape[:2]): of.patches * of.each for name, of in counts.items()}
 
 
 def test_every_pixel_sees_the_place_that_covers_it():

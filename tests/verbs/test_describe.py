@@ -251,6 +251,24 @@ def test_a_slide_by_the_published_cascade(monkeypatch):
     assert known["hours"] == pytest.approx({fleet: exaflop * 1e18 / rate / 3600 for fleet, rate in rates.items()})
 
 
+def test_a_picture_by_a_cascade_of_automata(monkeypatch, capsys):
+    """2, 4 and 8 calls of an eighth of a side, a half and the whole, each in one tile; a pixel 1 MFLOP a call."""
+    chain = [
+        stage._replace(config=override(stage.config, [f"--config.sample.steps={steps}"]))
+        for stage, steps in zip(stages(f"{ROOT}/configs/nca_cascade.py:smoke"), (2, 4, 8), strict=True)
+    ]
+    chain[-1].config.sample.size = (800, 640)
+    monkeypatch.setattr(describe_slide, "call_gflop", lambda task, shape: shape[0] * shape[1] / 1000)
+    known = describe_slide.work(chain)
+    rows = [(row["network"], row["patches"], row["each"], row["shape"]) for row in known["networks"]]
+    sides = {"stage1": (100, 80), "stage2": (400, 320), "stage3": (800, 640)}
+    assert rows == [(name, 1, n, (*side, 3)) for n, (name, side) in zip((2, 4, 8), sides.items(), strict=True)]
+    teraflop = 2 * 0.008 + 4 * 0.128 + 8 * 0.512
+    assert known["exaflop"] * 1e6 == pytest.approx(teraflop)
+    describe_slide.show(known)
+    assert f"on 1 x H100 SXM5: {teraflop:.3g} TFLOP, " in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_volume_of_ca_ldm(capsys):
     """By the paper's steps and windows 34 PFLOP: 200 of 9.69 TFLOP, 512 x 200 of 0.200, 508 of 22.8; by default 3.5."""
