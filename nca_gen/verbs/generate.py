@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nca_gen import build
+import jax
+
+from nca_gen import build, hosts
 from nca_gen.contracts import Pipeline
+from nca_gen.io import write
 from nca_gen.runtime import mesh, run
-from nca_gen.runtime.log import say
+from nca_gen.runtime.log import memory_mb, say
 
 
 def main(config: Any, args: Namespace) -> None:
@@ -30,9 +34,22 @@ def generate(config: Any, workdir: str | Path, out: str | Path | None = None) ->
     step = parts["model"].step
     folder = Path(out or workdir, "generated", "_".join(title(config, pipeline, step)))
     folder.mkdir(parents=True, exist_ok=True)
+    fresh, begun, busy = not any(folder.iterdir()), time.perf_counter(), time.process_time()
     for line in pipeline.write(folder):
         say(f"step {step}: {line}")
+    if fresh and hosts.first() and any(folder.iterdir()):  # what was cut off, or was only asked about, took less
+        took = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - busy}
+        where = {"device": jax.local_devices()[0].device_kind, "processes": jax.process_count()}
+        asked = {name: config[name].to_dict() for name in ("sample", "generate") if name in config}
+        write.facts(cost_file(folder), took | {"memory_mb": memory_mb()} | where | asked)
     return folder
+
+
+def cost_file(folder: Path) -> Path:
+    """Where stands what it took to make all that is in ``folder``, where nothing interrupted it: "seconds" by the clock
+    with compilation, "cpu_seconds", "memory_mb", the most that the process or its device has held; and what was asked,
+    the sections "sample" and "generate" of the config."""
+    return folder.with_name(f"{folder.name}.json")
 
 
 def title(config: Any, pipeline: Pipeline, step: int) -> Iterator[str]:

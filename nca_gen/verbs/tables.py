@@ -1,8 +1,9 @@
 """--mode=tables: tables 1 and 3 of URCDM (Cechnicka et al. 2024, MICCAI) for a folder of real slides and any rivals.
 
 A row a folder of generated slides or images: FID, patch FID, IP and IR, all against the same real slides. What these
-are is in :mod:`nca_gen.verbs.tables_measures`, where patches lie in :mod:`nca_gen.verbs.tables_patches`. Of a folder of
-real volumes it is table 1 of CA-LDM: :mod:`nca_gen.verbs.tables_volumes`.
+are is in :mod:`nca_gen.verbs.tables_measures`, where patches lie in :mod:`nca_gen.verbs.tables_patches`; what a row has
+cost, where that is known, in :mod:`nca_gen.verbs.tables_costs`. Of a folder of real volumes it is table 1 of CA-LDM:
+:mod:`nca_gen.verbs.tables_volumes`.
 
 In the workdir: ``tables.html``, ``tables.json`` and ``tables.csv``; and ``measured.json``, from which a second start
 takes what is done.
@@ -36,6 +37,7 @@ from nca_gen.verbs import tables_measures as measures
 from nca_gen.verbs import tables_page as page
 from nca_gen.verbs import tables_patches as cut
 from nca_gen.verbs import tables_volumes as of_volumes
+from nca_gen.verbs.tables_costs import cost
 from nca_gen.verbs.tables_measures import Measured, Set
 from nca_gen.verbs.tables_rows import CONFIG, FLOOR, MEASURED, half, systems
 
@@ -74,18 +76,20 @@ def tables(config: Any, workdir: str | Path) -> dict[str, Any]:
         raise UserError("--tables.resolutions is for volumes: slides are compared at several magnifications anyway")
     networks = {r.extractor: features.protocol(r.extractor) for r in measures.requests(plan).values()}
     real = halved(opened("--tables.real", plan.real), plan, seed)
-    rows = {FLOOR: real.other} if real.other else {}
-    rows |= {name: opened(f"--tables.generated: {name}", path) for name, path in systems(plan.generated).items()}
+    rows, made = {FLOOR: real.other} if real.other else {}, systems(plan.generated)
+    rows |= {name: opened(f"--tables.generated: {name}", path) for name, path in made.items()}
     if not rows:
         raise UserError(f"there is nothing to score ({real.why}): name folders by --tables.generated=NAME=DIR,NAME=DIR")
     write.facts(folder / CONFIG, {"seed": seed, "tables": plan._asdict()})
     shown = {name: picture(folder, some, plan, seed) for name, some in {"real": real.reference, **rows}.items()}
     most = measures.largest([real.reference, *rows.values()])
     found = measured(folder, plan, real.reference, rows, most, seed)
+    costs = {name: cost(path) for name, path in made.items()}
     blank = {"kind": "slides", "files": 0, "scores": {}, "counts": {}, "missing": {}}
     floor = [{"name": FLOOR, **blank, "notes": [f"n.a.: {real.why}"]}] if plan.halves and not real.other else []
     facts = {
         "rows": floor + [row(name, some, found[name], real.reference, plan) for name, some in rows.items()],
+        "costs": {name: known for name, known in costs.items() if known},
         "real": {
             "files": len(real.reference),
             "slides": dict(zip(("reference", "other half"), real.names, strict=True)),

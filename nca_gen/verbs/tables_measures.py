@@ -1,4 +1,5 @@
-"""What stands in URCDM's tables for one set of slides or images: FID, patch FID in both protocols, IP and IR.
+"""What stands in URCDM's tables for one set of slides or images: FID, patch FID in both protocols, IP and IR; and
+beside these, at every magnification, FID and the autocovariance of the stain's mask.
 
 Each measure is one unit of work that is kept once it is done.
 """
@@ -7,22 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache as once
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from nca_gen import judge
+from nca_gen import judge, screen
 from nca_gen.io import cache, sets
 from nca_gen.io.slides import Slides
-from nca_gen.metrics import features, fid, pfid, precision_recall
+from nca_gen.metrics import autocovariance, features, fid, pfid, precision_recall, two_point
 from nca_gen.metrics.notes import collecting
 from nca_gen.sections import Tables
 from nca_gen.verbs import tables_patches as cut
 
 Set = Slides | sets.Lazy
 FID, IP, PFID = "fid", "precision_recall", {"urcdm": "pfid", "anyres": "pfid_anyres"}  # names of measures
+STRUCTURE = "autocovariance"
+ONE = "these are images of one magnification"
+MASKS = 256  # patches, at the most, whose masks are compared: of large ones each takes its time
 
 
 class Measured(NamedTuple):
@@ -59,6 +63,16 @@ def magnification(i: int) -> str:
     return f"{IP}_{i}"
 
 
+def distant(plan: Tables, i: int) -> str:
+    """The name of FID at magnification ``i``, of which the finest is that of table 1."""
+    return FID if i == plan.magnifications - 1 else f"{FID}_{i}"
+
+
+def structured(i: int) -> str:
+    """The name of the autocovariance at magnification ``i``."""
+    return f"{STRUCTURE}_{i}"
+
+
 def largest(sets: Iterable[Set]) -> int:
     """The side of the largest crop of patch FID: the shorter side of the smallest slide of all ``sets``, so that rows
     can be compared; of images nothing is cropped."""
@@ -83,6 +97,13 @@ def measures(plan: Tables, real: Slides, most: int, seed: int) -> Iterator[Measu
     for i, scale in enumerate(scales):
         how = (i, base, drawn, plan.k, network, last.layer)
         yield Measure(magnification(i), how, coverage(plan, real, seed, scale, i == len(scales) - 1))
+    network = features.protocol(first.extractor)
+    for i, scale in enumerate(scales[:-1]):
+        how = (FID, i, base, drawn, network, first.layer)
+        yield Measure(distant(plan, i), how, frechet(plan, real, seed, scale, False))
+    for i, scale in enumerate(scales):
+        how = (STRUCTURE, i, MASKS, base, drawn)
+        yield Measure(structured(i), how, structure(plan, real, seed, scale, i == len(scales) - 1))
 
 
 def viewed(plan: Tables, some: Set, seed: int, scale: float) -> sets.Lazy:
@@ -118,13 +139,15 @@ def too_few(least: int, counts: Mapping[str, int]) -> str:
     return f"at least {least} patches of a set are needed, and there are {' and '.join(short)}" if short else ""
 
 
-def frechet(plan: Tables, real: Slides, seed: int, scale: float) -> Callable[[Set, str], Measured]:
-    """FID of patches at the full size, or of images."""
+def frechet(plan: Tables, real: Slides, seed: int, scale: float, finest: bool = True) -> Callable[[Set, str], Measured]:
+    """FID of patches at one magnification; of images at the ``finest`` alone."""
     asked = requests(plan)[FID]
     ours = once(lambda: viewed(plan, real, seed, scale))
     stats = once(lambda: fid.statistics(rows(asked, ours(), "real patches", True), "real"))
 
     def of(some: Set, name: str) -> Measured:
+        if not (finest or isinstance(some, Slides)):
+            return Measured(why=ONE)
         theirs = viewed(plan, some, seed, scale)
         counts = {"real": len(ours()), "generated": len(theirs)}
         if why := too_few(2, counts):
@@ -162,7 +185,7 @@ def coverage(plan: Tables, real: Slides, seed: int, scale: float, finest: bool) 
 
     def of(some: Set, name: str) -> Measured:
         if not (finest or isinstance(some, Slides)):
-            return Measured(why="these are images of one magnification")
+            return Measured(why=ONE)
         theirs = viewed(plan, some, seed, scale)
         counts = {"real": len(ours()), "generated": len(theirs)}
         if why := too_few(plan.k + 1, counts):
@@ -170,5 +193,29 @@ def coverage(plan: Tables, real: Slides, seed: int, scale: float, finest: bool) 
         with collecting() as notes:
             known = precision_recall.statistics(rows(asked, theirs, f"patches of {name}", False), plan.k, "generated")
             return Measured(precision_recall.distance(balls(), known, seed), counts, "", notes)
+
+    return of
+
+
+def structure(plan: Tables, real: Slides, seed: int, scale: float, finest: bool) -> Callable[[Set, str], Measured]:
+    """Autocovariance of the stain's mask at one magnification; of images at the ``finest`` alone."""
+
+    def some_of(some: Set) -> sets.Lazy:
+        return cut.pictures(viewed(plan, some, seed, scale), MASKS, seed)
+
+    ours = once(lambda: some_of(real))
+    least = once(lambda: two_point.threshold(ours()))
+    known = once(lambda: autocovariance.statistics(ours(), least()))
+
+    def of(some: Set, name: str) -> Measured:
+        if not (finest or isinstance(some, Slides)):
+            return Measured(why=ONE)
+        theirs = some_of(some)
+        counts = {"real": len(ours()), "generated": len(theirs)}
+        if why := too_few(1, counts):
+            return Measured(counts=counts, why=why)
+        bar = screen.track(range(len(theirs)), f"masks of {name}")
+        each = (autocovariance.statistics(theirs[i : i + 1], least()) for i in bar)
+        return Measured(autocovariance.distance(known(), reduce(autocovariance.merge, each)), counts)
 
     return of

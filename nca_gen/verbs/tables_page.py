@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nca_gen import screen
+from nca_gen import judge, screen
 from nca_gen.contracts import Figure, Page, Table
 from nca_gen.io.slides import Slides
 from nca_gen.report import report
@@ -19,6 +21,8 @@ from nca_gen.verbs import tables_patches as cut
 from nca_gen.verbs.tables_measures import FID, IP, PFID, Measured
 
 NONE = "n.a."
+SCALES, COSTS = "Distances by magnification", "What the pictures cost"
+SPENT = ("parameters", "flop", "seconds", "cpu_seconds", "memory_mb")  # of :func:`nca_gen.verbs.tables_costs.cost`
 PARTS = {"precision": "IP", "recall": "IR"}
 FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet takes a cell for one
 PUBLISHED = {"fid": "FID", "pfid": "pFID", "precision_recall": ""}  # labels of the judge, and what the paper says
@@ -70,6 +74,16 @@ def counts(row: Mapping[str, Any], plan: Tables) -> list[int | None]:
     return [one.get("generated") for one in every]
 
 
+def by_scale(row: Mapping[str, Any], plan: Tables) -> list[float | None]:
+    """FID of a row, and its autocovariance, at each magnification."""
+    every = range(plan.magnifications)
+    return [
+        next(iter(row["scores"].get(name(i), {}).values()), None)
+        for name in (partial(measures.distant, plan), measures.structured)
+        for i in every
+    ]
+
+
 def of_real(rows: Sequence[Mapping[str, Any]], plan: Tables) -> list[int | None]:
     """How many real patches there are at each magnification."""
     names = [measures.magnification(i) for i in range(plan.magnifications)]
@@ -105,6 +119,35 @@ def three(facts: Mapping[str, Any]) -> list[Table]:
     return [Table(name, columns[name], body[name]) for name in columns]
 
 
+def scaled(plan: Tables) -> list[str]:
+    """The columns of :func:`by_scale`."""
+    titles = names(plan)[FID], measures.STRUCTURE
+    return [f"mag. {i} {title}" for title in titles for i in range(plan.magnifications)]
+
+
+def more(facts: Mapping[str, Any]) -> list[Table]:
+    """Beyond the paper's: the distances at each magnification, and the costs; those of which something is known."""
+    plan, found = Tables(**facts["settings"]), []
+    rows = [(row["name"], by_scale(row, plan)) for row in facts["rows"]]
+    finest = plan.magnifications - 1  # of which FID stands in table 1
+    if any(x is not None for _, numbers in rows for i, x in enumerate(numbers) if i != finest):
+        digits = (2,) * plan.magnifications + (3,) * plan.magnifications
+        body = [[name, *shown(numbers, digits)] for name, numbers in rows]
+        found.append(Table(SCALES, ["System", *scaled(plan)], body))
+    if costs := facts.get("costs"):
+        columns = ["System", "Picture", "Parameters", "MFLOP a pixel", "Seconds", "CPU seconds", "Memory, MB"]
+        found.append(Table(COSTS, columns, [[name, *spent(known)] for name, known in costs.items()]))
+    return found
+
+
+def spent(known: Mapping[str, Any]) -> list[str]:
+    """The numbers of a row of costs, in the order of their columns."""
+    pixels = math.prod(known["size"])
+    counted = [f"{known['parameters']:,}", f"{known['flop'] / pixels / 1e6:.3g}"] if "flop" in known else [NONE, NONE]
+    took = [f"{known[name]:,.0f}" for name in ("seconds", "cpu_seconds", "memory_mb")]
+    return [" x ".join(map(str, known["size"])), *counted, *took]
+
+
 def protocol(plan: Tables, most: int) -> dict[str, str]:
     """How everything is measured, by the name of the measure. ``most``: the side of the largest crop."""
     name, asked = names(plan), measures.requests(plan)
@@ -126,6 +169,13 @@ def protocol(plan: Tables, most: int) -> dict[str, str]:
         name["precision"]: f"Improved precision, k = {plan.k}; in table 1 the mean of all magnifications. "
         f"{asked[IP].about.terms}",
         name["recall"]: "Improved recall, likewise. Higher is better.",
+        f"{name[FID]} by magnification": "Of patches of each magnification; that of the finest stands in table 1.",
+        measures.STRUCTURE: f"Of each magnification, of {measures.MASKS} patches at the most. "
+        f"{judge.request(measures.STRUCTURE).about.terms}",
+        COSTS: "Of pictures that --mode=generate drew without interruption, beside whose folder it left what they "
+        "took: seconds by the clock, with compilation, and the most that the process (or its accelerator) held. FLOP "
+        "of matrix products in the calls of all networks, counted from their configs, with what tiles and patches "
+        "overlap.",
     }
 
 
@@ -144,6 +194,8 @@ def caveats(found: Mapping[str, Measured], plan: Tables, some: Any) -> Iterator[
     if 0 < len(there) < len(mags):
         yield f"IP and IR of table 1 are those of {', '.join(there)} alone"
     called = names(plan) | {measures.magnification(i): f"mag. {i}" for i in range(plan.magnifications)}
+    called |= {measures.distant(plan, i): f"{called[FID]} of mag. {i}" for i in range(plan.magnifications - 1)}
+    called |= {measures.structured(i): f"{measures.STRUCTURE} of mag. {i}" for i in range(plan.magnifications)}
     said: dict[str, list[str]] = {}
     for measure, one in found.items():
         for note in [f"{NONE}, {one.why}"] if one.why else one.notes:
@@ -158,7 +210,7 @@ def caveats(found: Mapping[str, Measured], plan: Tables, some: Any) -> Iterator[
 
 def lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """The tables for a screen, and below them what must be known."""
-    for table in three(facts):
+    for table in [*three(facts), *more(facts)]:
         yield f"{table.title}"
         yield from screen.aligned(table.columns, table.rows)
     for name, network in facts["networks"].items():
@@ -179,15 +231,16 @@ def remarks(facts: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def csv_of(facts: Mapping[str, Any]) -> str:
-    """A line a row with the numbers of both tables, to six digits, and the patches that they are of."""
+    """A line a row with the numbers of all tables, to six digits, and the patches that they are of."""
     plan, text = Tables(**facts["settings"]), io.StringIO()
     one, other, patches = three(facts)
     writer = csv.writer(text, lineterminator="\n")
     heading = [*one.columns[1:], *other.columns[1:], *(f"{name} patches" for name in patches.columns[2:])]
-    writer.writerow(["system", "kind", "files", *heading])
+    writer.writerow(["system", "kind", "files", *heading, *scaled(plan), *SPENT])
     for row in facts["rows"]:
         name = f"'{row['name']}" if row["name"].startswith(FORMULA) else row["name"]
-        numbers = [*first(row, plan), *third(row, plan), *counts(row, plan)]
+        numbers = [*first(row, plan), *third(row, plan), *counts(row, plan), *by_scale(row, plan)]
+        numbers += [facts.get("costs", {}).get(row["name"], {}).get(field) for field in SPENT]
         writer.writerow([name, row["kind"], row["files"], *(NONE if x is None else f"{x:.6g}" for x in numbers)])
     return text.getvalue()
 
@@ -210,6 +263,7 @@ def html(facts: Mapping[str, Any], folder: Path) -> str:
     pages = [
         Page("Table 1: fidelity and diversity", tables=[arrows(one)]),
         Page("Table 3: IP and IR by magnification", tables=[arrows(other)]),
+        *(Page(table.title, tables=[table._replace(title="")]) for table in more(facts)),
         Page("Patches", tables=[patches._replace(title="")], figures=figures),
         Page("What must be said of them", facts={"notes": remarks(facts)}),
         Page("How it was measured", facts={"protocol": terms, "networks": facts["networks"]}),

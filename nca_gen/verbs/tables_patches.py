@@ -49,7 +49,7 @@ def starts(side: int, span: float, u: float) -> Float[np.ndarray, " n"]:
     return (int(u * (int(left) + 1)) if left >= 0 else left / 2) + span * np.arange(n)
 
 
-def places(some: Slides, span: float, n: int, tissue: float, seed: int) -> Places:
+def places(some: Slides, span: float, n: int, tissue: int | float, seed: int) -> Places:
     """``n`` squares of ``span`` pixels a side, drawn by ``seed`` from all that have so much ``tissue``; else all those.
 
     Each slide is cut into squares that do not overlap, beginning where ``seed`` says; the share of its part within the

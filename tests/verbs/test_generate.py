@@ -1,5 +1,7 @@
 """--mode=generate: what lies in the folder, and that it can be stopped anywhere."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,21 @@ def test_files_are_the_pictures(workdir):
     kept = np.stack([images.read(folder / f"{i:05d}.png") for i in range(8)])
     np.testing.assert_array_equal(kept, images.from_float(drawn))
     np.testing.assert_array_equal(images.read(folder.with_suffix(".png")), images.grid(kept))
+
+
+def test_what_it_took_stands_beside_the_folder(tmp_path, workdir, monkeypatch):
+    """Once, of all of it: what is drawn again after a stop took less, and says nothing."""
+    monkeypatch.setattr(verb.run, "parts", lambda config, _: {"model": run.part(config, workdir)})
+    folder = verb.generate(tiny.config(), tmp_path)
+    took = json.loads(verb.cost_file(folder).read_text())
+    assert verb.cost_file(folder) == folder.with_name(f"{folder.name}.json")
+    assert took["sample"] == json.loads(json.dumps(tiny.config().sample.to_dict()))
+    assert took["seconds"] > 0
+    assert took["memory_mb"] > 10
+    verb.cost_file(folder).unlink()
+    (folder / "00002.png").unlink()
+    verb.generate(tiny.config(), tmp_path)
+    assert not verb.cost_file(folder).is_file()
 
 
 def test_goes_on_where_it_was_stopped(workdir):

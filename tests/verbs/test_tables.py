@@ -5,17 +5,21 @@ import io
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tifffile
 
-from nca_gen import main
-from nca_gen.io import images, sets, slides
-from nca_gen.metrics import features
+from nca_gen import build, main
+from nca_gen.config import override, stages
+from nca_gen.io import images, sets, slides, write
+from nca_gen.metrics import autocovariance, features
 from nca_gen.sections import Tables
 from nca_gen.verbs import tables, tables_page
 from nca_gen.verbs import tables_patches as cut
+from nca_gen.verbs.describe_work import call_gflop
 
+ROOT = Path(__file__).resolve().parents[2]
 PINK = np.array([200, 120, 160], np.uint8)
 
 
@@ -197,6 +201,8 @@ def test_equal_sets_are_at_0_and_cover_each_other_and_a_brighter_one_is_where_it
     assert tables_page.first(same, plan) == [pytest.approx(0, abs=1e-6)] * 3 + [1, 1]
     assert tables_page.third(same, plan) == [1] * 6
     assert tables_page.first(bright, plan) == [pytest.approx(far, rel=2e-3)] * 3 + [0, 0]
+    assert tables_page.by_scale(same, plan) == [pytest.approx(0, abs=1e-6)] * 6
+    assert tables_page.by_scale(bright, plan)[1:3] == [pytest.approx(far, rel=2e-3)] * 2  # beside mag. 0 is glass
     # 192 x 256: 1 x 1 squares of 256 at the coarsest, 3 x 4 of 64, 12 x 16 of 16, of which 8 are drawn.
     assert tables_page.counts(same, plan) == [4, 8, 8]
     assert tables_page.of_real(facts["rows"], plan) == [4, 8, 8]
@@ -204,6 +210,52 @@ def test_equal_sets_are_at_0_and_cover_each_other_and_a_brighter_one_is_where_it
         note.startswith("fewer than 8 generated patches, all that there are: mag. 0 4") for note in same["notes"]
     )
     assert {row["kind"] for row in facts["rows"]} == {"slides"}
+
+
+def test_structure_is_that_of_the_masks_at_each_magnification(tmp_path):
+    """Stripes of 4 pixels and of 16, half of all: each is 16 wide at one magnification, where 4 see them alike."""
+    stripes = lambda width: np.where((np.arange(256) // width % 2)[:, None, None], PINK, np.uint8(235))
+    for name, width in {"real": 4, "same": 4, "wide": 16}.items():
+        slide(tmp_path / name / "0.tif", np.ascontiguousarray(np.broadcast_to(stripes(width), (256, 256, 3))))
+    flags = ("--tables.halves=false", "--tables.magnifications=2", "--tables.tissue=0", "--tables.n=256")
+    named = {name: tmp_path / name for name in ("same", "wide")}
+    same, wide = run(tmp_path / "w", tmp_path / "real", *flags, **named)["rows"]
+    fine = [row["scores"]["autocovariance_1"]["autocovariance"] for row in (same, wide)]
+    assert fine[0] == 0
+    some = {
+        name: cut.patches(opened(tmp_path / name), cut.places(opened(tmp_path / name), 16.0, 256, 0, 0), 16.0, 16)
+        for name in ("real", "wide")
+    }
+    assert fine[1] == pytest.approx(autocovariance.score(some["wide"], some["real"], None, 0)["autocovariance"])
+    assert fine[1] > 0.3
+
+
+def test_what_a_picture_cost_stands_beside_it(tmp_path, capsys):
+    """Left by --mode=generate beside its folder; FLOP and parameters by the configs of the runs, as asked then."""
+    chain = stages(f"{ROOT}/configs/nca_cascade.py:smoke")
+    for stage in chain:
+        config = override(stage.config, [])
+        (tmp_path / stage.name).mkdir()
+        (tmp_path / stage.name / "config.json").write_text(write.notation(config.to_dict()))
+    made = folder(tmp_path / "stage3" / "generated" / "a.b", tissue(0))
+    real = folder(tmp_path / "real", tissue(1))
+    asked = config.sample.to_dict() | {"size": (192, 256), "steps": 7}
+    took = {"seconds": 3.4, "cpu_seconds": 5.6, "memory_mb": 1234.4, "sample": asked}
+    write.facts(made.with_name("a.b.json"), took)
+    facts = run(tmp_path / "w", real, "--tables.halves=false", Ours=made, Other=folder(tmp_path / "o", tissue(2)))
+    cost = facts["costs"]["Ours"]
+    networks = [build.task(override(stage.config, [])) for stage in chain]
+    params = sum(x.size for t in networks for x in jax.tree.leaves(jax.eval_shape(t.model.init, jax.random.key(0))))
+    assert (cost["parameters"], [*facts["costs"]]) == (params, ["Ours"])
+    steps, sides = (4, 4, 7), ((24, 32), (96, 128), (192, 256))
+    gflop = sum(n * call_gflop(t, (*side, 3)) for n, t, side in zip(steps, networks, sides, strict=True))
+    assert cost["flop"] == pytest.approx(gflop * 1e9, rel=1e-6)
+    table = tables_page.more(facts)[-1]
+    flop = f"{gflop * 1e3 / 192 / 256:.3g}"
+    assert table.rows == [["Ours", "192 x 256", f"{params:,}", flop, "3", "6", "1,234"]]
+    assert "MFLOP a pixel" in (tmp_path / "w" / "tables.html").read_text()
+    [ours, other] = csv.DictReader(io.StringIO((tmp_path / "w" / "tables.csv").read_text()))
+    assert (ours["parameters"], other["parameters"]) == (str(params), "n.a.")
 
 
 def test_images_are_patches_of_the_finest_magnification(tmp_path):
@@ -240,7 +292,7 @@ def test_what_is_done_is_not_done_again(tmp_path, simple, monkeypatch):
     assert len(json.loads((tmp_path / "w" / "measured.json").read_text())) == 2
     monkeypatch.setattr(features, "extract", extract)
     first = run(tmp_path / "w", real, "--tables.halves=false", ours=ours)
-    assert len(simple) == 4 + 2 + 3 * 2  # of anyres two sets, of each magnification two
+    assert len(simple) == 4 + 2 + 3 * 2 + 2 * 2  # of anyres two sets, of each magnification two, of FID two coarser
     assert run(tmp_path / "fresh", real, "--tables.halves=false", ours=ours) == first
     done = len(simple)
     assert main.run(["--mode=tables", f"--workdir={tmp_path / 'w'}"]) == 0  # what it was begun with
@@ -248,7 +300,7 @@ def test_what_is_done_is_not_done_again(tmp_path, simple, monkeypatch):
     assert len(simple) == done
     both = run(tmp_path / "w", real, "--tables.halves=false", ours=ours, theirs=theirs)
     assert both["rows"][0] == first["rows"][0]
-    assert len(simple) - done == 6  # those of the real slides are known
+    assert len(simple) - done == 8  # those of the real slides are known
 
 
 def test_all_rows_have_crops_of_one_range(tmp_path):
