@@ -11,7 +11,7 @@ import jax
 import pytest
 from PIL import Image
 
-from nca_gen import build, main
+from nca_gen import build, main, sections
 from nca_gen import config as configs
 from nca_gen.data import pipeline as batches
 from nca_gen.data import retina_phantom
@@ -100,6 +100,25 @@ def test_rivals_of_a_table_see_the_same_images(images):
         config = build.completed(stage.config)
         batch = {"image": jax.ShapeDtypeStruct((2, *config.data.patch, 3), "float32")}
         jax.eval_shape(partial(build.task(config).init, batch=batch), jax.random.key(0))
+
+
+@pytest.mark.parametrize(("form", "minutes"), [("", 36), (":brief", 12), (":smoke", None)])
+def test_systems_of_slides_have_as_many_minutes_and_their_own_networks(form, minutes):
+    """Nine of URCDM share what three of the others do; each stands on those of its own system."""
+    stages, spent = configs.stages(f"configs/slides_table.py{form}"), {}
+    for stage in stages:
+        system, _, network = stage.name.partition("_")
+        if minutes:
+            spent[system] = spent.get(system, 0) + sections.amount(stage.config.budget.of).size / 60
+        beside = [one.name for one in stages[: stages.index(stage)] if one.name.startswith(f"{system}_")]
+        assert [*stage.config.parts.values()] == [f"../{name}" for name in beside]
+        assert stage.config.data.name == "slides"
+        if system != "automata":
+            assert stage.config.generate.place == network
+            surrounded = system == "urcdm" and not network.startswith("mag0")
+            assert build.model(stage.config).context_channels == 3 * surrounded
+    each = pytest.approx(minutes, rel=1e-5)
+    assert spent == (dict.fromkeys(("automata", "urcdm", "outpainting"), each) if minutes else {})
 
 
 @pytest.mark.slow

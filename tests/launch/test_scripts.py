@@ -247,3 +247,24 @@ def test_an_installation_is_known_by_its_locks_and_stays_what_it_is(tmp_path):
 def test_an_accelerator_that_is_none():
     done = bash(LAUNCH / "setup.sh", ACCELERATOR="cuda11")
     assert (done.returncode, done.stderr) == (2, "error: ACCELERATOR=cuda11 is none of: cpu cuda12 cuda13 tpu\n")
+
+
+def test_the_table_of_slides_trains_draws_and_scores(tmp_path):
+    """All of it in a folder of the user's, seen from where that is; each picture by a process of its own."""
+    makes = 'mkdir -p "$dir/generated/4_a_32x32_b"'
+    stub(tmp_path, "python", f"for w; do case $w in --workdir=*) dir=${{w#*=}} ;; *=generate) {makes} ;; esac; done")
+    words = [LAUNCH / "slides_table.sh", tmp_path / "my slides", tmp_path / "w", "--tables.n=3"]
+    done = bash(*words, PYTHON=str(tmp_path / "python"), FORM="brief", SIZE="32")
+    assert done.returncode == 0, done.stderr
+    last = {"automata": "automata_stage3", "urcdm": "urcdm_mag2_stage3", "outpainting": "outpainting_mag2_stage3"}
+    chain, *drawn, table = (line.removeprefix("python -m nca_gen.main ") for line in calls(tmp_path))
+    page = "--config=configs/slides_table.py:brief --mode=chain"
+    assert chain == f"{page} --config.data.path={tmp_path}/my slides --workdir={tmp_path}/w"
+    assert drawn == [
+        f"--workdir={tmp_path}/w/{run} --mode=generate --config.sample.size=32,32" for run in last.values()
+    ]
+    rows = ",".join(f"{name}={tmp_path}/w/{run}/generated/4_a_32x32_b" for name, run in last.items())
+    assert f"--tables.real={tmp_path}/my slides" in table
+    assert f" --tables.generated={rows} " in table
+    assert table.endswith(" --tables.n=3")
+    assert bash(LAUNCH / "slides_table.sh").returncode == 2
