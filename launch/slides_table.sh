@@ -17,9 +17,10 @@ run --config="configs/slides_table.py${FORM:+:$FORM}" --mode=chain --config.data
 rows=
 for system in automata_stage3 urcdm_mag2_stage3 outpainting_mag2_stage3; do
     # A process of its own, whose memory is that of the picture alone.
-    run --workdir="$workdir/$system" --mode=generate --config.sample.size="$size,$size"
-    drawn=("$workdir/$system/generated"/*"${size}x$size"*/)
-    rows+=${rows:+,}${system%%_*}=${drawn[0]%/}
+    out=$workdir/pictures/${FORM:-full}/${system%%_*}
+    run --workdir="$workdir/$system" --mode=generate --config.sample.size="$size,$size" --out="$out"
+    drawn=("$out"/generated/*"_${size}x${size}_"*/)
+    rows+=${rows:+,}${system%%_*}=${drawn[-1]%/}
 done
 run --mode=tables --workdir="$workdir/tables" --tables.real="$slides" --tables.halves=false \
     --tables.generated="$rows" --tables.factor=4 --tables.patch=64 --tables.n=1000 --tables.crops=1000 "$@"

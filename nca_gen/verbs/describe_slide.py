@@ -11,14 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from nca_gen import build, screen
-from nca_gen import config as configs
 from nca_gen.config import Stage
 from nca_gen.contracts import Counted, Part
-from nca_gen.errors import UserError
-from nca_gen.runtime import run
 from nca_gen.verbs.describe_fit import DEVICES, EFFICIENCY
 from nca_gen.verbs.describe_work import asked_gflop, call_gflop
 
@@ -35,24 +30,6 @@ def work(stages: Sequence[Stage]) -> dict[str, Any] | None:
     return counted(last, parts | {"model": bare(last)}, stages[-1].name)
 
 
-def of_run(workdir: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-    """:func:`counted` for a picture by the run in ``workdir``, with the sections of its config that were ``asked``, and
-    the "parameters" of all its networks; read from their configs alone. None where it is not drawn patch by patch, or
-    a config is not there."""
-    try:
-        config = configs.saved(run.config_file(workdir))
-        paths = {name: run.seen(str(path), workdir) for name, path in config.get("parts", {}).items()}
-        parts = {name: bare(configs.saved(run.config_file(path))) for name, path in paths.items()}
-    except (OSError, UserError):
-        return None
-    for section, fields in asked.items():
-        config[section] = configs.tuples(fields)
-    parts["model"] = bare(config)
-    networks = [jax.eval_shape(part.task.model.init, jax.random.key(0)) for part in parts.values()]
-    found = counted(config, parts)
-    return found and found | {"parameters": sum(x.size for x in jax.tree.leaves(networks))}
-
-
 def bare(config: Any) -> Part:
     """The part that ``config`` builds, without its parameters."""
     return Part(config, build.task(config), None)
@@ -60,7 +37,7 @@ def bare(config: Any) -> Part:
 
 def counted(config: Any, parts: Mapping[str, Part], name: str = "model") -> dict[str, Any] | None:
     """The FLOP and hours of a picture, or volume, of ``config.sample.size``, network by network, the "model" by its
-    ``name``; None where it is not drawn patch by patch."""
+    ``name``, as if no glass were skipped; None where it is not drawn patch by patch."""
     pipeline = build.pipeline(config, parts)
     if not isinstance(pipeline, Counted):
         return None

@@ -15,6 +15,7 @@ from nca_gen.contracts import Pipeline
 from nca_gen.io import write
 from nca_gen.runtime import mesh, run
 from nca_gen.runtime.log import memory_mb, say
+from nca_gen.verbs import describe_slide
 
 
 def main(config: Any, args: Namespace) -> None:
@@ -34,22 +35,36 @@ def generate(config: Any, workdir: str | Path, out: str | Path | None = None) ->
     step = parts["model"].step
     folder = Path(out or workdir, "generated", "_".join(title(config, pipeline, step)))
     folder.mkdir(parents=True, exist_ok=True)
-    fresh, begun, busy = not any(folder.iterdir()), time.perf_counter(), time.process_time()
+    fresh = not any(folder.iterdir())
+    hosts.meet()  # all have looked
+    begun, busy = time.perf_counter(), time.process_time()
     for line in pipeline.write(folder):
         say(f"step {step}: {line}")
-    if fresh and hosts.first() and any(folder.iterdir()):  # what was cut off, or was only asked about, took less
-        took = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - busy}
-        where = {"device": jax.local_devices()[0].device_kind, "processes": jax.process_count()}
-        asked = {name: config[name].to_dict() for name in ("sample", "generate") if name in config}
-        write.facts(cost_file(folder), took | {"memory_mb": memory_mb()} | where | asked)
+    took = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - busy}
+    # What goes on after a stop takes less, and what is only asked about leaves nothing.
+    if fresh and pipeline.kind == "slides" and hosts.first() and any(folder.iterdir()):
+        memory = {"memory_mb": memory_mb(), "processes": jax.process_count()}
+        write.facts(cost_file(folder), {"size": config.sample.size, **took, **memory, **work(config, pipeline)})
     return folder
 
 
 def cost_file(folder: Path) -> Path:
-    """Where stands what it took to make all that is in ``folder``, where nothing interrupted it: "seconds" by the clock
-    with compilation, "cpu_seconds", "memory_mb", the most that the process or its device has held; and what was asked,
-    the sections "sample" and "generate" of the config."""
+    """Where stands what the slide in ``folder`` took, where nothing interrupted it: its "size", "seconds" by the clock,
+    with compilation, "cpu_seconds" and "memory_mb", the most that was held, both of the first of the "processes" (or of
+    its accelerator); and :func:`work`."""
     return folder.with_name(f"{folder.name}.json")
+
+
+def work(config: Any, pipeline: Pipeline) -> dict[str, Any]:
+    """The "parameters" of all networks of a pipeline that counts its calls, and the "flop" of one picture
+    (:func:`nca_gen.verbs.describe_slide.counted`); {} of another."""
+    parts = pipeline.parts
+    known = describe_slide.counted(config, parts)
+    if not known:
+        return {}
+    networks = [parts.get(row["network"], parts["model"]) for row in known["networks"]]
+    parameters = sum(x.size for part in networks for x in jax.tree.leaves(part.params))
+    return {"parameters": parameters, "flop": known["exaflop"] * 1e18}
 
 
 def title(config: Any, pipeline: Pipeline, step: int) -> Iterator[str]:

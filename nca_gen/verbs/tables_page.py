@@ -173,9 +173,9 @@ def protocol(plan: Tables, most: int) -> dict[str, str]:
         measures.STRUCTURE: f"Of each magnification, of {measures.MASKS} patches at the most. "
         f"{judge.request(measures.STRUCTURE).about.terms}",
         COSTS: "Of pictures that --mode=generate drew without interruption, beside whose folder it left what they "
-        "took: seconds by the clock, with compilation, and the most that the process (or its accelerator) held. FLOP "
-        "of matrix products in the calls of all networks, counted from their configs, with what tiles and patches "
-        "overlap.",
+        "took: seconds by the clock, with compilation, and the most that the process (or its accelerator) held; of "
+        "several processes CPU seconds and memory are those of the first. FLOP of matrix products in the calls of all "
+        "networks, counted and not measured, with what tiles and patches overlap, as if no glass were skipped.",
     }
 
 

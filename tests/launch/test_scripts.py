@@ -251,8 +251,8 @@ def test_an_accelerator_that_is_none():
 
 def test_the_table_of_slides_trains_draws_and_scores(tmp_path):
     """All of it in a folder of the user's, seen from where that is; each picture by a process of its own."""
-    makes = 'mkdir -p "$dir/generated/4_a_32x32_b"'
-    stub(tmp_path, "python", f"for w; do case $w in --workdir=*) dir=${{w#*=}} ;; *=generate) {makes} ;; esac; done")
+    makes = """for w; do case $w in --out=*) mkdir -p "${w#*=}/generated/4_a_32x32_b" ;; esac; done"""
+    stub(tmp_path, "python", makes)
     words = [LAUNCH / "slides_table.sh", tmp_path / "my slides", tmp_path / "w", "--tables.n=3"]
     done = bash(*words, PYTHON=str(tmp_path / "python"), FORM="brief", SIZE="32")
     assert done.returncode == 0, done.stderr

@@ -277,7 +277,12 @@ def test_a_volume_of_ca_ldm(capsys):
     ]
     known = describe_slide.work(volumes(":published"))
     rows = {row["network"]: (row["patches"], row["each"], row["gflop_per_call"]) for row in known["networks"]}
-    figures = {"diff3d": (1, 200, 9690), "refiner": (512, 200, 200), "model": (508, 1, 22_830), "nhae": (1, 1, 44.5)}
+    figures = {
+        "diff3d": (1, 200, 9690),
+        "refiner": (512, 200, 200),
+        "multislice": (508, 1, 22_830),
+        "nhae": (1, 1, 44.5),
+    }
     assert {name: row[:2] for name, row in rows.items()} == {name: row[:2] for name, row in figures.items()}
     for name, row in rows.items():
         assert row[2] == pytest.approx(figures[name][2], rel=0.002)

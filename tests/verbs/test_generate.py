@@ -1,6 +1,7 @@
 """--mode=generate: what lies in the folder, and that it can be stopped anywhere."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,15 @@ import tiny
 
 from nca_gen import arrays, build
 from nca_gen import config as configs
+from nca_gen.config import override, stages
 from nca_gen.contracts import Part
 from nca_gen.errors import UserError
 from nca_gen.io import images
 from nca_gen.pipelines import sampling
 from nca_gen.runtime import checkpoint, run
 from nca_gen.verbs import generate as verb
+from nca_gen.verbs.describe_slide import bare
+from nca_gen.verbs.describe_work import call_gflop
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +52,39 @@ def test_files_are_the_pictures(workdir):
     drawn = np.concatenate(list(sampling.images(part, arrays.keys(3, 8), (16, 16), settings, batch=4)))
     assert folder == workdir / "generated" / "00000004_16x16_dpm_solver_pp4_static_seed3"
     assert [p.name for p in sorted(folder.iterdir())] == [f"{i:05d}.png" for i in range(8)]
+    assert not verb.cost_file(folder).exists()
     kept = np.stack([images.read(folder / f"{i:05d}.png") for i in range(8)])
     np.testing.assert_array_equal(kept, images.from_float(drawn))
     np.testing.assert_array_equal(images.read(folder.with_suffix(".png")), images.grid(kept))
 
 
-def test_what_it_took_stands_beside_the_folder(tmp_path, workdir, monkeypatch):
-    """Once, of all of it: what is drawn again after a stop took less, and says nothing."""
-    monkeypatch.setattr(verb.run, "parts", lambda config, _: {"model": run.part(config, workdir)})
-    folder = verb.generate(tiny.config(), tmp_path)
+def test_what_a_slide_took_stands_beside_its_folder(tmp_path, monkeypatch):
+    """Once, of all of it: what is drawn again after a stop took less, what is asked about nothing, images are many."""
+    chain = [override(stage.config, ["--config.sample.steps=2"]) for stage in stages("configs/nca_cascade.py:smoke")]
+    parts = {f"stage{i}": bare(config) for i, config in enumerate(chain, 1)}
+    parts = {name: replace(part, params=part.task.model.init(jax.random.key(0))) for name, part in parts.items()}
+    parts["model"] = parts.pop("stage3")
+    monkeypatch.setattr(verb.run, "parts", lambda config, _: parts)
+    [config] = chain[-1:]
+    config.sample.size = (24, 32)
+    with config.unlocked():
+        config.generate.dry_run = True
+    folder = verb.generate(config, tmp_path)
+    assert not verb.cost_file(folder).exists()
+    config.generate.dry_run = False
+    assert verb.generate(config, tmp_path) == folder
     took = json.loads(verb.cost_file(folder).read_text())
     assert verb.cost_file(folder) == folder.with_name(f"{folder.name}.json")
-    assert took["sample"] == json.loads(json.dumps(tiny.config().sample.to_dict()))
-    assert took["seconds"] > 0
-    assert took["memory_mb"] > 10
+    assert (took["size"], took["processes"]) == ([24, 32], 1)
+    assert took["parameters"] == sum(x.size for part in parts.values() for x in jax.tree.leaves(part.params))
+    sides = {"stage1": (3, 4), "stage2": (12, 16), "model": (24, 32)}
+    gflop = sum(2 * call_gflop(parts[name].task, (*side, 3)) for name, side in sides.items())
+    assert took["flop"] == pytest.approx(gflop * 1e9)
+    assert min(took[name] for name in ("seconds", "cpu_seconds", "memory_mb")) > 0
     verb.cost_file(folder).unlink()
-    (folder / "00002.png").unlink()
-    verb.generate(tiny.config(), tmp_path)
-    assert not verb.cost_file(folder).is_file()
+    next(folder.glob("*.tiff")).unlink()
+    verb.generate(config, tmp_path)
+    assert not verb.cost_file(folder).exists()
 
 
 def test_goes_on_where_it_was_stopped(workdir):
