@@ -260,10 +260,9 @@ def test_the_table_of_slides_trains_draws_and_scores(tmp_path):
     chain, *drawn, table = (line.removeprefix("python -m nca_gen.main ") for line in calls(tmp_path))
     page = "--config=configs/slides_table.py:brief --mode=chain"
     assert chain == f"{page} --config.data.path={tmp_path}/my slides --workdir={tmp_path}/w"
-    assert drawn == [
-        f"--workdir={tmp_path}/w/{run} --mode=generate --config.sample.size=32,32" for run in last.values()
-    ]
-    rows = ",".join(f"{name}={tmp_path}/w/{run}/generated/4_a_32x32_b" for name, run in last.items())
+    draws, out = "--mode=generate --config.sample.size=32,32", f"{tmp_path}/w/pictures/brief"
+    assert drawn == [f"--workdir={tmp_path}/w/{run} {draws} --out={out}/{name}" for name, run in last.items()]
+    rows = ",".join(f"{name}={out}/{name}/generated/4_a_32x32_b" for name in last)
     assert f"--tables.real={tmp_path}/my slides" in table
     assert f" --tables.generated={rows} " in table
     assert table.endswith(" --tables.n=3")
