@@ -117,7 +117,7 @@ def test_systems_of_slides_have_as_many_minutes_and_their_own_networks(form, min
             assert stage.config.generate.place == network
             surrounded = system == "urcdm" and not network.startswith("mag0")
             assert build.model(stage.config).context_channels == 3 * surrounded
-    each = pytest.approx(minutes, rel=1e-5)
+    each = pytest.approx(minutes or 0, rel=1e-5)
     assert spent == (dict.fromkeys(("automata", "urcdm", "outpainting"), each) if minutes else {})
 
 
