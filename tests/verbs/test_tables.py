@@ -224,6 +224,7 @@ def test_structure_is_that_of_the_masks_at_each_magnification(tmp_path):
     }
     assert fine[1] == pytest.approx(autocovariance.score(some["wide"], some["real"], None, 0)["autocovariance"])
     assert fine[1] > 0.3
+    assert "<th>mag. 1 autocovariance ↓</th>" in (tmp_path / "w" / "tables.html").read_text()
 
 
 @pytest.mark.parametrize("single", [False, True])
