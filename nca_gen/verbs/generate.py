@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from nca_gen.io import write
 from nca_gen.runtime import mesh, run
 from nca_gen.runtime.log import memory_mb, say
 from nca_gen.verbs import describe_slide
+
+COUNTED = 2**18  # pixels: smaller pictures are drawn sooner than their networks are counted
 
 
 def main(config: Any, args: Namespace) -> None:
@@ -43,15 +46,16 @@ def generate(config: Any, workdir: str | Path, out: str | Path | None = None) ->
     took = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - busy}
     # What goes on after a stop takes less, and what is only asked about leaves nothing.
     if fresh and pipeline.kind == "slides" and hosts.first() and any(folder.iterdir()):
-        memory = {"memory_mb": memory_mb(), "processes": jax.process_count()}
-        write.facts(cost_file(folder), {"size": config.sample.size, **took, **memory, **work(config, pipeline)})
+        size, memory = config.sample.size, {"memory_mb": memory_mb(), "processes": jax.process_count()}
+        counted = work(config, pipeline) if math.prod(size) >= COUNTED else {}
+        write.facts(cost_file(folder), {"size": size, **took, **memory, **counted})
     return folder
 
 
 def cost_file(folder: Path) -> Path:
     """Where stands what the slide in ``folder`` took, where nothing interrupted it: its "size", "seconds" by the clock,
     with compilation, "cpu_seconds" and "memory_mb", the most that was held, both of the first of the "processes" (or of
-    its accelerator); and :func:`work`."""
+    its accelerator); and :func:`work`, of :data:`COUNTED` pixels or more."""
     return folder.with_name(f"{folder.name}.json")
 
 

@@ -198,7 +198,7 @@ def test_a_stage_that_fails_waits_for_none_of_the_others(calls, monkeypatch, tmp
         return asked
 
     def train(config, workdir):
-        while not seen:
+        while not asked:
             time.sleep(0.01)
         failing.set()
         raise UserError("no such data")

@@ -65,6 +65,7 @@ def test_what_a_slide_took_stands_beside_its_folder(tmp_path, monkeypatch):
     parts = {name: replace(part, params=part.task.model.init(jax.random.key(0))) for name, part in parts.items()}
     parts["model"] = parts.pop("stage3")
     monkeypatch.setattr(verb.run, "parts", lambda config, _: parts)
+    monkeypatch.setattr(verb, "COUNTED", 24 * 32)
     [config] = chain[-1:]
     config.sample.size = (24, 32)
     with config.unlocked():
