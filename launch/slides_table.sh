@@ -10,6 +10,7 @@ slides=$(absolute "$1")
 workdir=$(absolute "${2:-runs/slides_table}")
 shift $(($# < 2 ? $# : 2))
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+[ -n "${PYTHON:-}" ] || bash launch/setup.sh
 python=${PYTHON:-.venv/bin/python}
 size=${SIZE:-4096}
 run() { "$python" -m nca_gen.main "$@"; }

@@ -4,6 +4,7 @@
 #   bash launch/zoo.sh NAME ...    these; "page" is launch/tissue.html, made of the tissue that lies in the zoo
 set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash launch/setup.sh
 [ $# -gt 0 ] || set -- tissue spots page
 for name in "$@"; do
     case $name in

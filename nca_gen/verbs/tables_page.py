@@ -144,7 +144,7 @@ def spent(known: Mapping[str, Any]) -> list[str]:
     """The numbers of a row of costs, in the order of their columns."""
     pixels = math.prod(known["size"])
     counted = [f"{known['parameters']:,}", f"{known['flop'] / pixels / 1e6:.3g}"] if "flop" in known else [NONE, NONE]
-    took = [f"{known[name]:,.0f}" for name in ("seconds", "cpu_seconds", "memory_mb")]
+    took = [f"{known[name]:,.0f}" for name in SPENT[2:]]
     return [" x ".join(map(str, known["size"])), *counted, *took]
 
 

@@ -38,6 +38,8 @@ OURS = (
     "NAME",
     "IMAGE",
     "ACCELERATOR",
+    "FORM",
+    "SIZE",
 )
 
 

@@ -209,7 +209,7 @@ def test_equal_sets_are_at_0_and_cover_each_other_and_a_brighter_one_is_where_it
 
 
 def test_structure_is_that_of_the_masks_at_each_magnification(tmp_path):
-    """Stripes of 4 pixels and of 16, half of all: each is 16 wide at one magnification, where 4 see them alike."""
+    """Stripes of 4 pixels beside stripes of 16, each half of all: what the metric says of the same patches."""
     stripes = lambda width: np.where((np.arange(256) // width % 2)[:, None, None], PINK, np.uint8(235))
     for name, width in {"real": 4, "same": 4, "wide": 16}.items():
         slide(tmp_path / name / "0.tif", np.ascontiguousarray(np.broadcast_to(stripes(width), (256, 256, 3))))
