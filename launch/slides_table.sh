@@ -20,8 +20,8 @@ for system in automata_stage3 urcdm_mag2_stage3 outpainting_mag2_stage3; do
     # A process of its own, whose memory is that of the picture alone.
     out=$workdir/pictures/${FORM:-full}/${system%%_*}
     run --workdir="$workdir/$system" --mode=generate --config.sample.size="$size,$size" --out="$out"
-    drawn=("$out"/generated/*"_${size}x${size}_"*/)
-    rows+=${rows:+,}${system%%_*}=${drawn[-1]%/}
+    drawn=("$out"/generated/*"_${size}x${size}_"*/*.tiff)
+    rows+=${rows:+,}${system%%_*}=${drawn[-1]}
 done
 run --mode=tables --workdir="$workdir/tables" --tables.real="$slides" --tables.halves=false \
     --tables.generated="$rows" --tables.factor=4 --tables.patch=64 --tables.n=1000 --tables.crops=1000 "$@"

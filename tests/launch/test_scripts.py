@@ -253,7 +253,9 @@ def test_an_accelerator_that_is_none():
 
 def test_the_table_of_slides_trains_draws_and_scores(tmp_path):
     """All of it in a folder of the user's, seen from where that is; each picture by a process of its own."""
-    makes = """for w; do case $w in --out=*) mkdir -p "${w#*=}/generated/4_a_32x32_b" ;; esac; done"""
+    makes = (
+        """for w; do case $w in --out=*) d=${w#*=}/generated/4_a_32x32_b; mkdir -p "$d"; : >"$d/c.tiff" ;; esac; done"""
+    )
     stub(tmp_path, "python", makes)
     words = [LAUNCH / "slides_table.sh", tmp_path / "my slides", tmp_path / "w", "--tables.n=3"]
     done = bash(*words, PYTHON=str(tmp_path / "python"), FORM="brief", SIZE="32")
@@ -264,7 +266,7 @@ def test_the_table_of_slides_trains_draws_and_scores(tmp_path):
     assert chain == f"{page} --config.data.path={tmp_path}/my slides --workdir={tmp_path}/w"
     draws, out = "--mode=generate --config.sample.size=32,32", f"{tmp_path}/w/pictures/brief"
     assert drawn == [f"--workdir={tmp_path}/w/{run} {draws} --out={out}/{name}" for name, run in last.items()]
-    rows = ",".join(f"{name}={out}/{name}/generated/4_a_32x32_b" for name in last)
+    rows = ",".join(f"{name}={out}/{name}/generated/4_a_32x32_b/c.tiff" for name in last)
     assert f"--tables.real={tmp_path}/my slides" in table
     assert f" --tables.generated={rows} " in table
     assert table.endswith(" --tables.n=3")
