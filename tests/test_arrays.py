@@ -4,11 +4,13 @@ from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 import scipy.stats
 import textbook
 import tiny
+from beartype import beartype
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
@@ -282,3 +284,20 @@ def test_types_and_shapes_are_checked_at_every_call(call):
     for _ in range(2):
         with pytest.raises(TypeCheckError):
             call()
+
+
+def test_functions_within_functions_are_checked_each_with_its_own_variables():
+    """Which share a check (conftest.py): of arguments, of results, and where one calls another of its kind."""
+
+    def adder(n, before=lambda x: x):
+        @jaxtyping.jaxtyped(typechecker=beartype)
+        def added(x: "int") -> "int":
+            return before(x) + n
+
+        return added
+
+    assert [adder(1)(1), adder(10)(1), adder(1, adder(10))(1)] == [2, 11, 12]
+    for wrong in (lambda: adder(1)("1"), lambda: adder(0.5)(1), lambda: adder(1, adder(0.5))(1)):
+        with pytest.raises(TypeCheckError):
+            wrong()
+    assert adder(2)(1) == 3
