@@ -4,18 +4,16 @@ Environment variables, set before jax is imported, so that the processes that te
 """
 
 import gc
-import inspect
 import os
 import sys
-import threading
-from functools import partial, wraps
 from pathlib import Path
-from types import FunctionType
 
 import jaxtyping
 
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the package, and the toys that several tests share
+
+import checks  # noqa: E402
 
 from nca_gen.runtime import effort  # noqa: E402
 
@@ -29,53 +27,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-eager = jaxtyping.jaxtyped
-called = threading.local()  # the function that a check of many is made for
-shared = {}  # such checks, by the code of their functions
-
-
-def lazy(fn=None, *, typechecker):
-    """``jaxtyping.jaxtyped`` that makes the checks of a function where it is first called: two thirds of what it takes
-    to import the package went into checks, most of them of functions that a process never calls. Functions within
-    functions share theirs, as each is made anew at every call of the one around it, and a check takes 2 ms to make."""
-    if fn is None:
-        return partial(lazy, typechecker=typechecker)
-    if not inspect.isfunction(fn):
-        return eager(fn, typechecker=typechecker)
-    checked = None
-
-    @wraps(fn)
-    def call(*args, **kwargs):
-        nonlocal checked
-        checked = checked or eager(fn, typechecker=typechecker)
-        return checked(*args, **kwargs)
-
-    @wraps(fn)
-    def inner(*args, **kwargs):
-        if fn.__code__ not in shared:
-            shared[fn.__code__] = eager(stand_in(fn), typechecker=typechecker)
-        called.fn = fn
-        return shared[fn.__code__](*args, **kwargs)
-
-    within = "<locals>" in fn.__qualname__ and not fn.__defaults__ and not fn.__kwdefaults__
-    return inner if within and all(isinstance(hint, str) for hint in fn.__annotations__.values()) else call
-
-
-def stand_in(fn):
-    """A function with the signature of ``fn``, which calls ``called.fn``."""
-    now = called
-
-    def call(*args, **kwargs):
-        return now.fn(*args, **kwargs)
-
-    made = FunctionType(
-        call.__code__, fn.__globals__, fn.__name__, closure=call.__closure__
-    )  # where its hints are read
-    made.__signature__, made.__qualname__, made.__module__ = inspect.signature(fn), fn.__qualname__, fn.__module__
-    return made
-
-
-jaxtyping.jaxtyped = lazy  # where the hook looks it up
+jaxtyping.jaxtyped = checks.jaxtyped  # where the hook looks it up
 jaxtyping.install_import_hook("nca_gen", "beartype.beartype")
 gc.set_threshold(200_000, 50, 1000)  # tracing makes many small objects that live on; to search them took a tenth
 

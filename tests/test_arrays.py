@@ -78,6 +78,7 @@ def test_threefry_is_the_one_of_jax():
     np.testing.assert_array_equal(folded, threefry(k0, k1, np.uint32(0), np.uint32(99)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [
@@ -128,6 +129,7 @@ def test_coords_are_an_open_mesh(y, x):
         np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @given(st.data())
 @settings(deadline=None, max_examples=8)
@@ -154,6 +156,7 @@ def test_a_coordinate_below_zero_is_its_twos_complement():
         np.testing.assert_array_equal(mine[0, ..., 0], theirs)
 
 
+@pytest.mark.slow
 def test_channels_are_a_prefix():
     """A cell's noise does not depend on how many channels are drawn beside it."""
     few, many = (both(keys(0, 2), 0, grid((4, 5)), channels) for channels in (3, 8))
@@ -167,6 +170,7 @@ def test_noise_of_a_sample_does_not_depend_on_the_batch():
         np.testing.assert_array_equal(whole[name][5:7], two[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "spec"), [((4,), P("a")), ((4,), P(None, "a")), ((2, 2), P(None, "a", "b"))])
 def test_noise_does_not_depend_on_sharding(shape, spec):
     """Cut over 4 devices by samples, by rows, or by rows and columns: bit for bit the noise of one device."""
@@ -189,6 +193,7 @@ def cloud():
     return {name: np.stack([draw[name] for draw in draws], 1).astype(np.float64) for name in DRAWS}
 
 
+@pytest.mark.slow
 def test_distributions(cloud):
     """Kolmogorov-Smirnov, and the first four moments within four standard errors."""
     z, u = cloud["normal"].ravel(), cloud["uniform"].ravel()
@@ -280,14 +285,14 @@ def test_label_maps_as_conditions():
     ],
 )
 def test_types_and_shapes_are_checked_at_every_call(call):
-    """Of the first one too, at which conftest.py makes the checks of a function."""
+    """Of the first one too, at which checks.py makes the checks of a function."""
     for _ in range(2):
         with pytest.raises(TypeCheckError):
             call()
 
 
 def test_functions_within_functions_are_checked_each_with_its_own_variables():
-    """Which share a check (conftest.py): of arguments, of results, and where one calls another of its kind."""
+    """Which share a check (checks.py): of arguments, of results, and where one calls another of its kind."""
 
     def adder(n, before=lambda x: x):
         @jaxtyping.jaxtyped(typechecker=beartype)

@@ -39,6 +39,7 @@ def test_a_config_survives_its_run(path, tmp_path):
     assert repr(configs.saved(tmp_path / "config.json").to_dict()) == repr(config.to_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS)
 def test_every_form_is_understood(path):
     """Each form of a config builds a task, and has the fields of its data set; ``smoke``, the last, goes with any."""
@@ -91,6 +92,7 @@ def test_a_rival_of_ca_ldm_diffuses_what_its_autoencoder_makes(rival, first, siz
     assert build.model(diffusion.config).slicewise == (rival == "lvd")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", ["faces", "folder", "celeba", "bcss"])
 def test_rivals_of_a_table_see_the_same_images(images):
     """In their small sizes too, whose pages have sizes of their own; and every one of them can take them in."""
@@ -139,6 +141,7 @@ def test_rivals_of_volumes_are_judged_by_the_same_volumes(tmp_path):
     assert [*rows] == ["diff_nca", "geca", "unet"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["", "phantom,"])
 def test_a_rival_of_automata_of_volumes_is_twice_as_large(form):
     """In parameters, to a tenth; no model has two millions."""
@@ -158,6 +161,7 @@ def test_a_form_that_picks_another_model_leaves_no_field_behind():
     assert "embed" not in config.model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "paper", "steps"),
     [

@@ -69,6 +69,7 @@ def dotted(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@pytest.mark.slow
 def test_a_room_imports_only_from_rooms_above_it():
     found = [b for f in files("nca_gen") if dotted(f) != "nca_gen" for b in breaches(dotted(f), f.read_text())]
     assert found == []
@@ -97,6 +98,7 @@ def users_of(package, folder):
     return {dotted(f) for f in files(folder) if package in {m.split(".")[0] for m in imports(f.read_text())}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["nca_gen", "configs", "tests"])
 def test_nothing_needs_tensorflow(folder):
     assert users_of("tensorflow", folder) == set()
@@ -141,6 +143,7 @@ def names(source):
             yield node.name
 
 
+@pytest.mark.slow
 def test_no_system_is_named_outside_the_rooms_of_systems():
     words = {
         f"{dotted(f)}: {system}"

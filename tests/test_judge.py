@@ -91,6 +91,7 @@ def test_copies_are_nearer_to_the_training_images(networks):
     assert scores["fid"] > 1
 
 
+@pytest.mark.slow
 def test_as_many_of_train_are_drawn_by_the_seed(networks):
     """Of training images in the order of their classes some of each: copies of a few of all are near to them."""
     train = np.concatenate([images(20, k, mean) for k, mean in enumerate((-0.6, 0.0, 0.6))])
@@ -217,6 +218,7 @@ def test_sets_of_several_depths_are_told(tmp_path):
     assert "depth" not in judge.judge(["drift"], eight, eight, None, 0)["notes"]
 
 
+@pytest.mark.slow
 def test_halves_say_how_far_a_score_may_be_off(networks):
     """Of what compares with real images: the deviation of that score over halves of both sets; nothing more."""
     generated, real, train = images(20, 0), images(16, 1), images(12, 2)

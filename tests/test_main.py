@@ -265,6 +265,7 @@ def test_metrics_are_those_of_the_scores(here, calls):
     assert (evals.scores.metrics, evals.heredity.metrics) == (("fid", "kid:size=10"), ())
 
 
+@pytest.mark.slow
 def test_flags_of_before_are_those_of_today(here, calls, capsys):
     flags = ["--config=configs/small.py", "--workdir=w", "--config.evals.nearest.every=7"]
     flags += [

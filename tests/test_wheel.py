@@ -57,6 +57,7 @@ def test_a_wheel_trains_and_reports_outside_of_the_checkout(installed):
     assert "<style>" in (installed / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_wheel_has_all_of_the_package_and_nothing_else(installed):
     packed = {str(p.relative_to(installed / "site")) for p in (installed / "site").rglob("*") if p.is_file()}
     kinds = (".py", ".html", ".jinja", ".css", ".js", ".json", ".safetensors", ".stablehlo")

@@ -2,10 +2,12 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from nca_gen.ca.damage import box, damaged
 
 
+@pytest.mark.slow
 def test_a_box_a_sample():
     cells = np.ones((2, 4, 5, 6, 3), np.float32)
     expected = cells.copy()

@@ -41,6 +41,7 @@ def test_a_mask_is_the_uniform_below_the_rate():
     np.testing.assert_array_equal(masks(key, 3, (5, 6), 0.3), expected)
 
 
+@pytest.mark.slow
 def test_a_mask_belongs_to_coordinates():
     key = arrays.keys(0, 2)
     whole = masks(key, 3, (20, 13), 0.5)
@@ -48,6 +49,7 @@ def test_a_mask_belongs_to_coordinates():
     np.testing.assert_array_equal(tile, whole[:, :, 9:13, 8:13])
 
 
+@pytest.mark.slow
 def test_a_mask_does_not_depend_on_how_many_are_drawn():
     key = arrays.keys(0, 2)
     np.testing.assert_array_equal(masks(key, 3, (6, 6), 0.5), masks(key, 7, (6, 6), 0.5)[:3])

@@ -139,6 +139,7 @@ def test_a_part_of_the_inverse(size):
         np.testing.assert_allclose(part(f, at), whole[(slice(None), *at)], atol=5e-7 * scale)
 
 
+@pytest.mark.slow
 def test_a_wave_far_out_is_exact():
     """At cell 10^6 of 1 000 003: the phase is that of the remainder."""
     at = np.array([0, 1, 999_999, 1_000_002], np.int32)

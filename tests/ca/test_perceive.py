@@ -63,6 +63,7 @@ def correlated(x, kernel, mode):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", SCIPY)
 @pytest.mark.parametrize("ndim", SIZES)
 def test_padded_perception_is_correlation(ndim, mode):
@@ -110,6 +111,7 @@ def test_a_wider_border():
         np.testing.assert_array_equal(pad(x, mode, 3), np.pad(x, [(0, 0), (3, 3), (3, 3), (0, 0)], mode))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_von_neumanns_neighbourhood(ndim):
     """Every product, and its gradients, are those of a kernel that is zero but for a cell and the faces around it."""

@@ -59,6 +59,7 @@ def end(name):
     return jax.device_get(jax.jit(jax.grad(energy, has_aux=True))(KERNEL, START)[::-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flat", "nested", "as a word", "three levels", "cut", "policy", "none and all"])
 def test_every_way_ends_in_the_same_state(name):
     """Bit for bit; and the gradient is the one of keeping everything."""
@@ -90,6 +91,7 @@ def test_a_trajectory_is_every_state():
     np.testing.assert_array_equal(frames["first"], [1, 2, 4, 8])
 
 
+@pytest.mark.slow
 def test_each_sample_is_remembered_at_its_age():
     """Bit for bit a frame of the trajectory, and the end is what it was."""
     frames = jax.jit(trajectory(rule(KERNEL), 12, lambda c: c.x))(START)
@@ -106,6 +108,7 @@ def stored(f, *args):
     return jax.jit(jax.grad(f)).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_what_the_gradient_keeps():
     """Of 64 states, a flat rollout keeps 64 and a nested one 8 + 8; without rematerialisation several times 64."""
     x, kernel = np.ones((1, 64, 64, 8), np.float32), np.ones((8, 32), np.float32)

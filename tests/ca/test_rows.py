@@ -36,6 +36,7 @@ def test_there_and_back(m):
         np.testing.assert_array_equal(np.asarray(forth)[group][filled[group]], x[group][FIRE[group]])
 
 
+@pytest.mark.slow
 def test_rows_of_images():
     """A table by image; its gradient is the sum over the rows of each."""
     table, image = tiny.images(0, 2, 3, 4), np.array([[0, 0, 2, 1, 2], [1, 1, 1, 1, 0]])

@@ -83,6 +83,7 @@ def test_draws_are_a_function_of_seed_and_step(folder):
     assert len(np.unique(whole)) == whole.size
 
 
+@pytest.mark.slow
 def test_draws_have_the_distribution_of_their_latent(folder):
     """Of one latent: half of them of each variant, with its mean and deviation."""
     train = latents.splits(folder)["train"]

@@ -88,6 +88,7 @@ def everything(splits):
     return {example["name"]: example for word in ("train", "test") for example in splits[word]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0])
 @pytest.mark.parametrize("modality", ["oct", "octa"])
 def test_b_scans_are_stacked_in_the_order_of_their_numbers(tree, memory_gb, modality):
@@ -105,6 +106,7 @@ def test_b_scans_are_stacked_in_the_order_of_their_numbers(tree, memory_gb, moda
     assert splits["val"] is splits["test"]
 
 
+@pytest.mark.slow
 def test_layers_and_vessels_are_those_of_the_files(tree):
     root, _ = tree
     for name, example in everything(octa500.splits(str(root), labels="layers", resize=None)).items():
@@ -183,6 +185,7 @@ def test_the_split_by_category_has_the_published_counts(tree):
     }
 
 
+@pytest.mark.slow
 def test_a_sheet_that_was_saved_as_a_table_and_one_that_is_missing(tree, capsys):
     root, _ = tree
     names = lambda: {word: [e["name"] for e in s] for word, s in octa500.splits(str(root), resize=None).items()}
@@ -309,6 +312,7 @@ def test_the_set_of_3_mm(tmp_path):
     assert splits["train"][0]["mpp"][0] == 3000 / DEPTH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0])
 @pytest.mark.parametrize("labels", ["layers", "vessels"])
 def test_label_maps_stay_registered_under_crops_and_flips(tmp_path, memory_gb, labels):
@@ -325,6 +329,7 @@ def test_label_maps_stay_registered_under_crops_and_flips(tmp_path, memory_gb, l
         np.testing.assert_array_equal(np.rint((batch["projection"] + 1) * 128), 10 * (stored % 30))
 
 
+@pytest.mark.slow
 def test_check_reads_it_through(tree, capsys):
     root, _ = tree
     data = {"name": "octa500", "path": str(root), "labels": "vessels", "resize": (16, 16, 16)}

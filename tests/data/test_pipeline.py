@@ -90,6 +90,7 @@ def test_crops_are_windows_of_their_image_with_its_label():
             np.testing.assert_array_equal(label, [i, -i])
 
 
+@pytest.mark.slow
 def test_every_window_is_cut_about_equally_often():
     x = np.concatenate([pixels(b) for b in take(60, examples((10, 11)), batch=50, flips="none")])
     counts = np.zeros((3, 4))
@@ -98,6 +99,7 @@ def test_every_window_is_cut_about_equally_often():
     assert ((counts - expected) ** 2 / expected).sum() < 31.3  # chi-squared, 11 degrees of freedom, p = 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flips", "down", "right"),
     [("all", 0.5, 0.5), (True, 0.5, 0.5), ("horizontal", 0, 0.5), ("none", 0, 0), (False, 0, 0)],
@@ -110,6 +112,7 @@ def test_flips(flips, down, right):
         assert share.mean() == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / 2000))
 
 
+@pytest.mark.slow
 def test_all_eight_views_come_evenly_and_alike():
     """Of image, map and context; the other words draw the numbers that they drew before there was this one."""
     source = volumes((8, 8), context_factor=2)
@@ -125,6 +128,7 @@ def test_all_eight_views_come_evenly_and_alike():
         take(1, flips="dihedral", patch=(8, 6))
 
 
+@pytest.mark.slow
 def test_an_epoch_visits_images_by_area():
     source = examples((8, 8), (16, 16), (24, 40), labelled=False)
     batch, *_ = take(1, source, batch=20 * 205)  # 1 + 4 + 15 visits, as often as an epoch repeats them
@@ -235,6 +239,7 @@ def test_evaluation_patches_are_never_the_same_twice():
     assert len(np.unique(small, axis=0)) == 20
 
 
+@pytest.mark.slow
 def test_evaluation_patches_are_drawn_evenly_and_by_the_seed():
     """Of images in the order of their classes any may come first."""
     whole = examples(*[(4, 4)] * 20)

@@ -40,6 +40,7 @@ def write_celeba(root, n=10):
     (root / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.slow
 def test_celeba_is_resized_whole_in_the_official_partition(places):
     root, where = places
     write_celeba(root)

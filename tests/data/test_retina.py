@@ -68,6 +68,7 @@ def write_deepdrid(root):
     return grades
 
 
+@pytest.mark.slow
 def test_deepdrid_has_the_grade_of_the_filled_column_and_the_central_square(places):
     root, where = places
     grades = write_deepdrid(root)

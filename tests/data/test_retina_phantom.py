@@ -61,6 +61,7 @@ def test_parts_are_those_of_the_whole(labels):
     assert whole.digest() == parts.digest() != retina_phantom.splits(n=4, size=SIZE, seed=1)["train"].digest()
 
 
+@pytest.mark.slow
 def test_eyes_differ_and_are_in_one_split():
     splits = retina_phantom.splits(n=20, size=(16, 16, 16))
     assert {word: len(source) for word, source in splits.items()} == {"train": 16, "val": 2, "test": 2}
@@ -162,6 +163,7 @@ def test_layers_are_as_bright_as_in_an_eye():
     assert (image == 255).mean() < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["layers", "vessels"])
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0])
 def test_label_maps_stay_registered_under_crops_and_flips(labels, memory_gb, monkeypatch):

@@ -84,6 +84,7 @@ def examples(splits):
     return [(source, i) for source in splits.values() for i in range(len(source))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0, 1])
 def test_regions_of_tissue_are_the_pixels_of_their_level(three, level):
     root, levels = three
@@ -280,6 +281,7 @@ def middle(source):
     return i, np.array(corners[i])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scale", "pixel"),
     [({"reduce": 3}, 3), ({"reduce": 6.25}, 6.25), ({"mpp": 1.25, "reduce": 1.2}, 3), ({"mpp": 0.5}, 1)],
@@ -306,6 +308,7 @@ def test_pixels_and_their_contexts_lie_where_they_should(tmp_path, scale, pixel,
             assert abs(error.mean()) < 0.01
 
 
+@pytest.mark.slow
 def test_what_lies_beyond_a_slide_is_the_colour(three):
     """In patches and contexts; regions are as many as hold the slide, in their middle."""
     root, levels = three

@@ -34,6 +34,7 @@ def test_reduction_is_the_mean_of_each_strip_alone(k):
         np.testing.assert_array_equal(reduced[split][0]["image"], np.rint(blocks.mean((1, 3))))
 
 
+@pytest.mark.slow
 def test_crops_never_touch_a_held_out_pixel(tmp_path):
     field = np.arange(16 * 40, dtype=np.uint16).reshape(16, 40, 1)  # every pixel has its own value
     images.write(tmp_path / "field.tif", field)

@@ -124,6 +124,7 @@ def test_noise_between_neighbours_keeps_its_digits():
     np.testing.assert_allclose(back**2, 1 - this.abar[1:] / this.abar[:-1], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_published_noise_is_too_little():
     """Of URCDM's 1024 and 256 steps: 26 times in the middle of the cosine, 7 times at the noisy end of the linear."""
     for this, steps, t, times in ((COSINE, 1024, 0.5, 25.6), (LINEAR, 256, 1.0, 7.16)):
@@ -233,6 +234,7 @@ def run(name, this, denoiser, times):
     return jax.device_get(piece(samplers.SAMPLERS[name], this, denoiser, start, times, keys(1, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("this", ALL)
 @pytest.mark.parametrize(("name", "steps"), [("ddim", 1000), ("dpm_solver_pp", 300)])
 def test_every_noise_goes_where_the_flow_takes_it(this, name, steps):
@@ -243,6 +245,7 @@ def test_every_noise_goes_where_the_flow_takes_it(this, name, steps):
     assert distance.mean() < 0.015
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("this", ALL)
 def test_moments_of_a_gaussian(this):
     """Of ancestral sampling: mean and deviation per channel, to four standard errors and 2.5 % for finite steps."""

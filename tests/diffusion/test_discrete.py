@@ -78,6 +78,7 @@ def test_one_time_for_all_images():
         np.testing.assert_array_equal(f(this, x0, eps, np.array([7])), f(this, x0, eps, np.array([7, 7, 7])))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 1000), st.data())
 @settings(deadline=None, max_examples=200)
 def test_respaced_times_descend_evenly(T, data):

@@ -38,6 +38,7 @@ def test_every_grid_falls_from_the_noisiest_time_to_the_clean_end(process, grid,
     assert (np.diff(times) < 0).all()
 
 
+@pytest.mark.slow
 def test_steps_of_lambda_are_even_in_continuous_time():
     """To the width of the look-up; Karras' in the seventh root of s / a."""
     process = continuous.Process("cosine", ends=(-8.0, 8.0))

@@ -60,6 +60,7 @@ def test_guidance_is_the_line_through_both(scale):
     assert calls == [2 if scale == 1 else 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v", [False, True])
 def test_away_from_what_young_cells_say(v):
     """p_n + w (p_n - p_k) where the noise is within the levels, p_n elsewhere; variance and memory are of the end."""

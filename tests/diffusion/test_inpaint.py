@@ -147,6 +147,7 @@ def moments(process, steps, resample, jump):
     return mean, variance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("this", [D, continuous.Process("cosine", "v")])
 def test_resampling_comes_near_what_the_known_pixel_says(this):
     """The unknown pixel should be N(NEAR SHOWN, 1 - NEAR^2). Both of its moments are less wrong when 2 steps on end are
@@ -170,6 +171,7 @@ def test_as_often_as_the_paper():
     assert np.all(np.diff(np.abs(wrong), axis=0) < 0)
 
 
+@pytest.mark.slow
 def test_resampling_once_is_sampling():
     """The first visit to a step has the noise of a sampler."""
     np.testing.assert_allclose(_painted(D, (1, 4), KEY), _painted(D, (), KEY), atol=1e-5)

@@ -45,6 +45,7 @@ def drawn(name, steps, prediction, n):
 MANY = [pytest.param("ddpm", 500, marks=pytest.mark.slow), ("ddim", 1000), ("dpm_solver_pp", 300)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "steps"), MANY)
 def test_moments_of_a_gaussian(name, steps):
     """Mean and deviation per channel, to four standard errors and the 2.5 % that finite steps cost."""
@@ -58,6 +59,7 @@ def test_moments_of_a_gaussian(name, steps):
     assert np.all(np.abs((z**4).mean(0) - 3) < 4 * np.sqrt(96 / len(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["eps", "x0"])
 @pytest.mark.parametrize(("name", "steps"), MANY)
 def test_samples_do_not_depend_on_what_is_predicted(name, steps, prediction):
@@ -179,6 +181,7 @@ def test_a_run_cut_in_pieces_is_one_run(name):
     jax.tree.map(np.testing.assert_array_equal, whole, carry)
 
 
+@pytest.mark.slow
 def test_noise_is_named_by_time_and_place():
     """A tile at its coordinates is sampled as the region of the whole: this denoiser looks at one cell only."""
     times, at = SHORT.times(12), arrays.coords((5, 6), (2, 1))
@@ -196,6 +199,7 @@ def test_the_start_is_unlike_the_noise_of_any_step():
         assert abs(np.corrcoef(start, step)[0, 1]) < 4 / np.sqrt(start.size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(30,), (4, 5, 6)])
 def test_volumes_and_signals(shape):
     """Any number of dimensions: the point mass again, in one and in three."""

@@ -55,6 +55,7 @@ def in_bits(process, x0, x, eps, v, t):
     return np.mean(total) / math.log(2)
 
 
+@pytest.mark.slow
 def test_bits_by_hand():
     x0, eps, said = np.tanh(normal(5, 2, 3, 2)), normal(5, 2, 3, 2, seed=1), normal(5, 2, 3, 2, seed=2)
     v, t = 0.7 * normal(5, 2, 3, 2, seed=3), np.array([0, 1, 40, 500, 999])
@@ -101,6 +102,7 @@ def slope_of_the_bound(v, t):
     return variance.bits(LINEAR, x0, x, s * x / (a**2 * S + s**2), jnp.full(x.shape, v), t)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [3, 60, 700])
 def test_the_bound_is_least_at_the_best_variance(t):
     """With the best eps there is no other stationary point than v*, and it lies within (-1, 1)."""
@@ -111,6 +113,7 @@ def test_the_bound_is_least_at_the_best_variance(t):
     assert abs(least) < 0.1 * more
 
 
+@pytest.mark.slow
 def test_few_steps_of_the_best_variance_are_enough():
     """Of a normal distribution the steps back are normal: mean and variance known, five steps sample it exactly."""
     times = LINEAR.times(5)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 import tiny
 
 from nca_gen import build
@@ -25,6 +26,7 @@ def test_no_real_image_is_used_twice():
     assert held(tiny.conditional(**{"held.n": 12, "held.train": 12}), tiny.graded()).notes() == {}
 
 
+@pytest.mark.slow
 def test_samples_have_the_conditions_of_real_images_in_turn():
     data = held(tiny.conditional(**{"held.n": 20}), tiny.graded())
     labels = np.eye(3)[np.resize(data.pixels["label"][:, 0], 20)]

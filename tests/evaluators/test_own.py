@@ -179,6 +179,7 @@ def variational(model, params=None, **held):
     return build.pipeline(config, {"model": Part(config, task, params or {}, 20)}), Held(config, task, splits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 3])
 def test_uniform_values_have_eight_bits(samples, tmp_path):
     """Of latents of mean image / 2 and variance 1 the KL is a half of its square; five images in batches of two."""
@@ -195,6 +196,7 @@ def test_uniform_values_have_eight_bits(samples, tmp_path):
     assert page.facts["counts"] == {"real": 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("region", "rows"), [("middle", slice(4, 12)), ("half", slice(0, 16))])
 def test_damage_halves_with_every_step(region, rows, tmp_path):
     """Cells that are lost are half of their error nearer after each step; all others stay what they were."""

@@ -81,6 +81,7 @@ def test_scores_are_those_of_the_metrics(tmp_path):
     assert "(16 \N{MULTIPLICATION SIGN} 16)" in captions[2]
 
 
+@pytest.mark.slow
 def test_classes_of_samples_are_those_that_they_were_asked_for():
     """Those of the real patches; of training patches what their labels say."""
     _, data = asked()
@@ -123,6 +124,7 @@ def test_classes_of_files_are_labels_or_folders(tmp_path):
     assert found() is None
 
 
+@pytest.mark.slow
 def test_one_metric_and_nothing_large(tmp_path):
     page = scores.evaluate(*asked(), tmp_path, metrics=("drift",))
     assert all(name.startswith("drift") for name in page.scores)
@@ -170,6 +172,7 @@ def test_samples_and_their_neighbours(tmp_path):
     assert page.facts["course"].keys() == nearest.course(np.ones(1), np.ones(1)).keys()
 
 
+@pytest.mark.slow
 def test_a_row_of_samples_a_class(tmp_path):
     """Two columns: with 8 samples and 3 classes."""
     page = grades.evaluate(*asked(), tmp_path)
@@ -208,6 +211,7 @@ def test_films(tmp_path):
     assert page.curves == {}
 
 
+@pytest.mark.slow
 def test_what_steps_inherit_is_a_curve(tmp_path):
     """What is handed on counts the steps."""
     page = films.evaluate(*asked(**{"sample.heredity": "hidden"}), tmp_path)
@@ -239,6 +243,7 @@ def test_a_film_of_volumes_decodes_no_more_than_it_shows(tmp_path, monkeypatch):
 # Tables of settings.
 
 
+@pytest.mark.slow
 def test_samplers_by_their_steps(tmp_path):
     """Each row has the scores and the first samples of its own settings."""
     pipeline, data = asked()
@@ -354,6 +359,7 @@ def test_a_strip_of_growth(tmp_path):
 # Other data.
 
 
+@pytest.mark.slow
 def test_latents_are_judged_as_images(tmp_path):
     """A decoder that doubles the sides: real images of 32 pixels beside samples of 16 latents, which become 32."""
     large = {

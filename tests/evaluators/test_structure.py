@@ -83,6 +83,7 @@ def test_two_magnifications_meet_at_one(tmp_path):
     assert "at 32 \N{MULTIPLICATION SIGN} 48, reduced by 2" in page.figures[0].caption
 
 
+@pytest.mark.slow
 def test_a_rival_draws_as_many_pictures_of_its_own(tmp_path):
     """Each by its own sampler, from the same seeds, and held against the same pieces."""
     rival = painting.part(tiny.diff(norm="cell", steps=2), sampler="ddim", steps=2, batch=2)

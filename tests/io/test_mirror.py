@@ -65,6 +65,7 @@ def written(folder, **files):
         path.write_text(text)
 
 
+@pytest.mark.slow
 def test_what_is_whole_follows_and_comes_back_elsewhere(bucket):
     with mirror.place(URL, trains=True) as folder:
         written(folder, metrics_jsonl="1\n2\n", checkpoints__4__seal_json="{}", checkpoints__4__state="weights")

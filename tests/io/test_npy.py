@@ -27,6 +27,7 @@ def test_the_array_that_was_saved(tmp_path, how, array):
     assert isinstance(found, np.memmap) == bool(array.size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stored", "deflated"])
 def test_memory_is_that_of_what_is_read(tmp_path, how):
     """64 MB, of which one image is looked at."""

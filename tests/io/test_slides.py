@@ -45,6 +45,7 @@ def slide(tmp_path):
     return sets.open(tmp_path), levels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["pages", "subifds", "flat"])
 @pytest.mark.parametrize("compression", ["zlib", "jpeg", "jpeg2000"])
 def test_windows_are_those_of_the_whole_image(tmp_path, how, compression):
@@ -118,6 +119,7 @@ def test_a_window_of_the_resized_whole(tmp_path, kernel):
     assert max(areas) < 0.5 * 300 * 400
 
 
+@pytest.mark.slow
 def test_large_windows_without_a_pyramid_are_reduced_in_bands(tmp_path, monkeypatch):
     pixels = tissue(640, 960).astype(np.uint8)
     write(tmp_path / "a.tif", pixels, "flat")

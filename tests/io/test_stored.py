@@ -117,6 +117,7 @@ def test_slices_of_another_run_are_not_gone_on_with(tmp_path):
         Stack.beside(path, (2, 3, 4, 1), np.uint8, "seed0").append(1, voxels[:1].astype(np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_memory_does_not_grow_with_depth(tmp_path, monkeypatch, name):
     """Peak of what is held while a file is made of 32 or 64 slices of 64 KiB: nothing of them but what DICOM says of

@@ -139,6 +139,7 @@ esac
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("states", "codes", "code", "slices"),
     [

@@ -39,6 +39,7 @@ def test_blocks_reach_as_far_as_they_are_wide():
     np.testing.assert_allclose(found[12:], 0, atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_the_share_of_stain_does_not_matter(share):
     """Blocks of one size are alike at any share; S2 itself moves by as much as the share does."""

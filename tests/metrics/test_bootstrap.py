@@ -29,6 +29,7 @@ def test_two_sets_are_resampled_each_by_itself():
     assert found == pytest.approx((centre - half, centre + half), abs=0.1 * half)
 
 
+@pytest.mark.slow
 def test_it_holds_the_truth_in_about_95_of_100_cases(monkeypatch):
     monkeypatch.setattr("nca_gen.metrics.bootstrap.DRAWS", 300)
     rng = np.random.default_rng(3)

@@ -32,6 +32,7 @@ def test_u_as_scipy_has_it():
     assert copying.z_score(a, a) == 0
 
 
+@pytest.mark.slow
 def test_nothing_copied_is_near_0_and_far_off_is_above():
     """Over ten seeds the mean and deviation of a standard normal, for one cell."""
     values = [

@@ -96,6 +96,7 @@ def test_too_few_references():
         distances.radii(points(8, 3), 3)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_square_of_the_number(monkeypatch):
     """2,500 x 2,500 numbers would take 50 MB; blocks of 250 take a few times 0.5 MB."""
     monkeypatch.setattr(distances, "BLOCK", 250)

@@ -71,6 +71,7 @@ def test_the_gradient_of_the_second_implementation_is_one():
     np.testing.assert_allclose(book.gradient(p), approx_fprime(p, book.loss, 1e-6), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cells", [2**18, 300])  # in one block of rows, and in many
 @pytest.mark.parametrize("width", [5, 20])
 def test_equals_the_second_implementation(monkeypatch, cells, width):
@@ -87,6 +88,7 @@ def test_equals_the_second_implementation(monkeypatch, cells, width):
     assert got["fld_gg_low"] < got["fld_gg"] < got["fld_gg_high"]
 
 
+@pytest.mark.slow
 def test_memorised_samples_have_a_gap_and_fresh_ones_have_none():
     train, real, fresh = (features(seed, 300, 128) for seed in (10, 11, 12))
 
@@ -105,6 +107,7 @@ def test_memorised_samples_have_a_gap_and_fresh_ones_have_none():
     assert "are copies, or nearly, of training images" in notes[0]
 
 
+@pytest.mark.slow
 def test_fld_is_about_0_for_fresh_samples_and_grows_with_what_is_wrong():
     """Samples of the source do as well as the training half that sets the zero; a shift and a collapse do worse."""
     train, real, fresh = (features(seed, 300, 128) for seed in (10, 11, 12))
@@ -119,6 +122,7 @@ def test_fld_is_about_0_for_fresh_samples_and_grows_with_what_is_wrong():
     assert score(fresh[:150]) == fld.score(fresh[:150], real, train, 0)["fld"]
 
 
+@pytest.mark.slow
 def test_batches_and_draws(monkeypatch):
     """Many batches and a subset of the samples come to nearly the same number."""
     train, real, fresh = (features(seed, 300, 128) for seed in (10, 11, 12))

@@ -36,6 +36,7 @@ def two():
     return pixels.to_float(textures(range(10, 20))), pixels.to_float(smooth)
 
 
+@pytest.mark.slow
 def test_the_number_of_the_package(two):
     """frd-score 1.0.1 with pyradiomics-bhklab 3.1.4 on PNG files of these: 398 columns, 6 of them constant."""
     real, generated = two
@@ -47,6 +48,7 @@ def test_the_number_of_the_package(two):
     assert any("392 features" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_the_paper_has_laplacians_and_the_log_of_the_distance(two):
     real, generated = two
     features = frd.statistics(real[:3])
@@ -74,6 +76,7 @@ def test_colours_are_grey_as_itk_weighs_them():
     assert frd.grey(image).item() == pytest.approx(147.368, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_features_of_real_images_are_kept(two, monkeypatch):
     real, generated = two
     seen, statistics = [], frd.statistics
@@ -84,6 +87,7 @@ def test_features_of_real_images_are_kept(two, monkeypatch):
     assert seen == [3, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_flat_image_is_left_out_and_said(two):
     real, _ = two
     some = np.concatenate([real[:2], np.zeros_like(real[:1])])
@@ -94,6 +98,7 @@ def test_a_flat_image_is_left_out_and_said(two):
         frd.score(some[1:], real[:2], None, 0)
 
 
+@pytest.mark.slow
 def test_volumes_of_any_size_by_the_spacing_of_their_files():
     """Two millimetres a cell are not resampled; half of that is halved: the same as told by hand."""
     rng = np.random.default_rng(0)

@@ -43,11 +43,13 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", ["alex", "squeeze", pytest.param("vgg", marks=pytest.mark.slow)])
 def test_distances_have_the_digits_of_lpips(net):
     np.testing.assert_allclose(apart(net, ruler(net), *map(pair, PIXELS)), DIGITS[net], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_distance_is_symmetric_and_zero_between_equals():
     a, b = map(pair, PIXELS)
     np.testing.assert_allclose(apart("alex", ruler(), a, b), apart("alex", ruler(), b, a), rtol=1e-6)
@@ -67,6 +69,7 @@ def test_the_gradient_is_a_number_where_nothing_is_seen():
     np.testing.assert_array_equal(slope(*map(pair, PIXELS), lpips.ruler("alex", blind)), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", [2, 32])
 def test_diversity_is_of_consecutive_pairs(pairs, monkeypatch):
     """However many are looked at together: here 2, 2, 1, or all 5."""
@@ -88,6 +91,7 @@ def test_one_channel_is_repeated():
     )
 
 
+@pytest.mark.slow
 def test_score(folder):
     """Mean, population deviation, interval; the weights are not the published ones, and that is said."""
     with collecting() as notes:
@@ -116,6 +120,7 @@ def test_what_cannot_be_scored(net, of, message):
         lpips.statistics(of, 0, ruler(net), net)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", lpips.NETS)
 def test_the_smallest_image(net):
     """A pixel less, and a network has nothing left to look at."""

@@ -27,6 +27,7 @@ def corners(name, images, layers, **_):
     return {layer: images[:].reshape(len(images), -1)[:, :6] for layer in layers}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "sets", "exact"),
     [

@@ -143,6 +143,7 @@ def test_boxes_lie_in_the_image_and_reach_all_of_it(crop):
     )
 
 
+@pytest.mark.slow
 def test_the_size_is_uniform_as_each_protocol_says():
     """Medians: the geometric mean of the ends; of the resized whole the arithmetic one."""
     d = pfid.draws(8001, 0)

@@ -48,6 +48,7 @@ def test_authpct(sets):
     assert not authpct.authentic(generated, train, own)[planted].any()
 
 
+@pytest.mark.slow
 def test_copying(sets):
     generated, planted, real, train = (x.reshape(len(x), -1) if x.ndim > 1 else x for x in sets)
     of = copying.statistics(train, 5, 0)

@@ -143,6 +143,7 @@ def test_against_all_patches_and_loops():
     assert got["swd"] == pytest.approx((got["swd_32"] + got["swd_16"]) / 2)
 
 
+@pytest.mark.slow
 def test_zero_to_itself_whatever_the_order(monkeypatch):
     monkeypatch.setattr(swd, "PATCHES", 1000)
     images, other = random_images(8, 7, 17, 16, 3), random_images(9, 5, 17, 16, 3)
@@ -156,6 +157,7 @@ def test_scaling_takes_out_colour_and_contrast():
     np.testing.assert_allclose(swd._scaled(tinted), swd._scaled(patches), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sets_of_different_size_and_seeds(monkeypatch):
     """More images of one source come closer to it; the seed fixes the number and hardly moves it."""
     monkeypatch.setattr(swd, "PATCHES", 4000)
@@ -167,6 +169,7 @@ def test_sets_of_different_size_and_seeds(monkeypatch):
     assert swd.score(noise, real, None, seed=0)["swd"] > 3 * near
 
 
+@pytest.mark.slow
 def test_a_blur_is_seen_on_the_level_that_it_empties(monkeypatch):
     monkeypatch.setattr(swd, "PATCHES", 4000)
     sharp = random_images(14, 12, 64, 64, 1)

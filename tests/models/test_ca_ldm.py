@@ -32,11 +32,13 @@ def count(model):
     return sum(x.size for x in jax.tree.leaves(tiny.shapes(model)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
 def test_as_many_parameters_as_published(name):
     assert count(ca_ldm.NETWORKS[name]) == COUNTS[name]
 
 
+@pytest.mark.slow
 def test_a_codebook():
     """Its loss is the authors', or the other way round."""
     assert count(ca_ldm.Codebook()) == 65_536
@@ -84,12 +86,14 @@ DIGITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DIGITS)
 def test_the_digits_of_the_twins(name):
     y = stack.answer(name)
     np.testing.assert_allclose(stack.digits(y), DIGITS[name], rtol=2e-5, atol=2e-5 * y.std())
 
 
+@pytest.mark.slow
 def test_sizes():
     """A volume of any even parts: a latent of the whole, one of every slice, windows of it, slices."""
     p = {name: tiny.shapes(model) for name, model in ca_ldm.NETWORKS.items()}
@@ -121,6 +125,7 @@ def plain(p):
     return {k: plain(v) if isinstance(v, dict) else v for k, v in p.items() if not k.startswith("adaptor")}
 
 
+@pytest.mark.slow
 def test_adaptors_that_say_nothing_leave_every_slice_alone():
     """With the weights of the decoder of slices; 4 levels of blocks have 14 adaptors, and both ends one each."""
     many = ca_ldm.model("multislice", **stack.TINY["multislice"])
@@ -154,6 +159,7 @@ def test_a_slice_hears_its_whole_window_and_no_other():
     assert moved[1].max() < 1e-5
 
 
+@pytest.mark.slow
 def test_super_resolution_depends_on_the_crop():
     """Its norms are of the whole: 3 of 6 slices become something else than they become in the whole."""
     model, p = ca_ldm.NETWORKS["uniaxial"], stack.params("uniaxial")
@@ -184,6 +190,7 @@ def deep(path, leaf):
     return taps
 
 
+@pytest.mark.slow
 def test_a_volume_of_one_image_is_that_image():
     """Of equal slices, with kernels that look at one; means and copies of slices and their attention change nothing."""
     flat = ca_ldm.model("refiner", **stack.TINY["refiner"])

@@ -84,6 +84,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "shape"), CASES)
 def test_the_numpy_twin_agrees(changes, shape):
     model = tiny.diff(**changes)
@@ -103,6 +104,7 @@ def blocked(tree):
     return {"image": tree["image"] | {"perceive": perceived | {"v": perceive.block(perceived["v"], 3)}}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["cell", slow("group")])
 def test_the_numpy_twin_agrees_of_faces_alone(norm):
     """In three axes: what the twin says of a kernel that is zero at all other neighbours."""
@@ -114,6 +116,7 @@ def test_the_numpy_twin_agrees_of_faces_alone(norm):
         np.testing.assert_allclose(apply(replace(model, rule=rule), params(model), x, t, key), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neighbourhood", ["moore", slow("von_neumann")])
 @pytest.mark.parametrize("norm", ["cell", slow("group")])
 def test_a_volume_that_is_constant_along_an_axis_is_an_image(norm, neighbourhood):
@@ -129,6 +132,7 @@ def test_a_volume_that_is_constant_along_an_axis_is_an_image(norm, neighbourhood
     np.testing.assert_allclose(volume, np.broadcast_to(image[:, None], volume.shape), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neighbourhood", [slow("moore"), "von_neumann"])
 def test_a_tile_of_a_volume_is_the_whole(neighbourhood):
     """As in two axes; and in strips, which cut the last axis."""
@@ -142,6 +146,7 @@ def test_a_tile_of_a_volume_is_the_whole(neighbourhood):
     np.testing.assert_allclose(strips, whole, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conv", ["gathered", *map(slow, ("scattered", "split", "convolved"))])
 def test_every_product_is_the_same_rule(conv):
     x, t, key = start(16, 16)
@@ -190,6 +195,7 @@ def test_the_gradient_of_volumes_is_the_same_every_way(way):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=1e-4), mine, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["group", slow("cell")])
 def test_the_plain_rule_says_the_same(norm):
     """The letters of the paper, and the fast form of them."""
@@ -269,6 +275,7 @@ def test_group_norm_is_heard_everywhere():
     assert np.abs(changed(model)).max() > 4
 
 
+@pytest.mark.slow
 def test_a_tile_with_its_halo_is_the_whole():
     """Cells at their absolute coordinates: noise, masks and answers are those of the whole image."""
     x, t, key = start(16, 16)
@@ -278,6 +285,7 @@ def test_a_tile_with_its_halo_is_the_whole():
     np.testing.assert_allclose(mine[:, 4:-4, 4:-4], whole[:, 5:10, 7:10], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model", [tiny.diff(norm="cell", border="wrap"), slow(tiny.fourier(norm="cell", border="wrap"))]
 )
@@ -305,6 +313,7 @@ def test_the_rule_is_the_same_everywhere():
     np.testing.assert_allclose(shifted[:, 7:-4, 9:-4], whole[:, 7:-4, 9:-4], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_time_for_all_or_one_each():
     model = tiny.diff(norm="cell")
     x, _, key = start(16, 16)
@@ -335,6 +344,7 @@ def test_every_step_fires_anew():
     np.testing.assert_array_equal((out != 0).any(-1, keepdims=True), tiny.masks(model, key, (16, 16))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "spec", "norm"),
     [

@@ -14,6 +14,7 @@ from nca_gen.errors import UserError
 from nca_gen.models import dit
 
 
+@pytest.mark.slow
 def test_32m_parameters():
     """11 classes; with the table of positions, which is not trained, 32,731,424."""
     tree = tiny.shapes(dit.Model(classes=11))
@@ -72,6 +73,7 @@ def twin(p, x, t, cond, heads, patch):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patch", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_numpy_twin_agrees(patch):
     model, (x, t, cond) = rivals.small_dit(patch=patch), rivals.start(4, 6)
@@ -107,6 +109,7 @@ def test_wrong_fields(changes, line):
         rivals.small_dit(**changes)
 
 
+@pytest.mark.slow
 def test_patches_must_fill_the_image():
     model, (x, t, cond) = rivals.small_dit(patch=4), rivals.start(4, 6)
     params = tiny.shapes(model)

@@ -26,6 +26,7 @@ COUNTS = {  # of imagen-pytorch, without and with a context image
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", COUNTS)
 @pytest.mark.parametrize("context", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_as_many_parameters_as_published(kind, context):
@@ -60,6 +61,7 @@ DIGITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["second", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("first", "third"))]
 )
@@ -70,6 +72,7 @@ def test_the_digits_of_imagen_pytorch(kind):
     np.testing.assert_allclose(digits, DIGITS[kind], rtol=2e-4, atol=2e-4 * y.std())
 
 
+@pytest.mark.slow
 def test_weights_say_of_which_network_they_are():
     """A file tells no more than names and shapes. Those of text go unseen, and the way back has every tensor."""
     for kind, fields in cascade.TINY.items():
@@ -82,6 +85,7 @@ def test_weights_say_of_which_network_they_are():
     jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
+@pytest.mark.slow
 def test_each_network_finds_itself_in_a_cascade(tmp_path):
     """A whole ``Imagen``, with what it holds beside its networks; of two that are alike nobody can tell which."""
     models = [Model(**fields) for fields in cascade.TINY.values()]
@@ -140,6 +144,7 @@ def test_cells_halve_and_double(n):
     np.testing.assert_array_equal(doubled(jax.device_put(y)), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", [(3,), (3, 2), (2, 1, 3)])
 def test_a_convolution_of_few_cells_is_one_product(sides):
     """Of values and gradients, batched, in any number of dimensions; where there are more cells than channels it is
@@ -161,6 +166,7 @@ def test_a_convolution_of_few_cells_is_one_product(sides):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), here, there)
 
 
+@pytest.mark.slow
 def test_doubling_starts_without_a_lattice():
     kernel = alike(jax.random.key(0), (1, 1, 6, 12), jnp.float32)
     pixels = np.asarray(doubled(kernel.reshape(6, 1, 1, 12)))  # what a cell of 1 in one of 6 channels becomes
@@ -168,6 +174,7 @@ def test_doubling_starts_without_a_lattice():
     assert np.ptp(pixels) > 0
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line():
     model = Model(**cascade.TINY["second"])
     params, (x, log_snr, cond) = tiny.shapes(model), cascade.inputs(model, 8)
@@ -188,6 +195,7 @@ def test_bad_input_is_one_line():
         replace(model, attention=(True,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zoom", [2, 2.5])
 def test_the_middle_of_a_context_is_enlarged_where_it_lies(zoom):
     """Interpolation keeps a ramp: a pixel of the enlarged middle is what the context has at its place."""
@@ -198,6 +206,7 @@ def test_the_middle_of_a_context_is_enlarged_where_it_lies(zoom):
     np.testing.assert_allclose(middle(ramp, zoom)[0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_sees_the_middle_of_its_context():
     """A network that is shown it, with the weights of this alone, says what the plain one says of that context."""
     plain = Model(**cascade.TINY["second"])

@@ -38,6 +38,7 @@ def count(model):
 SIZES = [(96, 512, 1_101_216), (128, 640, 1_849_632), (96, 256, 737_184), (48, 512, 525_792)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "hidden", "paper"), SIZES)
 @pytest.mark.parametrize("steps", [10, 20, 30])
 def test_published_counts(channels, hidden, paper, steps):
@@ -62,6 +63,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "shape"), CASES)
 def test_the_numpy_twin_agrees(changes, shape):
     model = tiny.fourier(**changes)
@@ -199,6 +201,7 @@ def test_the_plain_rule_says_the_same():
     np.testing.assert_allclose(plain, fast, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_tile_that_has_heard_the_whole():
     """Two halves share what they have; with the sum a tile and its halo say what the whole image says."""
     model = tiny.fourier(norm="cell")

@@ -137,6 +137,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "size"), CASES)
 def test_the_numpy_twin_agrees(changes, size):
     model = small(**changes)
@@ -180,6 +181,7 @@ def test_the_centre_is_standard_normal():
     assert np.corrcoef(np.asarray(genes.out[:, 0, 0, 0]), np.asarray(genes.hidden[:, 0, 0, 0]))[0, 1] < 0.15
 
 
+@pytest.mark.slow
 def test_genes_are_inherited():
     """A call that goes on from another is what the twin says; a field that is None, or no genes, is born anew."""
     model = small()
@@ -292,6 +294,7 @@ def test_the_gradient_is_the_same_every_way(way):
 VOLUME = {"ndim": 3, "neighbourhood": "von_neumann"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, slow({"border": "mask"}), slow({"rule": "gathered", "fire_rate": 0.2})])
 def test_the_plain_rule_says_the_same_of_volumes(changes):
     """By faces alone: the letters of the paper, the fast form, and that of the cells that fire alone."""
@@ -330,6 +333,7 @@ def test_a_tile_of_a_volume_is_the_whole(neighbourhood):
     np.testing.assert_allclose(tile[:, 2:, :, 2:], whole[:, 3:, :, 4:], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("border", ["zero", slow("mask"), slow("wrap")])
 def test_the_plain_rule_says_the_same(border):
     """The letters of the paper, and the fast form of them."""
@@ -375,6 +379,7 @@ def test_cells_that_fire_alone_are_computed(case, monkeypatch):
         assert np.linalg.norm(mine - plain) < 1e-6 * np.linalg.norm(plain)
 
 
+@pytest.mark.slow
 def test_cells_that_do_not_fire_cost_nothing():
     """Products of a call of GeCA-S on 32 x 32, by a count: of so many rows, and once all keys."""
     model = Model(rule="gathered")

@@ -15,6 +15,7 @@ def count(tree):
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 def test_parameters():
     """Published with 1000 classes: 21,797,672; each takes 512 weights and a bias of the head."""
     shapes = tiny.shapes(Model(11))
@@ -22,6 +23,7 @@ def test_parameters():
     assert count(jax.eval_shape(Model(5).init_statistics)) == 2 * 8512  # two for every channel that is normalised
 
 
+@pytest.mark.slow
 def test_the_statistics_start_as_a_standard_normal():
     leaves, _ = jax.tree.flatten_with_path(Model(3, width=2).init_statistics())
     assert {path[-1].key for path, _ in leaves} == {"mean", "var"}

@@ -30,6 +30,7 @@ def given(low, log_snr=LOG_SNR):
     return {"low": low, "low_log_snr": log_snr}
 
 
+@pytest.mark.slow
 def test_the_numpy_twin_agrees():
     """x_t and the smaller image are read and never written; t, s and its share of noise condition every cell."""
     x, low = (tiny.images(seed, 2, 9, 8, 3) for seed in (0, 1))
@@ -48,6 +49,7 @@ TOLD = replace(MODEL, channels=15, context_channels=2)
 ALONE = replace(MODEL, context_channels=2, low_resolution=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "shape"),
     [(TOLD, (9, 8)), pytest.param(replace(TOLD, ndim=3), (5, 4, 3), marks=pytest.mark.slow), (ALONE, (9, 8))],
@@ -70,6 +72,7 @@ def test_the_numpy_twin_agrees_of_a_context(model, shape):
     np.testing.assert_allclose(apply(model, x, cond), state[..., n : n + 3], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_context_is_read_where_it_lies():
     """Enlarged by ``zoom`` its middle is what lies at each cell, and then a call depends on the whole."""
     x, context = tiny.images(0, 2, 8, 8, 3), tiny.images(2, 2, 8, 8, 2)
@@ -80,6 +83,7 @@ def test_a_context_is_read_where_it_lies():
     assert (near.halo, ALONE.halo, near.conditions, ALONE.scalars) == (None, 4, {"context": 2}, 2)
 
 
+@pytest.mark.slow
 def test_it_is_told_what_the_networks_of_urcdm_are_told(monkeypatch):
     """Every stage takes it by name; the first of a magnification also says that there is no smaller image."""
     monkeypatch.chdir(build.__file__.rpartition("nca_gen")[0])
@@ -94,6 +98,7 @@ def test_it_is_told_what_the_networks_of_urcdm_are_told(monkeypatch):
         assert not zoomed or theirs.zoom == 4
 
 
+@pytest.mark.slow
 def test_it_hears_the_smaller_image_as_far_as_it_hears():
     """A pixel of that changes all within ``halo`` cells, and nothing beyond."""
     x, low = (tiny.images(seed, 2, 16, 16, 3) for seed in (0, 1))
@@ -104,11 +109,13 @@ def test_it_hears_the_smaller_image_as_far_as_it_hears():
     assert MODEL.halo == 4 == max(np.abs(y - 8).max(), np.abs(x - 8).max())
 
 
+@pytest.mark.slow
 def test_its_noise_is_told():
     x, low = (tiny.images(seed, 2, 6, 6, 3) for seed in (0, 1))
     assert np.abs(apply(MODEL, x, given(low)) - apply(MODEL, x, given(low, LOG_SNR + 1))).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_nothing_is_a_smaller_image_of_zeros():
     x = tiny.images(0, 2, 6, 6, 3)
     same = apply(MODEL, x, given(np.zeros_like(x), np.zeros(2, np.float32)))

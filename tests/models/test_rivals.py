@@ -115,6 +115,7 @@ def test_any_size(name):
         assert np.isfinite(answer(name, x, t, cond)).all()
 
 
+@pytest.mark.slow
 @both
 def test_labels_must_have_the_columns(name):
     x, t, _ = rivals.start(4, 6)

@@ -18,6 +18,7 @@ DIGITS = {  # of tests/peers/test_segment_unet.py with PyTorch 2.13.0
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [*DIGITS])
 def test_digits_of_the_twin(size):
     model = Model(4, image_channels=2, width=8, levels=3, groups=4, ndim=len(size))

@@ -30,6 +30,7 @@ def run(f, *args):
     return jax.device_get(jax.jit(f)(*args))
 
 
+@pytest.mark.slow
 def test_as_many_parameters_as_published():
     """Encoder, decoder, codebook, and 20 before and behind it."""
     flat = 34_142_852 + 49_487_873 + 65_536 + 2 * 20
@@ -42,6 +43,7 @@ def test_as_many_parameters_as_published():
     assert jax.tree.structure(mixed["slices"]) == jax.tree.structure(tiny.shapes(vq_vae.Model()))
 
 
+@pytest.mark.slow
 def test_a_volume_is_its_slices():
     """To the autoencoder of slices, both ways; what it decodes are entries of the codebook."""
     params, volume = tiny.params(FLAT), tiny.images(0, 2, 3, 8, 12, 1)
@@ -61,6 +63,7 @@ def test_a_volume_is_its_slices():
     np.testing.assert_allclose(of_entries, y, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_training_sees_of_slices():
     """The image that comes back, and what the codebook costs: 1.25 mean squares, as both weights see them."""
     params, image = tiny.params(FLAT), tiny.images(0, 2, 8, 8, 1)
@@ -109,6 +112,7 @@ def test_what_training_sees_of_volumes():
 SLOW = partial(pytest.param, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "shape"), [(FLAT, (8, 8)), SLOW(DEEP, (8, 8, 8)), SLOW(MIXED, (5, 8, 8))])
 def test_remat_changes_nothing(model, shape):
     """Neither the loss nor a gradient, to rounding."""

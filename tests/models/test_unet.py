@@ -18,6 +18,7 @@ from nca_gen.models import unet
 from nca_gen.verbs.describe_fit import FRUGAL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "published"),
     [
@@ -113,6 +114,7 @@ def test_names_in_the_code_of_dhariwal_and_nichol():
     assert name("condition.time.fc1.weight") == "time_embed.2.weight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"scale": True}, {"resizing_blocks": True}], ids=str)
 def test_it_starts_as_nothing_said(changes):
     """Every block as its shortcut, and the last convolution as zero, whatever the time sets."""
@@ -152,6 +154,7 @@ def test_a_picture_its_level_and_a_label_map():
     assert {*p} - {*tiny.params(rivals.small_unet())} == {"level"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "published"), [("s", 652_195), ("", 3_940_547), ("b", 17_217_923), ("l", 111_051_779)]
 )
@@ -167,6 +170,7 @@ KALKHOF = unet.Model(
 )
 
 
+@pytest.mark.slow
 def test_the_network_of_a_file_of_diffusers():
     """Its fields are read from the tensors; of query, key and value each map is where it was."""
     state = rivals.diffusers_state(KALKHOF)
@@ -241,6 +245,7 @@ def stack():
     return model, tiny.params(model), rivals.start(3, 4, 6)
 
 
+@pytest.mark.slow
 def test_layers_along_a_stack_are_all_that_is_added(stack):
     """Behind every block a residual block of three taps and an attention, and the number of a slice as a time is."""
     model, params, _ = stack
@@ -254,6 +259,7 @@ def test_layers_along_a_stack_are_all_that_is_added(stack):
     assert {*flat} < {*params}
 
 
+@pytest.mark.slow
 def test_a_stack_whose_layers_are_silent_is_its_slices(stack):
     """The same U-Net of two dimensions, slice by slice; and it is not, where they speak."""
     model, params, (x, t, cond) = stack
@@ -278,6 +284,7 @@ def test_a_stack_whose_layers_are_silent_is_its_slices(stack):
     np.testing.assert_allclose(other[1], said[1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_time_for_all_stacks(stack):
     model, params, (x, _, cond) = stack
     one, each = (rivals.call(model, params, x, t, cond)[0] for t in (np.int32([900]), np.int32([900, 900])))

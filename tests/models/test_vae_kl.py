@@ -25,10 +25,12 @@ def params(model=SMALL):
     return port.variables(state, model.network, model.network.example())["params"]
 
 
+@pytest.mark.slow
 def test_parameters_of_the_published_network():
     assert count(vae_kl.Model()) == 83_653_863
 
 
+@pytest.mark.slow
 def test_pixels_enter_as_channels():
     """A patch of 2 costs 3 x 3 x 9 more inputs and outputs at each end; nothing else changes."""
     plain = vae_kl.Model(width=4, multipliers=(1, 2), layers=1, groups=2)
@@ -44,6 +46,7 @@ def test_half_the_places_a_level():
     assert jax.eval_shape(SMALL.decode, params(), mean).shape == image.shape
 
 
+@pytest.mark.slow
 def test_log_variance_is_bounded():
     some = dict(params())
     bias = np.zeros(8, np.float32)

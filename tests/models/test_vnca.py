@@ -57,6 +57,7 @@ def test_the_rule_is_that_of_the_paper():
     np.testing.assert_allclose(jax.jit(change)(state, w), plain(state, w), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cells_double_as_they_are():
     """A rule that changes nothing, as at the start: z in every cell, and each z of a grid in its own square."""
     z = tiny.images(1, 2, 1, 2, 12)
@@ -65,6 +66,7 @@ def test_cells_double_as_they_are():
     np.testing.assert_array_equal(grown, z.repeat(4, 1).repeat(4, 2))
 
 
+@pytest.mark.slow
 def test_as_many_steps_as_published():
     """A rule that adds one: eight steps before the first of five doublings, and after each."""
     model = Model(latent=10, hidden=1, residuals=0, widths=(1,), doublings=5)
@@ -74,6 +76,7 @@ def test_as_many_steps_as_published():
     np.testing.assert_array_equal(grown, np.full((1, 64, 64, 10), 48))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["step", "nested"])
 def test_what_is_computed_again_is_the_same(remat):
     params, z, image = doubling.params(), doubling.noise(), doubling.image()
@@ -88,6 +91,7 @@ def test_what_is_computed_again_is_the_same(remat):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6 * largest), grads, plainly)
 
 
+@pytest.mark.slow
 def test_the_start_is_torchs():
     """Uniform within 1 / sqrt(inputs), kernels and biases, but for the last map."""
     params = tiny.born(Model(latent=64, hidden=64, residuals=1, widths=(16, 32), doublings=2))
@@ -98,6 +102,7 @@ def test_the_start_is_torchs():
     assert not any(np.any(x) for x in params["rule"]["last"].values())
 
 
+@pytest.mark.slow
 def test_what_the_twin_in_torch_says():
     """The digits of peers/torch_vnca.py with the same weights, which are compared in full where torch is there."""
     params, image = doubling.params(), doubling.image()
@@ -108,6 +113,7 @@ def test_what_the_twin_in_torch_says():
     seeded.agree(jax.tree.map(np.asarray, found), DIGITS)
 
 
+@pytest.mark.slow
 def test_a_picture_is_of_its_key_alone():
     params, key = doubling.params(), arrays.keys(5, 3)
     drawn = decoded(SMALL, params, key, (1, 1))

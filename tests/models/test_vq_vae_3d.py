@@ -38,12 +38,14 @@ def count(model):
     return down + up + ends + model.entries * model.latent_channels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [SMALL, vq_vae_3d.Model()])
 def test_as_many_parameters_as_its_fields_say(model):
     assert sum(x.size for x in jax.tree.leaves(tiny.shapes(model))) == count(model)
     assert count(vq_vae_3d.Model()) == 6_068_521
 
 
+@pytest.mark.slow
 def test_what_training_sees():
     """Some slices of each volume, all different, of the volume that is decoded; and how far all of it is."""
     params, volume = tiny.params(SMALL), tiny.images(0, 2, 8, 4, 12, 2)
@@ -72,6 +74,7 @@ def test_what_training_sees():
     assert {*rebuilt.penalties} == {"codebook", "volume"}
 
 
+@pytest.mark.slow
 def test_equal_places_are_equal_voxels():
     """Every fourth one, as transposed convolutions make them two by two, twice; as far from the ends as these reach."""
     params, z = tiny.params(SMALL), np.broadcast_to(np.float32([0.3, -1.0, 0.5]), (1, 1, 1, 12, 3))
@@ -82,6 +85,7 @@ def test_equal_places_are_equal_voxels():
     assert np.abs(y[:, :, :4] - y[:, :, 20:24]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing():
     params, volume = tiny.params(SMALL), tiny.images(0, 1, 4, 4, 8, 2)
 

@@ -1,5 +1,6 @@
 """AlexNet against torchvision's digits; number by number in tests/peers."""
 
+import pytest
 import seeded
 
 from nca_gen.nn import alexnet
@@ -13,6 +14,7 @@ DIGITS = {  # of torchvision 0.28.0
 }
 
 
+@pytest.mark.slow
 def test_every_layer_has_the_digits_of_torchvision():
     seeded.agree(seeded.layers(alexnet.AlexNet(), 67), DIGITS)
 

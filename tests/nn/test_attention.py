@@ -65,6 +65,7 @@ def test_bf16_is_close():
     assert 1e-4 < error < 0.05
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_tokens_alone():
     """Nothing of N x N: of four times the tokens about four times the memory."""
 

@@ -10,6 +10,7 @@ from nca_gen.models import multislice
 from nca_gen.nn.autoencoder_kl import enlarged, one_by_one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 1, 1, 3), (1, 4, 7, 3)])
 def test_an_enlarged_image_is_convolved_without_being_made(shape):
     """Equal to the convolution of four times as many pixels, at the border too."""
@@ -21,6 +22,7 @@ def test_an_enlarged_image_is_convolved_without_being_made(shape):
     np.testing.assert_allclose(enlarged(x, kernel, bias, jnp.float32), expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_one_by_one_is_all_at_once():
     """In the place of the image, and where the result has another size or type."""
     x = jnp.arange(24, dtype=jnp.float32).reshape(3, 2, 4)
@@ -35,6 +37,7 @@ def test_one_by_one_is_all_at_once():
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_a_lean_decoder_is_the_decoder():
     fields = {"width": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4, "attention": True, "entries": 16}
     model = multislice.Model(**fields)

@@ -25,6 +25,7 @@ def test_the_nearest_of_a_plain_search(shape):
     np.testing.assert_array_equal(jax.jit(nearest)(z, vectors), plain(z, vectors))
 
 
+@pytest.mark.slow
 def test_vectors_that_lie_close_together_and_far_from_the_latent():
     """As at the start: 16384 of them within 1e-4, latents of 1. With |z|^2 the last digits would be noise."""
     vectors = np.asarray(codebook.start(jax.random.key(0, impl=tiny.KEYS), 16384, 4))

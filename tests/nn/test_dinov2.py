@@ -8,6 +8,7 @@ import seeded
 from nca_gen.nn import dinov2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "published"), [(dinov2.vit_s14, 22_056_576), (dinov2.vit_b14, 86_580_480)])
 def test_parameters_are_as_many_as_published(make, published):
     assert seeded.count(make(), 28) + make().width == published  # and the mask token

@@ -22,6 +22,7 @@ DIGITS = {
 }
 
 
+@pytest.mark.slow
 def test_tensors_and_parameters_are_as_many_as_published():
     shapes = jax.eval_shape(NETWORK.init, jax.random.key(0), EXAMPLE)
     counters = sum(path[-1].key == "var" for path, _ in jax.tree_util.tree_leaves_with_path(shapes))

@@ -58,6 +58,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "n", "cells", "border"), CASES)
 def test_it_is_the_plain_rule(monkeypatch, norm, n, cells, border):
     """Forward, and the gradient of weights, of all that conditions a cell, and of the state: to 1e-6."""
@@ -71,6 +72,7 @@ def test_it_is_the_plain_rule(monkeypatch, norm, n, cells, border):
     close(mine, plain)
 
 
+@pytest.mark.slow
 def test_few_neighbours_are_taps_of_many():
     """Von Neumann's: four taps of the nine are zero, and have no gradient."""
     models = (tiny.diff(norm="cell", rule=rule, neighbourhood="von_neumann") for rule in ("kernel", "plain"))
@@ -103,6 +105,7 @@ def test_a_call_of_the_automaton_is_the_same(norm, remat):
     close(mine, plain, 4e-6)
 
 
+@pytest.mark.slow
 def test_a_tile_with_its_border_is_the_whole():
     f, (w, scalars, state) = step(tiny.diff(norm="cell", rule="kernel", fire_rate=1.0), sides=(8, 8))
     once = lambda x: kernel.gated(scalars, x, jnp.ones((), bool), "wrap", w=w, dtype=jnp.float32, otherwise=f)
@@ -161,6 +164,7 @@ def test_elsewhere_the_fast_rule_answers(model, shape):
     np.testing.assert_array_equal(mine, other)
 
 
+@pytest.mark.slow
 def test_it_becomes_kernels_of_a_tpu():
     """Lowered for a device that is not here, at the published size: forward, and a gradient of two kernels. What a TPU
     makes of them is not known."""

@@ -46,6 +46,7 @@ def test_a_start_is_drawn_once_and_is_that_of_flax():
         Pair(modules.Dense).apply({"params": {"Dense_0": {"kernel": ours["params"]["Dense_0"]["kernel"]}}}, X[0, 0])
 
 
+@pytest.mark.slow
 def test_equal_networks_are_traced_once_for_their_parameters():
     """Which are those of flax to the bit, from any key; what is computed of the example is left out."""
     traced = []

@@ -41,6 +41,7 @@ def test_every_layer_has_the_digits_of_the_peer(make):
     seeded.agree(seeded.layers(make(), 35), DIGITS[make.__name__])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "published"),
     [(resnet.resnet34, 21_797_672), (resnet.resnet50, 25_557_032), (resnet.radimagenet50, 23_534_592)],
@@ -49,6 +50,7 @@ def test_parameters_are_as_many_as_published(make, published):
     assert seeded.count(make(), 35) == published
 
 
+@pytest.mark.slow
 def test_classes_are_chosen():
     assert seeded.count(resnet.resnet34(0), 35) == 21_797_672 - 513 * 1000
 

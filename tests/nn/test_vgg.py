@@ -19,5 +19,6 @@ def test_every_layer_has_the_digits_of_torchvision():
     seeded.agree(seeded.layers(vgg.VGG16(head=False), 35), DIGITS)
 
 
+@pytest.mark.slow
 def test_parameters_are_as_many_as_published():
     assert seeded.count(vgg.VGG16(), 224) == 138_357_544 - 4097 * 1000  # less the class logits

@@ -26,6 +26,7 @@ def transposed(x, kernel, bias, strides=(2, 1, 1)):
     return y[3:-3, 3:-3, 3:-3] + bias
 
 
+@pytest.mark.slow
 def test_twice_as_many_slices_voxel_by_voxel():
     """Where the block behind says nothing: 3 slices of 2 x 4 become 6."""
     network = volumes.Uniaxial(1, 1, 3, np.float32)
@@ -51,6 +52,7 @@ def test_several_voxels_of_one(strides):
     np.testing.assert_allclose(jax.jit(network.apply)(p, x)[0], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_voxels_stay_equal_up_to_the_border():
     """But for the end of the encoder, which pads with zeros, and slices, which are made two by two.
 

@@ -36,6 +36,7 @@ def length(kernel):
     return np.sqrt((np.asarray(kernel, np.float64) ** 2).sum(tuple(range(kernel.ndim - 1))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_gain_is_the_length_of_every_output_channel(shape):
     params = init(shape)
@@ -47,6 +48,7 @@ def test_the_gain_is_the_length_of_every_output_channel(shape):
     assert np.all(np.sign((kernel * params["v"]).sum(tuple(range(len(shape) - 1)))) == np.sign(gains))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_starts_as_torch_does(shape):
     """kernel = v, uniform in +-1/sqrt(fan in), the bias alike."""
@@ -60,6 +62,7 @@ def test_it_starts_as_torch_does(shape):
     assert sum(x.size for x in jax.tree.leaves(params)) == 2000 * (np.prod(shape[:-1]) + 2)
 
 
+@pytest.mark.slow
 def test_the_length_of_v_means_nothing():
     params = init((3, 3, 4, 6))
 

@@ -71,6 +71,7 @@ def said(parts, places):
 PLACES = tuple(side // 2 for side in SIZE)
 
 
+@pytest.mark.slow
 def test_without_refiner_and_adaptors_it_is_what_the_autoencoder_decodes(parts):
     """The paper's first ablation: the latent of the whole, unstandardised, through the autoencoder of volumes."""
     part, coder = parts["diff3d"], parts["nhae"]
@@ -80,6 +81,7 @@ def test_without_refiner_and_adaptors_it_is_what_the_autoencoder_decodes(parts):
     np.testing.assert_allclose(drawn(parts, refine=False, mixed=False), expected, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [1, 3, 5])
 def test_a_volume_is_what_its_parts_say(parts, keep):
     """Each slice by itself, from noise of its own, told what was said of it, standardised like slices; then windows."""
@@ -165,6 +167,7 @@ def told(each):
     return found
 
 
+@pytest.mark.slow
 def test_a_volume_follows_its_label_map(tmp_path):
     """Both networks are told what of it lies in each of their places, and guided by it."""
     parts = layers.parts(tmp_path, classes=CLASSES, **GUIDED)
@@ -184,6 +187,7 @@ def test_a_volume_follows_its_label_map(tmp_path):
     np.testing.assert_array_equal(free, drawn(layers.parts(tmp_path, classes=CLASSES)))  # nothing to be guided by
 
 
+@pytest.mark.slow
 def test_label_maps_of_a_folder(tmp_path):
     """A map for each volume in turn; another map is another folder, and a guided step two calls."""
     (tmp_path / "maps").mkdir()
@@ -220,6 +224,7 @@ def test_wrong_label_maps_are_named(parts, tmp_path):
 # The same volume.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2])
 def test_devices_do_not_change_it(n, parts, volume, monkeypatch):
     """1, 2 and 4 of them."""
@@ -227,6 +232,7 @@ def test_devices_do_not_change_it(n, parts, volume, monkeypatch):
     np.testing.assert_array_equal(drawn(parts), volume)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 def test_batches_do_not_change_it(batch, parts, volume):
     np.testing.assert_allclose(drawn(parts, batch=batch), volume, **CLOSE)
@@ -278,6 +284,7 @@ def test_kill_9(tmp_path):
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_seeds_and_settings_make_other_volumes(parts, volume):
     others = [
         drawn(parts, **how) for how in ({"key": arrays.keys(4, 1)}, {"keep": 1}, {"refine": False}, {"mixed": False})
@@ -285,6 +292,7 @@ def test_seeds_and_settings_make_other_volumes(parts, volume):
     assert len({digest(x) for x in (volume, *others)}) == 5
 
 
+@pytest.mark.slow
 def test_what_is_at_work_at_once_does_not_grow_with_the_volume(parts, monkeypatch):
     """The same two programs, on arrays of the same shapes, for a volume twice as deep."""
     asked = []
@@ -310,6 +318,7 @@ def test_what_is_at_work_at_once_does_not_grow_with_the_volume(parts, monkeypatc
 # The command.
 
 
+@pytest.mark.slow
 def test_a_volume_is_written_with_its_size(tmp_path):
     """What is drawn, in 8 bits, as a NIfTI file of voxels of so many micrometres, and a picture beside it."""
     lines = layers.write(tmp_path, mpp=(10.0, 20.0, 30.0))
@@ -327,6 +336,7 @@ def test_a_volume_is_written_with_its_size(tmp_path):
     assert sorted(path.name for path in file.parent.iterdir()) == ["00000.nii.gz", "00000.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("format", "ending"), [("zarr", ".ome.zarr"), ("opt", ".dcm"), ("ct", ".ct.dicom")])
 def test_a_volume_in_other_formats_is_the_same(format, ending, tmp_path):
     layers.write(tmp_path, mpp=(10.0, 20.0, 30.0), volume_format=format)
@@ -336,6 +346,7 @@ def test_a_volume_in_other_formats_is_the_same(format, ending, tmp_path):
     assert volumes.microns(file) == (10.0, 20.0, 30.0)
 
 
+@pytest.mark.slow
 def test_series_of_ct_and_mr_lie_side_by_side(tmp_path):
     """The same voxels twice, each a series of its own that says what it is, and neither is taken for the other."""
     for format in ("ct", "mr"):
@@ -415,6 +426,7 @@ def test_wrong_settings_are_named(how, message, parts):
         drawn(parts, **how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["diff3d", "refiner"])
 def test_what_is_not_finite_is_not_kept(name, parts):
     bad = replace(parts[name], params={"kernel": np.float32(np.nan)})

@@ -42,6 +42,7 @@ def pipeline(**sample):
     return decode.Pipeline({"model": Part(ConfigDict(config), SimpleNamespace(model=Linear()), KERNEL)})
 
 
+@pytest.mark.slow
 def test_images_of_noise_by_hand():
     """Each of its key alone, whatever the batch; a part of a larger one, for noise belongs to its place."""
     key = arrays.keys(1, 3)

@@ -203,6 +203,7 @@ class Told:
         return params["gain"] * cond["label"][:, None, None, :] * jnp.ones_like(x), memory
 
 
+@pytest.mark.slow
 def test_a_picture_is_a_function_of_seed_picture_and_try():
     """And of the label of image i mod n, whatever else is in its batch."""
     cond = {"label": np.eye(2, dtype=np.float32)[[0, 1, 1]]}

@@ -69,6 +69,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "size", "tile", "calls", "how"), CASES)
 def test_tiles_are_the_whole(tmp_path, model, size, tile, calls, how):
     mine, expected = tiled(tmp_path, model, size, tile, calls, **how), whole(model, size, **how)
@@ -244,6 +245,7 @@ def test_room_on_disk():
     assert gigapixel.disk(job(sampler="dpm_solver_pp", calls=4)) == pytest.approx(2 * 4.04e6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [1, 2, 4])
 def test_the_room_is_that_of_the_files(tmp_path, calls):
     """What lies there before the pyramid is made, but for a little that says what it is; noise is not compressed."""

@@ -69,6 +69,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "model", "sampler"), CASES)
 def test_windows_give_what_the_whole_image_gives(name, model, sampler):
     mine, whole = (fill(model, HOLES[name], sampler=sampler, whole=w) for w in (False, True))
@@ -84,6 +85,7 @@ def test_windows_round_the_edge_of_a_torus():
     assert np.abs(mine - fill(BLUR, HOLES["last corner"], whole=True)).max() > 0.01
 
 
+@pytest.mark.slow
 def test_resampling_in_windows_and_batches():
     """Two in windows, or one and one in the whole image: all noise belongs to coordinates, visit and key."""
     given = part(BLUR), KEY, picture(*SIZE), HOLES["far apart"], HOW
@@ -98,6 +100,7 @@ def test_resampling_in_windows_and_batches():
 WAYS = pytest.mark.parametrize(("model", "known"), [(BLUR, "noised"), slow(BLUR, "clean"), slow(LOCAL, "noised")])
 
 
+@pytest.mark.slow
 @WAYS
 def test_a_filling_by_hand(model, known):
     """The whole image in a Python loop that puts the known pixels back, at their level, at the end of every step."""

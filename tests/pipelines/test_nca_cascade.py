@@ -73,6 +73,7 @@ def test_sizes_cover_what_is_resolved():
     np.testing.assert_array_equal(tiles.below(1, 6, 2, 9), [0, 1, 1, 2, 2])
 
 
+@pytest.mark.slow
 def test_calls_are_counted_as_they_are_made(tmp_path, monkeypatch):
     """Of every network the tiles, with what they hear around them, times the denoising steps."""
     made, program = Counter(), streaming.program
@@ -99,6 +100,7 @@ def test_every_pixel_sees_the_place_that_covers_it():
     np.testing.assert_allclose(low[0], small[0][np.ix_(rows, columns)], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, pytest.param({"tile": 13, "calls": 2}, marks=pytest.mark.slow)])
 def test_tiles_are_the_whole_through_all_networks(tmp_path, fields):
     assert whole().std() > 0.1
@@ -155,6 +157,7 @@ def test_inside_a_picture_is_the_plane():
     np.testing.assert_allclose(here.grow(plane.bounds((y, x, h, w))), whole[y : y + h, x : x + w], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rectangles_of_a_cascade_fit_together():
     """To the byte, in any order, on both sides of the origin and of where a smaller pixel ends."""
     box = plane.bounds((-17, -9, 40, 31))
@@ -251,6 +254,7 @@ def counts(spec):
     return [sum(x.size for x in jax.tree.leaves(tree)) for tree in shapes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "expected"),
     [

@@ -125,6 +125,7 @@ def test_what_training_data_say_is_filled_in():
         assert (found.dtype, tuple(found.mpp)) == (dtype, (0.5, 0.25))
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_drawn(folder, monkeypatch):
     """The third of three in batches of two is a batch by itself."""
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

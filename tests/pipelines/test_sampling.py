@@ -125,6 +125,7 @@ def test_spread_over_the_most_devices_that_divide(n, rows, space, deals, cuts):
     assert x.addressable_shards[0].data.shape == (n // deals, rows // cuts, 5, 3)
 
 
+@pytest.mark.slow
 def test_parameters_on_one_device_serve_all(eight):
     """As they come from a checkpoint: committed to the first device."""
     one = part(BLUR, weights=jax.device_put(PARAMS, jax.devices()[0]))
@@ -175,6 +176,7 @@ def test_growth_guidance_by_hand(name):
         assert np.abs(frames[-1] - frames[k]).max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AUTOMATA)
 def test_growth_guidance_is_no_second_call(name):
     """As many products as without."""

@@ -79,6 +79,7 @@ def test_a_slide_of_any_size_lies_in_the_middle_of_its_planes(size):
 enlarged = jax.jit(efficient_unet.middle, static_argnums=1)  # one program for each size, not forty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [2.0, 6.25])
 def test_a_context_is_where_the_patch_is(factor, tmp_path):
     """On a plane of known colours: context pixel u of a patch lies ``factor`` times as far from its middle as pixel u
@@ -108,6 +109,7 @@ def test_a_context_is_where_the_patch_is(factor, tmp_path):
                 np.testing.assert_allclose(shown, stage.enlarged(index), atol=2.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", [Codec(), Codec((0.3, 0.0, -0.2), (0.5, 0.4, 0.6))])
 def test_what_is_painted_is_registered(codec, tmp_path):
     """Networks that say what they are told: the slide is what the first has drawn, enlarged, with no seam and no shift,
@@ -120,6 +122,7 @@ def test_what_is_painted_is_registered(codec, tmp_path):
     np.testing.assert_array_equal(slide, overview.repeat(2, 0).repeat(2, 1))
 
 
+@pytest.mark.slow
 def test_one_patch_is_what_the_network_samples(tmp_path):
     """Of one magnification, one patch: noise, smaller image and steps are those of sampling."""
     parts = {
@@ -162,6 +165,7 @@ def test_a_slide_by_automata(tmp_path, monkeypatch):
 # The same slide.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "how"), [(2, {}), (4, {"resample": 2})])
 def test_devices_do_not_change_it(n, how, tmp_path, monkeypatch):
     """1, 2 and 4 devices paint the same pixels."""
@@ -172,6 +176,7 @@ def test_devices_do_not_change_it(n, how, tmp_path, monkeypatch):
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_slide(tmp_path, monkeypatch):
     """Killed at any patch: those that are there are not painted again, and the slide is the same."""
     whole = painted(tmp_path / "whole", echo.cascade(mixed=True))
@@ -214,6 +219,7 @@ def test_kill_9(tmp_path):
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_seeds_and_settings_make_other_slides(tmp_path):
     parts = echo.cascade(mixed=True)
     found = [painted(tmp_path / str(i), parts, **how) for i, how in enumerate(({}, {"steps": (3, 2)}, {"resample": 2}))]
@@ -223,6 +229,7 @@ def test_seeds_and_settings_make_other_slides(tmp_path):
 # Glass.
 
 
+@pytest.mark.slow
 def test_glass_is_enlarged_and_never_drawn(tmp_path, monkeypatch):
     """All patches that cover tissue, or what is near it, are drawn; all others are the overview, enlarged."""
     parts = echo.cascade(pad=(242, 243, 242))
@@ -251,6 +258,7 @@ def test_glass_is_enlarged_and_never_drawn(tmp_path, monkeypatch):
         np.testing.assert_array_equal(stage.plane.read(top, left, 16, 16)[own], stage.enlarged(index)[own])
 
 
+@pytest.mark.slow
 def test_glass_is_measured_in_patches(tmp_path):
     """A picture four times as large, of patches as large, has the same mask; and a speck is no tissue."""
     picture = np.full((128, 128, 3), (242, 243, 242), np.uint8)
@@ -305,6 +313,7 @@ def test_published_contexts_begin_at_zero(tmp_path):
 # The command.
 
 
+@pytest.mark.slow
 def test_a_slide_is_written_with_its_size_and_its_overviews(tmp_path):
     lines = echo.write(tmp_path / "a", mpp=(0.5,), glass=False, format="both")
     assert "88 x 120 = 10.6 k pixels by 4 networks" in lines[0]
@@ -330,6 +339,7 @@ def test_a_glance_holds_one_piece_at_a_time(tmp_path):
     np.testing.assert_array_equal(seen, images.reduce(there.read(0, 0, *there.grid.sides), 128))
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_it_takes_and_leaves_nothing(tmp_path):
     lines = echo.write(tmp_path / "a", dry_run=True)
     assert "GB" in lines[1]
@@ -350,6 +360,7 @@ def test_a_missing_network_is_named_with_what_trains_it():
         urcdm.levels(Lacking(parts), PLACE, SIZE)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_stands(tmp_path, monkeypatch):
     write, left = Plane.write, 9
 
@@ -372,6 +383,7 @@ def test_a_full_disk_keeps_what_stands(tmp_path, monkeypatch):
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -385,6 +397,7 @@ def test_wrong_settings_are_named(change, message, tmp_path):
         pipeline.painted(tmp_path, KEY, SIZE)
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_not_kept(tmp_path):
     parts = echo.cascade()
     bad = replace(parts["mag1_stage1"], params={"scale": np.float32(np.nan)})
@@ -395,6 +408,7 @@ def test_what_is_not_finite_is_not_kept(tmp_path):
 # A cascade of one magnification, without a mosaic.
 
 
+@pytest.mark.slow
 def test_a_cascade_draws_small_and_then_resolves(tmp_path):
     codec = Codec((0.3, 0.0, -0.2), (0.5, 0.4, 0.6))
     parts = {"mag2_stage1": echo.part(echo.Model(), 16, codec=codec)}
@@ -408,6 +422,7 @@ def test_a_cascade_draws_small_and_then_resolves(tmp_path):
     assert images.read(tmp_path / "00001.png").shape == (32, 32, 3)
 
 
+@pytest.mark.slow
 def test_a_small_hole_is_as_bright_as_the_network_says():
     """A dynamic threshold is taken of what the network is shown: known pixels that differ from what it says of them,
     however many, do not dim the hole."""
@@ -421,6 +436,7 @@ def test_a_small_hole_is_as_bright_as_the_network_says():
     np.testing.assert_allclose(made, np.where(hole, low, known), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_slide_that_is_drawn_is_of_one_process(tmp_path, monkeypatch):
     """Evaluation deals slides to processes: none waits for another, or leaves it a patch."""
     parts = echo.cascade(mixed=True)

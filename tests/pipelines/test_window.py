@@ -42,6 +42,7 @@ def images_of_kernel():
     return {"kernel": 1.5 * tiny.params(BLUR)["kernel"]}
 
 
+@pytest.mark.slow
 def test_a_rectangle_a_key():
     """At the corner of the box, of the size that is asked for."""
     one = pipeline()

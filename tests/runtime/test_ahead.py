@@ -44,6 +44,7 @@ def program(task, monkeypatch, fresh=False):
     return ahead.compiled(task, toy.root(), batch, beside, grid, fresh, False), opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "traces", "loss"), [((), 1, 0), (("two",), 2, 2), (("two", "one"), 3, 3), (("one", "one"), 2, 2)]
 )
@@ -112,6 +113,7 @@ class Counter(toy.Task):
         return state, metrics | {"loss": jnp.float32(len(parts)) + 0 * metrics["loss"]}
 
 
+@pytest.mark.slow
 def test_a_step_may_count_the_parts_without_opening_any(monkeypatch):
     made, opened = program(Counter(), monkeypatch)
     image = mesh.put({"image": np.zeros((4, 8, 8, 1), np.float32)}, mesh.make())

@@ -70,6 +70,7 @@ def test_nothing_saved_is_none(tmp_path):
     assert restored(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_the_state_may_be_donated_while_it_is_written(tmp_path):
     """Large enough to be written long after save has returned; its buffers are then overwritten again and again."""
     bump = jax.jit(lambda x: x + 1, donate_argnums=0)
@@ -156,6 +157,7 @@ def test_a_damaged_newest_falls_back_says_so_and_can_be_saved_again(tmp_path, ca
     assert_same(restored(tmp_path)[0], make(seed=3))
 
 
+@pytest.mark.slow
 def test_two_damaged_ones_and_again(tmp_path):
     saved_steps(tmp_path, 1, 2, 3)
     for step in (2, 3):
@@ -236,6 +238,7 @@ def test_a_checkpoint_of_another_model_names_the_leaf(tmp_path, other, told):
     assert checkpoint.steps(tmp_path) == [1]
 
 
+@pytest.mark.slow
 def test_one_step_or_the_newest_for_reading(tmp_path, capfd):
     saved_steps(tmp_path, 1, 2, 3)
     for asked, got in ((None, 3), (1, 1)):
@@ -276,6 +279,7 @@ def test_rekeyed_changes_the_keys_alone():
         np.testing.assert_array_equal(jax.random.key_data(after), expected)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_older_checkpoint_stands(tmp_path, capfd):
     """Files may not grow beyond 100 kB: what the system then says comes from the same place as for a full disk."""
     saved_steps(tmp_path, 1)

@@ -38,6 +38,7 @@ def data(tree):
     return jax.tree.map(lambda x: np.asarray(words(x)), tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [lambda key: key, arrays.written_out], ids=["jax's own", "written out"])
 def test_the_same_bits(form):
     key = form(jax.random.key(5, impl="threefry2x32"))
@@ -52,6 +53,7 @@ def test_keys_of_another_kind_draw_as_they_did():
     np.testing.assert_array_equal(jax.jit(draws.together(some))(key), some(key))
 
 
+@pytest.mark.slow
 def test_all_that_wait_for_the_same_are_one():
     """Of 40 keys that are folded and draw: two threefries, where there were 80."""
 

@@ -55,6 +55,7 @@ def test_a_classifier_takes_statistics_along():
     chex.assert_trees_all_equal(one.eval_params(one.begin(state, other)), other)
 
 
+@pytest.mark.slow
 def test_another_shape_is_refused_in_one_line(monkeypatch):
     other = task(hidden=8)
     part = Part(None, other, jax.eval_shape(other.model.init, KEY), step=7)
@@ -111,6 +112,7 @@ def test_training_begins_with_a_part_by_its_name(monkeypatch):
         run.first(config, "runs/b", task())
 
 
+@pytest.mark.slow
 def test_a_model_that_stands_on_another_one_needs_it(monkeypatch, capsys):
     """It takes its weights whole, as those that stay; without a run of one there is nothing to begin with."""
     small = {"width": 8, "multipliers": (1,), "blocks": 1, "groups": 4, "entries": 4, "attention": False}
@@ -123,6 +125,7 @@ def test_a_model_that_stands_on_another_one_needs_it(monkeypatch, capsys):
         run.first(asked(""), "w", above)
 
 
+@pytest.mark.slow
 def test_a_page_and_a_file_of_published_weights_are_a_part(tmp_path):
     """The smallest U-Net of Kalkhof et al., from a file of diffusers; an automaton's weights nobody has published."""
     page, file = "configs/ddpm_unet.py:s", tmp_path / "unet.safetensors"

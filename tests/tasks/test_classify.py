@@ -78,6 +78,7 @@ def test_a_classifier_that_knows_nothing():
     assert loss(task(labels="multi"), zero, zero + 1) == pytest.approx(np.log(2))
 
 
+@pytest.mark.slow
 def test_a_step_moves_parameters_and_statistics():
     mine, rows = task(), batch()
     state = mine.init(root(), rows)
@@ -111,6 +112,7 @@ def augmented(x, *u, flips="none", rotation=0.0, zoom=1.0):
     return np.asarray(forced(x, np.float32(u), flips, rotation, zoom))
 
 
+@pytest.mark.slow
 def test_without_freedom_images_stay():
     x = batch()["image"]
     np.testing.assert_array_equal(changed(x, arrays.keys(0, 6), "none", 0.0, 1.0), x)
@@ -161,6 +163,7 @@ def test_an_image_s_augmentation_is_its_own():
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_what_is_predicted_does_not_depend_on_the_batch():
     mine, rows = task(), batch(7)
     params = mine.eval_params(jax.jit(mine.step)(mine.init(root(), rows), rows)[0])

@@ -74,6 +74,7 @@ def trained(task, steps):
 PLAIN = autoencode.Task(Scalar(), Learner(lr=1e-3), kl=0.7)
 
 
+@pytest.mark.slow
 def test_the_loss():
     """What is added is the model's own penalty, and no KL."""
     _, (metrics, *_) = trained(PLAIN, 1)
@@ -96,6 +97,7 @@ def test_how_the_codebook_is_used(monkeypatch):
     np.testing.assert_allclose([m["usage"] for m in found], [1, 0.6, 0.6])
 
 
+@pytest.mark.slow
 def test_dead_entries_are_revived():
     """After so many idle steps they become latents of the batch, also in the average, and count anew."""
     task = replace(PLAIN, revive=3)

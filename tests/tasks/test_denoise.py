@@ -78,6 +78,7 @@ def root():
 keys = cache(arrays.keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prediction", "loss"), [("eps", "l1_l2"), ("v", "l2"), ("x0", "l1")])
 def test_loss_by_hand(prediction, loss):
     """x_t = a x0 + s eps with the noise of step -1 and the times of the keys; in float64."""
@@ -116,6 +117,7 @@ def course():
     return mine, states, metrics
 
 
+@pytest.mark.slow
 def test_a_step_is_adamw(course):
     """Kingma & Ba 2015 with the decoupled decay of Loshchilov & Hutter 2019, in numpy on the same gradients."""
     mine, states, metrics = course
@@ -149,6 +151,7 @@ def test_the_average_in_closed_form(course):
         np.testing.assert_allclose(mine.eval_params(states[-1])[k], weights @ p, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_average_warms_up():
     """A tenth of the start is left after one step."""
     mine = task(ema=0.99, ema_warmup=True)
@@ -176,6 +179,7 @@ def test_the_start():
     assert all(not np.any(x) for x in jax.tree.leaves(state.optimizer))
 
 
+@pytest.mark.slow
 def test_the_best_linear_denoiser_is_found():
     """Black images: x_t = s eps, so the best w is E[s] / E[s^2] for l2. Times are spread, so few steps suffice."""
     mine = task(learner=Learner(lr=0.05, decay=0.98), loss="l2", ema=0.5)
@@ -309,6 +313,7 @@ def told(learned=False, loss="l2", **fields):
 GRADES = jax.device_put(np.array([[2], [0], [1], [2]], np.int32))
 
 
+@pytest.mark.slow
 def test_grades_reach_the_model():
     """Nothing dropped: w x + b of the grade, by hand; 0/1 columns say the same."""
     mine, x0 = told(drop=0.0), np.float64(batch()["image"])
@@ -417,6 +422,7 @@ def beside(shape, process, channels=1, **fields):
     return denoise.Task(Beside(len(shape)), Learner(), process, Codec(), loss="l2", **fields), given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(12,), (4, 6), (4, 2, 3)])
 @pytest.mark.parametrize("process", [Process("cosine", tiny.T, "v"), Continuous("straight", "velocity")])
 def test_any_condition_on_any_grid_in_any_time(shape, process):
@@ -434,6 +440,7 @@ def test_any_condition_on_any_grid_in_any_time(shape, process):
     assert loss == pytest.approx(np.mean(d**2), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_weight_of_a_time_is_in_the_loss():
     """Of each image for itself."""
     process = Continuous("cosine", "v", gamma=2.0)

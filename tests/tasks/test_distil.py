@@ -83,6 +83,7 @@ def loss(mine, off, ema, part):
     return mine.consistency({"off": off}, {"off": ema}, part, batch(), KEY)
 
 
+@pytest.mark.slow
 def test_ends_of_paths_are_consistent_to_the_order_of_the_teacher():
     """One step of DDIM errs by its square: with twice the calls 1/16 of the squared distance is left, or somewhat less.
     What a denoiser says is no end of a path: there 1/4 is left, of distances between the images themselves."""
@@ -91,11 +92,13 @@ def test_ends_of_paths_are_consistent_to_the_order_of_the_teacher():
     assert coarse < 0.02 * float(loss(task(16, straight=False), 0.0, 0.0, teacher()))
 
 
+@pytest.mark.slow
 def test_teacher_and_student_may_predict_in_other_coordinates():
     same, other = (float(loss(task(20, "v", grid="karras"), 0.0, 0.0, teacher(word))) for word in ("v", "x0"))
     assert same == pytest.approx(other, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_last_call_is_the_teacher_s_own():
     """Of one call the end is what the teacher says: with a student that says it too nothing is left, and with one that
     is off by b, b^2; the average, which is never asked, has no say."""
@@ -104,6 +107,7 @@ def test_the_last_call_is_the_teacher_s_own():
     assert float(loss(alike, 0.25, 0.5, teacher())) == pytest.approx(0.0625, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_student_goes_after_its_average():
     """An average that is off by b moves the target by b wherever it is asked, which is at all times but the last."""
     moved, still = (float(loss(task(8), 0.25, off, teacher())) for off in (0.25, 0.0))
@@ -111,6 +115,7 @@ def test_a_student_goes_after_its_average():
     assert still == pytest.approx(0.0625, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_step_reads_its_teacher():
     """Towards a teacher that says more by 0.5: Adam's first step is its rate."""
     mine = task(1, straight=False)
@@ -120,6 +125,7 @@ def test_a_step_reads_its_teacher():
     assert float(metrics["loss"]) == pytest.approx(0.25, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_new_noise_and_ends_keep_the_data():
     """With the ends of paths every number of calls draws from N(MEAN, VARIANCE): deviations to 2 % of 12,288 values."""
     mine = task().model

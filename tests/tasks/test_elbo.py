@@ -127,6 +127,7 @@ def test_the_loss_by_hand():
     np.testing.assert_allclose(ratio, expected[:, 0, 0, 0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_half_of_the_likelihood_is_of_what_regrows():
     """Steps that change nothing: what regrows is what the damage left."""
     task, params = elbo.Task(Still(), Learner(), regrow=3), {"w": jnp.asarray(LINE)}
@@ -153,6 +154,7 @@ def test_damage_is_a_quarter_anywhere_within():
         assert not one[y : y + 4, x : x + 3].any()
 
 
+@pytest.mark.slow
 def test_a_step_downhill_and_what_generates():
     """Adam's first step is one rate against the sign of the gradient; without an average the newest generate."""
     task = elbo.Task(Line(), Learner(lr=1e-3))

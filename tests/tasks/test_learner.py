@@ -100,6 +100,7 @@ def test_muon_turns_kernels_and_nothing_else():
     np.testing.assert_allclose(decayed["gain"], mine["gain"] - 1e-2 * 0.1, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {"clip": 0.1, "weight_decay": 0.1}, {"mu_dtype": "bfloat16"}, {"muon": 0.1}])
 def test_small_arrays_move_as_one_as_they_do_alone(fields):
     """A step is optax's own of every array, and its state has the form of older checkpoints."""

@@ -75,6 +75,7 @@ def test_perfect_and_blind():
     assert float(loss(np.zeros((1, 1, 4, 3), np.float32), target)) == pytest.approx(blind, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_and_its_average():
     mine, some = task(), rows()
     state = mine.init(root(), some)

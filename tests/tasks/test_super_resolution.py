@@ -83,6 +83,7 @@ def batch(n, *sides, channels=1):
     return jax.device_put({"image": image, "label": np.eye(2, dtype=np.float32)[np.arange(n) % 2]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", [(8,), (8, 12), (4, 8, 4)])
 def test_the_smaller_image_in_numpy(sides):
     """Means of blocks, in place of each of their pixels; standardised, and in cells, as the image is."""
@@ -109,6 +110,7 @@ def test_reduced_is_the_way_back():
     np.testing.assert_allclose(arrays.reduced(arrays.enlarged(jnp.asarray(small), 3), 3), small, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_in_training_the_noise_is_of_any_time_and_is_never_dropped():
     """Of 512 images, white ones: a white smaller image by a, and noise by s, of the log-SNR that is told beside."""
     n, model = 512, Ear()
@@ -139,6 +141,7 @@ def part(guidance=1.0):
     return Part({}, task(), {"w": np.float32(0.0), "v": np.float32(1.0)}), sampling.Settings(**sample)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_in_sampling_it_is_that_of_a_fifth_of_the_time_and_of_the_sample(guidance):
     """In any batch, on any device; and it is guided by labels alone, as it is told to both halves."""
@@ -156,6 +159,7 @@ def test_in_sampling_it_is_that_of_a_fifth_of_the_time_and_of_the_sample(guidanc
     np.testing.assert_allclose(told["low"], whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_smaller_image_helps():
     """Blocks of black or white, of which a smaller image says all: two gains leave less of them than one does.
 

@@ -57,6 +57,7 @@ def alone(here, box):
     return pixels[tuple(slice(f, f + b - a) for f, (a, b) in zip(first, box, strict=True))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "codec", "how", "corner"),
     [
@@ -159,6 +160,7 @@ def test_what_a_rectangle_costs():
     assert [len(todo) for todo in calls] == [r * c for r, c in zip(rows, columns, strict=True)][::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "halo", "tile", "most"), [(40, 1, 12, 64), (50, 6, 0, 600), (300, 20, 0, 1024)])
 def test_no_rectangle_costs_more_than_its_area_and_halo(steps, halo, tile, most):
     """200 of them, where calls are 40 or more; each counted with all that tiles see twice and at edges for nothing."""

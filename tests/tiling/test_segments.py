@@ -41,6 +41,7 @@ class Means(Bands):
         return jnp.concatenate([-over, over], -1)
 
 
+@pytest.mark.slow
 def test_windows_together_are_the_whole():
     """Of a network that sees a place alone, whatever the sides of image and window; in 2 and 3 dimensions."""
     params = {"w": jnp.array([1.0, 0.0, -1.0]), "b": jnp.array([0.0, 0.2, 0.0])}

@@ -61,6 +61,7 @@ def run(*flags, page="page.py"):
     return main.run([f"--config={page}", "--mode=chain", "--workdir=runs", *flags])
 
 
+@pytest.mark.slow
 def test_stages_come_in_turn_each_with_its_own_config(calls):
     assert run("--config.first.train.steps=7", "--config.first.encode.batch=3", "--config.last.seed=4") == 0
     assert [(mode, workdir) for mode, workdir, _ in calls] == [
@@ -75,6 +76,7 @@ def test_stages_come_in_turn_each_with_its_own_config(calls):
     assert last.is_locked
 
 
+@pytest.mark.slow
 def test_programs_of_a_stage_are_gone_where_it_took_long():
     """Where it took a few steps they stay, for the next one."""
     program = jax.jit(lambda x: x + 1)
@@ -85,12 +87,14 @@ def test_programs_of_a_stage_are_gone_where_it_took_long():
     assert program._cache_size() == 0
 
 
+@pytest.mark.slow
 def test_forms_and_another_start(calls):
     assert run("--stage=last", page="page.py:smoke") == 0
     [(mode, workdir, config)] = calls
     assert (mode, workdir, config.train.steps) == ("train", "runs/last", 1)
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_passed_over(calls, tmp_path, monkeypatch, capsys):
     """With its own config: what is left to do beside training is still done."""
     assert run() == 0
@@ -109,12 +113,14 @@ def test_what_is_finished_is_passed_over(calls, tmp_path, monkeypatch, capsys):
     assert [mode for mode, _, _ in calls] == ["train", "encode", "train"]
 
 
+@pytest.mark.slow
 def test_what_is_said_of_no_stage_is_said_of_all(calls):
     """Where they do not differ in it; what is said of one of them goes before."""
     assert run("--config.last.train.batch=3", "--config.train.batch=4", "--config.seed=9") == 0
     assert [(c.train.batch, c.seed) for mode, _, c in calls if mode == "train"] == [(4, 9), (3, 9)]
 
 
+@pytest.mark.slow
 def test_what_is_said_of_data_is_said_of_those_that_no_stage_makes(calls):
     assert run("--config.data.path=a", "--config.data.flips=none") == 0
     assert [(c.data.path, c.data.flips) for mode, _, c in calls if mode == "train"] == [
@@ -157,6 +163,7 @@ def told(caplog):
     jax.config.update("jax_log_compiles", False)
 
 
+@pytest.mark.slow
 def test_what_is_foreseen_is_compiled_once(tmp_path, told):
     """A stage that begins later finds its two programs."""
     config = tiny.config(**{"model.hidden": 20, "train.steps": 1})
@@ -168,6 +175,7 @@ def test_what_is_foreseen_is_compiled_once(tmp_path, told):
     assert (before, counted()) == ([1, 1], [1, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("effort", "foreseen"), [("little", ["last"]), ("full", [])])
 def test_stages_of_few_steps_are_compiled_while_others_train(calls, monkeypatch, effort, foreseen):
     """What cannot be known yet, as data that the first stage makes, is no fault by then."""

@@ -77,6 +77,7 @@ def call(n, **changes):
 CELL = 9 * C * C + 2 * C * H + H * C  # multiplications of a cell and step: perceive, fc0, fc1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conv", ["shifted", "gathered", "convolved"])
 def test_flop_of_a_cell(conv):
     """What one more cell costs, at most with its biases as weights of one more input."""
@@ -103,12 +104,14 @@ def known(norm):
     return sizes(shapes(**{"model.norm": norm}))
 
 
+@pytest.mark.slow
 def test_reach_and_cost():
     assert [known(norm)["halo"] for norm in ("cell", "group")] == [STEPS, "global"]
     assert known("cell")["gflop_per_call"] == pytest.approx(call(16) / 1e9)
     assert known("cell")["image"] == [16, 16, 3]
 
 
+@pytest.mark.slow
 def test_reach_and_cost_of_blocks():
     """A cell of 2 x 2 pixels: a quarter of the cells, seen twice as far; told in pixels."""
     told = sizes(shapes(**{"model.norm": "cell", "codec.block": 2, "model.image_channels": 12, "model.channels": 36}))
@@ -232,6 +235,7 @@ def whole(forms):
     return [stage._replace(config=override(stage.config, [])) for stage in stages(page)]
 
 
+@pytest.mark.slow
 def test_a_slide_by_the_published_cascade(monkeypatch):
     """Patches and steps of the paper; 40000 pixels a side are 1, 49 and 45 x 45 patches, and a pixel 1 MFLOP a call."""
     chain = whole("published")

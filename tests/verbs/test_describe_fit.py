@@ -65,6 +65,7 @@ def test_the_largest_operand_of_a_product():
     assert describe_fit.operand(jax.make_jaxpr(lambda x: x + 1)(large).jaxpr) == 0
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_is_not_kept():
     """Eight blocks of four products: their gradient keeps 32 arrays, or the 8 that enter a block and 4 of one block.
 

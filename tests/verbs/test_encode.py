@@ -65,6 +65,7 @@ def config(params, tmp_path):
     return c
 
 
+@pytest.mark.slow
 def test_moments_of_every_piece(config, params, tmp_path):
     root = encode.encode(config, tmp_path)
     facts = latents.index(root)
@@ -95,6 +96,7 @@ def files(root):
     return {p.name: p.read_bytes() for p in root.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(config, tmp_path, monkeypatch):
     """After it every file is as if nothing had happened; nothing is encoded twice."""
     whole = files(encode.encode(config, tmp_path / "whole"))
@@ -126,6 +128,7 @@ def test_a_run_that_was_killed_goes_on(config, tmp_path, monkeypatch):
     assert not calls
 
 
+@pytest.mark.slow
 def test_processes_share_the_shards(config, tmp_path, monkeypatch):
     whole = files(encode.encode(config, tmp_path / "one"))
     monkeypatch.setattr(jax, "process_count", lambda: 2)

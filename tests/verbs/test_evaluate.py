@@ -154,6 +154,7 @@ def done(tmp_path_factory):
     return config, task, params, scores, workdir / "eval" / "00000020"
 
 
+@pytest.mark.slow
 def test_every_file_is_there(done):
     folder = done[-1]
     pictures = {"real.png", "samples.png", "neighbours.png", "nca_strip.png", "nca.webp", "diffusion_strip.png"}

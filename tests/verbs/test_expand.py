@@ -142,6 +142,7 @@ def test_a_fold_leaves_its_patients_out(workdir, data, capsys):
     assert found.name == "fold1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [({"expand.fold": 3}, "folds 0 to 2"), ({"sample.size": (16, 16), "expand.name": "b"}, "sample.size")],
@@ -151,6 +152,7 @@ def test_what_is_refused(workdir, data, changes, said):
         verb.expand(config(data, **changes), workdir)
 
 
+@pytest.mark.slow
 def test_a_model_without_labels_is_refused(tmp_path, data):
     plain = config(data, **{"model.classes": 0})
     with checkpoint.manager(tmp_path) as saved:

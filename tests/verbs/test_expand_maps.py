@@ -67,6 +67,7 @@ def expanded(tmp_path_factory, parts, real):
         return verb.expand(config(), tmp_path_factory.mktemp("run"))
 
 
+@pytest.mark.slow
 def test_volumes_under_the_maps_of_the_training_split_alone(expanded, parts, real):
     """Volume i is what the pipeline draws of its map and its number, and bears the patient of that map."""
     found, n = mixture.generated(str(expanded)), len(real["train"])
@@ -84,6 +85,7 @@ def test_volumes_under_the_maps_of_the_training_split_alone(expanded, parts, rea
     assert (found[0]["image"] != found[n]["image"]).any()  # of one map, and another noise
 
 
+@pytest.mark.slow
 def test_what_was_stopped_goes_on(expanded, tmp_path, monkeypatch):
     """Whatever is missing is made, the same; and nothing that is there."""
     volume, left = files.volume, 2
@@ -105,12 +107,14 @@ def test_what_was_stopped_goes_on(expanded, tmp_path, monkeypatch):
         verb.expand(config(times=3), tmp_path)
 
 
+@pytest.mark.slow
 def test_maps_have_the_names_of_volumes_of_any_format(tmp_path, real):
     found = mixture.generated(str(verb.expand(config(times=1, volume_format="zarr"), tmp_path)))
     assert [found.head(i)["name"] for i in range(4)] == [f"{i:05d}.ome.zarr" for i in range(4)]
     np.testing.assert_array_equal(found[3]["label_map"], real["train"][3]["label_map"])
 
 
+@pytest.mark.slow
 def test_a_segmenter_learns_from_them(expanded, tmp_path, capsys):
     """Real volumes against real ones and twice as many drawn, judged on other eyes by the figures of the paper."""
     small = {"data.n": 6, "data.size": layers.SIZE, "data.patch": (8, 8, 8), "segment.repeats": 1}

@@ -124,6 +124,7 @@ def test_an_older_export_is_opened_as_it_was(tmp_path):
     assert abs(drawn.astype(int) - pictures(OLD / "drawn")).max() <= 1
 
 
+@pytest.mark.slow
 def test_it_holds_the_averaged_weights_under_their_names(runs):
     root, folder = runs
     part, again = run.open_run(root), run.open_run(folder)

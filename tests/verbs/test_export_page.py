@@ -350,6 +350,7 @@ def test_volumes_cascades_and_what_is_no_image_are_refused():
         refused(tiny.config(**{"model.image_channels": 2}))
 
 
+@pytest.mark.slow
 def test_a_page_is_at_most_so_large(monkeypatch):
     part = variant("student")
     monkeypatch.setattr(export_page, "LIMIT", 40_000)
@@ -360,6 +361,7 @@ def test_a_page_is_at_most_so_large(monkeypatch):
 # Where it lies.
 
 
+@pytest.mark.slow
 def test_the_page_of_the_repository_is_that_of_the_zoo():
     """launch/tissue.html is what launch/zoo.sh makes; its numbers to the rounding of another machine."""
     there, here = (HERE / "launch" / "tissue.html").read_text(), tissue((96, 96))[1]

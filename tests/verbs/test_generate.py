@@ -37,6 +37,7 @@ def pixels(folder):
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
+@pytest.mark.slow
 def test_restores_the_average_of_the_newest(workdir):
     part = run.part(tiny.config(), workdir)
     assert part.step == 4
@@ -58,6 +59,7 @@ def test_files_are_the_pictures(workdir):
     np.testing.assert_array_equal(images.read(folder.with_suffix(".png")), images.grid(kept))
 
 
+@pytest.mark.slow
 def test_what_a_slide_took_stands_beside_its_folder(tmp_path, monkeypatch):
     """Once, of all of it: what is drawn again after a stop took less, what is asked about nothing, images are many."""
     chain = [override(stage.config, ["--config.sample.steps=2"]) for stage in stages("configs/nca_cascade.py:smoke")]
@@ -88,6 +90,7 @@ def test_what_a_slide_took_stands_beside_its_folder(tmp_path, monkeypatch):
     assert not verb.cost_file(folder).exists()
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_was_stopped(workdir):
     """What is missing is drawn again, the same; what is there is not touched."""
     folder = verb.generate(tiny.config(), workdir)

@@ -127,6 +127,7 @@ def test_resized_pictures_show_all_that_fits_and_no_seams(tmp_path):
     assert np.abs(level(tmp_path, 1, 0, 2, 2).astype(int) - whole).max() <= 1
 
 
+@pytest.mark.slow
 def test_what_was_prepared_before_a_stop_is_not_made_again(folders, tmp_path, monkeypatch):
     plan = Readers(str(folders / "real"), str(folders / "synthetic"), fit="crop", quality=80)
     encoded, calls = pictures.encoded, []
@@ -197,6 +198,7 @@ def look(study, token):
         yield path, response.status_code, [*response.headers], response.data
 
 
+@pytest.mark.slow
 def test_nothing_that_is_sent_depends_on_the_truth(study):
     """With every real picture declared synthetic and the other way round, all bytes are the same."""
     token = record.enrol(study.folder, "", 4)

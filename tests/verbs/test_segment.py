@@ -145,6 +145,7 @@ def test_a_lower_resolution_is_trained_on_and_judged():
         segment.systems(("real-8=x",), segment.lower(Segment(resolutions=(8,))))
 
 
+@pytest.mark.slow
 def test_rows_of_lower_resolutions(tmp_path):
     """They are made of real images alone, and with a tenth of the places there is less to see."""
     facts = segment.segment(config(repeats=1, resolutions=(8, 2)), tmp_path)

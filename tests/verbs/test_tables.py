@@ -158,6 +158,7 @@ def test_no_patient_is_in_both_halves_and_they_are_of_one_size():
     assert len({tables.half([*"abcdefgh"], seed).tobytes() for seed in range(9)}) > 3
 
 
+@pytest.mark.slow
 def test_the_other_half_of_the_real_slides_is_the_floor(tmp_path, capsys):
     """By patient, as a name of TCGA or labels.csv says; of one patient there is no other half, and why is said."""
     real = tmp_path / "real"
@@ -182,6 +183,7 @@ def test_the_other_half_of_the_real_slides_is_the_floor(tmp_path, capsys):
 # Sets whose distances are known.
 
 
+@pytest.mark.slow
 def test_equal_sets_are_at_0_and_cover_each_other_and_a_brighter_one_is_where_it_was_put(tmp_path):
     """100 of 128 in each of three means, with the same covariance: 3 (100 / 128)^2, whatever the protocol."""
     real = [tissue(seed) for seed in range(4)]
@@ -208,6 +210,7 @@ def test_equal_sets_are_at_0_and_cover_each_other_and_a_brighter_one_is_where_it
     assert {row["kind"] for row in facts["rows"]} == {"slides"}
 
 
+@pytest.mark.slow
 def test_structure_is_that_of_the_masks_at_each_magnification(tmp_path):
     """Stripes of 4 pixels beside stripes of 16, each half of all: what the metric says of the same patches."""
     stripes = lambda width: np.where((np.arange(256) // width % 2)[:, None, None], PINK, np.uint8(235))
@@ -227,6 +230,7 @@ def test_structure_is_that_of_the_masks_at_each_magnification(tmp_path):
     assert "<th>mag. 1 autocovariance ↓</th>" in (tmp_path / "w" / "tables.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("single", [False, True])
 def test_what_a_slide_cost_is_read_beside_its_folder(tmp_path, monkeypatch, single):
     """Where --mode=generate left it; of a row that something else drew there is nothing."""
@@ -246,6 +250,7 @@ def test_what_a_slide_cost_is_read_beside_its_folder(tmp_path, monkeypatch, sing
     assert (one["parameters"], two["parameters"]) == ("47216", "n.a.")
 
 
+@pytest.mark.slow
 def test_images_are_patches_of_the_finest_magnification(tmp_path):
     real = folder(tmp_path / "real", *(tissue(seed) for seed in range(4)))
     some = sets.open(real, wanted="slides")
@@ -262,6 +267,7 @@ def test_images_are_patches_of_the_finest_magnification(tmp_path):
     assert "IP and IR of table 1 are those of mag. 2 alone" in row["notes"]
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(tmp_path, simple, monkeypatch):
     """Stopped in the middle, the rest is measured; then nothing, and another row alone where one is added."""
     real = folder(tmp_path / "real", *(tissue(seed) for seed in range(3)))
@@ -291,6 +297,7 @@ def test_what_is_done_is_not_done_again(tmp_path, simple, monkeypatch):
     assert len(simple) - done == 8  # those of the real slides are known
 
 
+@pytest.mark.slow
 def test_all_rows_have_crops_of_one_range(tmp_path):
     """Patch FID is not compared between sets of which one has no large crops."""
     real = folder(tmp_path / "real", tissue(0), tissue(1))

@@ -49,6 +49,7 @@ def run(workdir, real, *flags, **generated):
     return json.loads((workdir / "tables.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_shape_of_the_table(tmp_path, capsys):
     """One command: columns as published, all rows against the same real volumes, with the metrics' own numbers."""
     real, copy, bright = (folder(tmp_path / n, 4, 0, b) for n, b in (("real", 0), ("copy", 0), ("bright", 90)))
@@ -85,6 +86,7 @@ def test_the_other_half_of_the_patients_is_a_row(tmp_path):
     assert row["scores"]["total_variation_relative"] == pytest.approx(1, abs=0.1)  # noise of the same kind
 
 
+@pytest.mark.slow
 def test_real_volumes_of_a_lower_resolution_are_rows(tmp_path):
     """What is flat loses nothing; of a checkerboard nothing is left but its mean."""
     board = np.indices((8, 8, 8)).sum(0)[..., None] % 2
@@ -106,6 +108,7 @@ def test_real_volumes_of_a_lower_resolution_are_rows(tmp_path):
     assert rows["board", "real-4"]["slice_fid_intra"] == pytest.approx(100**2, rel=0.02)  # the deviation is gone
 
 
+@pytest.mark.slow
 def test_a_second_start_measures_nothing_again(tmp_path, simple):
     real, other = folder(tmp_path / "real", 3, 0), folder(tmp_path / "other", 2, 1)
     facts = run(tmp_path / "out", real, a=other)

@@ -19,6 +19,7 @@ def plain(tmp_path_factory):
     return toy.run(workdir), toy.curve(workdir), workdir
 
 
+@pytest.mark.slow
 def test_it_learns_and_each_line_is_the_mean_of_its_steps(plain, tmp_path):
     toy.run(tmp_path, **{"train.log_every": 1})
     single, double = toy.curve(tmp_path), plain[1]
@@ -29,6 +30,7 @@ def test_it_learns_and_each_line_is_the_mean_of_its_steps(plain, tmp_path):
         np.testing.assert_allclose([x[name] for x in double], pairs.mean(1), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_loop_is_the_task_s_step_on_the_pipeline_s_batches(plain):
     """Written out by hand, without mesh, donation, compilation ahead or log."""
     from nca_gen.data import pipeline
@@ -60,6 +62,7 @@ def test_it_says_where_at_the_start_and_at_the_end(tmp_path, capsys):
     assert out[-1] == f"trained to step 8; the results are in {tmp_path}"
 
 
+@pytest.mark.slow
 def test_checkpoints_when_due_at_the_end_and_no_more_than_kept(tmp_path):
     toy.run(tmp_path, **{"train.steps": 7, "train.checkpoint_every": 2, "train.keep": 2})
     assert checkpoint.steps(tmp_path) == [6, 7]
@@ -102,6 +105,7 @@ def test_an_evaluation_that_was_cut_is_done_again_and_no_other(tmp_path):
     assert [step for step, _ in evaluate.calls] == seen  # all done: nothing is trained nor scored
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_made_longer(tmp_path, plain):
     toy.run(tmp_path, **{"train.steps": 4})
     assert toy.digest(toy.run(tmp_path)) == toy.digest(plain[0])
@@ -109,6 +113,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path, plain):
     assert toy.curve(tmp_path) == plain[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [5, 6, 8])
 def test_nan_stops_with_the_step_and_is_never_saved(tmp_path, at):
     """At, before and after a line of the log; 8 is also a checkpoint and the end."""
@@ -132,6 +137,7 @@ def test_a_checkpoint_between_two_lines_ends_a_line(tmp_path):
     assert toy.curve(tmp_path / "cut") == toy.curve(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_rollback_goes_on_with_other_keys_and_other_data(tmp_path, plain, capsys):
     state = toy.run(tmp_path, toy.Task(nan_at=6), **{"train.on_divergence": "rollback"})
     assert "loss is nan at step 6: back to step 4, rollback 1 of 2" in capsys.readouterr().out
@@ -187,6 +193,7 @@ def test_a_loss_far_above_its_median_is_a_divergence(tmp_path):
     assert int(toy.run(tmp_path, toy.Task(spike_at=7), **changes).step) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_where_it_is_and_the_run_goes_on_from_there(tmp_path, plain, number, capsys):
     with pytest.raises(SystemExit) as e:

@@ -140,6 +140,7 @@ def parts(monkeypatch):
     return served
 
 
+@pytest.mark.slow
 def test_the_command(parts):
     """How it is served; and how large a pixel is, from whatever else the run generates."""
     view.view(
