@@ -164,6 +164,7 @@ def test_channels_are_a_prefix():
         np.testing.assert_array_equal(few[name], many[name][..., :3])
 
 
+@pytest.mark.slow
 def test_noise_of_a_sample_does_not_depend_on_the_batch():
     whole, two = (both(key, 2, grid((4, 5)), 3) for key in (keys(1, 8), keys(1, 2, first=5)))
     for name in DRAWS:

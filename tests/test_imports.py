@@ -108,6 +108,7 @@ def test_io_is_plain_numpy():
     assert users_of("jax", "nca_gen/io") == set()
 
 
+@pytest.mark.slow
 def test_build_is_the_only_one_to_import_by_name():
     users = {f for f in files("nca_gen") if any(m in LOADERS for m in imports(f.read_text()))}
     assert {dotted(f) for f in users} == {"nca_gen.build"}

@@ -123,6 +123,7 @@ def test_overrides(here, calls, flags, expected):
     assert found.is_locked
 
 
+@pytest.mark.slow
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.text()))
 def test_a_value_is_read_back_as_it_is_printed(value):
     assert configs._value("config.x", str(value), value) == value

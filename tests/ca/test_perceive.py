@@ -73,6 +73,7 @@ def test_padded_perception_is_correlation(ndim, mode):
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ndim", SIZES)
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_gradients(name, ndim):

@@ -45,6 +45,7 @@ def test_some(window):
     assert len({mixture.some(whole, at).digest() for at in ([4, 0], [0, 4], [4])}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [False, True])
 def test_eight_bits_and_floats_together(window):
     """A batch of both is what each alone gives, in [-1, 1]."""

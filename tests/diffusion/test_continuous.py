@@ -255,6 +255,7 @@ def test_moments_of_a_gaussian(this):
     np.testing.assert_allclose(x.std(0), std, rtol=4 / np.sqrt(2 * len(x)) + 0.025)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpm_solver_pp", 2)])
 def test_order_of_convergence(name, order):
     """Half the step size, half the error for DDIM, a quarter for DPM-Solver++(2M); in pieces of one compilation."""

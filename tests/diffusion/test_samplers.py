@@ -67,6 +67,7 @@ def test_samples_do_not_depend_on_what_is_predicted(name, steps, prediction):
     np.testing.assert_allclose(drawn(name, steps, prediction, 8).x, drawn(name, steps, "v", 8).x, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "steps"), MANY[1:])
 def test_every_noise_goes_where_the_flow_takes_it(name, steps):
     truth = exact(Process("cosine", 1000, "v"), noise(), 999, -1)
@@ -85,6 +86,7 @@ def error(step, n):
     return np.abs(carry.x - truth).max() / np.abs(truth).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpm_solver_pp", 2)])
 def test_order_of_convergence(name, order):
     """Half the step size, half the error for DDIM, a quarter for DPM-Solver++(2M)."""
@@ -115,6 +117,7 @@ def test_the_step_into_zero_is_ddim(u, same):
 SHORT = Process("cosine", 60, "v")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
 def test_into_the_clean_end(name):
     """The last step, to t = -1, is the denoiser's word itself: no noise is added."""
@@ -170,6 +173,7 @@ def test_ddpm_jumps_are_the_marginals_of_its_steps():
     assert c**2 == pytest.approx((a2 * c1) ** 2 + c2**2, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
 def test_a_run_cut_in_pieces_is_one_run(name):
     """Bit for bit, noise, memory and the memory of a multistep solver included."""

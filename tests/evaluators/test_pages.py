@@ -132,6 +132,7 @@ def test_one_metric_and_nothing_large(tmp_path):
     assert [figure.file for figure in page.figures] == ["samples.png", "real.png"]
 
 
+@pytest.mark.slow
 def test_evaluators_share_the_samples():
     pipeline, data = asked()
     other, _ = asked()
@@ -346,6 +347,7 @@ def test_an_heir_of_what():
         heredity.table(("al",), (), heredity.Settings())
 
 
+@pytest.mark.slow
 def test_a_strip_of_growth(tmp_path):
     """A column for each number of steps; every row is a class."""
     page = growth.evaluate(*asked(), tmp_path, steps=(2, 3, 5))

@@ -88,6 +88,7 @@ def test_what_is_whole_follows_and_comes_back_elsewhere(bucket):
         assert Path(again, "metrics.jsonl").read_text() == "1\n2\n3\n"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_its_seal_was_never_sent(bucket):
     """A push that was killed; whoever trains next takes what it left away."""
     store = mirror.opened(URL)

@@ -80,6 +80,7 @@ def test_diversity_is_of_consecutive_pairs(pairs, monkeypatch):
     np.testing.assert_allclose(lpips.statistics(SET, 3, ruler()), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_images_are_not_diverse():
     np.testing.assert_array_equal(lpips.statistics(np.repeat(SET[:1], 6, 0), 0, ruler()), 0)
 

@@ -145,6 +145,7 @@ def test_adaptors_that_say_nothing_leave_every_slice_alone():
     assert {float(leaf[0]) for path, leaf in jax.tree.leaves_with_path(start) if path[-1].key == "mix"} == {0.0}
 
 
+@pytest.mark.slow
 def test_a_slice_hears_its_whole_window_and_no_other():
     model, p, (z,) = (
         ca_ldm.model("multislice", **stack.TINY["multislice"]),
@@ -169,6 +170,7 @@ def test_super_resolution_depends_on_the_crop():
     assert stack.call(model, p, z[:, :1]).shape == (1, 8, 5, 5, 4)  # of one slice, of any sides
 
 
+@pytest.mark.slow
 def test_every_second_voxel_is_seen():
     """The others may be anything."""
     model, p, (x,) = (
@@ -214,6 +216,7 @@ def test_bf16_is_close(name):
 # Weights.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", stack.TINY)
 def test_other_weights_are_one_line(name):
     """A tensor that is missing, one too many, one of another shape: each by the authors' name."""
@@ -247,6 +250,7 @@ def quantisers(taps, start=""):
     return {start + name: tiny.images(i, *shape) for i, (name, shape) in enumerate(names.items())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("taps", "start"), [(2, ""), (3, "model."), (0, "first_stage.")])
 def test_weights_around_a_codebook(taps, start):
     """Of a whole autoencoder: the vectors as they are, and maps that do what torch's convolutions of one tap do."""
@@ -308,6 +312,7 @@ def test_the_published_size_is_taken_where_no_field_is_given():
 # Bad input.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "line"),
     [

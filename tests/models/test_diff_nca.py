@@ -251,6 +251,7 @@ def changed(model, size=16):
     return np.argwhere((a != b).any((0, 3))) - size // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [slow(1), 2, slow(4)])
 def test_a_cell_is_heard_within_the_halo(steps):
     """Bit for bit nothing beyond ``halo`` cells, and everything within, as long as it is loud enough for float32."""
@@ -269,6 +270,7 @@ def test_faces_are_heard_as_far_as_steps_go():
     assert heard == {(i, j) for i in range(-2, 3) for j in range(-2, 3) if abs(i) + abs(j) <= 2}
 
 
+@pytest.mark.slow
 def test_group_norm_is_heard_everywhere():
     model = tiny.diff(norm="group", fire_rate=1.0)
     assert model.halo is None

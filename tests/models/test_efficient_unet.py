@@ -104,6 +104,7 @@ def test_each_network_finds_itself_in_a_cascade(tmp_path):
         published(twice, models[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "line"),
     [

@@ -46,6 +46,7 @@ def test_published_counts(channels, hidden, paper, steps):
     assert count(fourier_diff_nca.Model(channels=channels, hidden=hidden, steps=steps)) + 2 * hidden == paper
 
 
+@pytest.mark.slow
 def test_cell_norm_has_no_affine_part():
     """Two sides, 2 h each."""
     group, cell = (count(fourier_diff_nca.Model(norm=norm)) for norm in ("group", "cell"))
@@ -74,6 +75,7 @@ def test_the_numpy_twin_agrees(changes, shape):
     np.testing.assert_allclose(apply(model, params(model), x, t, key), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_fourier_phase_matters():
     """Without it the same image side says something else: what comes back from the window is not zero."""
     model = tiny.fourier()
@@ -90,6 +92,7 @@ def test_zero_init_says_nothing():
     np.testing.assert_array_equal(apply(model, tiny.born(model), x, t, key), np.zeros_like(x))
 
 
+@pytest.mark.slow
 def test_every_cell_depends_on_the_whole_image():
     """One pixel in the corner is heard in the opposite corner, 12 cells away after 4 steps, even with ``cell`` norm."""
     model = tiny.fourier(norm="cell")

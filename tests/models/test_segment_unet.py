@@ -30,6 +30,7 @@ def test_digits_of_the_twin(size):
     np.testing.assert_allclose(apply(params, x[1:])[0], logits[1], atol=1e-4)  # an image is normalised by itself
 
 
+@pytest.mark.slow
 def test_what_cannot_be_segmented():
     with pytest.raises(UserError, match=r"multiple of config\.model\.groups=8"):
         Model(3, width=12)

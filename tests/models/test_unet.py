@@ -186,6 +186,7 @@ def test_the_network_of_a_file_of_diffusers():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -291,6 +292,7 @@ def test_one_time_for_all_stacks(stack):
     np.testing.assert_allclose(one, each, atol=1e-5 * np.abs(each).max())
 
 
+@pytest.mark.slow
 def test_stacks_that_do_not_fit(stack):
     model, params, (x, t, cond) = stack
     with pytest.raises(UserError, match="images of 3x3x6 cannot be halved 1 times"):

@@ -56,6 +56,7 @@ def test_log_variance_is_bounded():
     np.testing.assert_array_equal(logvar[0, 0, 0], [-30, 20, 0, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(10, 8), (8, 10)])
 def test_sizes_that_do_not_divide(size):
     with pytest.raises(UserError, match=r"not multiples of 4 .* config\.data\.patch"):
@@ -102,6 +103,7 @@ def test_a_file_of_compvis(start, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, SMALL.load(tmp_path / "model.safetensors"), expected)
 
 
+@pytest.mark.slow
 def test_names_of_compvis_and_back():
     """Those of each half alone, and of both."""
     for levels, names in ((2, SMALL.state(params())), (4, tiny.shapes(vae_kl.Model())["decoder"])):

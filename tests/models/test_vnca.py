@@ -122,6 +122,7 @@ def test_a_picture_is_of_its_key_alone():
     assert np.abs(drawn[0] - drawn[1]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_half_precision_is_near():
     params, z = doubling.params(), doubling.noise()
     whole, half = (jax.jit(replace(SMALL, dtype=dtype).outputs)(params, z) for dtype in ("float32", "bfloat16"))

@@ -100,6 +100,7 @@ def test_remat_changes_nothing():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), plain, nested)
 
 
+@pytest.mark.slow
 def test_volumes_that_do_not_fit():
     with pytest.raises(UserError, match=r"groups is 3, of which 4 channels are no multiple"):
         replace(SMALL, groups=3)

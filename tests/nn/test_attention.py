@@ -79,6 +79,7 @@ def test_memory_grows_with_the_tokens_alone():
     assert large < 1024 * 1024
 
 
+@pytest.mark.slow
 def test_zero_and_named_parameters():
     """``zero``: only the last map starts at zero."""
     module, x = attention.SelfAttention(2, zero=True), np.ones((1, 3, 8), np.float32)

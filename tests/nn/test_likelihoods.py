@@ -29,6 +29,7 @@ def test_the_256_values_have_a_probability_of_1(mean, log_scale):
     assert np.isfinite(alone).all()
 
 
+@pytest.mark.slow
 def test_two_channels_have_a_probability_of_1_together():
     """The second knows the first."""
     pairs = np.stack(np.meshgrid(VALUES, VALUES), -1).reshape(-1, 2)

@@ -22,5 +22,6 @@ def test_every_layer_has_the_digits_of_torchvision():
     seeded.agree(seeded.layers(squeezenet.SqueezeNet(), 66), DIGITS)
 
 
+@pytest.mark.slow
 def test_parameters_are_as_many_as_published():
     assert seeded.count(squeezenet.SqueezeNet(), 66) + 513 * 1000 == 1_235_496

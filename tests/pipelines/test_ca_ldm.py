@@ -206,6 +206,7 @@ def test_label_maps_of_a_folder(tmp_path):
     np.testing.assert_array_equal(volumes.read(tmp_path / "made" / "00000.nii.gz"), images.from_float(expected))
 
 
+@pytest.mark.slow
 def test_wrong_label_maps_are_named(parts, tmp_path):
     with pytest.raises(UserError, match="the part diff3d learned without label maps"):
         [*ca_ldm.Pipeline(parts).draw(KEY, SIZE, {"label_map": jnp.asarray(LABELS[None])})]
@@ -238,6 +239,7 @@ def test_batches_do_not_change_it(batch, parts, volume):
     np.testing.assert_allclose(drawn(parts, batch=batch), volume, **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_volume(parts, volume, tmp_path, monkeypatch):
     """Killed at any slice: those that are there are not made again, and the volume is the same."""
     append, left, made = Stack.append, 0, []

@@ -54,6 +54,7 @@ def test_images_of_noise_by_hand():
     np.testing.assert_allclose(part, expected[1, :5, :3], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_files(tmp_path):
     (folder := tmp_path / "out").mkdir()
     one = pipeline()

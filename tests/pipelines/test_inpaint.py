@@ -139,6 +139,7 @@ def test_an_empty_hole_is_the_image():
     np.testing.assert_array_equal(fill(BLUR, np.zeros(SIZE, bool)), np.stack([picture(*SIZE)] * 2))
 
 
+@pytest.mark.slow
 @WAYS
 def test_known_pixels_come_back_bit_for_bit(model, known):
     hole = HOLES["far apart"]

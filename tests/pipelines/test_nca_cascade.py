@@ -67,6 +67,7 @@ def tiled(folder, **fields):
     return np.moveaxis(levels[0].read().result(), 0, -1)
 
 
+@pytest.mark.slow
 def test_sizes_cover_what_is_resolved():
     assert pipeline().sizes(SIZE) == [(7, 5), (21, 15), SIZE]
     np.testing.assert_array_equal(tiles.below(3, 9, 3, 2), [1, 1, 1, 1, 1, 1])

@@ -91,6 +91,7 @@ class Beginner(toy.Task):
         return super().init(key, batch or {"image": np.zeros((1, 8, 8, 1))})
 
 
+@pytest.mark.slow
 def test_a_start_is_traced_once_wherever_it_will_lie(monkeypatch):
     """Its shapes say where its arrays lie, and only then is it compiled; those of a part that is opened, once too."""
     tasks = [Beginner(noise=0.5), Beginner(noise=0.5), Beginner(noise=0.25)]

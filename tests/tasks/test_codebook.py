@@ -85,6 +85,7 @@ def test_the_loss():
     assert "kl" not in metrics
 
 
+@pytest.mark.slow
 def test_how_the_codebook_is_used(monkeypatch):
     """One code of 8 places, two, and five: three entries of five; until RECENT steps are over all count as used."""
     p = np.array([1, 2, 5]) / 8

@@ -141,6 +141,7 @@ def test_a_step_is_adamw(course):
         assert metrics[n] == pytest.approx({"loss": float(loss), "grad_norm": norm, "lr": rate}, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_average_in_closed_form(course):
     """After n steps 0.7^n p_0 + 0.3 sum 0.7^(n - k) p_k: the parameters that sample."""
     mine, states, _ = course

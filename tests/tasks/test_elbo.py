@@ -77,6 +77,7 @@ def bounds(model, samples):
     return map(np.asarray, jax.jit(lambda key: elbo.bounds(model, params, IMAGE, key, samples))(keys()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 4])
 def test_of_the_posterior_every_weight_is_the_evidence(samples):
     _, _, weighted = bounds(Line(), samples)

@@ -191,6 +191,7 @@ def test_the_side_that_costs_least():
     assert costs[plane.side(3, 12, 256)] <= 1.03 * min(costs.values())
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_made_again():
     here, box = plane_of(), plane.bounds((0, 0, 20, 20))
     assert here.grow(box).shape == (20, 20, 3)

@@ -81,6 +81,7 @@ def test_another_run_takes_its_steps_and_rate(tried, tmp_path):
         budget.budget(asked(like="../s2"), tmp_path / "s1")
 
 
+@pytest.mark.slow
 def test_flop_and_minutes_buy_steps(tried, tmp_path):
     c = asked(of="2e9flop", rates=(1.0,))
     cost = 3e9 * 4 * call_gflop(build.task(c), (16, 16, 3))

@@ -85,6 +85,7 @@ def test_flop_of_a_cell(conv):
     assert 2 * STEPS * CELL <= cost <= 2 * STEPS * (CELL + C + H)
 
 
+@pytest.mark.slow
 def test_flop_of_what_cells_share():
     """Once a step: the embedding, two gates, and what the embedding says to perceive and fc0."""
     e, q, cell = TAUGHT, H // 4, (call(16) - call(8)) // (16**2 - 8**2)
@@ -137,6 +138,7 @@ def parameters(norm):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["cell", "group"])
 def test_parameters_by_module(norm):
     assert known(norm)["parameters"] == parameters(norm)

@@ -120,6 +120,7 @@ def test_pages_are_written_with_their_pictures(asked, tmp_path, capsys):
     assert verb.last(tmp_path, 20) == {"plain": 20}
 
 
+@pytest.mark.slow
 def test_the_verb_asks_all_of_the_newest_checkpoint(asked, tmp_path, monkeypatch, capsys):
     """An evaluator that is asked twice has two pages, and a folder for its second pictures."""
     config, sections = asked
@@ -166,6 +167,7 @@ def test_every_file_is_there(done):
         assert f"<h2>{word}</h2>" in html
 
 
+@pytest.mark.slow
 def test_scores_are_told_with_their_protocol(done):
     *_, scores, folder = done
     facts = json.loads((folder / "scores.json").read_text())

@@ -128,6 +128,7 @@ def test_a_segmenter_learns_from_them(expanded, tmp_path, capsys):
     assert [line for line in lines if line[:2] == ["real + ldm", "4 + 8"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -136,6 +136,7 @@ def test_it_holds_the_averaged_weights_under_their_names(runs):
     assert all(array.flags.c_contiguous for array in stored.values())
 
 
+@pytest.mark.slow
 def test_nothing_says_where_files_lay(runs):
     root, folder = runs
     for file in folder.rglob("*"):

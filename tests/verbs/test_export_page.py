@@ -335,6 +335,7 @@ def test_a_rule_that_a_page_cannot_run_is_one_line(page, line):
         refused(configs.load(page))
 
 
+@pytest.mark.slow
 def test_volumes_cascades_and_what_is_no_image_are_refused():
     with pytest.raises(UserError, match="or live in a volume"):
         refused(tiny.config(**{"model.ndim": 3, "sample.size": (8, 8, 8), "data.patch": (8, 8, 8)}))

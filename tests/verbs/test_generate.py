@@ -104,6 +104,7 @@ def test_goes_on_where_it_was_stopped(workdir):
     assert folder.with_suffix(".png").is_file()
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_drawn_again(workdir, monkeypatch):
     folder = verb.generate(tiny.config(), workdir)
     before = pixels(folder)

@@ -208,6 +208,7 @@ def test_nothing_that_is_sent_depends_on_the_truth(study):
     assert all(status == 200 for _, status, _, _ in before)
 
 
+@pytest.mark.slow
 def test_tiles_are_alike_but_for_their_pixels(study):
     """One length, one set of headers, one form of PNG without a word in it; what flat pictures lack is filled up."""
     token = record.enrol(study.folder, "", 4)

@@ -47,6 +47,7 @@ def test_the_loop_is_the_task_s_step_on_the_pipeline_s_batches(plain):
         np.testing.assert_allclose(toy.plain(plain[0])[path], expected, rtol=1e-4, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.slow
 def test_the_workdir_holds_all_that_the_report_reads(plain):
     workdir = plain[2]
     assert json.loads((workdir / "config.json").read_text())["data"]["patch"] == [8, 8]
