@@ -303,7 +303,11 @@ def finish(
     for end in (end for end in ends if not end.exists()):
         if end.suffix == ".tiff":
             bar.begin("tiff", sum(math.prod(level.shape[1:]) for level in levels))
-            huge.tiff(end, levels, bar.advance, mpp)
+            drafts = work / "file"  # of gigabytes: what a kill leaves goes with the rest of the work
+            shutil.rmtree(drafts, ignore_errors=True)
+            drafts.mkdir()
+            huge.tiff(drafts / end.name, levels, bar.advance, mpp)
+            (drafts / end.name).replace(end)
         else:
             dtype = levels[0].dtype.numpy_dtype
             huge.describe(work / PICTURE, len(levels), levels[0].shape[0], work.stem, dtype, mpp)

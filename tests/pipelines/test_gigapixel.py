@@ -21,7 +21,7 @@ from painting import PROCESS, params, part, settings
 from nca_gen import arrays
 from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
-from nca_gen.io import images, slides
+from nca_gen.io import huge, images, slides
 from nca_gen.pipelines import gigapixel, sampling
 from nca_gen.tiling import streaming
 
@@ -282,6 +282,23 @@ def test_the_command(tmp_path):
     assert all("there already" in line for line in paint(tmp_path, format="both"))
     paint(tmp_path, jax.tree.map(lambda x: 1.5 * x, params(BLUR)))
     assert len(list(tmp_path.glob("*.tiff"))) == 2  # other parameters are another picture
+
+
+@pytest.mark.slow
+def test_what_is_killed_while_the_file_is_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    """Not even the half of a file, which may be of gigabytes, once the picture is there."""
+
+    def dying(path, *rest):
+        path.with_name(f".1.{path.name}").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(huge, "tiff", dying)
+        with pytest.raises(KeyboardInterrupt):
+            paint(tmp_path)
+    assert [*tmp_path.rglob(".1.*")]
+    paint(tmp_path)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".png", ".tiff"]
 
 
 @pytest.mark.slow
