@@ -15,7 +15,7 @@ from beartype import BeartypeConf, beartype
 whole = jaxtyping.jaxtyped
 plain = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 called = threading.local()  # the function that a check of many is made for
-shared = {}  # such checks, by the code of their functions
+shared = {}  # such checks, by the names and the code of their functions
 
 
 def jaxtyped(fn=None, *, typechecker):
@@ -42,12 +42,17 @@ def outer(fn, typechecker):
 
 
 def inner(fn, typechecker):
+    key = fn.__module__, fn.__qualname__, fn.__code__  # code alone is equal to that of another module
+
     @wraps(fn)
     def call(*args, **kwargs):
-        if fn.__code__ not in shared:
-            shared[fn.__code__] = whole(stand_in(fn), typechecker=typechecker)
-        called.fn = fn
-        return shared[fn.__code__](*args, **kwargs)
+        if key not in shared:
+            shared[key] = whole(stand_in(fn), typechecker=typechecker)
+        before, called.fn = getattr(called, "fn", None), fn
+        try:
+            return shared[key](*args, **kwargs)
+        finally:
+            called.fn = before  # checks look into sequences, which may call what is checked so
 
     return call
 

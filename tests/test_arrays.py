@@ -1,5 +1,6 @@
 """Randomness that belongs to coordinates: known answers, cuts that change nothing, and honest distributions."""
 
+from collections.abc import Sequence
 from functools import cache, partial
 
 import jax
@@ -302,7 +303,16 @@ def test_functions_within_functions_are_checked_each_with_its_own_variables():
 
         return added
 
+    class Sums(Sequence):
+        __len__ = lambda _: 5
+        __getitem__ = lambda _, i: adder(i)(1)
+
+    @jaxtyping.jaxtyped(typechecker=beartype)
+    def count(some: "Sequence[int]") -> "int":
+        return len(some)
+
     assert [adder(1)(1), adder(10)(1), adder(1, adder(10))(1)] == [2, 11, 12]
+    assert count(Sums()) == 5  # whose check asks for one of them
     for wrong in (lambda: adder(1)("1"), lambda: adder(0.5)(1), lambda: adder(1, adder(0.5))(1)):
         with pytest.raises(TypeCheckError):
             wrong()

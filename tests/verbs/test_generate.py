@@ -72,6 +72,7 @@ def test_what_a_slide_took_stands_beside_its_folder(tmp_path, monkeypatch):
     config.sample.size = (24, 32)
     with config.unlocked():
         config.generate.dry_run = True
+        config.generate.memory_gb = 64.0  # the process of the tests is large already
     folder = verb.generate(config, tmp_path)
     assert not verb.cost_file(folder).exists()
     config.generate.dry_run = False
