@@ -218,6 +218,7 @@ def test_uniform_has_24_bits():
     assert np.all(np.abs(bits.mean(0) - 0.5) < 5 * 0.5 / np.sqrt(u.size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["normal", "uniform"])
 def test_nothing_is_correlated(cloud, name):
     """Samples, steps, channels, and neighbouring cells along both axes and the diagonal."""

@@ -31,6 +31,7 @@ def test_every_field_arrives():
     assert task.codec == Codec()
 
 
+@pytest.mark.slow
 def test_a_cosine_as_long_as_training():
     """-1 falls to 0 where training ends, also when that is later than it was."""
     for steps in (60, 90):

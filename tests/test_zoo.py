@@ -20,6 +20,7 @@ def test_there_are_some():
     assert NAMES == ["spots", "tissue"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_automaton_is_small_and_says_what_it_is(name):
     """At most 400 kB, four files, its weights those of its config, its licence and its scores on the card."""

@@ -34,6 +34,7 @@ def test_the_rate_is_kept(rate):
             assert abs((flat[i] == flat[j]).mean() - agree) < 4 * np.sqrt(agree * (1 - agree) / flat.shape[1])
 
 
+@pytest.mark.slow
 def test_a_mask_is_the_uniform_below_the_rate():
     key = arrays.keys(4, 2)
     uniform = jax.jit(lambda age: arrays.cell_uniform(key, age, arrays.coords((5, 6)), 1))

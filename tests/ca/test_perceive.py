@@ -90,6 +90,7 @@ def test_gradients(name, ndim):
     np.testing.assert_allclose(mine[1], by_kernel, rtol=1e-5, atol=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_a_tile_that_brings_its_halo(name):
     """The inside of a block is the product of the block: no padding is added at a cut."""

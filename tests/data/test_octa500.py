@@ -119,6 +119,7 @@ def test_layers_and_vessels_are_those_of_the_files(tree):
         np.testing.assert_array_equal(example["projection"][:, 3, :, 0], 10 * truth(name)[1] / 128 - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["layers", "vessels"])
 @pytest.mark.parametrize(
     "scale",

@@ -214,6 +214,7 @@ print("tensorflow" in sys.modules)
     assert out.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_content_is_named_wherever_the_files_lie(places, tmp_path):
     """When it is built; of records of before nothing is known."""
     root, where = places

@@ -386,6 +386,7 @@ def test_one_patient_in_two_splits_is_told(tmp_path, capsys):
     assert "patients in two splits (1): TCGA-A1-A0SK" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [4, 1])
 def test_training_decodes_no_level_whole(tmp_path, monkeypatch, levels):
     """The tiles of a patch and of its context; of a slide without a pyramid those of the patch: the rest is in memory,

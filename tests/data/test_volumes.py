@@ -107,6 +107,7 @@ def test_bytes_and_floats_within_one_are_taken_as_they_are(tmp_path):
         np.testing.assert_array_equal(example["image"][..., 0], floats[name])
 
 
+@pytest.mark.slow
 def test_folders_of_b_scans(tmp_path):
     """One folder a volume, slices in natural order; a part decodes the slices that it touches."""
     written = {}

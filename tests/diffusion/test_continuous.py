@@ -104,6 +104,7 @@ PAIRS = np.float32([[1, 1, 0.8, 0.501, 2e-3, 1e-3, 0.5], [0.999, 1e-3, 0.3, 0.5,
 TABLES = [discrete.Process("linear", 1000), discrete.Process("cosine", 1000)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("this", "pairs"), [*((this, PAIRS) for this in ALL), *((this, None) for this in TABLES)])
 def test_down_and_back_is_the_same_distribution(this, pairs):
     """Of the moments of q(x_t | x0), to either end of time and between neighbours: a step of the posterior gives those
@@ -270,6 +271,7 @@ def test_order_of_convergence(name, order):
     assert np.all(np.abs(rates - order) < 0.35), (errors, rates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_into_the_clean_end(name):
     """A point mass is found exactly, from pure noise on the straight path too, where nothing of the image is left."""

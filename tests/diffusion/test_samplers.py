@@ -95,6 +95,7 @@ def test_order_of_convergence(name, order):
     assert np.all(np.abs(rates - order) < 0.3), (errors, rates)
 
 
+@pytest.mark.slow
 def test_the_first_step_of_dpm_solver_is_ddim():
     process = Process("cosine", 100, "v")
     times, key = np.array([80, 35]), keys(0, 2)
@@ -195,6 +196,7 @@ def test_noise_is_named_by_time_and_place():
     np.testing.assert_allclose(tile, np.asarray(whole)[:, 2:7, 1:7], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_start_is_unlike_the_noise_of_any_step():
     draw = jax.jit(lambda t: arrays.cell_normal(arrays.fold(keys(0, 2), t), -1, arrays.coords((64, 64)), 3))
     start = np.asarray(noise(64)).ravel()

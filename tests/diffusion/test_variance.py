@@ -68,6 +68,7 @@ def test_bits_by_hand():
     assert got == pytest.approx(np.mean(one), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_bits_teach_the_variance_alone():
     x0, said, v = np.float32([normal(2, 4, 4, 1, seed=i) for i in range(3)])
     of = jax.jit(jax.grad(lambda said, v, x0, t: variance.bits(LINEAR, x0, x0 + 0.1, said, v, t), (0, 1)))

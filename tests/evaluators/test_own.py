@@ -56,6 +56,7 @@ def reconstructed(folder, by, metrics):
     return reconstruction.evaluate(pipeline, Held(config, task, splits), folder, metrics=metrics)
 
 
+@pytest.mark.slow
 def test_scores_of_what_is_known(tmp_path):
     names = tuple(reconstruction.METRICS)
     page = reconstructed(tmp_path, 0.0, names)

@@ -157,6 +157,7 @@ def test_a_sampler_in_words(changes, words):
     assert scores.sampler(pigment.config(**changes).sample) == f"ddim, 4 steps, clip none{words}"
 
 
+@pytest.mark.slow
 def test_samples_and_their_neighbours(tmp_path):
     """Below each sample the training patch that is nearest, by brute force; the most suspicious first."""
     pipeline, data = asked()

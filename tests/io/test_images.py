@@ -256,6 +256,7 @@ def test_other_unreadable_files(tmp_path):
         images.read(tmp_path / "x.tif")
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.binary(min_size=0, max_size=200), st.sampled_from([b"", b"II*\0", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"]))
 def test_no_bytes_raise_anything_else(data, magic):

@@ -102,6 +102,7 @@ def test_a_checkpoint_without_its_seal_was_never_sent(bucket):
     assert sorted(stored()) == ["config.json", "stage/checkpoints/2/seal.json"]
 
 
+@pytest.mark.slow
 def test_a_seal_comes_last_and_goes_first(bucket, monkeypatch):
     """A checkpoint that is removed while it is sent gets none."""
     done = []

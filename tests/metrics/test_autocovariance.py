@@ -27,6 +27,7 @@ def scaled(masks):
     return autocovariance.scaled(two_point.statistics(images(masks), 0.5))
 
 
+@pytest.mark.slow
 def test_blocks_reach_as_far_as_they_are_wide():
     """Two places y and x apart lie in one block of s pixels with probability (1 - y/s) (1 - x/s), and else know nothing
     of each other: at distance 1, mean of the four along the axes and the four along the diagonals."""

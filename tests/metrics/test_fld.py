@@ -133,6 +133,7 @@ def test_batches_and_draws(monkeypatch):
     assert fld.score(fresh, real, train, 0, perfect=0.0)["fld"] == pytest.approx(whole, rel=0.1)
 
 
+@pytest.mark.slow
 def test_scale_and_origin_of_features_do_not_matter():
     generated, real, train = sets()
     a, b = np.random.default_rng(1).uniform(0.5, 2, (2, 20)).astype(np.float32)

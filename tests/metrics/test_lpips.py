@@ -85,6 +85,7 @@ def test_equal_images_are_not_diverse():
     np.testing.assert_array_equal(lpips.statistics(np.repeat(SET[:1], 6, 0), 0, ruler()), 0)
 
 
+@pytest.mark.slow
 def test_one_channel_is_repeated():
     grey = SET[..., :1]
     np.testing.assert_array_equal(

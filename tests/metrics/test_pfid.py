@@ -64,6 +64,7 @@ def in_8_bits(x):
     return images.from_float(x[:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["urcdm", "anyres"])
 @pytest.mark.parametrize("kind", ["array", "folder", "slides"])
 def test_identical_sets_have_identical_patches_and_are_at_0(tmp_path, simple, protocol, kind):

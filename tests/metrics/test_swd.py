@@ -177,6 +177,7 @@ def test_a_blur_is_seen_on_the_level_that_it_empties(monkeypatch):
     assert scores["swd_64"] > 3 * max(scores["swd_32"], scores["swd_16"])
 
 
+@pytest.mark.slow
 def test_flat_images_give_a_number():
     """No division by a deviation of zero: all mass at 0 is E|z| = sqrt(2 / pi) from N(0, 1) along any direction."""
     noise = np.random.default_rng(15).normal(size=(30, 16, 16, 1)).astype(np.float32)

@@ -233,6 +233,7 @@ def test_other_weights_are_one_line(name):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["decoder.", "model.decoder."])
 def test_weights_of_a_whole_autoencoder(start):
     """As a checkpoint has them: beside those of other networks, and the factors of adaptors perhaps without an axis."""
@@ -301,6 +302,7 @@ def test_the_moments_of_batches_past_are_not_read():
     jax.tree.map(np.testing.assert_array_equal, found, stack.params("critic"))
 
 
+@pytest.mark.slow
 def test_the_published_size_is_taken_where_no_field_is_given():
     state = stack.state("uniaxial")
     assert sum(x.size for x in state.values()) == COUNTS["uniaxial"]

@@ -60,6 +60,7 @@ def test_steps_cost_no_parameters(steps):
     assert leaves(tiny.shapes(diff_nca.Model(steps=steps))) + 1024 == 331_464
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 def test_a_neighbour_costs_so_many_parameters(ndim):
     """Perception has taps x C (C + e) of them, and gain and bias; all else is as large in any number of axes."""
@@ -307,6 +308,7 @@ def test_a_torus_is_the_plane_paved_with_it(model):
     np.testing.assert_allclose(torus, paved[:, 11:22, 9:18], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_rule_is_the_same_everywhere():
     """Shifted images have shifted answers, away from borders and with all cells firing."""
     x, t, key = start(16, 16)

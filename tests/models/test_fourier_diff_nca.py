@@ -183,6 +183,7 @@ def test_four_devices_say_what_one_says(shape, spec):
     np.testing.assert_allclose(several, np.concatenate(pairs), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_small_images_are_refused():
     model = tiny.fourier()
     x, t, key = start(7, 16)

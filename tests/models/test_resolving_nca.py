@@ -122,6 +122,7 @@ def test_nothing_is_a_smaller_image_of_zeros():
     np.testing.assert_array_equal(apply(MODEL, x, None), same)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit():
     x = tiny.images(0, 2, 6, 6, 3)
     with pytest.raises(UserError, match=r"'low' is of \(2, 3, 3, 3\); beside x_t of \(2, 6, 6, 3\)"):

@@ -63,6 +63,7 @@ def test_sizes_that_do_not_divide(size):
         jax.eval_shape(SMALL.encode, params(), jax.ShapeDtypeStruct((1, *size, 3), np.float32))
 
 
+@pytest.mark.slow
 def test_a_file_and_back(tmp_path):
     weights.write(tmp_path / "a.safetensors", SMALL.state(params()))
     jax.tree.map(np.testing.assert_array_equal, SMALL.load(tmp_path / "a.safetensors"), params())
@@ -118,6 +119,7 @@ def test_names_of_compvis_and_back():
     assert autoencoder_kl.compvis("up_blocks.0.resnets.2.conv_shortcut.weight", 4) == "up.3.block.2.nin_shortcut.weight"
 
 
+@pytest.mark.slow
 def test_wrong_files(tmp_path):
     with pytest.raises(UserError, match=r"cannot read weights .*no such file"):
         SMALL.load(tmp_path / "none.safetensors")

@@ -65,6 +65,7 @@ WINDOWS = [((4, 3), "zero"), slow(((4, 3), "mask")), slow(((4, 3), "wrap"))]
 WINDOWS += [slow(((2, 4, 3), "mask", "von_neumann"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", WINDOWS)
 def test_the_gradient_is_the_slope(window):
     """Along a random direction of q, k or v, by a central difference of the twin."""

@@ -127,6 +127,7 @@ def test_a_beginning_that_only_some_names_have_is_none():
         port.variables(some, Net(), EXAMPLE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [

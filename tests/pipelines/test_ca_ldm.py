@@ -131,6 +131,7 @@ def test_the_stage_of_volumes_takes_an_automaton_by_name(form, monkeypatch):
         assert dict(task.model.conditions) == {}
 
 
+@pytest.mark.slow
 def test_the_noise_of_a_slice_is_of_its_number():
     """Not of what is drawn beside it; and another one for each, for the whole, and for another key."""
     words = lambda key: [tuple(word) for word in np.asarray(jax.random.key_data(key)).tolist()]
@@ -366,6 +367,7 @@ def test_series_of_ct_and_mr_lie_side_by_side(tmp_path):
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_every_step_and_slice_is_counted(parts, tmp_path):
     """Of the latent of the whole its steps, then the slices that are refined, then those that are decoded."""
     seen = []

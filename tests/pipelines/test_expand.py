@@ -219,6 +219,7 @@ def test_a_picture_is_a_function_of_seed_picture_and_try():
     np.testing.assert_allclose(three[:, 0, 0], [[0.5, 0], [0, 0.5], [0, 0.5]], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_keys_differ_by_picture_and_try():
     words = [jax.random.key_data(expand.keys(seed, np.arange(50), t)) for seed in (0, 1) for t in range(3)]
     assert len({tuple(word) for word in np.concatenate(words).tolist()}) == 300

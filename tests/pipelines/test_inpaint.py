@@ -330,6 +330,7 @@ def test_files(tmp_path, stored):
     assert images.read(tmp_path / "a" / "comparison.png").shape == (21, 4 * 17 + 3 * 2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
@@ -391,6 +392,7 @@ def test_masks_that_say_nothing(tmp_path, mask, words):
         inpaint.holes(str(tmp_path / "mask.tif"), (0, 0, 0, 0), (21, 17))
 
 
+@pytest.mark.slow
 def test_the_size_of_a_pixel_is_that_of_the_image(tmp_path, monkeypatch):
     """Of fillings; of enlargements a part of it. Nothing is drawn here."""
     image = np.zeros((21, 17, 3), np.uint16)

@@ -93,6 +93,7 @@ def test_calls_are_counted_as_they_are_made(tmp_path, monkeypatch):
     assert made == {(sizes[name], of.shape[:2]): of.patches * of.each for name, of in counts.items()}
 
 
+@pytest.mark.slow
 def test_every_pixel_sees_the_place_that_covers_it():
     """Where cells reach beyond the picture, the last place once more."""
     part, small = parts()["model"], tiny.images(0, 1, 3, 2, 3)

@@ -327,6 +327,7 @@ def test_a_slide_is_written_with_its_size_and_its_overviews(tmp_path):
     assert not [*tmp_path.glob("a/*.part")]
 
 
+@pytest.mark.slow
 def test_a_glance_holds_one_piece_at_a_time(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (64, 512, 3), np.uint8)
     there = plane(tmp_path, np.tile(picture, (128, 1, 1)), 512)

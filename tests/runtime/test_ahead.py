@@ -64,6 +64,7 @@ def test_only_the_parts_that_a_step_reads_are_opened(monkeypatch, names, traces,
         ]
 
 
+@pytest.mark.slow
 def test_a_missing_part_is_told_of_before_anything_is_compiled(monkeypatch):
     monkeypatch.setattr(ahead.ThreadPoolExecutor, "submit", lambda *_: pytest.fail("something is compiled"))
     with pytest.raises(UserError, match="runs/lost is no trained part"):

@@ -85,6 +85,7 @@ def test_the_state_may_be_donated_while_it_is_written(tmp_path):
     np.testing.assert_array_equal(state["x"], np.arange(4e6, dtype=np.float32))
 
 
+@pytest.mark.slow
 def test_the_newest_are_kept_and_saving_one_again_is_nothing(tmp_path):
     saved_steps(tmp_path, 1, 2, 3, 3, 7, keep=2)
     assert checkpoint.steps(tmp_path) == [3, 7]
@@ -329,6 +330,7 @@ def wide():
     return make(n=4096, width=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("there", "here"), [(4, 2), (4, 0), (0, 4)])
 def test_a_state_in_pieces_is_restored_into_others(tmp_path, there, here):
     """From 4 devices to 2, to whole copies, and back from these."""

@@ -114,6 +114,7 @@ def test_dead_entries_are_revived():
     np.testing.assert_allclose(never.params["codebook"]["embedding"][3:, 0], ENTRIES[3:, 0])
 
 
+@pytest.mark.slow
 def test_what_it_stands_on_stays():
     """Its own gain moves, and optimiser and average have nothing else; all of it generates."""
     task = autoencode.Task(Above(), Learner(lr=1e-3))

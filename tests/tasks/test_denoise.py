@@ -162,6 +162,7 @@ def test_the_average_warms_up():
     np.testing.assert_allclose(after.ema["w"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_step_draws_anew_and_the_key_stays(course):
     _, states, metrics = course
     assert [int(s.step) for s in states] == [0, 1, 2, 3, 4, 5]
@@ -254,6 +255,7 @@ def test_young_cells_are_those_of_automata():
         denoise.Task(tiny.diff(), Learner(lr=1e-3), Process("cosine", tiny.T), Codec(), young=0.5, young_age=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 2])
 def test_the_loss_is_of_standardised_blocks(block):
     """Standardising by (0.4, 2) is learning images standardised beforehand; blocks are but another order of pixels."""

@@ -84,6 +84,7 @@ def test_of_the_posterior_every_weight_is_the_evidence(samples):
     np.testing.assert_allclose(weighted, evidence(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bounds_of_another_posterior():
     """Off by d, the lower bound lies d^2 / 2 var below the evidence, and many weights make up for it."""
     off, draws = 0.3, 4000

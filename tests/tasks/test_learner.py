@@ -53,6 +53,7 @@ def test_clipping_is_of_the_whole_gradient():
     jax.tree.map(np.testing.assert_array_equal, clipped(short), free(short))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("muon", [0.0, 0.1])
 def test_a_first_moment_of_two_bytes(muon):
     """Of Adam, which it moves as optax says by a moment of one step; all else stays float32."""
@@ -132,6 +133,7 @@ def test_one_small_array_has_nothing_to_go_with(shapes):
     assert unpack(tree) is tree
 
 
+@pytest.mark.slow
 def test_muon_in_a_loop_is_the_library_s():
     """To the same updates and the same state, which keeps the shape that older checkpoints have."""
     muon = optax.contrib.muon(0.5, ns_steps=ITERATIONS)

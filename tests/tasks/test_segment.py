@@ -48,6 +48,7 @@ def root():
     return jax.random.key(0, impl="threefry2x32")
 
 
+@pytest.mark.slow
 def test_the_loss_by_hand():
     logits, target = RNG.normal(0, 2, (2, 4, 5, 3)), RNG.integers(0, 3, (2, 4, 5))
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

@@ -205,6 +205,7 @@ def test_what_is_there_is_not_made_again():
     np.testing.assert_array_equal(first, plane_of().grow(beside))
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_bounded():
     """A box that takes more is grown in pieces, and one that no piece fits is refused; other seeds share the room."""
     box = plane.bounds((-8, -8, 40, 48))

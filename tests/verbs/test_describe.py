@@ -179,6 +179,7 @@ def test_table(capsys, monkeypatch, halo, reach):
     assert any("57 MB at batch 2" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_what_training_lacks_is_said_beside_the_rest(capsys, monkeypatch):
     """Weights that are not here, say."""
 

@@ -179,6 +179,7 @@ def test_scores_are_told_with_their_protocol(done):
     assert facts["images_per_second"] == pytest.approx(8 / facts["seconds"])
 
 
+@pytest.mark.slow
 def test_again_is_the_same(done):
     """Everything is drawn from the seed: a second evaluation overwrites the first with itself."""
     config, task, params, scores, folder = done

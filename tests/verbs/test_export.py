@@ -156,6 +156,7 @@ def test_nothing_says_where_files_lay(runs):
     }
 
 
+@pytest.mark.slow
 def test_what_is_of_another_model_is_refused(runs, tmp_path):
     _, folder = runs
     shutil.copytree(folder, tmp_path / "x")

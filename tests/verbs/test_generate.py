@@ -113,6 +113,7 @@ def test_what_is_there_is_not_drawn_again(workdir, monkeypatch):
     assert pixels(verb.generate(tiny.config(), workdir)) == before
 
 
+@pytest.mark.slow
 def test_a_file_cut_short_by_a_kill_is_never_left(workdir, monkeypatch):
     """Pictures are written whole or not at all, the last of a batch included."""
     config = tiny.config(**{"sample.n": 4, "seed": 4})
@@ -132,6 +133,7 @@ def test_a_file_cut_short_by_a_kill_is_never_left(workdir, monkeypatch):
     assert [images.read(p).shape for p in sorted(folder.glob("*.png"))] == [(16, 16, 3)] * 4
 
 
+@pytest.mark.slow
 def test_fewer_and_more(workdir):
     """Asking for more keeps the first ones."""
     few = verb.generate(tiny.config(**{"sample.n": 4, "seed": 5}), workdir)

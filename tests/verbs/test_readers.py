@@ -115,6 +115,7 @@ def test_a_slide_is_read_tile_by_tile_and_cut_out_of_its_middle(tmp_path):
     assert np.abs(level(tmp_path, 7, 1, 2, 1) - means).max() <= 0.5
 
 
+@pytest.mark.slow
 def test_resized_pictures_show_all_that_fits_and_no_seams(tmp_path):
     """Tiles, each resized by itself, are the whole picture resized at once and cut."""
     plan = pictures.Plan("resize", (300, 300), 0)
@@ -234,6 +235,7 @@ def test_tiles_are_alike_but_for_their_pixels(study):
     assert not re.search(rb"case\d|fake\d|scanner|synthetic/|\.png", named)
 
 
+@pytest.mark.slow
 def test_tiles_of_real_and_synthetic_pictures_take_the_same_way(study, monkeypatch):
     """So that time tells nothing: the same questions to the same files for every tile, nothing encoded on the way.
 

@@ -56,6 +56,7 @@ def test_the_workdir_holds_all_that_the_report_reads(plain):
     assert len(list(workdir.glob("events.*"))) == 1
 
 
+@pytest.mark.slow
 def test_it_says_where_at_the_start_and_at_the_end(tmp_path, capsys):
     toy.run(tmp_path)
     out = capsys.readouterr().out.splitlines()
@@ -86,6 +87,7 @@ class Evaluations:
         return {"eval/score": 1.0}
 
 
+@pytest.mark.slow
 def test_evaluates_the_average_when_due_and_at_the_end(tmp_path, plain):
     evaluate = Evaluations()
     state = toy.run(tmp_path, evaluate=evaluate, **{"evals.scores.every": 3})
