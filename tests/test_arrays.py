@@ -69,6 +69,7 @@ def test_threefry_known_answers(key, counter, answer):
     assert tuple(int(w) for w in words) == answer
 
 
+@pytest.mark.slow
 def test_threefry_is_the_one_of_jax():
     """jax draws 32 bits as the two words of the block (0, i) xor-ed, and folds in as the block (0, data)."""
     key = jax.random.key(1234, impl="threefry2x32")
@@ -113,6 +114,7 @@ def test_keys_depend_on_their_own_number_only():
     assert not set(map(tuple, many)) & set(map(tuple, words(keys(8, 100))))
 
 
+@pytest.mark.slow
 def test_fold_is_per_sample_and_per_number():
     def words(k):
         return set(map(tuple, np.asarray(jax.random.key_data(k)).tolist()))
@@ -210,6 +212,7 @@ def test_distributions(cloud):
     assert abs(u.var() - 1 / 12) < 4 * np.sqrt(1 / 180 / n)
 
 
+@pytest.mark.slow
 def test_uniform_has_24_bits():
     """Every bit is fair, and the smallest step is 2**-24."""
     u = both(keys(0, 1), 0, grid((256, 256)), 1)["uniform"].astype(np.float64).ravel() * 2**24

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(p for p in ROOT.rglob("*.md") if not {".venv", "runs"} & set(p.relative_to(ROOT).parts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["results.py", "fields.py"])
 def test_what_is_rendered_is_what_it_is_rendered_from(script, monkeypatch, capsys):
     """RESULTS.md, the tables of the README, the quotes of nca_gen/README.md; all fields in configs/README.md."""

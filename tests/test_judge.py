@@ -68,6 +68,7 @@ def test_a_wrong_spec_is_told_the_right_one(networks, spec, message):
         judge.request(spec)
 
 
+@pytest.mark.slow
 def test_scores_are_the_metrics_on_the_features(networks):
     generated, real, train = images(12, 0), images(9, 1, 0.1), images(20, 2)
     facts = judge.judge(["fid"], generated, real, train, 0)
@@ -131,6 +132,7 @@ def test_sets_that_cannot_be_compared_are_refused_first():
     assert judge.judge(["drift"], x, x[:, :6], None, 0)["scores"]["drift"] < 0.1
 
 
+@pytest.mark.slow
 def test_features_of_several_sizes_are_told(networks):
     notes = judge.judge(["fid"], images(4, 0), images(4, 1)[:, :6], None, 0)["notes"]
     assert notes["size"][0].startswith("images differ in size (generated 8 x 8, real 6 x 8)")

@@ -322,6 +322,7 @@ def test_help_is_instant_because_it_loads_nothing():
     assert not loaded & {"jax", "numpy", "flax", "ml_collections", "PIL", "skimage", "grain"}
 
 
+@pytest.mark.slow
 def test_a_misspelt_flag_in_a_real_process(tmp_path):
     code, out, said, loaded = process("--config=configs/diff_nca.py", f"--wrkdir={tmp_path}", "--mode=check")
     assert (code, out) == (2, "")

@@ -21,6 +21,7 @@ def masks(key, n, shape, rate, origin=None):
     return np.asarray(_masks(key, n, shape, rate, origin))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_the_rate_is_kept(rate):
     m = masks(arrays.keys(0, 2), 4, (64, 64), rate)
@@ -60,5 +61,6 @@ def test_at_rate_one_all_fire():
     assert np.all(masks(arrays.keys(0, 2), 3, (4, 4), 1.0))
 
 
+@pytest.mark.slow
 def test_at_rate_zero_none_fires():
     assert not np.any(masks(arrays.keys(0, 2), 3, (16, 16), 0.0))

@@ -69,6 +69,7 @@ def test_every_way_ends_in_the_same_state(name):
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_it_is_a_loop():
     """The same steps one by one, in Python."""
     step, cells = jax.jit(lambda kernel, c: rule(kernel)(c)), START

@@ -76,6 +76,7 @@ def folder(root, n=3, size=(4, 5, 6), write=volumes.write, end=".nii.gz"):
     return grids
 
 
+@pytest.mark.slow
 def test_generated_volumes_and_their_maps(tmp_path):
     grids = folder(tmp_path)
     (tmp_path / "images/labels.csv").write_text("filename,patient_id\n0.nii.gz,eva\n1.nii.gz,ben\n2.nii.gz,eva\n")

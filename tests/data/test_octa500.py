@@ -157,6 +157,7 @@ def test_a_part_decodes_the_scans_that_it_touches(tree, monkeypatch):
     assert {*decoded} == {"1", "4", "5", "6", "7", "8"}  # around 5.25 and 5.75 of 12; the first for its size
 
 
+@pytest.mark.slow
 def test_the_split_by_category_has_the_published_counts(tree):
     """203 and 97 of the 300 eyes: two thirds of each disease, the same whichever eyes lie there."""
     disease, number = {}, 10001
@@ -236,6 +237,7 @@ def spoil(root, what):
         savemat(mats / f"{IDS[0]}.mat", {"Layer": truth(IDS[0])[0][..., 1:]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "line"),
     [

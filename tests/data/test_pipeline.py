@@ -37,6 +37,7 @@ def same(a, b):
         np.testing.assert_array_equal(a[key], b[key])
 
 
+@pytest.mark.slow
 def test_any_step_equals_reading_up_to_it():
     whole = take(12)
     for step in (0, 1, 7, 11):

@@ -61,6 +61,7 @@ def test_celeba_is_resized_whole_in_the_official_partition(places):
         np.testing.assert_array_equal(e["image"], images.reduce(whole, 4))
 
 
+@pytest.mark.slow
 def test_records_are_built_once_and_again_for_another_size(places, capfd):
     root, where = places
     write_celeba(root)
@@ -166,6 +167,7 @@ def test_missing_files_say_what_to_put_where(places, module, expected):
             module.splits(**options)
 
 
+@pytest.mark.slow
 def test_other_broken_sets(places):
     root, where = places
     (root / "retinamnist.npz").write_bytes(b"PK\x03\x04 not an archive")

@@ -130,6 +130,7 @@ def test_the_zone_without_vessels():
         assert all(0.02 < (classes == k).mean() < 0.2 for k in (2, 3))
 
 
+@pytest.mark.slow
 def test_large_vessels_are_long_and_cast_a_shadow():
     """Below them it is as much darker as is stated; the arteries and veins are few pieces that cross the field."""
     size, side = (96, 160, 96), FIELD / 96
@@ -200,6 +201,7 @@ def test_slices_are_images_with_their_maps(memory_gb):
         np.testing.assert_array_equal(part[name], whole[name][4, 2:10])
 
 
+@pytest.mark.slow
 def test_check_reads_it_through(capsys):
     """--mode=check says that it is drawn, and finds nothing else wrong."""
     data = {"name": "retina_phantom", "n": 8, "size": (16, 24, 16), "labels": "layers"}

@@ -106,6 +106,7 @@ def test_regions_of_tissue_are_the_pixels_of_their_level(three, level):
     assert (source.resident, source.ndim, source.shapes[0]) == (False, 2, (32, 32, 3))
 
 
+@pytest.mark.slow
 def test_microns_a_pixel(tmp_path):
     """A level of about that size is taken as it is; between levels pixels are made of the next finer one."""
     levels = {}

@@ -181,6 +181,7 @@ def test_large_examples_are_read_by_their_window_alone():
     assert calls[:2] == [("image", box, 1), ("image", [(4, 8), (-1, 3)], 2)]
 
 
+@pytest.mark.slow
 def test_the_context_of_a_piece_is_the_piece_of_the_context_of_its_square():
     """Of volumes too; drawn evenly by a generator, and the middle one without. No more is read than is needed."""
     image, areas = RNG.random((40, 44, 60, 1), np.float32), []

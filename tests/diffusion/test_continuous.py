@@ -29,6 +29,7 @@ def at(this, what, t):
     return np.asarray(_at(this, what, np.float32(t)))
 
 
+@pytest.mark.slow
 def test_published_levels():
     """URCDM's noise augmentation at t = 0.2; the cosine is Nichol & Dhariwal's; both to their clipped ends."""
     a, s = levels(LINEAR, np.float32([0.2]))
@@ -118,6 +119,7 @@ def test_down_and_back_is_the_same_distribution(this, pairs):
     np.testing.assert_allclose(r**2 * variance + back**2, s**2, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_noise_between_neighbours_keeps_its_digits():
     """In float32, of all 999 pairs of a table of a thousand, against float64: 1 - abar_t / abar_u."""
     this = discrete.Process("linear", 1000)
@@ -201,6 +203,7 @@ def test_a_time_names_its_randomness():
     assert tags[7] == at(COSINE, "tag", t[7])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v", "velocity"])
 def test_min_snr_weighs_the_error_of_x0(prediction):
     """Hang et al. 2023: min(SNR, 5) times its square, whatever is predicted; min(SNR, 5) / SNR for the noise."""

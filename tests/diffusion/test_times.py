@@ -60,6 +60,7 @@ def test_continuous_times_are_above_0_and_at_most_1(monkeypatch, offset):
     assert t.max() <= 1
 
 
+@pytest.mark.slow
 def test_continuous_times_of_a_batch_are_a_comb():
     """Sixteen teeth, a sixteenth apart, around the circle; turned anew by every key; any shape has them all."""
     draw = jax.jit(lambda i: continuous.Process().draw(jax.random.fold_in(ROOT, i), (16,)))

@@ -294,6 +294,7 @@ def test_a_sampler_that_cannot_be(spec, said):
         samplers.settings(["ddpm:12", spec], data.task.process)
 
 
+@pytest.mark.slow
 def test_what_a_row_of_samplers_may_set():
     _, data = asked()
     specs = ["ddpm:12", "ddim:3:bfloat16", "ddim:4:2-8", "ddim:4:6:float32"]

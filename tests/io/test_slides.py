@@ -62,6 +62,7 @@ def test_windows_are_those_of_the_whole_image(tmp_path, how, compression):
         )
 
 
+@pytest.mark.slow
 def test_the_smallest_level_that_has_enough_pixels_is_read(slide, monkeypatch):
     found, levels = slide
     read = []

@@ -49,6 +49,7 @@ def test_the_share_of_stain_does_not_matter(share):
     assert two_point.score(other, real, None, 0)["two_point"] > 0.5
 
 
+@pytest.mark.slow
 def test_it_is_the_root_mean_square():
     small, large = blocks(1), blocks(8, seed=1)
     gap = scaled(small) - scaled(large)

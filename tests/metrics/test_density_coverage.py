@@ -14,6 +14,7 @@ def parts(scores: dict[str, float]) -> tuple[float, float]:
     return scores["density_coverage_density"], scores["density_coverage"]
 
 
+@pytest.mark.slow
 def test_the_digits_of_prdc():
     generated, real = pair()
     assert parts(density_coverage.score(generated, real, None, 0)) == pytest.approx((1.47, 0.98), rel=1e-12)

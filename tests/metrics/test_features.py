@@ -64,6 +64,7 @@ class Set:
         return self.x[where]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 4, 6, 32])
 def test_every_image_in_its_place_whatever_the_batch(batch):
     """A batch is rounded up to the four devices, the last one filled up, and there is never more than one at a time."""

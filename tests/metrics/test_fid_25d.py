@@ -124,6 +124,7 @@ def test_a_gain_and_an_offset_are_not_seen(simple):
         assert fid_25d.score(0.5 * x + 0.25, x, None, 0)["fid_25d"] == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_volumes_of_other_voxels_meet_at_one_millimetre(tmp_path, simple):
     """A linear volume stored at 0.5 mm and at 1 mm is the same, as far as both reach; and so the distance is 0."""
     for name, mm in (("fine", 0.5), ("coarse", 1.0)):

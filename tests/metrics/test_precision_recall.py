@@ -49,6 +49,7 @@ def test_half_of_the_classes_and_half_of_the_samples():
     assert 0.45 <= recall <= 0.5
 
 
+@pytest.mark.slow
 def test_the_interval_is_around_the_share():
     scores = precision_recall.score(*pair(), None, 0)
     for name in ("precision_recall_precision", "precision_recall_recall"):
@@ -58,6 +59,7 @@ def test_the_interval_is_around_the_share():
         assert scores[f"{name}_high"] == pytest.approx(p + half, abs=0.02)
 
 
+@pytest.mark.slow
 def test_copies_of_real_images_are_inside_and_collapse_is_noted():
     """Radius 0: a ball around k copies holds what equals them, and nothing else."""
     real = features(3, 30, 8)

@@ -43,6 +43,7 @@ def leaves(tree):
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["group", "cell"])
 def test_331k_parameters(norm):
     """The paper also counts a normalisation of 2 h that is never used; ``cell`` has no affine part either."""

@@ -133,6 +133,7 @@ def test_other_weights_are_one_line(change, line):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_cells_halve_and_double(n):
     """Value c of a pixel at (y, x) lies at 4 c + 2 (y mod 2) + x mod 2 of its cell, in any number of dimensions."""

@@ -29,6 +29,7 @@ def test_the_definition(queries):
     np.testing.assert_allclose(mine, definition(*map(np.float64, (q, k, v))), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queries", [256, 3])
 def test_the_gradient_is_the_slope(queries):
     """Central differences along a random direction of each input, in float64."""

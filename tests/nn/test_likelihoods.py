@@ -17,6 +17,7 @@ def log_prob(likelihood, outputs, image):
     return np.asarray(jax.jit(likelihood.log_prob)(np.float32(outputs), np.float32(image)), np.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_scale", [-99.0, LEAST, -3.0, 0.0, 5.0, 99.0])
 @pytest.mark.parametrize("mean", [-3.0, -1.0, 0.123, 127 / 128, 8.0])
 def test_the_256_values_have_a_probability_of_1(mean, log_scale):
@@ -38,6 +39,7 @@ def test_two_channels_have_a_probability_of_1_together():
     assert p.sum() == pytest.approx(1, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_colours_by_hand():
     """From distribution functions in float64; values at both ends have the tails."""
     means, scales, slopes = np.array([0.1, -0.3, 0.2]), np.exp([-2.0, -1.0, -3.0]), np.array([0.5, -0.8, 0.3])
@@ -54,6 +56,7 @@ def test_colours_by_hand():
     assert HALF == 1 / 256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mean", "slope"), [(8.0, -1.0), (-8.0, 1.0)])
 def test_far_away_a_gradient_stays(mean, slope):
     """Both distribution functions are equal there in float32; the mass is that of an exponential tail."""
@@ -64,6 +67,7 @@ def test_far_away_a_gradient_stays(mean, slope):
     assert float(p) == pytest.approx(-(8 - HALF) / scale + np.log1p(-np.exp(-2 * HALF / scale)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_mean_of_narrow_components():
     """Colours one after the other: each by the clipped mean of those before, the components by weight."""
     one = np.array([0.9, 0.5, -0.2, -6, -6, -6, 0.4, -0.1, 0.3])

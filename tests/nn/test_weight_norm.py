@@ -76,6 +76,7 @@ def test_the_length_of_v_means_nothing():
     assert np.abs(gradient).max() > 0.1
 
 
+@pytest.mark.slow
 def test_zero_is_the_zero_map_and_can_leave_it():
     params = init((4, 6), True)
     x = np.random.default_rng(1).standard_normal((10, 4)).astype(np.float32)

@@ -25,6 +25,7 @@ def test_never_due_at_the_start_nor_when_off():
     assert not any(due(s, every, 0) for s in range(20) for every in (0, -1))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 50), st.lists(st.integers(0, 500), min_size=1).map(sorted))
 def test_looking_more_often_or_resuming_anywhere_changes_nothing(every, looks):
     """Each look that is due stands for the multiples since the last; in all they are those up to the last look."""

@@ -179,6 +179,7 @@ def test_all_damaged_is_an_error_and_nothing_is_moved(tmp_path):
     assert checkpoint.steps(tmp_path) == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_disk_that_fails_is_damage_and_one_that_may_not_be_read_is_not(tmp_path, monkeypatch):
     saved_steps(tmp_path, 1, 2)
     newest = largest(tmp_path / "checkpoints/2")
@@ -209,6 +210,7 @@ def test_every_single_byte_is_sealed(tmp_path):
     assert_same(restored(tmp_path)[0], make(seed=1))
 
 
+@pytest.mark.slow
 def test_what_a_killed_save_has_left_is_passed_over_and_cleaned_up(tmp_path):
     saved_steps(tmp_path, 1)
     rest = tmp_path / "checkpoints/7.orbax-checkpoint-tmp"

@@ -47,6 +47,7 @@ def test_the_same_bits(form):
     )
 
 
+@pytest.mark.slow
 def test_keys_of_another_kind_draw_as_they_did():
     key = jax.random.key(5, impl=tiny.KEYS)
     some = lambda key: jax.random.uniform(jax.random.fold_in(key, 3), (4,))

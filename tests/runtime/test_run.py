@@ -67,6 +67,7 @@ def test_another_shape_is_refused_in_one_line(monkeypatch):
     assert run.first(asked(""), "w", task()) is None
 
 
+@pytest.mark.slow
 def test_what_was_taken_is_said(monkeypatch, capsys):
     part = Part(None, task(), jax.eval_shape(task().model.init, KEY), step=7)
     monkeypatch.setattr(run, "open_run", lambda path: part)

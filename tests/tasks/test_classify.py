@@ -57,6 +57,7 @@ def loss(mine, logits, target):
     return float(jax.jit(mine.loss)(np.float32(logits), np.float32(target)))
 
 
+@pytest.mark.slow
 def test_losses_by_hand():
     logits = RNG.normal(0, 2, (5, 3))
     one = np.eye(3)[RNG.integers(0, 3, 5)]
@@ -118,6 +119,7 @@ def test_without_freedom_images_stay():
     np.testing.assert_array_equal(changed(x, arrays.keys(0, 6), "none", 0.0, 1.0), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flips", "u", "expected"),
     [
@@ -139,6 +141,7 @@ def test_a_quarter_turn(angle, turns):
     np.testing.assert_allclose(turned, np.rot90(x, turns, (1, 2)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_window_of_a_ramp():
     """A plane stays a plane: half as steep, and its centre a quarter of the image's side away in y, none in x."""
     y, x = np.mgrid[:9, :9].astype(np.float32)

@@ -476,6 +476,7 @@ class Lone:
         return jnp.where(jnp.arange(len(t)) == self.image, 1.0, 0.0)
 
 
+@pytest.mark.slow
 def test_pictures_and_levels_are_dropped_together():
     """A row has all that it is told, or nothing."""
     mine, n = beside((2, 2), Process())[0], 600

@@ -142,6 +142,7 @@ def test_new_noise_and_ends_keep_the_data():
         np.testing.assert_allclose(x.std((0, 1, 2)), np.sqrt(gaussian.VARIANCE), rtol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "line"),
     [

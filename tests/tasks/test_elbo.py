@@ -110,6 +110,7 @@ def test_uniform_values_have_eight_bits():
     assert elbo.bits_per_dim(-np.prod(shape) * np.log(256), shape) == pytest.approx(8)
 
 
+@pytest.mark.slow
 def test_the_loss_by_hand():
     """beta KL - log p(x|z) of one draw, a mean over images; of the bound that is logged beta is no part."""
     task, params = elbo.Task(Line(), Learner(), beta=2.5), {"w": jnp.asarray(LINE)}
@@ -146,6 +147,7 @@ def test_half_of_the_likelihood_is_of_what_regrows():
     assert expected != pytest.approx(terms["log_likelihood"], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_damage_is_a_quarter_anywhere_within():
     """All corners of a square of 4 x 3 cells in 8 x 7 are drawn, and no other."""
     left = np.asarray(jax.jit(elbo.anywhere)(np.ones((400, 8, 7, 2), np.float32), keys(400)))

@@ -15,6 +15,7 @@ def rates(**fields):
     return np.asarray(jax.jit(jax.vmap(Learner(**fields).schedule(fields["lr"])))(np.arange(20)))
 
 
+@pytest.mark.slow
 def test_learning_rates():
     k = np.arange(20)
     np.testing.assert_allclose(rates(lr=0.1), 0.1, rtol=1e-6)

@@ -105,6 +105,7 @@ def test_surroundings_are_encoded_as_images_are():
     np.testing.assert_array_equal(context, 1)
 
 
+@pytest.mark.slow
 def test_reduced_is_the_way_back():
     small = tiny.images(0, 2, 3, 4, 2)
     np.testing.assert_allclose(arrays.reduced(arrays.enlarged(jnp.asarray(small), 3), 3), small, atol=1e-6)

@@ -51,6 +51,7 @@ def test_a_grid_enlarged_has_its_pixels_enlarged():
     assert [s.start for s in grid.enlarged(4).own((2, 1))] == [4 * s.start for s in grid.own((2, 1))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", GRIDS)
 def test_a_plane_reads_what_each_patch_added(how, tmp_path):
     """Each patch is written with noise where it adds nothing: a window sees the picture alone, and only what is there

@@ -59,6 +59,7 @@ def test_the_median_after_the_warm_up_in_turns(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_apart_each_turn_starts_one_worker_anew(tmp_path):
     """Where memory holds only one: the first process of each, then in every turn a warm-up and what counts."""
     log = tmp_path / "order"

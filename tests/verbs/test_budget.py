@@ -91,6 +91,7 @@ def test_flop_and_minutes_buy_steps(tried, tmp_path):
     assert (found["cost"], found["steps"]) == (2.0, 30)  # 4 images a step, 2 a second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "line"),
     [

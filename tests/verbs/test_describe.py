@@ -258,6 +258,7 @@ def test_a_slide_by_the_published_cascade(monkeypatch):
     assert known["hours"] == pytest.approx({fleet: exaflop * 1e18 / rate / 3600 for fleet, rate in rates.items()})
 
 
+@pytest.mark.slow
 def test_a_picture_by_a_cascade_of_automata(monkeypatch, capsys):
     """2, 4 and 8 calls of an eighth of a side, a half and the whole, each in one tile; a pixel 1 MFLOP a call."""
     chain = [

@@ -212,6 +212,7 @@ def test_an_autoencoder_of_ones_own_of_volumes(tmp_path, monkeypatch):
         encode.encode(c, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -145,6 +145,7 @@ def test_what_is_refused(changes, said, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_parts_that_learned_without_maps_are_refused(tmp_path, monkeypatch):
     free = layers.parts(tmp_path / "free")
     monkeypatch.setattr(run, "parts", lambda config, workdir: free)

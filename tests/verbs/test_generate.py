@@ -169,6 +169,7 @@ def test_without_a_checkpoint(tmp_path):
         verb.generate(tiny.config(), tmp_path)
 
 
+@pytest.mark.slow
 def test_with_another_model(workdir):
     with pytest.raises(UserError, match="is of another model"):
         verb.generate(tiny.config(**{"model.hidden": 24}), workdir)

@@ -83,6 +83,7 @@ def level(folder, picture, number, rows, columns):
 # Pictures.
 
 
+@pytest.mark.slow
 def test_tiles_are_the_picture_and_coarser_ones_its_means():
     rng = np.random.default_rng(1)
     picture, tiles = tissue(rng, (1030, 513)), {}
@@ -101,6 +102,7 @@ def test_tiles_are_the_picture_and_coarser_ones_its_means():
     assert (tiles[1, 0, 1][:, 0] == (picture[:512:2, 512].astype(int) + picture[1:512:2, 512] + 1) // 2).all()
 
 
+@pytest.mark.slow
 def test_a_slide_is_read_tile_by_tile_and_cut_out_of_its_middle(tmp_path):
     """Its own pyramid, here a black one, is not shown: scanners and programs make theirs in ways of their own."""
     pixels = tissue(np.random.default_rng(2), (700, 620))

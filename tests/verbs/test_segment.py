@@ -113,6 +113,7 @@ def test_nobody_is_on_both_sides(monkeypatch):
         segment.divided(config(), Segment())
 
 
+@pytest.mark.slow
 def test_so_many_join_as_are_asked_for(tmp_path, capsys):
     [fold] = segment.divided(config(), Segment(repeats=1))
     path = generated(tmp_path / "x", range(20, 50))

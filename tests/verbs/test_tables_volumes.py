@@ -74,6 +74,7 @@ def test_the_shape_of_the_table(tmp_path, capsys):
     assert images.read(tmp_path / "out" / facts["pictures"]["LVD"]).shape[0] == 2 * 9 + 2
 
 
+@pytest.mark.slow
 def test_the_other_half_of_the_patients_is_a_row(tmp_path):
     real = folder(tmp_path / "real", 6, 0)
     (real / "labels.csv").write_text("filename,patient_id\n" + "".join(f"{i}.nii.gz,p{i // 2}\n" for i in range(6)))
