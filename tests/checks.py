@@ -1,6 +1,6 @@
 """Shapes and types, checked at run time in every function of the package, so that it takes little of the tests' time.
 
-What ``jaxtyping.jaxtyped`` does takes 2 ms a function to prepare and 20 us a call; the first by the thousand.
+What ``jaxtyping.jaxtyped`` makes of a function takes 2 ms, and was made by the thousand.
 """
 
 import inspect
@@ -59,10 +59,8 @@ def inner(fn, typechecker):
 
 def within(fn):
     """Whether ``fn`` is made by another function, and all that are made so say the same of their arguments."""
-    same = (
-        not fn.__defaults__ and not fn.__kwdefaults__ and all(isinstance(h, str) for h in fn.__annotations__.values())
-    )
-    return same and "<locals>" in fn.__qualname__
+    hints, defaults = fn.__annotations__.values(), fn.__defaults__ or fn.__kwdefaults__
+    return "<locals>" in fn.__qualname__ and not defaults and all(isinstance(hint, str) for hint in hints)
 
 
 def has_shapes(fn):
