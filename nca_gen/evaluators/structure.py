@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from nca_gen import build, judge
 from nca_gen.contracts import Figure, Page, Pipeline, Table
+from nca_gen.data import flips as mirrors
 from nca_gen.data import pipeline as batches
 from nca_gen.errors import UserError
 from nca_gen.evaluators import pictures
@@ -19,10 +20,11 @@ from nca_gen.evaluators.held import Held
 from nca_gen.io import images as pixels
 from nca_gen.pipelines import files
 from nca_gen.ranges import Count
+from nca_gen.sections import Views
 
 METRICS = ("two_point", "autocovariance", "power_spectrum", "swd", "drift")
 SHOWN = 16  # pieces in a grid
-GENERATED, TRAINING = "Generated", "Training images"  # rows of the table
+GENERATED, TRAINING, HELD = "Generated", "Training images", "Held-out images"  # rows of the tables
 Sides = Annotated[tuple[Count, ...], Len(2, 2)]
 
 
@@ -39,21 +41,28 @@ def evaluate(
     real: Count = 64,
     reduce: Count = 1,
     rivals: Sequence[str] = (),
+    views: Views = "none",
 ) -> Page:
     """Scores ``n`` pictures of ``size`` pixels, under no condition, cut into pieces, by ``metrics``.
 
     They are held against ``real`` pieces of ``config.held.split``, and a last row holds as many of training images
-    against these. ``reduce``: pictures and pieces are reduced so many times first (area mean), so that runs at several
-    magnifications are compared at one; ``size`` and ``piece`` are as they are then. ``rivals``: names of
-    ``config.parts``, or paths of trained runs such as zoo:tissue, that need no other part and learned at the same
-    magnification (a path is seen from the current folder); each draws as many pictures, from the same seeds, in its
-    own way. Raises UserError for data that are
-    no images of two axes, for a piece larger than a picture, and for a rival that is not trained.
+    against these; then against those of training images, which shows what was learned. ``reduce``: pictures and pieces
+    are reduced so many times first (area mean), so that runs at several magnifications are compared at one; ``size``
+    and ``piece`` are as they are then. ``rivals``: names of ``config.parts``, or paths of trained runs such as
+    zoo:tissue, that need no other part and learned at the same magnification (a path is seen from the current folder);
+    each draws as many pictures, from the same seeds, in its own way. ``views``: every piece, drawn or real, is seen
+    mirrored and turned too, in the words of ``config.data.flips``. A rule that does not know where a cell lies draws no
+    side darker than another on average, and a small field has such sides by chance. Raises UserError for data that are
+    no images of two axes, for a piece that is larger than a picture or, where it is turned, not square, and for a rival
+    that is not trained.
     """
     if data.kind != "images":
         raise UserError("structure is for images of two axes; leave out config.evals.structure")
     if any(p > s for p, s in zip(piece, size, strict=True)):
         raise UserError(f"config.evals.structure.piece={tuple(piece)} is larger than size={tuple(size)}")
+    mirrors.axes(views, field="config.evals.structure.views")
+    if views == "dihedral" and piece[0] != piece[1]:
+        raise UserError(f"config.evals.structure.views='dihedral' is for square pieces, and piece={tuple(piece)}")
     whole = lambda sides: (sides[0] * reduce, sides[1] * reduce)
     drawn = {}
     for name, one in {GENERATED: pipeline, **{path: rival(pipeline.parts, path) for path in rivals}}.items():
@@ -65,8 +74,7 @@ def evaluate(
         )
         for split in (data.split, "train")
     )
-    sets = {name: cut(some, piece) for name, some in drawn.items()} | {TRAINING: train}
-    found = {name: judge.judge(metrics, some, held, None, data.seed) for name, some in sets.items()}
+    sets = {name: cut(some, piece) for name, some in drawn.items()}
     shown = {"structure": drawn[GENERATED][:1]} | {f"rival{i}": drawn[path][:1] for i, path in enumerate(rivals)}
     for name, some in {"pieces": sets[GENERATED], "real_pieces": held}.items():
         shown[name] = some[np.sort(judge.drawn(len(some), SHOWN, data.seed))]
@@ -79,16 +87,31 @@ def evaluate(
         Figure("pieces.png", "**Pieces** of generated pictures."),
         Figure("real_pieces.png", f"**Real** pieces, of the {data.split} split: not seen in training."),
     ]
-    names = [*found[GENERATED]["scores"]]
-    rows = [[name, *(facts["scores"][score] for score in names)] for name, facts in found.items()]
-    intro = "Pieces of training images, held against the same ones, show what can be reached."
+    seen = {name: mirrors.views(some, views) for name, some in (sets | {HELD: held, TRAINING: train}).items()}
+
+    def against(reference: str, others: Sequence[str]) -> dict[str, dict]:
+        return {name: judge.judge(metrics, seen[name], seen[reference], None, data.seed) for name in others}
+
+    found = against(HELD, [*sets, TRAINING])
+    learned = against(TRAINING, [*sets, HELD]) if data.split != "train" else {}
+    tables = [
+        _table("Structure", found, "Pieces of training images, held against the same ones, show what can be reached.")
+    ]
+    if learned:
+        tables.append(_table("Structure of training images", learned, "Held against pieces of training images."))
     facts = found[GENERATED]
     scores = facts.pop("scores")
     lines = judge.table(facts | {"scores": scores})
     facts["training"] = found[TRAINING]["scores"]
     facts["rivals"] = {path: found[path]["scores"] for path in rivals}
-    table = Table("Structure", ["Images", *names], rows, intro)
-    return Page("Structure of large pictures", scores, figures, [table], facts, lines)
+    facts["against_training"] = {name: some["scores"] for name, some in learned.items()}
+    return Page("Structure of large pictures", scores, figures, tables, facts, lines)
+
+
+def _table(title: str, found: Mapping[str, Mapping], intro: str) -> Table:
+    names = [*found[GENERATED]["scores"]]
+    rows = [[name, *map(some["scores"].get, names)] for name, some in found.items()]
+    return Table(title, ["Images", *names], rows, intro)
 
 
 def rival(parts: Mapping, path: str) -> Pipeline:

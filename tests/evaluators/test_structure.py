@@ -66,12 +66,60 @@ def test_scores_are_those_of_the_metrics(tmp_path):
     )
     assert page.scores == pytest.approx(expected, abs=1e-6)
     assert page.facts["training"] == pytest.approx(yardstick, abs=1e-6)
-    [table] = page.tables
+    table, learned = page.tables
     assert [row[0] for row in table.rows] == ["Generated", "Training images"]
     assert table.rows[0][1:] == pytest.approx([expected[name] for name in table.columns[1:]], abs=1e-6)
+    ours, theirs = (
+        drift.score(some, train, None, 3) | two_point.score(some, train, None, 3) for some in (pieces, held)
+    )
+    assert page.facts["against_training"] == {
+        "Generated": pytest.approx(ours, abs=1e-6),
+        "Held-out images": pytest.approx(theirs, abs=1e-6),
+    }
+    assert learned.rows[0][1:] == pytest.approx([ours[name] for name in learned.columns[1:]], abs=1e-6)
     assert page.facts["counts"] == {"generated": 12, "real": 5}
     assert images.read(tmp_path / "structure.png").shape == (16, 24, 3)
     assert {figure.file for figure in page.figures} == {file.name for file in tmp_path.iterdir()}
+
+
+def test_what_was_learned_is_asked_once(tmp_path):
+    """Where the pieces that pictures are held against are of the training split, there is one table."""
+    data = Held(tiny.config(**{"held.split": "train"}), SimpleNamespace(), tiny.splits())
+    sizes = {"metrics": ("drift",), "size": (16, 24), "piece": (8, 8), "n": 2, "real": 5}
+    page = structure.evaluate(Painter(), data, tmp_path, **sizes)
+    assert [table.title for table in page.tables] == ["Structure"]
+    assert page.scores["drift"] == pytest.approx(
+        drift.score(structure.cut(drawn((16, 24)), (8, 8)), real("train", (8, 8)), None, 3)["drift"]
+    )
+
+
+def test_no_side_is_preferred(tmp_path):
+    """A ramp to the right is no ramp to the left; pieces that are seen from all sides know no difference."""
+
+    class Ramp(Painter):
+        def draw(self, key, size, cond=None):
+            for _ in key:
+                yield np.linspace(-1, 1, size[1], dtype=np.float32)[None, :, None] * np.ones((*size, 3), np.float32)
+
+    class Turned(Ramp):
+        def draw(self, key, size, cond=None):
+            for image in super().draw(key, size, cond):
+                yield image[:, ::-1]
+
+    def score(painter, views):
+        data = Held(tiny.config(), SimpleNamespace(), tiny.splits())
+        sizes = {"metrics": ("swd",), "size": (16, 16), "piece": (16, 16), "n": 2, "real": 5}
+        return structure.evaluate(painter(), data, tmp_path, **sizes, views=views).scores["swd"]
+
+    assert score(Turned, "none") != pytest.approx(score(Ramp, "none"), rel=0.05)
+    assert score(Turned, "dihedral") == pytest.approx(score(Ramp, "dihedral"), rel=0.01)
+
+
+def test_views_that_are_none(tmp_path):
+    with pytest.raises(UserError, match=r"views='dihedral' is for square pieces, and piece=\(8, 6\)"):
+        asked(tmp_path, piece=(8, 6), views="dihedral")
+    with pytest.raises(UserError, match=r"config\.evals\.structure\.views='depth': an image of 2 axes has no depth"):
+        asked(tmp_path, views="depth")
 
 
 def test_two_magnifications_meet_at_one(tmp_path):
@@ -94,8 +142,8 @@ def test_a_rival_draws_as_many_pictures_of_its_own(tmp_path):
     pieces = structure.cut(np.clip(own, -1, 1), (8, 8))
     expected = drift.score(pieces, real("test", (8, 8)), None, 3)["drift"]
     assert page.facts["rivals"]["runs/rival"]["drift"] == pytest.approx(expected, rel=1e-4)
-    [table] = page.tables
-    assert [row[0] for row in table.rows] == ["Generated", "runs/rival", "Training images"]
+    assert [row[0] for row in page.tables[0].rows] == ["Generated", "runs/rival", "Training images"]
+    assert [row[0] for row in page.tables[1].rows] == ["Generated", "runs/rival", "Held-out images"]
     assert page.scores == asked(tmp_path).scores
     written = images.read(tmp_path / "rival0.png").astype(int)
     assert np.abs(written - (np.clip(own[0], -1, 1) + 1) * 128).max() <= 1
