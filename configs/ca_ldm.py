@@ -40,7 +40,8 @@ from nca_gen.config import Stage
 
 STAGES = {"vq_vae": "vae2d", "nhae": "nhae", "multislice": "multislice", "vq_vae_3d": "vae3d"}  # the others diffuse
 RIVALS = {"ldm3d": "vae2d", "medical_diffusion": "vae3d", "lvd": "vae2d"}  # which autoencoder each one diffuses
-PARTS = ("nhae", "diff3d", "refiner")  # that draw volumes, beside the decoder
+CHAIN = ("vae2d", "nhae", "diff3d", "refiner", "multislice")
+PARTS = CHAIN[1:-1]  # that draw volumes, beside the decoder
 
 
 class Scale(NamedTuple):
@@ -355,9 +356,10 @@ def _without_files(config):
 
 
 def chain(forms):
-    """The five stages in the same forms; for a rival its two."""
+    """The five stages in the same forms; for a rival its two. A form that chooses a stage chooses nothing here."""
     stages, rivals = [], [(first, "diff3d") for form, first in RIVALS.items() if form in forms]
-    for stage in rivals[0] if rivals else ("vae2d", "nhae", "diff3d", "refiner", "multislice"):
+    forms = [form for form in forms if form not in (*CHAIN, "vae3d")]
+    for stage in rivals[0] if rivals else CHAIN:
         config = get_config()
         _placed(config, stage)
         for form in forms:

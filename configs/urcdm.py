@@ -95,6 +95,9 @@ SCHEDULES = ("cosine", "cosine", "linear")
 PREDICTIONS = ("eps", "v", "v")
 
 
+PLACES = ("mag0", "mag1", "mag2", "stage1", "stage2", "stage3")  # forms that choose a network
+
+
 def get_config():
     """The last network: the finest magnification, the largest picture."""
     config = ConfigDict(
@@ -229,9 +232,12 @@ def smoke(config):
 
 
 def chain(forms):
-    """The networks in their order, each in the same forms; three of them for a rival."""
+    """The networks in their order, each in the same forms; three of them for a rival.
+
+    Forms that choose a network choose nothing here.
+    """
     alone = {"outpainting", "lrdm"} & {*forms}
-    stages = []
+    stages, forms = [], [form for form in forms if form not in PLACES]
     for m, s in [(m, s) for m in ((2,) if alone else (0, 1, 2)) for s in (1, 2, 3)]:
         config = get_config()
         _placed(config, m, s)

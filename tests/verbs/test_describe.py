@@ -1,6 +1,7 @@
 """--mode=describe against counts by hand."""
 
 import json
+from argparse import Namespace
 from functools import cache
 from pathlib import Path
 
@@ -236,6 +237,27 @@ def whole(forms):
     """The stages of URCDM."""
     page = f"{ROOT}/configs/urcdm.py:{forms}"
     return [stage._replace(config=override(stage.config, [])) for stage in stages(page)]
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("nca_cascade.py:stage1", ["stage1"]),
+        ("nca_cascade.py:stage2,laptop", ["stage1", "stage2"]),
+        ("nca_cascade.py:laptop", ["stage1", "stage2", "stage3"]),
+        ("urcdm.py:mag0,stage2", ["mag0_stage1", "mag0_stage2"]),
+        ("urcdm.py:laptop,mag1,stage1", ["mag0_stage1", "mag0_stage2", "mag0_stage3", "mag1_stage1"]),
+        ("ca_ldm.py:refiner", ["vae2d", "nhae", "diff3d", "refiner"]),
+    ],
+)
+def test_a_stage_and_those_before_it(page, names):
+    """A form that chooses a stage chooses what is described, and leaves its chain as it is."""
+    spec = f"{ROOT}/configs/{page}"
+    own, whole = load(spec), stages(f"{ROOT}/configs/{page.partition(':')[0]}")
+    found = verb.beside(own, Namespace(config=spec, workdir=None))
+    assert [stage.name for stage in found] == names
+    assert found[-1].config is own
+    assert [stage.name for stage in stages(spec)] == [stage.name for stage in whole]
 
 
 @pytest.mark.slow
