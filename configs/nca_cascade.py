@@ -159,20 +159,20 @@ def quickstart(config):
     config.train.update(steps=MINUTES[stage - 1], batch=8, log_every=50, checkpoint_every=300)
     config.data.flips = "none"  # glands lie along one another here; of all views outlines are ragged
     config.evals = {}
-    if stage == 1:  # as wide as the strips, and long: at a side of a patch a cell hears less than in a picture
+    if stage == 1:  # as wide as the strips are: cells near a side of a patch hear less than those of a picture
         config.data.patch, config.train.batch = (48, 22), 4
     else:
         config.model.update(channels=48, steps=5, image_channels=12)
         config.codec.block = 2
         config.sample.update(sampler="dpm_solver_pp", steps=12, growth_guidance=0.5)
-        pieces = {"size": (512, 512), "piece": (64, 64), "n": 1, "views": "dihedral", "rivals": ("zoo:tissue",)}
+        pieces = {"size": (512, 512), "piece": (64, 64), "n": 1, "half_turn": True, "rivals": ("zoo:tissue",)}
         config.evals.structure = {"every": MINUTES[1]} | pieces
 
 
 def smoke(config):
     """Seconds: shows that every part works, not what it is worth. On the field that ships."""
     hears_all = config.model.name == "fourier_diff_nca"
-    rivals = config.evals.get("structure", {}).get("rivals", ())
+    asked = {name: of for name, of in config.evals.get("structure", {}).items() if name in ("rivals", "half_turn")}
     _placed(config, _stage(config))
     config.diffusion.timesteps = 8
     config.data.patch = (16, 16)
@@ -184,7 +184,7 @@ def smoke(config):
         config.codec.block = 2
     config.sample.update(steps=4, n=4, size=(32, 32))
     config.held.update(n=8, train=16)
-    config.evals.structure = {"every": 0, "size": (32, 32), "piece": (16, 16), "n": 1, "real": 4, "rivals": rivals}
+    config.evals.structure = {"every": 0, "size": (32, 32), "piece": (16, 16), "n": 1, "real": 4} | asked
     recipes.smoke(config)
     if _stage(config) < 3:  # --mode=evaluate asks the others
         often(config, 0)

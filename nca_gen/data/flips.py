@@ -1,17 +1,13 @@
 """Which axes of an image or volume may be mirrored: one rule for training, encoding and classifying.
 
-The word "dihedral" is for training, and for pieces that are held against one another: height and width are mirrored
-and exchanged, so that a square patch comes in all its 8 views. Patches that lie anywhere, at half a patch too, come of
-images or regions larger than the patch.
+The word "dihedral" is for training alone: height and width are mirrored and exchanged, so that a square patch comes in
+all its 8 views. Patches that lie anywhere, at half a patch too, come of images or regions larger than the patch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-
-import numpy as np
-from jaxtyping import Num
 
 from nca_gen.errors import UserError, unknown
 
@@ -56,16 +52,3 @@ def variants(flips: str | bool, ndim: int = 2, field: str = "config.data.flips")
     if flips == "dihedral":
         raise UserError(f"{field}='dihedral' is for training alone: here images are mirrored, and not transposed")
     return [*product(*((1, -1) if may else (1,) for may in axes(flips, ndim, field)))]
-
-
-def views(images: Num[np.ndarray, "n *S C"], flips: str | bool) -> Num[np.ndarray, "m *S C"]:
-    """Images in all the views that training with ``flips`` shows of them, view after view, first as they are.
-
-    Raises UserError for "dihedral" where height and width differ.
-    """
-    *sides, _ = images.shape[1:]
-    ndim = len(sides)
-    turns = (images, images.swapaxes(ndim - 1, ndim)) if transposed(flips, sides) else (images,)
-    steps = product(*((1, -1) if may else (1,) for may in axes(flips, ndim)))
-    mirrors = [(slice(None), *(slice(None, None, step) for step in some)) for some in steps]
-    return np.concatenate([some[mirror] for some in turns for mirror in mirrors])

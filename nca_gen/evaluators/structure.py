@@ -12,7 +12,6 @@ from jaxtyping import Float
 
 from nca_gen import build, judge
 from nca_gen.contracts import Figure, Page, Pipeline, Table
-from nca_gen.data import flips as mirrors
 from nca_gen.data import pipeline as batches
 from nca_gen.errors import UserError
 from nca_gen.evaluators import pictures
@@ -20,7 +19,6 @@ from nca_gen.evaluators.held import Held
 from nca_gen.io import images as pixels
 from nca_gen.pipelines import files
 from nca_gen.ranges import Count
-from nca_gen.sections import Views
 
 METRICS = ("two_point", "autocovariance", "power_spectrum", "swd", "drift")
 SHOWN = 16  # pieces in a grid
@@ -41,7 +39,7 @@ def evaluate(
     real: Count = 64,
     reduce: Count = 1,
     rivals: Sequence[str] = (),
-    views: Views = "none",
+    half_turn: bool = False,
 ) -> Page:
     """Scores ``n`` pictures of ``size`` pixels, under no condition, cut into pieces, by ``metrics``.
 
@@ -50,19 +48,15 @@ def evaluate(
     are reduced so many times first (area mean), so that runs at several magnifications are compared at one; ``size``
     and ``piece`` are as they are then. ``rivals``: names of ``config.parts``, or paths of trained runs such as
     zoo:tissue, that need no other part and learned at the same magnification (a path is seen from the current folder);
-    each draws as many pictures, from the same seeds, in its own way. ``views``: every piece, drawn or real, is seen
-    mirrored and turned too, in the words of ``config.data.flips``. A rule that does not know where a cell lies draws no
-    side darker than another on average, and a small field has such sides by chance. Raises UserError for data that are
-    no images of two axes, for a piece that is larger than a picture or, where it is turned, not square, and for a rival
-    that is not trained.
+    each draws as many pictures, from the same seeds, in its own way. ``half_turn``: every piece, drawn or real, is seen
+    turned by a half as well. A rule that does not know where a cell lies draws no side darker than another on average,
+    and a small field has such sides by chance; which way things lie is still seen. Raises UserError for data that are
+    no images of two axes, for a piece that is larger than a picture, and for a rival that is not trained.
     """
     if data.kind != "images":
         raise UserError("structure is for images of two axes; leave out config.evals.structure")
     if any(p > s for p, s in zip(piece, size, strict=True)):
         raise UserError(f"config.evals.structure.piece={tuple(piece)} is larger than size={tuple(size)}")
-    mirrors.axes(views, field="config.evals.structure.views")
-    if views == "dihedral" and piece[0] != piece[1]:
-        raise UserError(f"config.evals.structure.views='dihedral' is for square pieces, and piece={tuple(piece)}")
     whole = lambda sides: (sides[0] * reduce, sides[1] * reduce)
     drawn = {}
     for name, one in {GENERATED: pipeline, **{path: rival(pipeline.parts, path) for path in rivals}}.items():
@@ -87,7 +81,9 @@ def evaluate(
         Figure("pieces.png", "**Pieces** of generated pictures."),
         Figure("real_pieces.png", f"**Real** pieces, of the {data.split} split: not seen in training."),
     ]
-    seen = {name: mirrors.views(some, views) for name, some in (sets | {HELD: held, TRAINING: train}).items()}
+    seen = sets | {HELD: held, TRAINING: train}
+    if half_turn:
+        seen = {name: np.concatenate([some, some[:, ::-1, ::-1]]) for name, some in seen.items()}
 
     def against(reference: str, others: Sequence[str]) -> dict[str, dict]:
         return {name: judge.judge(metrics, seen[name], seen[reference], None, data.seed) for name in others}
@@ -98,10 +94,15 @@ def evaluate(
         _table("Structure", found, "Pieces of training images, held against the same ones, show what can be reached.")
     ]
     if learned:
-        tables.append(_table("Structure of training images", learned, "Held against pieces of training images."))
+        tables.append(
+            _table(
+                "Structure, against training images", learned, "The same pictures; real ones were not seen in training."
+            )
+        )
     facts = found[GENERATED]
     scores = facts.pop("scores")
     lines = judge.table(facts | {"scores": scores})
+    facts["half_turn"] = half_turn  # which doubles the counts
     facts["training"] = found[TRAINING]["scores"]
     facts["rivals"] = {path: found[path]["scores"] for path in rivals}
     facts["against_training"] = {name: some["scores"] for name, some in learned.items()}

@@ -72,15 +72,17 @@ def main(config: Any, args: Namespace) -> None:
 
 
 def beside(config: Any, args: Namespace) -> list[Stage]:
-    """The stages of the page's chain up to that of ``config``, and it; none where the page lists none.
+    """The stages of the page's chain up to that of ``config``, and it; none where the page lists no such stage.
 
-    Its place is the last with as many parts of these names.
+    It is the last stage whose parts have the same names.
     """
     if not args.config or args.workdir or "chain" not in configs.page(args.config)[2]:
         return []
     stages = configs.stages(args.config)
     parts = [{*one.get("parts", {})} for one in (*(stage.config for stage in stages), config)]
-    place = max((i for i, names in enumerate(parts[:-1]) if names == parts[-1]), default=len(stages) - 1)
+    place = max((i for i, names in enumerate(parts[:-1]) if names == parts[-1]), default=-1)
+    if place < 0:
+        return []
     wholes = [stage._replace(config=configs.override(stage.config, [])) for stage in stages[:place]]
     return [*wholes, stages[place]._replace(config=config)]
 

@@ -1,6 +1,5 @@
 """Which axes are mirrored, by every spelling."""
 
-import numpy as np
 import pytest
 
 from nca_gen.data import flips
@@ -39,22 +38,6 @@ def test_all_views_of_a_square():
         flips.transposed("dihedral", (8, 6))
     with pytest.raises(UserError, match=r"config.encode.flips='dihedral' is for training alone"):
         flips.variants("dihedral", field="config.encode.flips")
-
-
-def test_views_are_those_of_the_square():
-    """Its rotations by quarters, and those of its mirror image; of a volume each with and without its slices turned."""
-    images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), np.uint8)
-    seen = flips.views(images, "dihedral")
-    mirrored = images[:, :, ::-1]
-    expected = [np.rot90(some, k, (1, 2)) for some in (images, mirrored) for k in range(4)]
-    assert {x.tobytes() for x in seen} == {x.tobytes() for some in expected for x in some}
-    assert len(seen) == 16
-    np.testing.assert_array_equal(seen[:2], images)
-    np.testing.assert_array_equal(flips.views(images, "none"), images)
-    np.testing.assert_array_equal(flips.views(images, "horizontal"), np.concatenate([images, mirrored]))
-    assert len({x.tobytes() for x in flips.views(images.reshape(1, 2, 5, 5, 3), "dihedral")}) == 8
-    with pytest.raises(UserError, match="square"):
-        flips.views(images[:, :4], "dihedral")
 
 
 def test_words_that_are_none():

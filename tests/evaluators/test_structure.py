@@ -13,7 +13,7 @@ from nca_gen.errors import UserError
 from nca_gen.evaluators import structure
 from nca_gen.evaluators.held import Held
 from nca_gen.io import images
-from nca_gen.metrics import drift, two_point
+from nca_gen.metrics import drift, swd, two_point
 from nca_gen.pipelines import sampling
 from nca_gen.runtime import run
 
@@ -93,33 +93,44 @@ def test_what_was_learned_is_asked_once(tmp_path):
     )
 
 
+def test_half_a_turn(tmp_path):
+    """Pieces drawn, of training and held out are all seen turned too, by both tables."""
+    page = asked(tmp_path, metrics=("swd",), size=(16, 16), piece=(16, 16), half_turn=True)
+    both = lambda some: np.concatenate([some, np.rot90(some, 2, (1, 2))])
+    pieces, held, train = (both(some) for some in (drawn((16, 16)), real("test", (16, 16)), real("train", (16, 16))))
+    assert page.scores["swd"] == pytest.approx(swd.score(pieces, held, None, 3)["swd"], rel=1e-5)
+    assert page.facts["training"]["swd"] == pytest.approx(swd.score(train, held, None, 3)["swd"], rel=1e-5)
+    against = {name: scores["swd"] for name, scores in page.facts["against_training"].items()}
+    assert against == pytest.approx(
+        {
+            name: swd.score(some, train, None, 3)["swd"]
+            for name, some in {"Generated": pieces, "Held-out images": held}.items()
+        },
+        rel=1e-5,
+    )
+    assert page.facts["half_turn"]
+    assert page.facts["counts"] == {"generated": 4, "real": 10}
+
+
 def test_no_side_is_preferred(tmp_path):
-    """A ramp to the right is no ramp to the left; pieces that are seen from all sides know no difference."""
+    """A ramp to the right is no ramp to the left; by half a turn they are the same, and one downwards is another."""
 
-    class Ramp(Painter):
-        def draw(self, key, size, cond=None):
-            for _ in key:
-                yield np.linspace(-1, 1, size[1], dtype=np.float32)[None, :, None] * np.ones((*size, 3), np.float32)
+    def score(half_turn, turns):
+        class Ramp(Painter):
+            def draw(self, key, size, cond=None):
+                for _ in key:
+                    yield np.rot90(
+                        np.broadcast_to(np.linspace(-1, 1, 16, dtype=np.float32)[:, None], (16, 16, 3)), turns
+                    )
 
-    class Turned(Ramp):
-        def draw(self, key, size, cond=None):
-            for image in super().draw(key, size, cond):
-                yield image[:, ::-1]
-
-    def score(painter, views):
         data = Held(tiny.config(), SimpleNamespace(), tiny.splits())
         sizes = {"metrics": ("swd",), "size": (16, 16), "piece": (16, 16), "n": 2, "real": 5}
-        return structure.evaluate(painter(), data, tmp_path, **sizes, views=views).scores["swd"]
+        return structure.evaluate(Ramp(), data, tmp_path, **sizes, half_turn=half_turn).scores["swd"]
 
-    assert score(Turned, "none") != pytest.approx(score(Ramp, "none"), rel=0.05)
-    assert score(Turned, "dihedral") == pytest.approx(score(Ramp, "dihedral"), rel=0.01)
-
-
-def test_views_that_are_none(tmp_path):
-    with pytest.raises(UserError, match=r"views='dihedral' is for square pieces, and piece=\(8, 6\)"):
-        asked(tmp_path, piece=(8, 6), views="dihedral")
-    with pytest.raises(UserError, match=r"config\.evals\.structure\.views='depth': an image of 2 axes has no depth"):
-        asked(tmp_path, views="depth")
+    right, left, down = (score(True, turns) for turns in (0, 2, 1))
+    assert right == pytest.approx(left, rel=1e-5)
+    assert right != pytest.approx(down, rel=0.01)
+    assert score(False, 0) != pytest.approx(score(False, 2), rel=0.01)
 
 
 def test_two_magnifications_meet_at_one(tmp_path):

@@ -286,12 +286,13 @@ def test_rekeyed_changes_the_keys_alone():
 def test_a_full_disk_is_one_line_and_the_older_checkpoint_stands(tmp_path, capfd):
     """Files may not grow beyond 100 kB: what the system then says comes from the same place as for a full disk."""
     saved_steps(tmp_path, 1)
+    large = make(n=200_000)  # before the limit, under which no compiled program could be kept either
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def save_too_much():
         with checkpoint.manager(tmp_path) as saved:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited[1]))
-            checkpoint.save(saved, 2, make(n=200_000))
+            checkpoint.save(saved, 2, large)
 
     capfd.readouterr()
     try:

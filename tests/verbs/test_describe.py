@@ -240,24 +240,26 @@ def whole(forms):
 
 
 @pytest.mark.parametrize(
-    ("page", "names"),
+    ("page", "forms", "of_a_stage", "names"),
     [
-        ("nca_cascade.py:stage1", ["stage1"]),
-        ("nca_cascade.py:stage2,laptop", ["stage1", "stage2"]),
-        ("nca_cascade.py:laptop", ["stage1", "stage2", "stage3"]),
-        ("urcdm.py:mag0,stage2", ["mag0_stage1", "mag0_stage2"]),
-        ("urcdm.py:laptop,mag1,stage1", ["mag0_stage1", "mag0_stage2", "mag0_stage3", "mag1_stage1"]),
-        ("ca_ldm.py:refiner", ["vae2d", "nhae", "diff3d", "refiner"]),
+        ("nca_cascade.py", [], ["stage1"], ["stage1"]),
+        ("nca_cascade.py", ["laptop"], ["stage2"], ["stage1", "stage2"]),
+        ("nca_cascade.py", ["laptop"], [], ["stage1", "stage2", "stage3"]),
+        ("urcdm.py", [], ["mag0", "stage2"], ["mag0_stage1", "mag0_stage2"]),
+        ("urcdm.py", ["laptop"], ["mag1", "stage1"], ["mag0_stage1", "mag0_stage2", "mag0_stage3", "mag1_stage1"]),
+        ("ca_ldm.py", ["laptop"], ["refiner"], ["vae2d", "nhae", "diff3d", "refiner"]),
+        ("urcdm.py", ["outpainting"], ["mag0"], []),
     ],
 )
-def test_a_stage_and_those_before_it(page, names):
+def test_a_stage_and_those_before_it(page, forms, of_a_stage, names):
     """A form that chooses a stage chooses what is described, and leaves its chain as it is."""
-    spec = f"{ROOT}/configs/{page}"
-    own, whole = load(spec), stages(f"{ROOT}/configs/{page.partition(':')[0]}")
+    spec, plain = (f"{ROOT}/configs/{page}:{','.join(some)}".removesuffix(":") for some in (forms + of_a_stage, forms))
+    own = load(spec)
     found = verb.beside(own, Namespace(config=spec, workdir=None))
     assert [stage.name for stage in found] == names
-    assert found[-1].config is own
-    assert [stage.name for stage in stages(spec)] == [stage.name for stage in whole]
+    assert not found or found[-1].config is own
+    chain, expected = ({stage.name: stage.config.to_dict() for stage in stages(some)} for some in (spec, plain))
+    assert chain == expected
 
 
 @pytest.mark.slow
