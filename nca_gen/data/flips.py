@@ -24,8 +24,10 @@ def axes(flips: str | bool, ndim: int = 2, field: str = "config.data.flips") -> 
     """
     words = str({True: "all", False: "none"}.get(flips, flips)).split("+")
     for word in words:
-        if word not in NAMES or (len(words) > 1 and word not in AXES):
+        if word not in NAMES:
             raise unknown(f"value of {field}", word, NAMES)
+        if len(words) > 1 and word not in AXES:
+            raise UserError(f"unknown value of {field}: {flips!r}, as {word!r} stands alone; + joins {', '.join(AXES)}")
         if word in AXES[ndim:]:
             raise UserError(f"{field}={flips!r}: an image of {ndim} axes has no {word} one")
     words = AXES[:2] if words == ["dihedral"] else words

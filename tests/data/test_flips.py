@@ -46,5 +46,8 @@ def test_words_that_are_none():
     with pytest.raises(UserError, match="2 axes has no depth"):
         flips.axes("depth+horizontal")
     for word in ("all+depth", "dihedral+depth"):
-        with pytest.raises(UserError, match="unknown value"):
+        alone = word.partition("+")[0]
+        with pytest.raises(
+            UserError, match=rf"unknown value of config.data.flips: '{alone}\+depth', as '{alone}' stands"
+        ):
             flips.axes(word, 3)
