@@ -90,15 +90,12 @@ def evaluate(
 
     found = against(HELD, [*sets, TRAINING])
     learned = against(TRAINING, [*sets, HELD]) if data.split != "train" else {}
-    tables = [
-        _table("Structure", found, "Pieces of training images, held against the same ones, show what can be reached.")
-    ]
+    turned = " Every piece is seen turned by a half too." if half_turn else ""
+    intro = f"Pieces of training images, held against the same ones, show what can be reached.{turned}"
+    tables = [_table("Structure", found, intro)]
     if learned:
-        tables.append(
-            _table(
-                "Structure, against training images", learned, "The same pictures; real ones were not seen in training."
-            )
-        )
+        intro = f"The same pictures, and images that were not trained on, held against training images.{turned}"
+        tables.append(_table("Structure, against training images", learned, intro))
     facts = found[GENERATED]
     scores = facts.pop("scores")
     lines = judge.table(facts | {"scores": scores})

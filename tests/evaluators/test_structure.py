@@ -109,6 +109,7 @@ def test_half_a_turn(tmp_path):
         rel=1e-5,
     )
     assert page.facts["half_turn"]
+    assert all("turned by a half" in table.intro for table in page.tables)
     assert page.facts["counts"] == {"generated": 4, "real": 10}
 
 
