@@ -93,6 +93,7 @@ def test_what_was_learned_is_asked_once(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_half_a_turn(tmp_path):
     """Pieces drawn, of training and held out are all seen turned too, by both tables."""
     page = asked(tmp_path, metrics=("swd",), size=(16, 16), piece=(16, 16), half_turn=True)
@@ -113,6 +114,7 @@ def test_half_a_turn(tmp_path):
     assert page.facts["counts"] == {"generated": 4, "real": 10}
 
 
+@pytest.mark.slow
 def test_no_side_is_preferred(tmp_path):
     """A ramp to the right is no ramp to the left; by half a turn they are the same, and one downwards is another."""
 
