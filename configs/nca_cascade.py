@@ -160,7 +160,7 @@ def quickstart(config):
     config.data.flips = "none"  # glands lie along one another here; of all views outlines are ragged
     config.evals = {}
     if stage == 1:  # as wide as the strips are: cells near a side of a patch hear less than those of a picture
-        config.data.patch, config.train.batch = (48, 22), 4
+        config.data.patch, config.train.batch = (48, QUICK.patches[0]), 4
     else:
         config.model.update(channels=48, steps=5, image_channels=12)
         config.codec.block = 2

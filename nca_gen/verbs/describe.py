@@ -79,8 +79,8 @@ def beside(config: Any, args: Namespace) -> list[Stage]:
     if not args.config or args.workdir or "chain" not in configs.page(args.config)[2]:
         return []
     stages = configs.stages(args.config)
-    parts = [{*one.get("parts", {})} for one in (*(stage.config for stage in stages), config)]
-    place = max((i for i, names in enumerate(parts[:-1]) if names == parts[-1]), default=-1)
+    parts = lambda one: {*one.get("parts", {})}
+    place = max((i for i, stage in enumerate(stages) if parts(stage.config) == parts(config)), default=-1)
     if place < 0:
         return []
     wholes = [stage._replace(config=configs.override(stage.config, [])) for stage in stages[:place]]
