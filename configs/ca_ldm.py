@@ -37,6 +37,7 @@ from shared import recipes
 from shared.evals import of_samples, often
 
 from nca_gen.config import Stage
+from nca_gen.errors import UserError
 
 STAGES = {"vq_vae": "vae2d", "nhae": "nhae", "multislice": "multislice", "vq_vae_3d": "vae3d"}  # the others diffuse
 RIVALS = {"ldm3d": "vae2d", "medical_diffusion": "vae3d", "lvd": "vae2d"}  # which autoencoder each one diffuses
@@ -154,12 +155,12 @@ def _placed(config, stage, scale=PUBLISHED, rival=""):
 
 def ldm3d(config):
     """The rival: one diffusion of the latents of all slices, without what a volume says of them; two stages."""
-    _placed(config, _stage(config), rival="ldm3d")
+    _rivals(config, "ldm3d")
 
 
 def medical_diffusion(config):
     """The rival with an autoencoder of volumes and one diffusion of its latents; two stages."""
-    _placed(config, _stage(config), rival="medical_diffusion")
+    _rivals(config, "medical_diffusion")
 
 
 def lvd(config):
@@ -169,7 +170,21 @@ def lvd(config):
     the refiner's U-Net without what it is told; all slices at once, where theirs draws some frames after others; all
     layers learn together, where theirs begins with a diffusion of single frames; a decoder of single slices.
     """
-    _placed(config, _stage(config), rival="lvd")
+    _rivals(config, "lvd")
+
+
+def _rivals(config, rival):
+    """Makes ``config`` that of a stage of the ``rival``: the same one where it has it, else its last."""
+    stage = _stage(config)
+    _placed(config, stage if stage == RIVALS[rival] else "diff3d", rival=rival)
+
+
+def _chosen(config, stage):
+    """Makes ``config`` that of ``stage``, in the chain of a rival where it is of one."""
+    rival = _rival(config)
+    if rival and stage not in (RIVALS[rival], "diff3d"):
+        raise UserError(f"{stage} is no stage of {rival}, which has {RIVALS[rival]} and diff3d")
+    _placed(config, stage, rival=rival)
 
 
 def octa500(config):
@@ -258,32 +273,32 @@ def _sees(stage, scale):
 
 def vae2d(config):
     """The autoencoder of slices."""
-    _placed(config, "vae2d")
+    _chosen(config, "vae2d")
 
 
 def nhae(config):
     """The latent of a volume, which sees it coarsely, and the latents of its slices of that."""
-    _placed(config, "nhae")
+    _chosen(config, "nhae")
 
 
 def vae3d(config):
     """The autoencoder of whole volumes of Medical Diffusion."""
-    _placed(config, "vae3d")
+    _chosen(config, "vae3d")
 
 
 def diff3d(config):
     """Draws latents of volumes."""
-    _placed(config, "diff3d")
+    _chosen(config, "diff3d")
 
 
 def refiner(config):
     """Draws latents of slices, each told what the latent of the volume says of it."""
-    _placed(config, "refiner")
+    _chosen(config, "refiner")
 
 
 def multislice(config):
     """The decoder of several slices, which mixes them by adaptors."""
-    _placed(config, "multislice")
+    _chosen(config, "multislice")
 
 
 def published(config):

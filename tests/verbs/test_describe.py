@@ -249,6 +249,9 @@ def whole(forms):
         ("urcdm.py", ["laptop"], ["mag1", "stage1"], ["mag0_stage1", "mag0_stage2", "mag0_stage3", "mag1_stage1"]),
         ("ca_ldm.py", ["laptop"], ["refiner"], ["vae2d", "nhae", "diff3d", "refiner"]),
         ("urcdm.py", ["outpainting"], ["mag0"], []),
+        ("ca_ldm.py", ["ldm3d"], [], ["vae2d", "diff3d"]),
+        ("ca_ldm.py", ["medical_diffusion", "laptop"], [], ["vae3d", "diff3d"]),
+        ("ca_ldm.py", ["lvd", "laptop"], ["diff3d"], ["vae2d", "diff3d"]),
     ],
 )
 def test_a_stage_and_those_before_it(page, forms, of_a_stage, names):
@@ -260,6 +263,21 @@ def test_a_stage_and_those_before_it(page, forms, of_a_stage, names):
     assert not found or found[-1].config is own
     chain, expected = ({stage.name: stage.config.to_dict() for stage in stages(some)} for some in (spec, plain))
     assert chain == expected
+
+
+@pytest.mark.parametrize(
+    ("rival", "first", "sides"),
+    [
+        ("ldm3d", "vae2d", (512, 64, 64)),
+        ("medical_diffusion", "vae3d", (64, 64, 64)),
+        ("lvd", "vae2d", (512, 64, 64)),
+    ],
+)
+def test_a_rival_without_a_stage_is_its_diffusion(rival, first, sides):
+    """CA-LDM's last stage is none of a rival's; the autoencoder before it keeps the latents that it encodes."""
+    config = load(f"{ROOT}/configs/ca_ldm.py:{rival}")
+    assert (config.data.path, config.data.patch, build.model(config).ndim) == (f"../{first}", sides, 3)
+    assert "encode" in load(f"{ROOT}/configs/ca_ldm.py:{rival},{first}")
 
 
 @pytest.mark.slow
