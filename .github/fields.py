@@ -26,10 +26,11 @@ HEAD = """# Pages and their fields
 
 A page is a Python file whose `get_config()` returns an `ml_collections.ConfigDict`; it states what differs from the
 defaults below, which are the published values. Functions of a page with the argument `config` are its forms, written
-after a colon, several with commas: `--config=configs/geca.py:dit,laptop`. `:smoke` is the form of seconds. Any field is
-set on the command line by its path, `--config.model.hidden=256`; another `name` of a section brings the fields of what
-it names. A name with a dot is a module of yours, found on PYTHONPATH or in the current folder. Pages share what they
-have in common by importing it from `configs/shared/`.
+after a colon, several with commas: `--config=configs/geca.py:dit,laptop`. `:smoke` is the form of seconds. Forms come
+in the order of the page's `ORDER`, where it has one, and else as they are written. Any field is set on the command line
+by its path, `--config.model.hidden=256`; another `name` of a section brings the fields of what it names. A name with a
+dot is a module of yours, found on PYTHONPATH or in the current folder. Pages share what they have in common by
+importing it from `configs/shared/`.
 
 A value outside of its range is refused in one line before anything else is done. Numbers without an upper bound are
 finite and fit in 32 bits; an empty range is any such number, or any text.

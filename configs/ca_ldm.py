@@ -43,6 +43,11 @@ STAGES = {"vq_vae": "vae2d", "nhae": "nhae", "multislice": "multislice", "vq_vae
 RIVALS = {"ldm3d": "vae2d", "medical_diffusion": "vae3d", "lvd": "vae2d"}  # which autoencoder each one diffuses
 CHAIN = ("vae2d", "nhae", "diff3d", "refiner", "multislice")
 PARTS = CHAIN[1:-1]  # that draw volumes, beside the decoder
+PLACES = (*CHAIN, "vae3d")  # forms that choose a stage
+ORDER = (  # of forms, however they are written: a size makes a stage anew, which the others then change
+    *(RIVALS, PLACES, ("laptop", "hippocampus"), ("brief",), ("octa500", "phantom"), ("published", "ancestral")),
+    *(("smoke",), ("layers", "vessels")),
+)
 
 
 class Scale(NamedTuple):
@@ -205,12 +210,12 @@ def _with(config, **data):
 
 
 def layers(config):
-    """Volumes that follow a map of their layers, 7 classes; after ``octa500`` or ``phantom``."""
+    """Volumes that follow a map of their layers, 7 classes; of ``octa500`` or ``phantom``."""
     _guided(config, "layers", 7)
 
 
 def vessels(config):
-    """Volumes that follow a map of arteries, veins, capillaries and FAZ, 5 classes; after the same."""
+    """Volumes that follow a map of arteries, veins, capillaries and FAZ, 5 classes; of the same."""
     _guided(config, "vessels", 5)
 
 
@@ -323,7 +328,7 @@ def laptop(config):
 
 
 def brief(config):
-    """Half of the steps, after ``laptop`` or ``hippocampus``."""
+    """Half of the steps of ``laptop`` or ``hippocampus``."""
     steps = config.train.steps // 2
     config.train.steps = config.optimizer.cosine_steps = steps
 
@@ -373,7 +378,7 @@ def _without_files(config):
 def chain(forms):
     """The five stages in the same forms; for a rival its two. A form that chooses a stage chooses nothing here."""
     stages, rivals = [], [(first, "diff3d") for form, first in RIVALS.items() if form in forms]
-    forms = [form for form in forms if form not in (*CHAIN, "vae3d")]
+    forms = [form for form in forms if form not in PLACES]
     for stage in rivals[0] if rivals else CHAIN:
         config = get_config()
         _placed(config, stage)

@@ -61,6 +61,8 @@ MODELS = {
     "unet_l": (ddpm_unet, "l"),
     "vnca": (doubling,),
 }
+IMAGES = ("celeba", "bcss", "folder", "faces")
+ORDER = (MODELS, IMAGES, ("laptop",), ("smoke",))  # of forms, however they are written
 
 
 def _become(config, name):

@@ -95,7 +95,9 @@ SCHEDULES = ("cosine", "cosine", "linear")
 PREDICTIONS = ("eps", "v", "v")
 
 
+RIVALS = ("outpainting", "lrdm")
 PLACES = ("mag0", "mag1", "mag2", "stage1", "stage2", "stage3")  # forms that choose a network
+ORDER = (RIVALS, PLACES, ("laptop",), ("published",), ("smoke",))  # of forms, however they are written
 
 
 def get_config():
@@ -236,7 +238,7 @@ def chain(forms):
 
     Forms that choose a network choose nothing here.
     """
-    alone = {"outpainting", "lrdm"} & {*forms}
+    alone = {*RIVALS} & {*forms}
     stages, forms = [], [form for form in forms if form not in PLACES]
     for m, s in [(m, s) for m in ((2,) if alone else (0, 1, 2)) for s in (1, 2, 3)]:
         config = get_config()

@@ -29,6 +29,7 @@ MODELS = {  # the page of each, and its size
     "geca": (attentive, {"embed": 64, "heads": 4, "mlp": 128, "hidden": 24, "steps": 6} | FACES),
     "unet": (ddpm_unet, {"width": 16, "multipliers": (1, 1), "groups": 8}),
 }
+ORDER = (MODELS, ("hippocampus", "phantom"), ("smoke",))  # of forms, however they are written
 SMALL = {  # in the smoke form
     "diff_nca": {"channels": 18, "hidden": 16, "steps": 2},
     "geca": {"embed": 16, "heads": 2, "mlp": 16, "hidden": 4, "steps": 2},

@@ -68,13 +68,20 @@ def stages(spec: str) -> list[Stage]:
 
 
 def page(spec: str) -> tuple[str, list[str], dict[str, FunctionType]]:
-    """The file of ``spec``, the names of the forms that it asks for, and the functions of the file."""
+    """The file of ``spec``, the names of the forms that it asks for, and the functions of the file.
+
+    The forms are in the order of the file's ``ORDER``, groups of names, however they are written: one that makes a
+    config anew undoes nothing then that another one asks for. Within a group, and those of none, which come last, they
+    are as written.
+    """
     path, _, asked = spec.partition(":")
     if not Path(path).is_file():
         raise UserError(f"there is no config {path}; name one of: {pages()}")
     with _beside(Path(path).resolve().parent, Path("configs").resolve()):
         found = runpy.run_path(path, run_name="config")
-    return path, [*filter(None, asked.split(","))], {k: v for k, v in found.items() if isinstance(v, FunctionType)}
+    rank = {form: number for number, group in enumerate(found.get("ORDER", ())) for form in group}
+    in_turn = sorted(filter(None, asked.split(",")), key=lambda form: rank.get(form, len(rank)))
+    return path, in_turn, {k: v for k, v in found.items() if isinstance(v, FunctionType)}
 
 
 def forms(found: Mapping[str, FunctionType]) -> dict[str, FunctionType]:

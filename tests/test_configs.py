@@ -3,7 +3,7 @@
 import ast
 import json
 import math
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import golden
@@ -15,6 +15,7 @@ from nca_gen import build, main, sections
 from nca_gen import config as configs
 from nca_gen.data import pipeline as batches
 from nca_gen.data import retina_phantom
+from nca_gen.errors import UserError
 from nca_gen.metrics import total_variation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,6 +153,38 @@ def test_a_rival_of_automata_of_volumes_is_twice_as_large(form):
     automata, rival = [of("diff_nca"), of("geca")], of("unet")
     assert (automata, rival) == ([85_992, 91_872], 176_760)
     assert all(1.9 < rival / n < 2.1 for n in automata)
+
+
+@pytest.mark.parametrize(
+    ("page", "forms", "said"),
+    [
+        ("nca_cascade.py", "stage2,quickstart", {"model.channels": 48, "data.patch": (40, 40), "train.steps": 1500}),
+        ("nca_cascade.py", "stage2,laptop", {"model.hidden": 128, "codec.block": 2, "train.steps": 900}),
+        ("nca_cascade.py", "slides,stage2,laptop", {"data.name": "slides", "data.patch": (64, 64), "model.steps": 4}),
+        ("nca_cascade.py", "stage1,fourier,smoke", {"model.name": "fourier_diff_nca", "data.patch": (16, 16)}),
+        ("urcdm.py", "mag1,stage2,laptop", {"model.width": 24, "data.reduce": 8, "train.steps": 500}),
+        ("urcdm.py", "outpainting,stage1,laptop", {"model.width": 32, "parts": {}, "data.context_factor": 1}),
+        ("ca_ldm.py", "nhae,laptop,phantom", {"model.width": 8, "data.size": (64, 64, 64), "train.steps": 200}),
+        ("ca_ldm.py", "ldm3d,diff3d,smoke", {"data.path": "../vae2d", "data.patch": (16, 4, 4)}),
+        ("ca_ldm.py", "laptop,published", {"generate.keep": 1, "data.resize": (64, 64, 64)}),
+        ("table2.py", "unet_s,celeba,laptop", {"data.name": "celeba", "model.image_channels": 12}),
+        ("volumes.py", "unet,phantom,smoke", {"model.width": 8, "data.name": "retina_phantom"}),
+    ],
+)
+def test_forms_come_in_the_order_of_their_page(page, forms, said):
+    """However they are written: none undoes what another one asks for."""
+    words = forms.split(",")
+    first = configs.load(f"configs/{page}:{forms}").to_dict()
+    assert configs.load(f"configs/{page}:{','.join(reversed(words))}").to_dict() == first
+    fields = {path: reduce(lambda section, name: section[name], path.split("."), first) for path in said}
+    assert fields == said
+
+
+def test_forms_that_exclude_each_other_are_refused():
+    with pytest.raises(UserError, match=r"^quickstart learns the field that ships: leave out slides, or take slides,"):
+        configs.load("configs/nca_cascade.py:quickstart,slides")
+    with pytest.raises(UserError, match=r"^refiner is no stage of ldm3d, which has vae2d and diff3d$"):
+        configs.load("configs/ca_ldm.py:refiner,ldm3d")
 
 
 def test_a_form_that_picks_another_model_leaves_no_field_behind():
