@@ -75,13 +75,16 @@ def page(spec: str) -> tuple[str, list[str], dict[str, FunctionType]]:
     are as written.
     """
     path, _, asked = spec.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"there is no config {path}; name one of: {pages()}")
-    with _beside(Path(path).resolve().parent, Path("configs").resolve()):
-        found = runpy.run_path(path, run_name="config")
+    found = _read(path)
     rank = {form: number for number, group in enumerate(found.get("ORDER", ())) for form in group}
     in_turn = sorted(filter(None, asked.split(",")), key=lambda form: rank.get(form, len(rank)))
     return path, in_turn, {k: v for k, v in found.items() if isinstance(v, FunctionType)}
+
+
+def places(spec: str) -> list[str]:
+    """The forms of ``spec`` that choose a stage, of which the page's ``PLACES`` are the names."""
+    path, asked, _ = page(spec)
+    return [form for form in asked if form in _read(path).get("PLACES", ())]
 
 
 def forms(found: Mapping[str, FunctionType]) -> dict[str, FunctionType]:
@@ -95,6 +98,14 @@ def formed(path: str, asked: Sequence[str], found: Mapping[str, FunctionType]) -
     if wrong := [name for name in asked if name not in known]:
         raise unknown(f"form of {path}:", wrong[0], known)
     return [known[name] for name in asked]
+
+
+def _read(path: str) -> dict[str, Any]:
+    """All that the page at ``path`` defines. Raises UserError where there is none."""
+    if not Path(path).is_file():
+        raise UserError(f"there is no config {path}; name one of: {pages()}")
+    with _beside(Path(path).resolve().parent, Path("configs").resolve()):
+        return runpy.run_path(path, run_name="config")
 
 
 @contextmanager

@@ -93,10 +93,15 @@ def forget(programs: bool) -> None:
 
 
 def listed(page: str, rest: Sequence[str], first: str | None) -> list[Stage]:
-    """The stages of ``page``. Raises UserError where an override, or ``first``, is of none of them, and for an override
-    of all of a field in which they differ."""
+    """The stages of ``page``. Raises UserError for a form that chooses one, where an override, or ``first``, is of none
+    of them, and for an override of all of a field in which they differ."""
     stages = configs.stages(page)
     names = [stage.name for stage in stages]
+    if chosen := configs.places(page):
+        raise UserError(
+            f"a chain trains all its stages, of which the form {' or '.join(chosen)} chooses none: leave it out; "
+            f"--stage=NAME begins at one of {', '.join(names)}"
+        )
     if first and first not in names:
         raise unknown("stage", first, names)
     for word in rest:

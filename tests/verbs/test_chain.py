@@ -3,6 +3,7 @@
 import time
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 
 import jax
@@ -143,6 +144,24 @@ def test_what_is_said_of_data_is_said_of_those_that_no_stage_makes(calls):
 def test_errors_are_one_line(calls, capsys, flags, line):
     assert run(*flags.split()) == 2
     assert capsys.readouterr().err.startswith(f"error: {line}")
+    assert calls == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "chosen", "names"),
+    [
+        ("nca_cascade.py:laptop,stage2", "stage2", "stage1, stage2, stage3"),
+        ("urcdm.py:outpainting,mag2,stage1", "mag2 or stage1", "mag2_stage1, mag2_stage2, mag2_stage3"),
+        ("ca_ldm.py:ldm3d,vae2d", "vae2d", "vae2d, diff3d"),
+    ],
+)
+def test_a_form_that_chooses_a_stage_is_refused(calls, capsys, page, chosen, names):
+    """It would choose nothing, and days of training would be of all stages; the line says how to begin at one."""
+    page = f"{Path(__file__).resolve().parents[2]}/configs/{page}"
+    assert run(page=page) == 2
+    line = f"error: a chain trains all its stages, of which the form {chosen} chooses none: leave it out; --stage=NAME"
+    assert capsys.readouterr().err == f"{line} begins at one of {names}\n"
     assert calls == []
 
 
