@@ -32,6 +32,9 @@ by its path, `--config.model.hidden=256`; another `name` of a section brings the
 dot is a module of yours, found on PYTHONPATH or in the current folder. Pages share what they have in common by
 importing it from `configs/shared/`.
 
+Words of a tuple are parted by commas, `--config.study.runs=runs/a,runs/b`; where one has a comma in it, they are
+written as in Python, `--config.study.runs="('runs/a,b',)"`.
+
 A value outside of its range is refused in one line before anything else is done. Numbers without an upper bound are
 finite and fit in 32 bits; an empty range is any such number, or any text.
 

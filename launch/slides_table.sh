@@ -15,13 +15,15 @@ python=${PYTHON:-.venv/bin/python}
 size=${SIZE:-4096}
 run() { "$python" -m nca_gen.main "$@"; }
 run --config="configs/slides_table.py${FORM:+:$FORM}" --mode=chain --config.data.path="$slides" --workdir="$workdir"
-rows=
+rows=()
 for system in automata_stage3 urcdm_mag2_stage3 outpainting_mag2_stage3; do
     # A process of its own, whose memory is that of the picture alone.
     out=$workdir/pictures/${FORM:-full}/${system%%_*}
     run --workdir="$workdir/$system" --mode=generate --config.sample.size="$size,$size" --out="$out"
     drawn=("$out"/generated/*"_${size}x${size}_"*/*.tiff)
-    rows+=${rows:+,}${system%%_*}=${drawn[-1]}
+    rows+=("${system%%_*}=${drawn[-1]}")
 done
+generated=$(IFS=, && echo "${rows[*]}")
+case $workdir in *,*) generated="($(printf '"%s",' "${rows[@]}"))" ;; esac # a tuple of Python, whose words may have commas
 run --mode=tables --workdir="$workdir/tables" --tables.real="$slides" --tables.halves=false \
-    --tables.generated="$rows" --tables.factor=4 --tables.patch=64 --tables.n=1000 --tables.crops=1000 "$@"
+    --tables.generated="$generated" --tables.factor=4 --tables.patch=64 --tables.n=1000 --tables.crops=1000 "$@"

@@ -65,7 +65,10 @@ def named(word: str) -> bool:
     """Whether it is NAME=DIR. Raises UserError for anything else."""
     name, _, path = word.partition("=")
     if not (name.strip() and path):
-        raise UserError(f"{word!r} is no folder with its name: write NAME=DIR, several with commas")
+        raise UserError(
+            f"{word!r} is no folder with its name: write NAME=DIR, several with commas; where a DIR has a comma in it, "
+            "as words of Python in quotes, ('NAME=DIR',)"
+        )
     return True
 
 

@@ -63,6 +63,7 @@ def test_what_fits_a_kind(kind, inside, outside, words):
         ("2024", tuple[str, ...], ("2024",)),
         ("2024,0.10", tuple[str, ...], ("2024", "0.10")),
         ("('a', '1')", tuple[str, ...], ("a", "1")),
+        ("('a=b, c',)", tuple[str, ...], ("a=b, c",)),
         ("", tuple[str, ...], ()),
         ("()", tuple[int, ...], ()),
         ("1e2,3", tuple[int, ...], (100, 3)),

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nca_gen import ranges
+from nca_gen.verbs.tables_rows import systems
+
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 WORDS = ["--config=configs/geca.py", "--workdir=/runs/a b"]
@@ -252,12 +255,31 @@ def test_an_accelerator_that_is_none():
     assert (done.returncode, done.stderr) == (2, "error: ACCELERATOR=cuda11 is none of: cpu cuda12 cuda13 tpu\n")
 
 
-def test_the_table_of_slides_trains_draws_and_scores(tmp_path):
-    """All of it in a folder of the user's, seen from where that is; each picture by a process of its own."""
+def drawing(folder):
+    """A python that notes how it is called, and draws nothing into a file."""
     makes = (
         """for w; do case $w in --out=*) d=${w#*=}/generated/4_a_32x32_b; mkdir -p "$d"; : >"$d/c.tiff" ;; esac; done"""
     )
-    stub(tmp_path, "python", makes)
+    stub(folder, "python", makes)
+
+
+def test_the_table_of_slides_takes_any_path(tmp_path):
+    """Commas and spaces in it are of the path: three rows arrive."""
+    drawing(tmp_path)
+    real, workdir = tmp_path / "my, slides", tmp_path / "a, b"
+    done = bash(LAUNCH / "slides_table.sh", real, workdir, PYTHON=str(tmp_path / "python"), SIZE="32")
+    assert done.returncode == 0, done.stderr
+    table = calls(tmp_path)[-1]
+    assert f"--tables.real={real} " in table
+    words = table.partition("--tables.generated=")[2].partition(" --tables.factor")[0]
+    names = ("automata", "urcdm", "outpainting")
+    drawn = {name: f"{workdir}/pictures/full/{name}/generated/4_a_32x32_b/c.tiff" for name in names}
+    assert systems(ranges.read(words, tuple[str, ...])) == drawn
+
+
+def test_the_table_of_slides_trains_draws_and_scores(tmp_path):
+    """All of it in a folder of the user's, seen from where that is; each picture by a process of its own."""
+    drawing(tmp_path)
     words = [LAUNCH / "slides_table.sh", tmp_path / "my slides", tmp_path / "w", "--tables.n=3"]
     done = bash(*words, PYTHON=str(tmp_path / "python"), FORM="brief", SIZE="32")
     assert done.returncode == 0, done.stderr
