@@ -17,7 +17,7 @@ l      111,051,779   18.2   .004
 import diff_nca
 from fourier_diff_nca import folder, retinamnist  # noqa: F401  forms of this page, as the next
 from shared import recipes
-from shared.data import bcss, celeba, hippocampus, phantom, slides, volumes  # noqa: F401
+from shared.data import IMAGES, VOLUMES, bcss, celeba, hippocampus, phantom, slides, volumes  # noqa: F401
 from shared.evals import often
 
 NETWORK = {"name": "unet", "head": 8, "learned_variance": False, "image_channels": 3}
@@ -28,6 +28,8 @@ PEER = {  # diffusers' UNet2DModel on PyTorch, of --mode=bench
     "forms": {"": {"compiled": False}, ", compiled": {"compiled": True}},
     "targets": {"seconds": 0.8, "memory_mb": 1.0},
 }
+
+ORDER = (IMAGES, ("laptop",), ("s", "m", "b", "l"), VOLUMES, ("smoke",))  # of forms, however they are written
 
 
 def get_config():

@@ -4,13 +4,13 @@ python -m nca_gen.main --config=configs/diff_nca.py --workdir=runs/diff_nca
 python -m nca_gen.main --config=configs/diff_nca.py:bcss --config.data.path=DIR --workdir=runs/bcss
 
 It trains on the field of tissue that ships in scikit-image; ``:bcss`` takes the paper's data, ``:folder``, ``:slides``
-and, behind the form of a size, ``:volumes`` yours, ``:hippocampus`` MRI and ``:phantom`` volumes that code draws.
+and ``:volumes`` yours, ``:hippocampus`` MRI and ``:phantom`` volumes that code draws.
 It paints any size: --mode=generate --workdir=runs/diff_nca --config.sample.size=512,512 --config.sample.n=1
 """
 
 from ml_collections import ConfigDict
 from shared import recipes
-from shared.data import bcss, folder, hippocampus, phantom, slides, volumes  # noqa: F401  forms of this page
+from shared.data import IMAGES, VOLUMES, bcss, folder, hippocampus, phantom, slides, volumes  # noqa: F401  its forms
 from shared.evals import of_samples, often
 from shared.recipes import distil  # noqa: F401  a form of this page
 
@@ -19,6 +19,8 @@ PEER = {  # eager PyTorch's, of --mode=bench
     "fields": ("channels", "hidden", "steps", "norm"),
     "forms": {", gates once an image": {"maps": False}, ", gates in every cell": {"maps": True}},
 }
+
+ORDER = (IMAGES, ("laptop",), VOLUMES, ("distil",), ("smoke",))  # of forms, however they are written
 
 
 def get_config():

@@ -19,8 +19,11 @@ Ours has 2 * hidden parameters less: the paper counts a normalisation that it ne
 
 import diff_nca
 from shared import data, recipes
-from shared.data import celeba  # noqa: F401  a form of this page
+from shared.data import IMAGES, celeba  # noqa: F401  a form of this page
 from shared.recipes import distil  # noqa: F401  a form of this page
+
+SIZES = ("c96_h512", "c128_h640", "c96_h256", "c48_h512", "s10", "s30")
+ORDER = (IMAGES, ("laptop",), SIZES, ("distil",), ("smoke",))  # of forms, however they are written
 
 
 def get_config():

@@ -7,8 +7,8 @@ python -m nca_gen.main --mode=evaluate --workdir=runs/geca --config.evals.heredi
 
 The first line trains on the latents that configs/vae_kl.py and --mode=encode have made (both at once:
 configs/geca_chain.py), the second on RetinaMNIST as it is; any form goes with any other, those of volumes
-(``:volumes``, ``:hippocampus``, ``:phantom``) behind that of a size. The paper's numbers on 1080 fundus photographs,
-KID and LPIPS of 256 x 256 pixels:
+too (``:volumes``, ``:hippocampus``, ``:phantom``). The paper's numbers on 1080 fundus photographs, KID and LPIPS of
+256 x 256 pixels:
 
 form      parameters   KID x1000   LPIPS
 (GeCA-S)  13,307,976        7.42     .39   heredity none 19.37, out 44.22, both 12.84
@@ -26,6 +26,9 @@ PEER = {  # eager PyTorch's, of --mode=bench
     "script": "tests/peers/torch_geca.py",
     "fields": ("image_channels", "hidden", "embed", "heads", "mlp", "steps", "fire_rate", "classes"),
 }
+
+OURS = (("dit", "ldm"), ("pixels", "oct"), ("laptop",), ("xs",))
+ORDER = (*OURS, data.VOLUMES, ("distil",), ("smoke",))  # of forms, however they are written
 
 
 def get_config():
@@ -89,8 +92,9 @@ def oct(config):
 
 
 def xs(config):
-    """GeCA-XS."""
-    config.model.update(embed=384, heads=6, mlp=64, hidden=32)
+    """GeCA-XS; rivals stay as they are."""
+    if config.model.name == "geca":
+        config.model.update(embed=384, heads=6, mlp=64, hidden=32)
 
 
 def dit(config):

@@ -27,6 +27,9 @@ from shared.evals import often
 
 from nca_gen.data.layers import LAYERS, VESSELS
 
+DATA = ("images", "octa500", "phantom")
+ORDER = (("layers", "vessels"), DATA, ("laptop",), ("smoke",))  # of forms, however they are written
+
 
 def get_config():
     config = ConfigDict(
@@ -68,14 +71,14 @@ def images(config):
 
 
 def octa500(config):
-    """OCTA-500 as it lies, in 400 x 640 x 400 voxels; after :vessels of OCTA; --config.data.path=DIR."""
+    """OCTA-500 as it lies, in 400 x 640 x 400 voxels; with :vessels of OCTA; --config.data.path=DIR."""
     config.data = {"name": "octa500", "path": "", "resize": None, "labels": _labels(config)} | _cut(config)
     if _labels(config) == "vessels":
         config.data.modality = "octa"
 
 
 def phantom(config):
-    """Retinas that never were, with their layers, or after :vessels with their vessels: for a trial without a file.
+    """Retinas that never were, with their layers, or with :vessels their vessels: for a trial without a file.
 
     Those of configs/ca_ldm.py:phantom, with the same ones held out.
     """
@@ -95,7 +98,7 @@ def laptop(config):
 def smoke(config):
     """Seconds, on retinas that are drawn: shows that every part works, not what it is worth."""
     phantom(config)
-    config.model.update(width=8, levels=2)
+    config.model.update(ndim=3, width=8, levels=2)
     config.data.update(n=6, size=(8, 32, 16), patch=(8, 16, 8))
     config.held.n = 4
     config.optimizer.warmup = 2

@@ -13,6 +13,7 @@ from shared import recipes
 from shared.data import celeba
 from shared.evals import often
 
+ORDER = (("celeba", "faces"), ("laptop",), ("beta100", "regrow"), ("smoke",))  # of forms, however they are written
 ASKED = ("scores", "nearest", "reconstruction", "likelihood", "damage")
 
 

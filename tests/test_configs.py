@@ -169,6 +169,17 @@ def test_a_rival_of_automata_of_volumes_is_twice_as_large(form):
         ("ca_ldm.py", "laptop,published", {"generate.keep": 1, "data.resize": (64, 64, 64)}),
         ("table2.py", "unet_s,celeba,laptop", {"data.name": "celeba", "model.image_channels": 12}),
         ("volumes.py", "unet,phantom,smoke", {"model.width": 8, "data.name": "retina_phantom"}),
+        ("ca_ldm.py", "multislice,phantom,smoke,layers", {"data.labels": "layers", "data.size": (16, 16, 16)}),
+        ("ca_ldm.py", "diff3d,smoke,vessels", {"model.map_classes": 5, "sample.guidance": 2.0, "sample.steps": 4}),
+        ("diff_nca.py", "laptop,volumes", {"model.ndim": 3, "model.image_channels": 8}),
+        ("diff_nca.py", "laptop,distil", {"train.steps": 1000, "optimizer.lr": 0.00075, "sample.steps": 4}),
+        ("ddpm_unet.py", "laptop,b,phantom", {"model.width": 64, "model.ndim": 3, "train.steps": 2000}),
+        ("fourier_diff_nca.py", "laptop,s10", {"model.steps": 10, "model.window": 8}),
+        ("geca.py", "ldm,laptop,hippocampus", {"model.name": "unet", "model.ndim": 3, "model.width": 32}),
+        ("geca.py", "laptop,xs", {"model.embed": 384, "train.steps": 4000}),
+        ("segment.py", "images,smoke", {"model.ndim": 3, "data.patch": (8, 16, 8)}),
+        ("segment.py", "vessels,phantom,laptop", {"data.labels": "vessels", "data.patch": (16, 32, 16)}),
+        ("vnca.py", "faces,laptop", {"data.resize": (32, 32), "data.patch": (32, 32)}),
     ],
 )
 def test_forms_come_in_the_order_of_their_page(page, forms, said):

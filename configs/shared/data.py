@@ -1,5 +1,8 @@
 """Forms that change the data, for several pages."""
 
+IMAGES = ("bcss", "celeba", "folder", "retinamnist", "slides")  # their names, for the order of a page
+VOLUMES = ("volumes", "hippocampus", "phantom")  # behind a size, which says how large cells are
+
 
 def bcss(config):
     """Sections of breast cancer, placed by hand and reduced by 4, as in the paper; --config.data.path=DIR."""
