@@ -41,6 +41,7 @@ class Scale(NamedTuple):
 
 FIELD = Scale((8, 2, 1), (24, 48, 64), (0, 4, 2), (64, 256, 512))
 SLIDES = Scale((16, 4, 1), (64, 64, 64), (0, 4, 4), (64, 256, 1024))
+REGION = 1536  # of slides at full size, so that patches of the first network shift by half
 QUICK = Scale((8, 2), (22, 40), (0, 4), (128, 512))
 LAPTOP = (600, 900, 300)  # steps of training
 MINUTES = (800, 1500)  # of the quickstart
@@ -85,7 +86,7 @@ def _placed(config, stage, scale=FIELD):
         "patch": (patch, patch),
         "reduce": scale.reduce[stage - 1],
         "flips": "dihedral",
-    } | _of(config, scale)
+    } | _of(scale, stage)
     config.sample.update(steps=(50, 25, 25)[stage - 1], size=(size, size))
     config.held = {}
     config.evals.structure = {"every": 0, "reduce": 2 if stage == 3 else 1}
@@ -94,10 +95,10 @@ def _placed(config, stage, scale=FIELD):
         config.held = {"split": "train"} if scale is FIELD else {}
 
 
-def _of(config, scale):
+def _of(scale, stage):
     """The data that go with a scale. The held-out strips of the field lie in its middle, which looks like the whole."""
     if scale is SLIDES:
-        return {"name": "slides", "path": ""}
+        return {"name": "slides", "path": "", "region": min(512, REGION // scale.reduce[stage - 1])}
     return {"name": "tissue", "val": 32, "test": 96, "right": 192}
 
 

@@ -221,9 +221,10 @@ def _look(
     sides = view.shape[:2]
     grid = [-(-side // region) if pad else side // region for side in sides]
     if not math.prod(grid):
+        fits = f", config.data.region={min(sides)} has some" if min(sides) >= CELLS else ""
         raise images.Unreadable(
             path,
-            f"{sides[0]} x {sides[1]} pixels have no region of {region}; config.data.pad, a colour, makes it one",
+            f"{sides[0]} x {sides[1]} pixels have no region of {region}; config.data.pad, a colour, makes it one{fits}",
         )
     view = replace(view, slide=slides.deepened(view.slide, view.scale * factor, room))
     first = [(side - n * region) // 2 if pad else 0 for side, n in zip(sides, grid, strict=True)]

@@ -15,7 +15,7 @@ from painting import PROCESS, SAMPLE, params
 from nca_gen import arrays, main
 from nca_gen import config as configs
 from nca_gen.contracts import Part
-from nca_gen.data import tissue
+from nca_gen.data import slides, tissue
 from nca_gen.diffusion.codec import Codec
 from nca_gen.errors import UserError
 from nca_gen.io import exports, images
@@ -271,6 +271,21 @@ def test_a_few_parameters(form, expected):
     """At most 3 million in all networks together."""
     assert counts(f"configs/nca_cascade.py{form}") == expected
     assert sum(expected) <= 3_000_000
+
+
+@pytest.mark.slow
+def test_small_slides_have_places_at_every_magnification(tmp_path):
+    """Of 1536 pixels a side one of the whole, at two of them, and nine of 512 at full size."""
+    stain = np.random.default_rng(0).integers(100, 200, (1536, 1536, 3), np.uint8) // np.uint8([1, 2, 1])
+    for name in "abc":
+        tifffile.imwrite(tmp_path / f"{name}.tif", stain, tile=(256, 256))
+    places = []
+    for stage in configs.stages("configs/nca_cascade.py:slides"):
+        fields = {name: stage.config.data[name] for name in ("reduce", "region")}
+        source = slides.splits(str(tmp_path), strict=True, **fields)["train"]
+        assert min(source[0]["image"].shape[:2]) >= stage.config.data.patch[0]
+        places.append(len(source))
+    assert places == [1, 1, 9]
 
 
 def columns(config, split, path):
