@@ -17,6 +17,7 @@ from nca_gen.data import pipeline as batches
 from nca_gen.data import retina_phantom
 from nca_gen.errors import UserError
 from nca_gen.metrics import total_variation
+from nca_gen.verbs import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(f.relative_to(ROOT).as_posix() for f in (ROOT / "configs").glob("*.py"))
@@ -225,6 +226,16 @@ def test_sizes_are_those_of_the_paper(spec, paper, steps):
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) + 2 * model.hidden == paper
     assert model.steps == steps
+
+
+@pytest.mark.parametrize("path", golden.PAGES)
+def test_a_smoke_form_is_asked_at_its_end(path):
+    """Whatever its number of steps: all evaluators that come in training then, and none before, nor is it saved."""
+    for steps in (4, 30):
+        config = configs.override(configs.stated(f"{path}:smoke"), [f"--config.train.steps={steps}"])
+        asked = [evaluate.due(config, step, {}) for step in range(1, steps + 1)]
+        assert asked == [()] * (steps - 1) + [tuple(name for name, of in config.evals.items() if of.every)]
+        assert config.train.checkpoint_every > steps
 
 
 @pytest.mark.slow
