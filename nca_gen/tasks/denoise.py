@@ -81,6 +81,9 @@ class Task:
     ``young``: the weight of the loss of what the cells of an automaton say on the way, after ``young_age`` steps of a
     call; 0 is an age for each image at random, from 1 on. They learn ``young_learns``: "target", as those at the end
     do, or "end", what those say (self-distillation over the number of steps, as in ELT, arXiv 2604.09168).
+    ``margin``: in training a picture goes on beyond its sides as its mirror image, for so many cells, in noise of its
+    own, and the loss is of the picture alone. A cell near a border hears its own side again, noise and all, and learns
+    from less than it hears in a large picture; from the halo of a local model on, no cell that learns hears a border.
     ``posthoc``: also keeps averages and snapshots of them, 51 times the parameters, from which the evaluator "averages"
     makes one of any width (:mod:`nca_gen.tasks.posthoc`).
 
@@ -106,6 +109,7 @@ class Task:
     young: Weight = 0.0
     young_age: Natural = 0
     young_learns: Annotated[str, OneOf(("target", "end"))] = "target"
+    margin: Natural = 0
     posthoc: bool = False
 
     def __post_init__(self):
@@ -228,6 +232,7 @@ class Task:
 
     def objective(self, params: PyTree, batch: Mapping[str, Array], key: Key[Array, " B"]) -> Float[Array, ""]:
         """Loss at a random time of every image, by the weight of that time."""
+        batch = self.continued(batch)
         x0 = self.codec.encode(batch["image"])
         t = self.process.draw(key[0], (len(x0),))
         eps = arrays.cell_normal(key, -1, arrays.coords(x0.shape[1:-1]), x0.shape[-1])
@@ -240,17 +245,35 @@ class Task:
             assert isinstance(self.model, Aging)  # __post_init__ has seen to it
             told, age = self.process.told(t), self.ages(key)
             young, output, _ = self.model.aging(params, x, told, cond, (), key, age)
+            young, _ = variance.parted(self.inner(young), x.shape[-1])
         else:
             young, (output, _) = None, self.model.apply(params, x, self.process.told(t), cond, (), key)
+        x0, x, goal, output = map(self.inner, (x0, x, goal, output))
         prediction, v = variance.parted(output, x.shape[-1])
         loss = LOSSES[self.loss](prediction - goal, weight)
         if young is not None:
             learned = goal if self.young_learns == "target" else jax.lax.stop_gradient(prediction)
-            loss += self.young * LOSSES[self.loss](variance.parted(young, x.shape[-1])[0] - learned, weight)
+            loss += self.young * LOSSES[self.loss](young - learned, weight)
         if v is None:
             return loss
         assert isinstance(self.process, discrete.Process)  # __post_init__ has seen to it
         return loss + self.vb * variance.bits(self.process, x0, x, prediction, v, t)
+
+    def continued(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """``batch`` with pictures that go on as their mirror images, for ``margin`` cells beyond every side."""
+        sides, m = batch["image"].shape[1:-1], self.margin * self.codec.block
+        if not m:
+            return dict(batch)
+        beyond = ((0, 0), *[(m, m)] * len(sides), (0, 0))
+        return {
+            name: jnp.pad(field, beyond, "symmetric") if field.shape[1:-1] == sides else field
+            for name, field in batch.items()
+        }
+
+    def inner(self, cells: Float[Array, "B *S C"]) -> Float[Array, "B *T C"]:
+        """``cells`` without the ``margin`` beyond every side."""
+        m = self.margin
+        return cells[(slice(None), *(slice(m, side - m) for side in cells.shape[1:-1]))] if m else cells
 
     def ages(self, key: Key[Array, " B"]) -> Int[Array, " B"]:
         """After how many steps the cells of each image are asked on the way."""

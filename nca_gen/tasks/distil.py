@@ -34,7 +34,7 @@ Says = Callable[[Array, Array], Array]  # (x_t, t) -> x0
 
 @dataclass(frozen=True)
 class Task(denoise.Task):
-    """The task of a student; its ``batch``, ``loss`` (of x0), ``ema``, ``drop`` and ``low`` are those of
+    """The task of a student; its ``batch``, ``loss`` (of x0), ``ema``, ``drop``, ``low`` and ``margin`` are those of
     :class:`nca_gen.tasks.denoise.Task`.
 
     The part "teacher" is a denoiser of the same data in the same noise, which may predict in another coordinate. It is
@@ -69,6 +69,7 @@ class Task(denoise.Task):
         Every image has a t of its own, of the ``calls`` times that the teacher would be asked at.
         """
         self.fitting(teacher)
+        batch = self.continued(batch)
         x0 = self.codec.encode(batch["image"])
         cond = self.dropped(self.condition(batch), key)
         if self.resolves:
@@ -86,7 +87,8 @@ class Task(denoise.Task):
         clean = i == self.calls - 1
         further = self.student(ema, cond, key)(x_u, jnp.where(clean, t, u))
         target = jax.lax.stop_gradient(jnp.where(clean.reshape(s.shape), x_u, further))
-        return denoise.LOSSES[self.loss](self.student(params, cond, key)(x, t) - target, jnp.ones(s.shape))
+        error = self.student(params, cond, key)(x, t) - target
+        return denoise.LOSSES[self.loss](self.inner(error), jnp.ones(s.shape))
 
     def student(self, params: PyTree, cond: Condition, key: Key[Array, " B"]) -> Says:
         """What the student says is the end of a path."""

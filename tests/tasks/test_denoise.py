@@ -18,6 +18,7 @@ from nca_gen.diffusion.continuous import Process as Continuous
 from nca_gen.diffusion.discrete import Process
 from nca_gen.diffusion.process import noised
 from nca_gen.errors import UserError
+from nca_gen.models import diff_nca, resolving_nca
 from nca_gen.tasks import denoise
 from nca_gen.tasks.learner import Learner
 
@@ -271,6 +272,44 @@ def test_the_loss_is_of_standardised_blocks(block):
 
     found, expected = losses(batch(), keys(1, 4))
     assert float(found) == pytest.approx(float(expected))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("low", "block"), [(0, 1), (4, 2)])
+def test_beyond_the_halo_no_cell_learns_from_a_border(low, block):
+    """With a margin of the halo or more it does not matter what cells see beyond the sides; without it does."""
+    kind = resolving_nca if low else diff_nca
+    model = kind.Model(channels=40, hidden=16, steps=3, norm="cell", start="torch", image_channels=3 * block**2)
+    fields = {"process": Process("cosine", tiny.T), "codec": Codec(block=block), "low": low}
+    params, key = tiny.params(model), keys(1, 4)
+
+    @jax.jit
+    def losses(given):
+        return [
+            denoise.Task(model.bordered(border), Learner(), margin=margin, **fields).objective(params, given, key)
+            for margin in (0, 4)
+            for border in ("reflect", "wrap")
+        ]
+
+    without, beyond = np.reshape(losses(batch()), (2, 2))
+    assert beyond[0] == pytest.approx(beyond[1], rel=1e-6)
+    assert abs(without[0] - without[1]) > 1e-4 * without[0]
+
+
+def test_a_margin_by_hand():
+    """Pictures go on as their mirror images, in noise of their own; the loss is of what lies inside."""
+    mine, size = task("v", loss="l2", margin=2), (12, 12)
+    given = batch() | {"map": batch()["image"][..., :1], "label": jnp.eye(4)}
+    x0 = np.pad(given["image"], [(0, 0), (2, 2), (2, 2), (0, 0)], "symmetric")
+    larger = mine.continued(given)
+    np.testing.assert_array_equal(larger["image"], x0)
+    np.testing.assert_array_equal(larger["map"], x0[..., :1])
+    np.testing.assert_array_equal(larger["label"], jnp.eye(4))
+    eps = np.float64(arrays.cell_normal(keys(1, 4), -1, arrays.coords(size), 3))
+    loss, t, _ = objective(mine, given)
+    a, s = levels(mine.process, t)
+    d = (0.5 * (a * x0 + s * eps) - (a * eps - s * x0))[:, 2:-2, 2:-2]
+    assert loss == pytest.approx(np.mean(d**2), rel=1e-5)
 
 
 def test_channels_must_fit():

@@ -116,6 +116,25 @@ def test_a_student_goes_after_its_average():
 
 
 @pytest.mark.slow
+def test_a_student_learns_from_no_border():
+    """With a margin of what teacher and student hear together it does not matter what lies beyond the sides."""
+    model, process = tiny.diff(norm="cell", start="torch", steps=2), discrete.Process("cosine", tiny.T)
+    params, other = tiny.params(model), tiny.params(model, 1)
+
+    def lessons():
+        for margin, border in ((0, "reflect"), (0, "wrap"), (4, "reflect"), (4, "wrap")):
+            known = model.bordered(border)
+            part = Part(None, distil.denoise.Task(known, Learner(), process, Codec()), params)
+            yield distil.Task(known, Learner(), process, Codec(), calls=4, margin=margin), part
+
+    with_border, without = np.reshape(
+        [jax.jit(mine.consistency)(other, other, part, batch(), KEY) for mine, part in lessons()], (2, 2)
+    )
+    assert without[0] == pytest.approx(without[1], rel=1e-6)
+    assert abs(with_border[0] - with_border[1]) > 1e-4 * with_border[0]
+
+
+@pytest.mark.slow
 def test_a_step_reads_its_teacher():
     """Towards a teacher that says more by 0.5: Adam's first step is its rate."""
     mine = task(1, straight=False)
