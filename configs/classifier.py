@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from shared import recipes
 from shared.evals import often
 
+ORDER = (("folder", "retinamnist", "oct_ml"), ("laptop",), ("smoke",))  # of forms, however they are written
+
 
 def get_config():
     return ConfigDict(

@@ -83,7 +83,8 @@ def _without_grades(config, form):
     form(config)
     config.model.update(classes=0, learned_variance=False)
     config.sample.guidance = 1.0
-    del config.evals.grades
+    if "grades" in config.evals:
+        del config.evals.grades
 
 
 def oct(config):

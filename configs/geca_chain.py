@@ -12,6 +12,8 @@ from shared import recipes
 
 from nca_gen.config import Stage
 
+ORDER = (("laptop",), ("smoke",))  # of forms, however they are written
+
 
 def get_config():
     """The last stage, on what the first has made."""

@@ -123,7 +123,9 @@ def _scale(config):
 
 
 def slides(config):
-    """Your own slides, or tiled TIFF or OME-Zarr of any size, where there is tissue; --config.data.path=DIR."""
+    """Your own slides, tiled TIFF or OME-Zarr of 1536 pixels a side or more, where there is tissue;
+    --config.data.path=DIR.
+    """
     _placed(config, _stage(config), SLIDES)
     config.codec = {"std": (0.5,)}
 
@@ -131,7 +133,7 @@ def slides(config):
 def fourier(config):
     """The layout by FourierDiff-NCA, which hears all of it, at the size that it learned."""
     if _stage(config) == 1:
-        config.model.update(name="fourier_diff_nca", window=config.data.patch[0] // 4)
+        config.model.update(name="fourier_diff_nca", window=min(config.data.patch) // 4)
 
 
 def laptop(config):

@@ -13,6 +13,9 @@ from shared.recipes import distil  # noqa: F401  a form of this page
 STEPS = 2000
 
 
+ORDER = (("distil",), ("smoke",))  # of forms, however they are written
+
+
 def get_config():
     config = ConfigDict(
         {

@@ -23,6 +23,9 @@ PAGES = {  # of each system the page, its forms, and those of its networks, in t
 }
 
 
+ORDER = (("brief",), ("smoke",))  # of forms, however they are written
+
+
 def get_config():
     """The last network of the automata."""
     return _network("automata", 2)

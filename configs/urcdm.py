@@ -168,8 +168,8 @@ def mag1(config):
 
 
 def mag2(config):
-    """The finest."""
-    _placed(config, 2, _place(config)[1])
+    """The finest, which rivals have alone."""
+    _placed(config, 2, _place(config)[1], alone=_alone(config))
 
 
 def stage1(config):

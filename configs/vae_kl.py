@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from shared import recipes
 from shared.evals import often
 
+ORDER = (("fundus", "folder"), ("laptop",), ("sd",), ("smoke",))  # of forms, however they are written
+
 
 def get_config():
     return ConfigDict(

@@ -14,6 +14,9 @@ from shared.evals import of_samples
 STEPS = 2000
 
 
+ORDER = (("spots",), ("smoke",))  # of forms, however they are written
+
+
 def get_config():
     config = quickstart.get_config()
     config.model.update(channels=40, hidden=96)

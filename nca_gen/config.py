@@ -72,19 +72,23 @@ def page(spec: str) -> tuple[str, list[str], dict[str, FunctionType]]:
 
     The forms are in the order of the file's ``ORDER``, groups of names, however they are written: one that makes a
     config anew undoes nothing then that another one asks for. Within a group, and those of none, which come last, they
-    are as written.
+    are as written. Raises UserError for an ``ORDER`` that is something else.
     """
     path, _, asked = spec.partition(":")
     found = _read(path)
-    rank = {form: number for number, group in enumerate(found.get("ORDER", ())) for form in group}
-    in_turn = sorted(filter(None, asked.split(",")), key=lambda form: rank.get(form, len(rank)))
+    order = found.get("ORDER", ())
+    if not isinstance(order, tuple) or any(isinstance(group, str) for group in order):
+        raise UserError(f"{path}: ORDER is a tuple of groups of forms, such as (('laptop',), ('brief',))")
+    rank = {form: number for number, group in enumerate(order) for form in group}
+    in_turn = sorted(filter(None, asked.split(",")), key=lambda form: rank.get(form, len(order)))
     return path, in_turn, {k: v for k, v in found.items() if isinstance(v, FunctionType)}
 
 
 def places(spec: str) -> list[str]:
     """The forms of ``spec`` that choose a stage, of which the page's ``PLACES`` are the names."""
-    path, asked, _ = page(spec)
-    return [form for form in asked if form in _read(path).get("PLACES", ())]
+    path, _, asked = spec.partition(":")
+    known = _read(path).get("PLACES", ())
+    return [form for form in dict.fromkeys(asked.split(",")) if form in known]
 
 
 def forms(found: Mapping[str, FunctionType]) -> dict[str, FunctionType]:

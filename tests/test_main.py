@@ -155,6 +155,19 @@ def test_forms_are_applied_in_turn(here, calls):
     assert args.json
 
 
+def test_forms_come_in_the_order_that_a_page_states(here):
+    """Those of none of its groups last, as written; an ORDER of something else is refused in one line."""
+    page = here / "configs" / "small.py"
+    known = page.read_text()
+    ask = lambda order: (page.write_text(f"{known}ORDER = {order}\n"), configs.page(f"{page}:large,smoke,large")[1])[1]
+    assert ask("(('smoke',), ('large',))") == ["smoke", "large", "large"]
+    assert ask("(('smoke',), ('absent',))") == ["smoke", "large", "large"]
+    assert ask("(('large', 'smoke'),)") == ask("()") == ["large", "smoke", "large"]
+    for wrong in ("2", "('smoke', 'large')", "'smoke'"):
+        with pytest.raises(UserError, match=r"small\.py: ORDER is a tuple of groups of forms"):
+            ask(wrong)
+
+
 def test_a_run_brings_its_own_config(here, calls):
     (here / "w").mkdir()
     (here / "w" / "config.json").write_text(json.dumps(config(model__hidden=8).to_dict()))

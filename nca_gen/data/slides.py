@@ -221,7 +221,7 @@ def _look(
     sides = view.shape[:2]
     grid = [-(-side // region) if pad else side // region for side in sides]
     if not math.prod(grid):
-        fits = f", config.data.region={min(sides)} has some" if min(sides) >= CELLS else ""
+        fits = f", or config.data.region={min(sides)} for such patches" if min(sides) >= CELLS else ""
         raise images.Unreadable(
             path,
             f"{sides[0]} x {sides[1]} pixels have no region of {region}; config.data.pad, a colour, makes it one{fits}",

@@ -260,7 +260,7 @@ def test_slides_that_cannot_be_used(tmp_path, capsys):
     for fields, message in (
         ({"level": 1}, "it has 1 levels, and no level 1"),
         ({"reduce": 8}, "8 x 20 pixels have no region of 32"),
-        ({"region": 48}, "16 x 200 pixels have no region of 48; .* makes it one, config.data.region=16 has some"),
+        ({"region": 48}, "16 x 200 pixels have no region of 48; .* makes it one, or config.data.region=16 for such"),
         ({"pad": (1, 2)}, r"pad=\(1, 2\) is no colour of .*: give 3 numbers from 0 to 255"),
         ({"pad": (1, 2, 256)}, "from 0 to 255"),
         ({"tissue": 2}, "a share"),
