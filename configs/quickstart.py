@@ -11,8 +11,6 @@ from shared.evals import of_samples
 from shared.recipes import distil  # noqa: F401  a form of this page
 
 STEPS = 2000
-
-
 ORDER = (("distil",), ("smoke",))  # of forms, however they are written
 
 

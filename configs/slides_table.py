@@ -21,8 +21,6 @@ PAGES = {  # of each system the page, its forms, and those of its networks, in t
     "urcdm": (urcdm, "", [f"mag{m},stage{s}" for m in (0, 1, 2) for s in (1, 2, 3)]),
     "outpainting": (urcdm, "outpainting", [f"stage{s}" for s in (1, 2, 3)]),
 }
-
-
 ORDER = (("brief",), ("smoke",))  # of forms, however they are written
 
 

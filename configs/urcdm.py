@@ -94,7 +94,6 @@ PEER = {  # imagen-pytorch's, of --mode=bench
 SCHEDULES = ("cosine", "cosine", "linear")
 PREDICTIONS = ("eps", "v", "v")
 
-
 RIVALS = ("outpainting", "lrdm")
 PLACES = ("mag0", "mag1", "mag2", "stage1", "stage2", "stage3")  # forms that choose a network
 ORDER = (RIVALS, PLACES, ("laptop",), ("published",), ("smoke",))  # of forms, however they are written

@@ -12,8 +12,6 @@ from shared import recipes
 from shared.evals import of_samples
 
 STEPS = 2000
-
-
 ORDER = (("spots",), ("smoke",))  # of forms, however they are written
 
 
