@@ -24,6 +24,6 @@ for system in automata_stage3 urcdm_mag2_stage3 outpainting_mag2_stage3; do
     rows+=("${system%%_*}=${drawn[-1]}")
 done
 generated=$(IFS=, && echo "${rows[*]}")
-case $workdir in *,*) generated="($(printf '"%s",' "${rows[@]}"))" ;; esac # a tuple of Python, whose words may have commas
+case ${rows[*]} in *,*) generated="($(printf '"%s",' "${rows[@]}"))" ;; esac # a tuple of Python, whose words may have commas
 run --mode=tables --workdir="$workdir/tables" --tables.real="$slides" --tables.halves=false \
     --tables.generated="$generated" --tables.factor=4 --tables.patch=64 --tables.n=1000 --tables.crops=1000 "$@"

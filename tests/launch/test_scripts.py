@@ -263,17 +263,18 @@ def drawing(folder):
     stub(folder, "python", makes)
 
 
-def test_the_table_of_slides_takes_any_path(tmp_path):
-    """Commas and spaces in it are of the path: three rows arrive."""
+@pytest.mark.parametrize(("folder", "forms"), [("a, b", "brief"), ("w", "brief,smoke")])
+def test_the_table_of_slides_takes_any_path(tmp_path, folder, forms):
+    """Commas and spaces in it are of the path, also those of several forms: three rows arrive."""
     drawing(tmp_path)
-    real, workdir = tmp_path / "my, slides", tmp_path / "a, b"
-    done = bash(LAUNCH / "slides_table.sh", real, workdir, PYTHON=str(tmp_path / "python"), SIZE="32")
+    real, workdir = tmp_path / "my, slides", tmp_path / folder
+    done = bash(LAUNCH / "slides_table.sh", real, workdir, PYTHON=str(tmp_path / "python"), SIZE="32", FORM=forms)
     assert done.returncode == 0, done.stderr
     table = calls(tmp_path)[-1]
     assert f"--tables.real={real} " in table
     words = table.partition("--tables.generated=")[2].partition(" --tables.factor")[0]
     names = ("automata", "urcdm", "outpainting")
-    drawn = {name: f"{workdir}/pictures/full/{name}/generated/4_a_32x32_b/c.tiff" for name in names}
+    drawn = {name: f"{workdir}/pictures/{forms}/{name}/generated/4_a_32x32_b/c.tiff" for name in names}
     assert systems(ranges.read(words, tuple[str, ...])) == drawn
 
 
