@@ -13,6 +13,7 @@ from jaxtyping import Float
 from nca_gen import build, judge
 from nca_gen.contracts import Figure, Page, Pipeline, Table
 from nca_gen.data import pipeline as batches
+from nca_gen.data.source import Source
 from nca_gen.errors import UserError
 from nca_gen.evaluators import pictures
 from nca_gen.evaluators.held import Held
@@ -24,6 +25,7 @@ METRICS = ("two_point", "autocovariance", "power_spectrum", "swd", "drift")
 SHOWN = 16  # pieces in a grid
 GENERATED, TRAINING, HELD = "Generated", "Training images", "Held-out images"  # rows of the tables
 Sides = Annotated[tuple[Count, ...], Len(2, 2)]
+Whole = Annotated[tuple[int, ...], Len(0, 0)]
 
 
 def evaluate(
@@ -34,7 +36,7 @@ def evaluate(
     *,
     metrics: Sequence[judge.Spec] = METRICS,
     size: Sides = (256, 256),
-    piece: Sides = (48, 48),
+    piece: Sides | Whole = (48, 48),
     n: Count = 4,
     real: Count = 64,
     reduce: Count = 1,
@@ -44,33 +46,44 @@ def evaluate(
     """Scores ``n`` pictures of ``size`` pixels, under no condition, cut into pieces, by ``metrics``.
 
     They are held against ``real`` pieces of ``config.held.split``, and a last row holds as many of training images
-    against these; then against those of training images, which shows what was learned. ``reduce``: pictures and pieces
-    are reduced so many times first (area mean), so that runs at several magnifications are compared at one; ``size``
-    and ``piece`` are as they are then. ``rivals``: names of ``config.parts``, or paths of trained runs such as
-    zoo:tissue, that need no other part and learned at the same magnification (a path is seen from the current folder);
-    each draws as many pictures, from the same seeds, in its own way. ``half_turn``: every piece, drawn or real, is seen
-    turned by a half as well. A rule that does not know where a cell lies draws no side darker than another on average,
-    and a small field has such sides by chance; which way things lie is still seen. Raises UserError for data that are
-    no images of two axes, for a piece that is larger than a picture, and for a rival that is not trained.
+    against these; then against those of training images, which shows what was learned. ``piece=()``: as large as the
+    images that they are held against (the smallest side of each axis), of which every place is seen as often as any
+    other then, where pieces at random show the middle of a small image more often; a table has no row of real images
+    that are smaller. ``reduce``: pictures and pieces are reduced so many times first (area mean), so that runs at
+    several magnifications are compared at one; ``size`` and ``piece`` are as they are then. ``rivals``: names of
+    ``config.parts``, or paths of trained runs such as zoo:tissue, that need no other part and learned at the same
+    magnification (a path is seen from the current folder); each draws as many pictures, from the same seeds, in its own
+    way. ``half_turn``: every piece, drawn or real, is seen turned by a half as well. A rule that does not know where a
+    cell lies draws no side darker than another on average, and a small field has such sides by chance; which way things
+    lie is still seen. Raises UserError for data that are no images of two axes, for a piece that is larger than a
+    picture, and for a rival that is not trained.
     """
     if data.kind != "images":
         raise UserError("structure is for images of two axes; leave out config.evals.structure")
-    if any(p > s for p, s in zip(piece, size, strict=True)):
-        raise UserError(f"config.evals.structure.piece={tuple(piece)} is larger than size={tuple(size)}")
+    pieces = {split: piece or least(data.splits.pixels[split], reduce) for split in (data.split, "train")}
+    for one in pieces.values():
+        if any(p > s for p, s in zip(one, size, strict=True)):
+            raise UserError(f"config.evals.structure.piece={tuple(one)} is larger than size={tuple(size)}")
     whole = lambda sides: (sides[0] * reduce, sides[1] * reduce)
     drawn = {}
     for name, one in {GENERATED: pipeline, **{path: rival(pipeline.parts, path) for path in rivals}}.items():
         some = files.drawn(one, data.seed, n, whole(size), None, f"{name}: drawing {n} of {whole(size)}")
         drawn[name] = reduced(np.clip(some, -1.0, 1.0), reduce)
-    held, train = (
-        reduced(
-            batches.examples(data.splits.pixels[split], patch=whole(piece), n=real, seed=data.seed)["image"], reduce
-        )
-        for split in (data.split, "train")
-    )
-    sets = {name: cut(some, piece) for name, some in drawn.items()}
+
+    def seen(split: str) -> dict[str, np.ndarray]:
+        """All pieces that are held against those of a split, and these."""
+        sides = pieces[split]
+        sets = {name: cut(some, sides) for name, some in drawn.items()}
+        for name, of in {HELD: data.split, TRAINING: "train"}.items():
+            source = data.splits.pixels[of]
+            if piece or all(p <= side for p, side in zip(sides, least(source, reduce), strict=True)):
+                some = batches.examples(source, patch=whole(sides), n=real, seed=data.seed)["image"]
+                sets[name] = reduced(some, reduce)
+        return sets
+
+    near = seen(data.split)
     shown = {"structure": drawn[GENERATED][:1]} | {f"rival{i}": drawn[path][:1] for i, path in enumerate(rivals)}
-    for name, some in {"pieces": sets[GENERATED], "real_pieces": held}.items():
+    for name, some in {"pieces": near[GENERATED], "real_pieces": near[HELD]}.items():
         shown[name] = some[np.sort(judge.drawn(len(some), SHOWN, data.seed))]
     for name, some in shown.items():
         pictures.grid(folder / f"{name}.png", some)
@@ -81,26 +94,28 @@ def evaluate(
         Figure("pieces.png", "**Pieces** of generated pictures."),
         Figure("real_pieces.png", f"**Real** pieces, of the {data.split} split: not seen in training."),
     ]
-    seen = sets | {HELD: held, TRAINING: train}
-    if half_turn:
-        seen = {name: np.concatenate([some, some[:, ::-1, ::-1]]) for name, some in seen.items()}
 
-    def against(reference: str, others: Sequence[str]) -> dict[str, dict]:
-        return {name: judge.judge(metrics, seen[name], seen[reference], None, data.seed) for name in others}
+    def against(reference: str, sets: Mapping[str, np.ndarray]) -> dict[str, dict]:
+        """The scores of all sets but one, held against this."""
+        if half_turn:
+            sets = {name: np.concatenate([some, some[:, ::-1, ::-1]]) for name, some in sets.items()}
+        others = [name for name in sets if name != reference]
+        return {name: judge.judge(metrics, sets[name], sets[reference], None, data.seed) for name in others}
 
-    found = against(HELD, [*sets, TRAINING])
-    learned = against(TRAINING, [*sets, HELD]) if data.split != "train" else {}
-    turned = " Every piece is seen turned by a half too." if half_turn else ""
-    intro = f"Pieces of training images, held against the same ones, show what can be reached.{turned}"
+    found = against(HELD, near)
+    learned = against(TRAINING, seen("train")) if data.split != "train" else {}
+    note = "" if piece else " Pieces are as large as the images that they are held against."
+    note += " Every piece is seen turned by a half too." if half_turn else ""
+    intro = f"Pieces of training images, held against the same ones, show what can be reached.{note}"
     tables = [_table("Structure", found, intro)]
     if learned:
-        intro = f"The same pictures, and images that were not trained on, held against training images.{turned}"
+        intro = f"The same pictures, and images that were not trained on, held against training images.{note}"
         tables.append(_table("Structure, against training images", learned, intro))
     facts = found[GENERATED]
     scores = facts.pop("scores")
     lines = judge.table(facts | {"scores": scores})
     facts["half_turn"] = half_turn  # which doubles the counts
-    facts["training"] = found[TRAINING]["scores"]
+    facts["training"] = found[TRAINING]["scores"] if TRAINING in found else {}
     facts["rivals"] = {path: found[path]["scores"] for path in rivals}
     facts["against_training"] = {name: some["scores"] for name, some in learned.items()}
     return Page("Structure of large pictures", scores, figures, tables, facts, lines)
@@ -121,6 +136,11 @@ def rival(parts: Mapping, path: str) -> Pipeline:
             f"config.evals.structure.rivals: {path} is none of config.parts, and no path of a run, such as ./{path}"
         ) from None
     return build.pipeline(part.config, {"model": part})
+
+
+def least(source: Source, k: int) -> tuple[int, ...]:
+    """The smallest side of all images along each axis, in pixels reduced by ``k``."""
+    return tuple(min(sides) // k for sides in zip(*(shape[:-1] for shape in source.shapes), strict=True))
 
 
 def reduced(some: Float[np.ndarray, "N H W C"], k: int) -> Float[np.ndarray, "N h w C"]:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from nca_gen.errors import UserError
 from nca_gen.io.sets import Images, blocks
 from nca_gen.metrics.about import About
+from nca_gen.ranges import Count
 
 PATCH, SMALLEST = 7, 16
 PATCHES = 2**14  # of every level and set: 128 an image, as in the paper, for 128 images
@@ -66,8 +67,8 @@ def pyramid(images: Float[np.ndarray, "N H W C"]) -> list[Float[np.ndarray, "N h
     return levels
 
 
-def statistics(images: Images, seed: int) -> Stats:
-    """``PATCHES`` random patches of every pyramid level, flattened, each channel scaled to mean 0 and deviation 1.
+def statistics(images: Images, seed: int, patches: int = PATCHES) -> Stats:
+    """So many random patches of every pyramid level, flattened, each channel scaled to mean 0 and deviation 1.
 
     ``images`` are ``[N, H, W, C]``, read twice in blocks. The draw does not depend on their order, and the same images
     give the same draw. Raises UserError for images of less than 16 pixels a side.
@@ -80,18 +81,18 @@ def statistics(images: Images, seed: int) -> Stats:
         )
     hashes = [hashlib.sha256(image.tobytes()).digest() for block in blocks(images) for image in block]
     order = sorted(range(len(images)), key=hashes.__getitem__)
-    owner = np.arange(PATCHES) * len(images) // PATCHES  # an equal share each, in ascending order
+    owner = np.arange(patches) * len(images) // patches  # an equal share each, in ascending order
     rng = np.random.default_rng([seed, 0])
-    corner = rng.random((2, PATCHES))  # of the patch, as a fraction of the places that a level has
-    patches: dict[int, list[np.ndarray]] = {}
+    corner = rng.random((2, patches))  # of the patch, as a fraction of the places that a level has
+    levels: dict[int, list[np.ndarray]] = {}
     block = max(1, 2**22 // math.prod(images.shape[1:]))
     for first in range(0, len(images), block):
         share = slice(*np.searchsorted(owner, (first, first + block)))
         for level in pyramid(images[order[first : first + block]].astype(np.float32)):
             views = np.lib.stride_tricks.sliding_window_view(level, (PATCH, PATCH), (1, 2))
             y, x = ((c[share] * n).astype(int) for c, n in zip(corner, views.shape[1:3], strict=True))
-            patches.setdefault(min(level.shape[1:3]), []).append(views[owner[share] - first, y, x])
-    return {size: _scaled(np.concatenate(parts)) for size, parts in patches.items()}
+            levels.setdefault(min(level.shape[1:3]), []).append(views[owner[share] - first, y, x])
+    return {size: _scaled(np.concatenate(parts)) for size, parts in levels.items()}
 
 
 def _scaled(patches: Float[np.ndarray, "P C h w"]) -> Float[np.ndarray, "P D"]:
@@ -124,7 +125,10 @@ def distance(real: Stats, generated: Stats, seed: int) -> dict[str, float]:
     return {"swd": float(np.mean(list(levels.values())))} | levels
 
 
-def score(generated: Images, real: Images, train: object, seed: int) -> dict[str, float]:
-    """Sliced Wasserstein distance of ``generated`` to ``real`` (see ``ABOUT``); ``train`` is not read."""
+def score(generated: Images, real: Images, train: object, seed: int, patches: Count = PATCHES) -> dict[str, float]:
+    """Sliced Wasserstein distance of ``generated`` to ``real`` (see ``ABOUT``); ``train`` is not read.
+
+    Sets of the same images of which other patches are drawn are a distance apart, which more ``patches`` make small.
+    """
     del train
-    return distance(statistics(real, seed), statistics(generated, seed), seed)
+    return distance(*(statistics(images, seed, patches) for images in (real, generated)), seed)

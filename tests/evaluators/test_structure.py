@@ -9,6 +9,8 @@ import tiny
 
 from nca_gen import arrays
 from nca_gen.data import pipeline as batches
+from nca_gen.data import source
+from nca_gen.data.source import Splits
 from nca_gen.errors import UserError
 from nca_gen.evaluators import structure
 from nca_gen.evaluators.held import Held
@@ -91,6 +93,37 @@ def test_what_was_learned_is_asked_once(tmp_path):
     assert page.scores["drift"] == pytest.approx(
         drift.score(structure.cut(drawn((16, 24)), (8, 8)), real("train", (8, 8)), None, 3)["drift"]
     )
+
+
+def test_images_that_are_seen_whole(tmp_path):
+    """Pieces are as large as the images of each split, every one of which is there once, and a piece of larger ones."""
+    rng = np.random.default_rng(1)
+    field = lambda *size: {"image": rng.integers(0, 256, (*size, 3), np.uint8), "name": str(size), "patient": ""}
+    train, held = [field(16, 12), field(16, 12)], [field(16, 8)]
+    splits = {name: source.of(some) for name, some in {"train": train, "val": held, "test": held}.items()}
+    data = Held(tiny.config(), SimpleNamespace(), Splits(splits))
+    asked = {"metrics": ("drift",), "size": (32, 24), "n": 2, "real": 9, "reduce": 2}
+    page = structure.evaluate(Painter(), data, tmp_path, piece=(), **asked)
+
+    def whole(some):
+        return np.stack([images.reduce(images.to_float(one["image"]), 2) for one in some])
+
+    def pieces(*piece):
+        return structure.cut(np.stack([images.reduce(one, 2) for one in drawn((64, 48))]), piece)
+
+    assert page.scores["drift"] == pytest.approx(drift.score(pieces(8, 4), whole(held), None, 3)["drift"])
+    assert page.facts["counts"] == {"generated": 48, "real": 1}
+    assert page.facts["against_training"] == {
+        "Generated": pytest.approx(drift.score(pieces(8, 6), whole(train), None, 3))
+    }
+    near, learned = page.tables
+    assert [row[0] for row in near.rows] == ["Generated", "Training images"]
+    assert [row[0] for row in learned.rows] == ["Generated"]
+    assert "as large as the images" in learned.intro
+    with pytest.raises(UserError, match=r"piece=\(8, 6\) is larger than size=\(8, 5\)"):
+        structure.evaluate(Painter(), data, tmp_path, piece=(), **asked | {"size": (8, 5)})
+    with pytest.raises(UserError, match="smaller"):
+        structure.evaluate(Painter(), data, tmp_path, piece=(16, 8), **asked)
 
 
 @pytest.mark.slow

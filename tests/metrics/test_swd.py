@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy.stats import norm, wasserstein_distance
 
+from nca_gen import judge
 from nca_gen.errors import UserError
 from nca_gen.io import images as pixels
 from nca_gen.io import sets
@@ -144,11 +146,11 @@ def test_against_all_patches_and_loops():
 
 
 @pytest.mark.slow
-def test_zero_to_itself_whatever_the_order(monkeypatch):
-    monkeypatch.setattr(swd, "PATCHES", 1000)
+def test_zero_to_itself_whatever_the_order():
     images, other = random_images(8, 7, 17, 16, 3), random_images(9, 5, 17, 16, 3)
-    assert set(swd.score(images[[3, 0, 6, 2, 1, 5, 4]], images, None, seed=0).values()) == {0.0}
-    assert swd.score(other[::-1], images, None, seed=1) == swd.score(other, images[::-1], None, seed=1)
+    score = partial(swd.score, train=None, patches=1000)
+    assert set(score(images[[3, 0, 6, 2, 1, 5, 4]], images, seed=0).values()) == {0.0}
+    assert score(other[::-1], images, seed=1) == score(other, images[::-1], seed=1)
 
 
 def test_scaling_takes_out_colour_and_contrast():
@@ -158,22 +160,31 @@ def test_scaling_takes_out_colour_and_contrast():
 
 
 @pytest.mark.slow
-def test_sets_of_different_size_and_seeds(monkeypatch):
+def test_sets_of_different_size_and_seeds():
     """More images of one source come closer to it; the seed fixes the number and hardly moves it."""
-    monkeypatch.setattr(swd, "PATCHES", 4000)
+    score = partial(swd.score, train=None, patches=4000)
     real, many, few = (random_images(seed, n, 16, 16, 1) for seed, n in ((10, 60), (11, 55), (12, 3)))
-    near, again, other = (swd.score(many, real, None, seed=s)["swd"] for s in (0, 0, 1))
+    near, again, other = (score(many, real, seed=s)["swd"] for s in (0, 0, 1))
     assert near == again != other == pytest.approx(near, rel=0.25)
-    assert swd.score(few, real, None, seed=0)["swd"] > 2 * near
+    assert score(few, real, seed=0)["swd"] > 2 * near
     noise = np.random.default_rng(13).normal(size=(55, 16, 16, 1)).astype(np.float32)
-    assert swd.score(noise, real, None, seed=0)["swd"] > 3 * near
+    assert score(noise, real, seed=0)["swd"] > 3 * near
+
+
+def test_more_patches_of_the_same_images_are_nearer():
+    """Two draws of n patches each are off by 1 / sqrt(n): the same images, every one of them there once or twice."""
+    images = random_images(18, 6, 32, 32, 1)
+    twice = np.concatenate([images, images])
+    few, many = (swd.score(twice, images, None, seed=0, patches=n)["swd"] for n in (100, 10_000))
+    assert few == pytest.approx(10 * many, rel=0.3)
+    with pytest.raises(UserError, match="patches"):
+        judge.judge(["swd:patches=0"], images, images, None, 0)
 
 
 @pytest.mark.slow
-def test_a_blur_is_seen_on_the_level_that_it_empties(monkeypatch):
-    monkeypatch.setattr(swd, "PATCHES", 4000)
+def test_a_blur_is_seen_on_the_level_that_it_empties():
     sharp = random_images(14, 12, 64, 64, 1)
-    scores = swd.score(swd.up(swd.down(sharp), 64, 64), sharp, None, seed=0)
+    scores = swd.score(swd.up(swd.down(sharp), 64, 64), sharp, None, seed=0, patches=4000)
     assert scores["swd_64"] > 3 * max(scores["swd_32"], scores["swd_16"])
 
 
@@ -187,10 +198,9 @@ def test_flat_images_give_a_number():
         swd.distance({32: np.zeros((5, 49)), 16: np.zeros((5, 49))}, {16: np.zeros((5, 49))}, seed=0)
 
 
-def test_images_that_are_read_give_what_arrays_give(monkeypatch):
+def test_images_that_are_read_give_what_arrays_give():
     """To the last digit; each is read twice."""
-    monkeypatch.setattr(swd, "PATCHES", 500)
     x, read = np.random.default_rng(17).integers(0, 256, (9, 16, 20, 3)).astype(np.uint8), []
-    found = swd.statistics(sets.Lazy(lambda at: read.extend(at) or x[at], x.shape, ""), 0)
-    np.testing.assert_array_equal(found[16], swd.statistics(pixels.to_float(x), 0)[16])
+    found = swd.statistics(sets.Lazy(lambda at: read.extend(at) or x[at], x.shape, ""), 0, 500)
+    np.testing.assert_array_equal(found[16], swd.statistics(pixels.to_float(x), 0, 500)[16])
     assert sorted(read) == sorted([*range(9)] * 2)
