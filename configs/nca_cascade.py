@@ -42,9 +42,9 @@ class Scale(NamedTuple):
 FIELD = Scale((8, 2, 1), (24, 48, 64), (0, 4, 2), (64, 256, 512))
 SLIDES = Scale((16, 4, 1), (64, 64, 64), (0, 4, 4), (64, 256, 1024))
 REGION = 1536  # of slides at full size, so that patches of the first network shift by half
-QUICK = Scale((8, 2), (22, 40), (0, 4), (128, 512))
+QUICK = Scale((8, 2), (22, 64), (0, 4), (128, 512))
 LAPTOP = (600, 900, 300)  # steps of training
-MINUTES = (800, 1500)  # of the quickstart
+MINUTES = (600, 1500)  # of the quickstart
 PLACES = ("stage1", "stage2", "stage3")  # forms that choose a network
 ORDER = (("slides",), PLACES, ("laptop", "quickstart"), ("fourier",), ("smoke",))  # of forms, however they are written
 
@@ -161,21 +161,23 @@ def quickstart(config):
     stage = min(_stage(config), 2)
     _placed(config, stage, QUICK)
     config.data.update(val=8, test=128)  # wide enough for pieces with large structure; the rival has not seen them
-    config.model.update(channels=32, hidden=96, steps=8, conv="gathered", remat="fc0")
+    config.model.update(channels=32, hidden=96, steps=12, conv="gathered", remat="fc0")
     config.task.update(ema=0.995, ema_warmup=True)
     recipes.muon(config, steps=MINUTES[stage - 1], lr=3e-3)
-    config.train.update(steps=MINUTES[stage - 1], batch=8, log_every=50, checkpoint_every=300)
+    config.train.update(steps=MINUTES[stage - 1], batch=4, log_every=50, checkpoint_every=300)
     config.data.flips = "none"  # glands lie along one another here; of all views outlines are ragged
     config.evals = {}
     if stage == 1:  # as wide as the strips are; in a picture hardly a cell hears a border, so none is to learn from one
         config.data.patch, config.train.batch = (48, QUICK.patches[0]), 2
         config.task.margin = config.model.steps
+        config.sample.update(sampler="dpm_solver_pp", steps=25, grid="log_snr")
     else:
         config.model.update(channels=48, steps=5, image_channels=12)
         config.codec.block = 2
         config.sample.update(sampler="dpm_solver_pp", steps=12, growth_guidance=0.5)
-        pieces = {"size": (512, 512), "piece": (64, 64), "n": 1, "real": 512, "half_turn": True}
-        config.evals.structure = {"every": MINUTES[1], "rivals": ("zoo:tissue",)} | pieces
+        metrics = ("two_point", "autocovariance", "power_spectrum", "swd:patches=65536", "drift")
+        pieces = {"size": (512, 512), "piece": (), "n": 1, "half_turn": True}  # whole strips: there are three
+        config.evals.structure = {"every": MINUTES[1], "metrics": metrics, "rivals": ("zoo:tissue",)} | pieces
 
 
 def smoke(config):
@@ -188,6 +190,8 @@ def smoke(config):
     config.model.update(channels=8, hidden=16, steps=2)
     if hears_all:
         fourier(config)
+    if config.task.get("margin"):  # as far as a cell hears
+        config.task.margin = config.model.steps
     if _stage(config) > 1:
         config.model.update(channels=40, image_channels=12)
         config.codec.block = 2

@@ -22,7 +22,7 @@ from nca_gen.pipelines import files
 from nca_gen.ranges import Count
 
 METRICS = ("two_point", "autocovariance", "power_spectrum", "swd", "drift")
-SHOWN = 16  # pieces in a grid
+ROW, SHOWN = 4, 16  # pieces in a grid
 GENERATED, TRAINING, HELD = "Generated", "Training images", "Held-out images"  # rows of the tables
 Sides = Annotated[tuple[Count, ...], Len(2, 2)]
 Whole = Annotated[tuple[int, ...], Len(0, 0)]
@@ -83,10 +83,12 @@ def evaluate(
 
     near = seen(data.split)
     shown = {"structure": drawn[GENERATED][:1]} | {f"rival{i}": drawn[path][:1] for i, path in enumerate(rivals)}
-    for name, some in {"pieces": near[GENERATED], "real_pieces": near[HELD]}.items():
-        shown[name] = some[np.sort(judge.drawn(len(some), SHOWN, data.seed))]
     for name, some in shown.items():
         pictures.grid(folder / f"{name}.png", some)
+    for name, some in {"pieces": near[GENERATED], "real_pieces": near[HELD]}.items():
+        few = some[np.sort(judge.drawn(len(some), SHOWN, data.seed))]
+        blank = max(0, ROW - len(few))  # beside few, so that pieces of both grids are seen as large
+        pictures.grid(folder / f"{name}.png", np.pad(few, [(0, blank), *[(0, 0)] * 3], constant_values=1), ROW)
     sides = " \N{MULTIPLICATION SIGN} ".join(map(str, whole(size))) + (f", reduced by {reduce}" if reduce > 1 else "")
     figures = [
         Figure("structure.png", f"Drawn from noise at {sides}.", "wide"),

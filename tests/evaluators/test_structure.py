@@ -116,6 +116,8 @@ def test_images_that_are_seen_whole(tmp_path):
     assert page.facts["against_training"] == {
         "Generated": pytest.approx(drift.score(pieces(8, 6), whole(train), None, 3))
     }
+    shown = [images.read(tmp_path / f"{name}.png").shape for name in ("pieces", "real_pieces")]
+    assert shown[0][1] == shown[1][1] > 4 * 4  # as wide, of four columns each, one of which is real
     near, learned = page.tables
     assert [row[0] for row in near.rows] == ["Generated", "Training images"]
     assert [row[0] for row in learned.rows] == ["Generated"]
