@@ -175,7 +175,7 @@ def quickstart(config):
         config.model.update(channels=48, steps=5, image_channels=12)
         config.codec.block = 2
         config.sample.update(sampler="dpm_solver_pp", steps=12, growth_guidance=0.5)
-        metrics = ("two_point", "autocovariance", "power_spectrum", "swd:patches=65536", "drift")
+        metrics = ("two_point", "autocovariance", "power_spectrum", "swd:patches=32768", "drift")
         pieces = {"size": (512, 512), "piece": (), "n": 1, "half_turn": True}  # whole strips: there are three
         config.evals.structure = {"every": MINUTES[1], "metrics": metrics, "rivals": ("zoo:tissue",)} | pieces
 
