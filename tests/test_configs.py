@@ -159,12 +159,12 @@ def test_a_rival_of_automata_of_volumes_is_twice_as_large(form):
 @pytest.mark.parametrize(
     ("page", "forms", "said"),
     [
-        ("nca_cascade.py", "stage2,quickstart", {"model.channels": 48, "data.patch": (40, 40), "train.steps": 1500}),
+        ("nca_cascade.py", "stage2,quickstart", {"model.channels": 48, "data.patch": (64, 64), "train.steps": 1500}),
         ("nca_cascade.py", "stage2,laptop", {"model.hidden": 128, "codec.block": 2, "train.steps": 900}),
         ("nca_cascade.py", "slides,stage2,laptop", {"data.name": "slides", "data.patch": (64, 64), "model.steps": 4}),
         ("nca_cascade.py", "stage1,fourier,smoke", {"model.name": "fourier_diff_nca", "data.patch": (16, 16)}),
         ("urcdm.py", "mag1,stage2,laptop", {"model.width": 24, "data.reduce": 8, "train.steps": 500}),
-        ("nca_cascade.py", "stage1,quickstart,fourier", {"model.window": 5, "task.margin": 8}),
+        ("nca_cascade.py", "stage1,quickstart,fourier", {"model.window": 5, "task.margin": 12}),
         ("urcdm.py", "outpainting,mag2", {"model.context_channels": 0, "generate.place": "mag2_stage3"}),
         ("quickstart.py", "distil,smoke", {"train.steps": 4, "task.name": "distil"}),
         ("vae_kl.py", "laptop,sd", {"model.name": "vae_kl", "train.steps": 1000, "encode.batch": 4}),

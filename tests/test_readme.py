@@ -96,7 +96,7 @@ def test_there_are_commands():
 @pytest.mark.slow
 def test_every_command_of_the_readme_in_its_smoke_form(data, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(swd, "PATCHES", 1000)  # a distance that takes no time
+    monkeypatch.setattr(swd, "DIRECTIONS", 8)  # a distance that takes no time
     monkeypatch.setattr(resnet, "resnet34", tiny.shallow)  # test_configs.py trains the deep one
     for command in COMMANDS:
         flags = list(small(command, data))

@@ -47,21 +47,23 @@ def evaluate(
 
     They are held against ``real`` pieces of ``config.held.split``, and a last row holds as many of training images
     against these; then against those of training images, which shows what was learned. ``piece=()``: as large as the
-    images that they are held against (the smallest side of each axis), of which every place is seen as often as any
-    other then, where pieces at random show the middle of a small image more often; a table has no row of real images
-    that are smaller. ``reduce``: pictures and pieces are reduced so many times first (area mean), so that runs at
+    images that they are held against (the smallest side of each axis). Where these are of one size every place counts
+    alike, while pieces at random show the middle of small ones more often. A table has no row of real images that are
+    smaller. ``reduce``: pictures and pieces are reduced so many times first (area mean), so that runs at
     several magnifications are compared at one; ``size`` and ``piece`` are as they are then. ``rivals``: names of
     ``config.parts``, or paths of trained runs such as zoo:tissue, that need no other part and learned at the same
     magnification (a path is seen from the current folder); each draws as many pictures, from the same seeds, in its own
     way. ``half_turn``: every piece, drawn or real, is seen turned by a half as well. A rule that does not know where a
     cell lies draws no side darker than another on average, and a small field has such sides by chance; which way things
     lie is still seen. Raises UserError for data that are no images of two axes, for a piece that is larger than a
-    picture, and for a rival that is not trained.
+    picture or reduced to nothing, and for a rival that is not trained.
     """
     if data.kind != "images":
         raise UserError("structure is for images of two axes; leave out config.evals.structure")
     pieces = {split: piece or least(data.splits.pixels[split], reduce) for split in (data.split, "train")}
     for one in pieces.values():
+        if min(one) < 1:
+            raise UserError(f"config.evals.structure.reduce={reduce} leaves nothing of the smallest image: lower it")
         if any(p > s for p, s in zip(one, size, strict=True)):
             raise UserError(f"config.evals.structure.piece={tuple(one)} is larger than size={tuple(size)}")
     whole = lambda sides: (sides[0] * reduce, sides[1] * reduce)
@@ -104,14 +106,18 @@ def evaluate(
         others = [name for name in sets if name != reference]
         return {name: judge.judge(metrics, sets[name], sets[reference], None, data.seed) for name in others}
 
-    found = against(HELD, near)
-    learned = against(TRAINING, seen("train")) if data.split != "train" else {}
-    note = "" if piece else " Pieces are as large as the images that they are held against."
+    found, learned = against(HELD, near), {}
+    if data.split != "train":
+        learned = against(TRAINING, near if pieces["train"] == pieces[data.split] else seen("train"))
+    note = "" if piece else " Pieces are as large as the smallest image that they are held against."
     note += " Every piece is seen turned by a half too." if half_turn else ""
-    intro = f"Pieces of training images, held against the same ones, show what can be reached.{note}"
+    intro = f"Held against pieces of the {data.split} split.{note}"
+    if TRAINING in found:
+        intro = f"Pieces of training images, held against the same ones, show what can be reached.{note}"
     tables = [_table("Structure", found, intro)]
     if learned:
-        intro = f"The same pictures, and images that were not trained on, held against training images.{note}"
+        others = ", and images that were not trained on," if HELD in learned else ""
+        intro = f"The same pictures{others} held against training images.{note}"
         tables.append(_table("Structure, against training images", learned, intro))
     facts = found[GENERATED]
     scores = facts.pop("scores")
@@ -141,8 +147,9 @@ def rival(parts: Mapping, path: str) -> Pipeline:
 
 
 def least(source: Source, k: int) -> tuple[int, ...]:
-    """The smallest side of all images along each axis, in pixels reduced by ``k``."""
-    return tuple(min(sides) // k for sides in zip(*(shape[:-1] for shape in source.shapes), strict=True))
+    """The smallest side of all images along each axis, or of their squares, in pixels reduced by ``k``."""
+    shapes = [shape[:-1] for shape in source.shapes] + ([(source.square,) * source.ndim] if source.square else [])
+    return tuple(min(sides) // k for sides in zip(*shapes, strict=True))
 
 
 def reduced(some: Float[np.ndarray, "N H W C"], k: int) -> Float[np.ndarray, "N h w C"]:

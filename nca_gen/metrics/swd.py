@@ -30,9 +30,9 @@ ABOUT = About(
     protocol=(
         f"Sliced Wasserstein distance x 1000 (Karras et al. 2018) between {PATCH}x{PATCH} patches of each level of a "
         f"Laplacian pyramid (levels of at least {SMALLEST} pixels a side, named by it), {PATCHES} random patches a set "
-        f"and level, scaled to mean 0 and standard deviation 1 per channel in each set, {REPEATS} x {DIRECTIONS} "
-        "random directions; the headline is the mean over levels. Lower is better. The scaling hides a shift of "
-        "colour, which drift shows."
+        "and level unless the options say otherwise, scaled to mean 0 and standard deviation 1 per channel in each "
+        f"set, {REPEATS} x {DIRECTIONS} random directions; the headline is the mean over levels. Lower is better. The "
+        "scaling hides a shift of colour, which drift shows."
     ),
 )
 

@@ -1,5 +1,6 @@
 """Large pictures against real pieces: what is cut, what is scored, and that both are seen at one magnification."""
 
+import dataclasses
 from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
@@ -95,37 +96,63 @@ def test_what_was_learned_is_asked_once(tmp_path):
     )
 
 
+def fields(train, held, square=0):
+    """Held-out and training images of noise, of the sizes that are given."""
+    rng = np.random.default_rng(1)
+    one = lambda size: {"image": rng.integers(0, 256, (*size, 3), np.uint8), "name": str(size), "patient": ""}
+    sizes = {"train": train, "val": held, "test": held}
+    splits = {name: source.of([one(size) for size in some]) for name, some in sizes.items()}
+    splits = {name: dataclasses.replace(some, square=square) for name, some in splits.items()}
+    return Held(tiny.config(), SimpleNamespace(), Splits(splits))
+
+
 def test_images_that_are_seen_whole(tmp_path):
     """Pieces are as large as the images of each split, every one of which is there once, and a piece of larger ones."""
-    rng = np.random.default_rng(1)
-    field = lambda *size: {"image": rng.integers(0, 256, (*size, 3), np.uint8), "name": str(size), "patient": ""}
-    train, held = [field(16, 12), field(16, 12)], [field(16, 8)]
-    splits = {name: source.of(some) for name, some in {"train": train, "val": held, "test": held}.items()}
-    data = Held(tiny.config(), SimpleNamespace(), Splits(splits))
-    asked = {"metrics": ("drift",), "size": (32, 24), "n": 2, "real": 9, "reduce": 2}
-    page = structure.evaluate(Painter(), data, tmp_path, piece=(), **asked)
+    data = fields([(16, 12), (16, 12)], [(16, 8)])
+    asked = {"metrics": ("drift",), "size": (32, 24), "piece": (), "n": 2, "real": 9, "reduce": 2}
+    page = structure.evaluate(Painter(), data, tmp_path, **asked)
 
-    def whole(some):
-        return np.stack([images.reduce(images.to_float(one["image"]), 2) for one in some])
+    def whole(split):
+        return np.stack([images.reduce(images.to_float(one["image"]), 2) for one in data.splits[split]])
 
     def pieces(*piece):
         return structure.cut(np.stack([images.reduce(one, 2) for one in drawn((64, 48))]), piece)
 
-    assert page.scores["drift"] == pytest.approx(drift.score(pieces(8, 4), whole(held), None, 3)["drift"])
+    assert page.scores["drift"] == pytest.approx(drift.score(pieces(8, 4), whole("test"), None, 3)["drift"])
     assert page.facts["counts"] == {"generated": 48, "real": 1}
     assert page.facts["against_training"] == {
-        "Generated": pytest.approx(drift.score(pieces(8, 6), whole(train), None, 3))
+        "Generated": pytest.approx(drift.score(pieces(8, 6), whole("train"), None, 3))
     }
     shown = [images.read(tmp_path / f"{name}.png").shape for name in ("pieces", "real_pieces")]
     assert shown[0][1] == shown[1][1] > 4 * 4  # as wide, of four columns each, one of which is real
     near, learned = page.tables
     assert [row[0] for row in near.rows] == ["Generated", "Training images"]
     assert [row[0] for row in learned.rows] == ["Generated"]
-    assert "as large as the images" in learned.intro
-    with pytest.raises(UserError, match=r"piece=\(8, 6\) is larger than size=\(8, 5\)"):
-        structure.evaluate(Painter(), data, tmp_path, piece=(), **asked | {"size": (8, 5)})
+    assert "training images, held against the same" in near.intro
+    assert learned.intro.startswith("The same pictures held against training images. Pieces are as large as")
+    other = structure.evaluate(Painter(), fields([(16, 8)], [(16, 12)]), tmp_path, **asked)
+    assert [[row[0] for row in table.rows] for table in other.tables] == [
+        ["Generated"],
+        ["Generated", "Held-out images"],
+    ]
+    assert other.facts["training"] == {}
+    assert "raining" not in other.tables[0].intro
+    assert "not trained on" in other.tables[1].intro
+
+
+def test_no_piece_is_larger_than_what_it_is_cut_from(tmp_path):
+    """A picture, an image, the square of an image of which patches are."""
+    asked = {"metrics": ("drift",), "size": (32, 24), "piece": (), "n": 2, "real": 9}
+    score = lambda data, **other: structure.evaluate(Painter(), data, tmp_path, **asked | other)
+    data = fields([(16, 12)], [(16, 8)])
+    with pytest.raises(UserError, match=r"piece=\(16, 8\) is larger than size=\(32, 5\)"):
+        score(data, size=(32, 5))
     with pytest.raises(UserError, match="smaller"):
-        structure.evaluate(Painter(), data, tmp_path, piece=(16, 8), **asked)
+        score(data, piece=(16, 12))
+    with pytest.raises(UserError, match="reduce=9 leaves nothing"):
+        score(data, reduce=9)
+    squares = score(fields([(24, 24)], [(24, 16)], square=8))
+    assert squares.facts["counts"] == {"generated": 24, "real": 9}
 
 
 @pytest.mark.slow

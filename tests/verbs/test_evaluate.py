@@ -18,10 +18,10 @@ GAP = 2
 
 
 @pytest.fixture(autouse=True, scope="module")
-def few_patches():
+def few_directions():
     """A distance that takes no time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(swd, "PATCHES", 1000)
+        patch.setattr(swd, "DIRECTIONS", 8)
         yield
 
 

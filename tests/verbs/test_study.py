@@ -20,10 +20,10 @@ SPECS = ("swd", "neighbours")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def few_patches():
+def few_directions():
     """A distance that takes no time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(swd, "PATCHES", 1000)
+        patch.setattr(swd, "DIRECTIONS", 8)
         yield
 
 
