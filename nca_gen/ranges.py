@@ -209,6 +209,8 @@ def span(kind: Any) -> str:
 def _span(type_: Any, bounds: Bounds) -> str:
     if get_origin(type_) is Literal:
         return f"{'one of ' if get_args(type_)[1:] else ''}{', '.join(map(str, get_args(type_)))}"
+    if bounds.get(MaxLen) == 0:
+        return "empty"
     own = [f"{RULES[rule][1]} {_text(limit)}" for rule, limit in bounds.items() if RULES[rule][1]]
     if MinLen in bounds and bounds[MinLen] == bounds.get(MaxLen):
         own = [f"of length {bounds[MinLen]}"]

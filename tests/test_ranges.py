@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nca_gen import build, ranges
 from nca_gen import config as configs
 from nca_gen.errors import UserError
+from nca_gen.evaluators import structure
 from nca_gen.ranges import Count, OneOf, Seed, Share, SomeOf
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +43,7 @@ EITHER = Literal[0] | Annotated[float, Gt(1)]
         (tuple[float, float], ((0, 1.0),), ((1.0,), (1.0, 2.0, 3.0), (math.nan, 1.0)), ""),
         (Annotated[tuple[WORDS, ...], MinLen(1)], (("fast",),), ((), ("fst",)), "of length at least 1, each one of p"),
         (Annotated[tuple[int, ...], Len(3, 3)], ((1, 2, 3),), ((1, 2),), "of length 3"),
+        (Annotated[tuple[Count, ...], MaxLen(0)], ((),), ((1,),), "empty"),
         (Annotated[str, MaxLen(2)], ("ab",), ("abc",), "of length at most 2"),
         (Sequence[str], (("a",),), (("a", 1), "a"), ""),
         (tuple[int, int] | None, (None, (1, 2)), ((1,), "None"), ""),
@@ -102,6 +104,7 @@ def test_words_are_read_as_they_are_written(text):
         ("fst", WORDS, "unknown value of config.x 'fst'; did you mean fast?"),
         (("fst",), tuple[WORDS, ...], "unknown value of config.x 'fst'; did you mean fast?"),
         ((1, 2), Annotated[tuple[int, ...], Len(3, 3)], "config.x must be of length 3; got (1, 2)"),
+        ((1,), structure.Sides | structure.Whole, "config.x must be of length 2, each at least 1, or empty; got (1,)"),
     ],
 )
 def test_the_error_says_what_it_can_be(value, kind, line):

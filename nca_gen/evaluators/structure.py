@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Len
+from annotated_types import Len, MaxLen
 from jaxtyping import Float
 
 from nca_gen import build, judge
@@ -25,7 +25,7 @@ METRICS = ("two_point", "autocovariance", "power_spectrum", "swd", "drift")
 ROW, SHOWN = 4, 16  # pieces in a grid
 GENERATED, TRAINING, HELD = "Generated", "Training images", "Held-out images"  # rows of the tables
 Sides = Annotated[tuple[Count, ...], Len(2, 2)]
-Whole = Annotated[tuple[int, ...], Len(0, 0)]
+Whole = Annotated[tuple[Count, ...], MaxLen(0)]
 
 
 def evaluate(
