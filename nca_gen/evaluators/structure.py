@@ -49,8 +49,8 @@ def evaluate(
     against these; then against those of training images, which shows what was learned. ``piece=()``: as large as the
     images that they are held against (the smallest side of each axis). Where these are of one size every place counts
     alike, while pieces at random show the middle of small ones more often. A table has no row of real images that are
-    smaller. ``reduce``: pictures and pieces are reduced so many times first (area mean), so that runs at
-    several magnifications are compared at one; ``size`` and ``piece`` are as they are then. ``rivals``: names of
+    smaller. ``reduce``: pictures and pieces are reduced so many times first (area mean), so that runs at several
+    magnifications are compared at one; ``size`` and ``piece`` are as they are then. ``rivals``: names of
     ``config.parts``, or paths of trained runs such as zoo:tissue, that need no other part and learned at the same
     magnification (a path is seen from the current folder); each draws as many pictures, from the same seeds, in its own
     way. ``half_turn``: every piece, drawn or real, is seen turned by a half as well. A rule that does not know where a
